@@ -1,8 +1,8 @@
 """The statistics behind `confirm` and the learned criteria: pure functions of numbers.
 
-Whatever scipy has is scipy's; what it lacks (Holm's adjustment, the sample size of a paired t-test) is written
-here from its closed form. Nothing here draws from a global random state: the same numbers give the same
-interval every time.
+Whatever scipy has is scipy's; what it lacks (Holm's adjustment, the sample size of a paired t-test)
+is written here from its closed form. Nothing here draws from a global random state: the same
+numbers give the same interval every time.
 """
 
 import math
@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Draws of a bootstrap or a permutation test. 9 999 is scipy's own default; the end points of a 95 % interval
-# then move by about 1 % of its width between random seeds.
+# Draws of a bootstrap or a permutation test: scipy's own default.
 RESAMPLES = 9_999
 
-# Spread below this counts as none. Accuracies are counts over at most some 10^6 images, so differences that are
-# not equal differ by 1e-6 or more; equal ones differ by rounding, about 1e-16.
+# Spread below this counts as none. Accuracies are counts over at most some 10^6 images, so
+# differences that are not equal differ by 1e-6 or more; equal ones differ by rounding, about 1e-16.
 NO_SPREAD = 1e-12
 
-# Sample sizes above this are answered with None: nobody trains that often, and the number would be noise.
+# Sample sizes above this are answered with None: nobody trains that often.
 MOST_PAIRS = 100_000
 
 
@@ -32,9 +31,11 @@ class PairedDifference:
     Attributes:
         n: Number of pairs.
         difference: Mean of `treated − baseline`; nan with no pair.
-        std: Sample standard deviation of the differences (divisor n − 1); None with fewer than two pairs.
-        interval: Confidence interval of the mean by the paired t; None with fewer than two pairs or no spread.
-        bootstrap: The same by bootstrap (BCa, percentile where BCa is not defined); None likewise, or with two.
+        std: Sample standard deviation of the differences (divisor n − 1); None with fewer than two.
+        interval: Confidence interval of the mean by the paired t; None with fewer than two pairs or
+            no spread.
+        bootstrap: The same by bootstrap (BCa, percentile where BCa is not defined); None likewise,
+            or with two pairs.
         p_value: Two-sided, of the paired t-test; None where there is no interval.
         effect: `difference / std`, Cohen's d_z; None where there is no interval.
     """
@@ -82,9 +83,9 @@ def paired_difference(
 ) -> PairedDifference:
     """Mean of `treated − baseline` over pairs, with its interval and the paired t-test.
 
-    Where every pair differs by the same amount there is no spread to judge the mean by, and a t-test would
-    claim certainty (accuracies are counts of images: two seeds agree by chance easily); no interval and no p
-    are given then.
+    Where every pair differs by the same amount there is no spread to judge the mean by, and a
+    t-test would claim certainty (accuracies are counts of images: two seeds agree by chance
+    easily); no interval and no p are given then.
 
     Args:
         treated: n values.
@@ -124,12 +125,12 @@ def paired_difference(
 def bootstrap_mean(
     values: Sequence[float] | NDArray[np.float64], *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Bootstrap confidence interval of a mean: BCa (Efron 1987), percentile where BCa is not defined.
+    """Bootstrap confidence interval of a mean: BCa (Efron 1987), percentile where it fails.
 
-    Of few values a bootstrap interval is too short: it knows no spread beyond theirs. Of 600 normal samples each,
-    the 95 % interval held the true mean in 71 % (n = 3), 79 % (4), 83 % (5), 88 % (8) and 92 % (16); the t
-    interval is the one to quote, this one shows whether it hangs on normality. None with fewer than three values
-    or without spread.
+    Of few values a bootstrap interval is too short: it knows no spread beyond theirs. Of 600 normal
+    samples each, the 95 % interval held the true mean in 71 % (n = 3), 79 % (4), 83 % (5), 88 % (8)
+    and 92 % (16); the t interval is the one to quote, this one shows whether it hangs on normality.
+    None with fewer than three values or without spread.
     """
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 3 or float(np.ptp(array)) <= NO_SPREAD:
@@ -152,7 +153,7 @@ def _bootstrap(
 
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            # scipy warns and answers nan where BCa is undefined; the nan is what is looked at below.
+            # scipy warns and answers nan where BCa is undefined; the nan is looked at below.
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
             result = stats.bootstrap(
@@ -174,12 +175,13 @@ def _bootstrap(
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down adjusted p-values, in the order given.
 
-    `p̃₍ᵢ₎ = max_{j ≤ i} min(1, (m − j + 1) p₍ⱼ₎)` over the m p-values that are there; None stays None and is not
-    counted. Rejecting where p̃ < α keeps the chance of any false rejection below α, however the tests depend on
-    each other.
+    `adjusted₍ᵢ₎ = max_{j ≤ i} min(1, (m − j + 1) p₍ⱼ₎)` over the m p-values that are there, in
+    rising order; None stays None and is not counted. Rejecting where the adjusted one is below a
+    level keeps the chance of any false rejection below it, however the tests depend on each other.
 
     References:
-        Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979) 65-70.
+        Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+        Statistics 6 (1979) 65-70.
 
     Raises:
         ValueError: If a p-value is outside [0, 1].
@@ -196,10 +198,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def paired_power(effect: float, n: int, *, alpha: float = 0.05) -> float:
-    """Power of the two-sided paired t-test with n pairs at the effect `mean / std` of the differences.
+    """Power of the two-sided paired t-test with n pairs at the effect `mean / std`.
 
-    `P(|T| > t_{1−α/2, n−1})` for T noncentral t with n − 1 degrees of freedom and noncentrality `effect·√n`.
-    The far tail is left out: at the effects asked for here it is below 1e-4.
+    `P(T > t)` for T noncentral t with n − 1 degrees of freedom and noncentrality `effect·√n`, t the
+    critical value at `alpha / 2`. The far tail is left out: at a power worth asking for it is below
+    1e-5.
     """
     from scipy import stats
 
@@ -239,8 +242,9 @@ def rank_correlation(
 ) -> RankCorrelation | None:
     """Spearman's ρ with a bootstrap interval and a permutation p-value.
 
-    The p-value is that of shuffling one side, all orders for n ≤ 7 and 9 999 random ones above (scipy's own for ρ rests on a t approximation that its documentation
-    advises against below some 500 pairs). None with fewer than four pairs or if either side does not vary.
+    The p-value is that of shuffling one side, all orders for n ≤ 7 and 9 999 random ones above
+    (scipy's own for ρ rests on a t approximation that its documentation advises against below some
+    500 pairs). None with fewer than four pairs or if either side does not vary.
 
     Args:
         first: n values.
@@ -270,7 +274,7 @@ def rank_correlation(
         n_resamples=RESAMPLES,
         rng=np.random.default_rng(seed),
     )
-    # Resamples of a perfect order are perfectly ordered: the bootstrap would claim certainty of any n.
+    # Resamples of a perfect order are perfectly ordered: a bootstrap would claim certainty.
     perfect = abs(rho) >= 1 - NO_SPREAD
     interval = (
         None
@@ -280,14 +284,18 @@ def rank_correlation(
     return RankCorrelation(n, rho, interval, float(test.pvalue))
 
 
-def _spearman(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+def _spearman(
+    a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1
+) -> NDArray[np.float64]:
     from scipy import stats
 
     return _pearson(stats.rankdata(a, axis=axis), stats.rankdata(b, axis=axis), axis=axis)
 
 
-def _pearson(a: NDArray[np.float64], b: NDArray[np.float64], *, axis: int = -1) -> NDArray[np.float64]:
-    """Pearson's r along an axis; 0 where a side is constant (a resample that repeats one value says nothing)."""
+def _pearson(
+    a: NDArray[np.float64], b: NDArray[np.float64], *, axis: int = -1
+) -> NDArray[np.float64]:
+    """Pearson's r along an axis; 0 where a side is constant: such a resample says nothing."""
     a = a - a.mean(axis=axis, keepdims=True)
     b = b - b.mean(axis=axis, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=axis) * (b * b).sum(axis=axis))

@@ -76,11 +76,7 @@ def test_unequal_lengths_are_an_error() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)), min_size=2, max_size=12
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)), min_size=2, max_size=12))
 def test_swapping_the_pairs_flips_the_sign_and_keeps_p(pairs: list[tuple[int, int]]) -> None:
     first = [a / 10_000 for a, _ in pairs]
     second = [b / 10_000 for _, b in pairs]
@@ -156,7 +152,9 @@ def test_pairs_needed_matches_published_sample_sizes(effect: float, pairs: int) 
     assert pairs_needed(-effect) == pairs
 
 
-@pytest.mark.parametrize(("effect", "n", "alpha"), [(0.5, 34, 0.05), (1.0, 8, 0.01), (2.0, 4, 0.05)])
+@pytest.mark.parametrize(
+    ("effect", "n", "alpha"), [(0.5, 34, 0.05), (1.0, 8, 0.01), (2.0, 4, 0.05)]
+)
 def test_power_matches_an_integral_over_the_sample_variance(
     effect: float, n: int, alpha: float
 ) -> None:
@@ -183,7 +181,9 @@ def test_pairs_needed_at_the_ends() -> None:
     assert pairs_needed(50.0) == 2
     few, many = pairs_needed(0.5), pairs_needed(0.5, alpha=0.05 / 7)
     assert few is not None and many is not None and few < many
-    assert paired_power(0.5, many, alpha=0.05 / 7) >= 0.8 > paired_power(0.5, many - 1, alpha=0.05 / 7)
+    assert (
+        paired_power(0.5, many, alpha=0.05 / 7) >= 0.8 > paired_power(0.5, many - 1, alpha=0.05 / 7)
+    )
     assert paired_power(3.0, 1) == 0.0
 
 
@@ -225,7 +225,10 @@ def test_spearman_says_nothing_of_constants_or_three_pairs() -> None:
 
 
 def test_mean_and_sample_standard_deviation() -> None:
-    assert mean_std((2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0)) == (5.0, pytest.approx(math.sqrt(32 / 7)))
+    assert mean_std((2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0)) == (
+        5.0,
+        pytest.approx(math.sqrt(32 / 7)),
+    )
     assert mean_std((0.5,)) == (0.5, None)
     with pytest.raises(ValueError, match="mean of no values"):
         mean_std(())

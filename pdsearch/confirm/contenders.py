@@ -1,0 +1,135 @@
+"""Who is retrained: the rows of a confirmation before they are trained."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.confirm.outcome import KINDS
+from pdsearch.errors import InputError
+
+if TYPE_CHECKING:
+    from pdsearch.family import Candidate
+    from pdsearch.study import StoredStudy
+
+# Two candidates whose g differ by less than this on the grid over [-6, 6] are one.
+SAME = 1e-6
+
+# They stand for "why not use another function forward as well?", at torch's defaults.
+ACTIVATIONS = {
+    "LeakyReLU": "Max(0, x) + Min(0, x)/100",
+    "GELU": "x*erfc(-x/sqrt(2))/2",
+    "SiLU": "x*sigmoid(x)",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row before it is trained. `how` and `formula` decide the result; the rest is for show."""
+
+    name: str
+    kind: str
+    how: str  # "pseudo-derivative" | "forward" (its true derivative is the formula) | "activation"
+    formula: str
+    candidate: "Candidate"
+    module: Callable[[], Any] | None = None
+
+    @property
+    def identity(self) -> str:
+        """What tells its runs from another's."""
+        return f"{self.how}: {self.formula}"
+
+
+def choose_contenders(
+    stored: "StoredStudy", *, top: int, given: Sequence["Candidate"], controls: bool
+) -> list[Contender]:
+    """Baseline, the study's best, references, the user's, controls; each g once."""
+    from pdsearch.family import load_family, load_target
+
+    baseline = load_family("relu").default
+    ranked = sorted(
+        (
+            row
+            for row in stored.trials()
+            if row.kind == "candidate" and row.status == "complete" and _finite(row.value)
+        ),
+        key=lambda row: (-(row.value or 0.0), row.number),
+    )
+    if top > 0 and not ranked and not given:
+        raise InputError(
+            f"study {stored.name!r} has no finished candidate to confirm yet; "
+            "finish its search, or name one with --candidate"
+        )
+    shapes: list[Any] = []
+    found: list[Contender] = []
+
+    def add(candidate: "Candidate", kind: str) -> bool:
+        """Whether it is a new shape; one that is not adds its name to the row it equals."""
+        shape = _shape(candidate)
+        for index, other in enumerate(shapes):
+            if abs(shape - other).max() <= SAME:
+                # The study's own near-duplicates are many and have no name of their own.
+                if kind != "candidate" and candidate.name not in found[index].name:
+                    name = f"{found[index].name} = {candidate.name}"
+                    found[index] = replace(found[index], name=name)
+                return False
+        shapes.append(shape)
+        found.append(
+            Contender(candidate.name, kind, "pseudo-derivative", candidate.formula, candidate)
+        )
+        return True
+
+    add(baseline, "baseline")
+    picked = 0
+    for row in ranked:
+        if picked == top:
+            break
+        if row.candidate is not None:
+            picked += add(row.candidate, "candidate")
+    for name in stored.settings.study.references:
+        family = stored.families.get(name)
+        add(family.default if family is not None else load_target(name)[1], "reference")
+    for candidate in given:
+        add(candidate, "given")
+    if controls:
+        found += _controls(found, baseline)
+    return sorted(found, key=lambda contender: KINDS.index(contender.kind))
+
+
+def _controls(found: Sequence[Contender], baseline: "Candidate") -> list[Contender]:
+    """The forward control of the first candidate (or the first given), and plain activations."""
+    from torch import nn
+
+    from pdsearch.autograd import forward_control
+
+    controls = []
+    best = next((c for kind in ("candidate", "given") for c in found if c.kind == kind), None)
+    if best is not None:
+        candidate = best.candidate
+        controls.append(
+            Contender(
+                f"forward control of {best.name}",
+                "forward_control",
+                "forward",
+                best.formula,
+                candidate,
+                lambda: forward_control(candidate),
+            )
+        )
+    for name, formula in ACTIVATIONS.items():
+        module: Callable[[], Any] = getattr(nn, name)
+        controls.append(Contender(name, "activation", "activation", formula, baseline, module))
+    return controls
+
+
+def _shape(candidate: "Candidate") -> Any:
+    """Values of g on a grid over [-6, 6] at three times of training, as a float64 tensor."""
+    import torch
+
+    # An even number of points: what g is at 0 itself decides nothing.
+    grid = torch.linspace(-6, 6, 960, dtype=torch.float64)
+    return torch.stack([candidate(grid, t) for t in (0.0, 0.5, 1.0)])
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

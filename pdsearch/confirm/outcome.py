@@ -1,0 +1,296 @@
+"""What a confirmation shows: rows, and how they follow from the stored runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pdsearch.statistics import (
+    PairedDifference,
+    holm,
+    mean_std,
+    paired_difference,
+    pairs_needed,
+)
+
+# The level at which the table calls a difference significant, after adjustment.
+LEVEL = 0.05
+
+# In the order of the table.
+KINDS = ("baseline", "reference", "candidate", "given", "forward_control", "activation")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One retrained candidate, reference or control.
+
+    Attributes:
+        name: As shown.
+        kind: One of `KINDS`.
+        formula: Of g; of the forward function for an activation.
+        seed_values: The seeds it was trained with.
+        accuracy: Test accuracies (fractions), in the order of `seed_values`.
+        mean: Mean accuracy.
+        std: Sample standard deviation over the seeds; None with one seed.
+        paired: The paired difference to the baseline, over the seeds both have; None in the
+            baseline's own row.
+        p_adjusted: Holm's, over the rows of the confirmation.
+        seeds_needed: Seeds for 80 % power at the observed effect, at the strictest level Holm asks
+            for here (0.05 over the number of rows compared); None where the difference is already
+            significant, where it is zero or not to be had by 100 000.
+        learning_rate: The rate it was trained with.
+        diverged: Seeds whose training diverged.
+        seconds: Training time of its runs.
+    """
+
+    name: str
+    kind: str
+    formula: str
+    seed_values: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    mean: float
+    std: float | None
+    paired: PairedDifference | None
+    p_adjusted: float | None
+    seeds_needed: int | None
+    learning_rate: float
+    diverged: tuple[int, ...]
+    seconds: float
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.accuracy)
+
+    @property
+    def difference(self) -> float | None:
+        """Mean paired difference to the baseline, a fraction; 0 in its own row, None if no pair."""
+        if self.paired is None:
+            return 0.0
+        return self.paired.difference if self.paired.n else None
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """The 95 % interval of the difference by the paired t."""
+        return self.paired.interval if self.paired else None
+
+    @property
+    def ci95_bootstrap(self) -> tuple[float, float] | None:
+        """The same by bootstrap."""
+        return self.paired.bootstrap if self.paired else None
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the two-sided paired t-test, not adjusted."""
+        return self.paired.p_value if self.paired else None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the adjusted p-value is below 0.05."""
+        return self.p_adjusted is not None and self.p_adjusted < LEVEL
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row of `confirm --json`."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "formula": self.formula,
+            "seeds": self.seeds,
+            "seed_values": list(self.seed_values),
+            "accuracy": list(self.accuracy),
+            "mean": self.mean,
+            "std": self.std,
+            "difference": self.difference,
+            "ci95": _listed(self.ci95),
+            "ci95_bootstrap": _listed(self.ci95_bootstrap),
+            "p_value": self.p_value,
+            "p_adjusted": self.p_adjusted,
+            "seeds_needed": self.seeds_needed,
+            "learning_rate": self.learning_rate,
+            "diverged": list(self.diverged),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What retraining over seeds showed, on one model and data set.
+
+    Attributes:
+        study: The study's name.
+        model: As in the study file.
+        dataset: As in the study file.
+        epochs: Of each run.
+        learning_rate: The rate of every row; None where rows chose theirs from a grid.
+        rows: Baseline first.
+        notes: What a reader must know beside the table, a sentence each.
+        device: Where it was trained.
+        versions: Of the software that trained it.
+        transfers: The same on other models and data sets.
+    """
+
+    study: str
+    model: str
+    dataset: str
+    epochs: int
+    learning_rate: float | None
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    transfers: tuple["Confirmation", ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """One sentence: the search's first pick (or what stands in for it) against the baseline."""
+        return _headline(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `confirm --json`."""
+        document: dict[str, Any] = {
+            "study": self.study,
+            "rows": [row.to_dict() for row in self.rows],
+            "epochs": self.epochs,
+            "dataset": self.dataset,
+            "model": self.model,
+            "learning_rate": self.learning_rate,
+            "headline": self.headline,
+            "notes": list(self.notes),
+            "device": self.device,
+            "versions": dict(self.versions),
+        }
+        if self.transfers:
+            document["transfers"] = [transfer.to_dict() for transfer in self.transfers]
+        return document
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def assemble(
+    study: str, setting: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+) -> Confirmation:
+    """The confirmation that the test runs under one setting make."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for record in sorted(records, key=lambda record: str(record["finished"])):
+        if record["split"] == "test" and record["setting"] == setting:
+            groups.setdefault((record["how"], record["formula"]), []).append(record)
+    ordered = sorted(groups.values(), key=lambda runs: KINDS.index(runs[0]["kind"]))
+    baseline = next((runs for runs in ordered if runs[0]["kind"] == "baseline"), [])
+    reference = {run["seed"]: run["accuracy"] for run in baseline}
+    rows = [_row(runs, reference) for runs in ordered]
+    adjusted = holm([row.p_value for row in rows])
+    compared = sum(p is not None for p in adjusted)
+    rows = [
+        replace(row, p_adjusted=p, seeds_needed=_needed(row, p, compared))
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+    trial = setting["trial"]
+    grid = trial.get("learning_rates") or []
+    return Confirmation(
+        study=study,
+        model=trial["model"],
+        dataset=trial["dataset"],
+        epochs=trial["epochs"],
+        learning_rate=None if grid else trial["learning_rate"],
+        rows=tuple(rows),
+        notes=tuple(_notes(rows, grid)),
+        device=setting["device"],
+        versions=dict(setting["versions"]),
+    )
+
+
+def _row(runs: Sequence[Mapping[str, Any]], baseline: Mapping[int, float]) -> Row:
+    runs = sorted(runs, key=lambda run: int(run["seed"]))
+    own = {run["seed"]: run["accuracy"] for run in runs}
+    common = [number for number in own if number in baseline]
+    mean, std = mean_std(list(own.values()))
+    first = runs[0]
+    paired = None
+    if first["kind"] != "baseline":
+        paired = paired_difference(
+            [own[number] for number in common], [baseline[number] for number in common]
+        )
+    return Row(
+        name=first["name"],
+        kind=first["kind"],
+        formula=first["formula"],
+        seed_values=tuple(own),
+        accuracy=tuple(own.values()),
+        mean=mean,
+        std=std,
+        paired=paired,
+        p_adjusted=None,
+        seeds_needed=None,
+        learning_rate=first["learning_rate"],
+        diverged=tuple(run["seed"] for run in runs if run["diverged"]),
+        seconds=sum(run["seconds"] for run in runs),
+    )
+
+
+def _needed(row: Row, p_adjusted: float | None, compared: int) -> int | None:
+    if p_adjusted is None or p_adjusted < LEVEL or row.paired is None or row.paired.effect is None:
+        return None
+    return pairs_needed(row.paired.effect, alpha=LEVEL / compared)
+
+
+def _notes(rows: Sequence[Row], grid: Sequence[float]) -> list[str]:
+    """The sentences under the table."""
+    notes = []
+    if grid:
+        notes.append(
+            "Each row's learning rate is the best of "
+            f"{', '.join(format(rate, 'g') for rate in grid)} by one run's validation accuracy."
+        )
+    for row in rows:
+        if row.diverged:
+            seeds = ", ".join(str(number) for number in row.diverged)
+            notes.append(
+                f"{row.name} diverged at seed {seeds}: counted with the accuracy of guessing."
+            )
+        if row.paired is not None and row.paired.n < row.seeds:
+            notes.append(
+                f"{row.name} is compared over the {row.paired.n} of its {row.seeds} seeds "
+                "that the baseline has finished too."
+            )
+        if row.paired is not None and row.paired.n > 1 and row.paired.interval is None:
+            notes.append(
+                f"{row.name} differs from the baseline by the same amount at every seed: "
+                "no spread, so no interval and no test."
+            )
+    if rows and max(row.seeds for row in rows) == 1:
+        notes.append("One seed: no interval, and no difference can be told from luck.")
+    return notes
+
+
+def _headline(confirmation: Confirmation) -> str:
+    """The first pick against the baseline in one sentence; no more certain than its adjusted p."""
+    by_kind = {kind: [r for r in confirmation.rows if r.kind == kind] for kind in KINDS}
+    compared = [row for kind in ("candidate", "given", *KINDS) for row in by_kind[kind]]
+    row = next((row for row in compared if row.kind != "baseline"), None)
+    if row is None or row.paired is None:
+        return "Nothing has been compared with ReLU yet."
+    if row.difference is None:
+        return f"{row.name}: no seed finished together with ReLU yet."
+    text = f"{row.name} − ReLU = {100 * row.difference:+.2f} points"
+    if row.ci95 is not None:
+        text += f" [{100 * row.ci95[0]:+.2f}, {100 * row.ci95[1]:+.2f}]"
+    text += f", n = {row.paired.n}"
+    if row.p_adjusted is None:
+        why = "one seed" if row.paired.n == 1 else "no spread between seeds"
+        return f"{text}: no statement ({why})."
+    text += f", adjusted p = {p_text(row.p_adjusted)}"
+    if row.significant:
+        return f"{text}: {'better' if row.difference > 0 else 'worse'} than ReLU."
+    if row.seeds_needed is None:
+        return f"{text}: not significant."
+    return (
+        f"{text}: not significant (about {row.seeds_needed} seeds for 80 % power at this effect)."
+    )
+
+
+def p_text(value: float | None) -> str:
+    """A p-value as shown; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
