@@ -1,0 +1,54 @@
+# Needs only make and Python 3.11 or newer; everything else goes into .venv.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+STUDY  ?= studies/digits.toml
+PYTEST_ARGS ?=
+
+# The first interpreter that is new enough and can make virtual environments; PYTHON=… overrides.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help install search test slow lint types format clean
+
+help:
+	@echo "make search   search pseudo-derivatives on the digits data set (STUDY=… for another study file)"
+	@echo "make test     run the tests           make slow    also the ones that take minutes"
+	@echo "make lint     ruff, style and layout  make types   mypy"
+	@echo "make format   let ruff format         make clean   remove .venv and caches, keep results"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make: pdsearch needs Python 3.11 or newer with its venv module, and none was found;" >&2; \
+		echo "      install it (Debian, Ubuntu: apt install python3-venv) or name one: make PYTHON=/path/to/python3.12 …" >&2; \
+		exit 1; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+search: $(STAMP)
+	$(BIN)/pdsearch search $(STUDY)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m 'not gpu' $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,71 @@
+"""Design, check and search pseudo-derivatives (surrogate gradients) for ReLU.
+
+The forward pass stays ``max(x, 0)``; only the derivative used in the backward pass is replaced by
+``g(x)``. Names are loaded when first used, so that ``import pdsearch`` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pdsearch.autograd import PDReLU, convert, forward_control, pd_relu, set_progress
+    from pdsearch.criteria import check
+    from pdsearch.errors import InputError, PdsearchError
+    from pdsearch.expression import t, x
+    from pdsearch.family import Candidate, Family, library, load_family
+    from pdsearch.report import plot
+    from pdsearch.study import open_study, search
+
+_OWNERS = {
+    "Candidate": "family",
+    "Family": "family",
+    "InputError": "errors",
+    "PDReLU": "autograd",
+    "PdsearchError": "errors",
+    "check": "criteria",
+    "convert": "autograd",
+    "forward_control": "autograd",
+    "library": "family",
+    "load_family": "family",
+    "open_study": "study",
+    "pd_relu": "autograd",
+    "plot": "report",
+    "search": "study",
+    "set_progress": "autograd",
+    "t": "expression",
+    "x": "expression",
+}
+
+__all__ = [
+    "Candidate",
+    "Family",
+    "InputError",
+    "PDReLU",
+    "PdsearchError",
+    "check",
+    "convert",
+    "forward_control",
+    "library",
+    "load_family",
+    "open_study",
+    "pd_relu",
+    "plot",
+    "search",
+    "set_progress",
+    "t",
+    "x",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OWNERS:
+        raise AttributeError(f"module 'pdsearch' has no attribute {name!r}")
+    value = getattr(import_module(f"pdsearch.{_OWNERS[name]}"), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
