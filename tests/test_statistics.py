@@ -17,13 +17,15 @@ from pdsearch.statistics import (
     rank_correlation,
 )
 
-# Cushny and Peebles 1905, the data of Student's paper of 1908 and R's `sleep`: extra hours of sleep under two drugs.
+# Cushny and Peebles 1905, the data of Student's paper of 1908 and R's `sleep`: extra hours of
+# sleep under two drugs.
 DRUG_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
 DRUG_2 = (1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4)
 
 
 def test_paired_t_matches_the_published_sleep_example() -> None:
-    # R, t.test(group1, group2, paired = TRUE): t = -4.0621, p = 0.002833, interval -2.4598858 -0.7001142.
+    # R, t.test(group1, group2, paired = TRUE): t = -4.0621, p = 0.002833,
+    # interval -2.4598858 -0.7001142.
     result = paired_difference(DRUG_1, DRUG_2)
     assert result.n == 10
     assert result.difference == pytest.approx(-1.58)
@@ -131,7 +133,7 @@ def test_holm_refuses_what_is_no_probability() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]) -> None:
-    # The procedure as Holm states it: go up the ordered p-values, stop at the first above α / (m − i).
+    # The procedure as Holm states it: up the ordered p-values, until one is above α / (m − i).
     alpha, m = 0.05, len(p_values)
     rejected: set[int] = set()
     for i, index in enumerate(sorted(range(m), key=p_values.__getitem__)):
@@ -158,7 +160,7 @@ def test_pairs_needed_matches_published_sample_sizes(effect: float, pairs: int) 
 def test_power_matches_an_integral_over_the_sample_variance(
     effect: float, n: int, alpha: float
 ) -> None:
-    # P(T > c) = ∫ Φ(δ − c·√(w/ν)) dχ²_ν(w) plus the far tail: no noncentral t involved.
+    # ∫ Φ(delta − critical·√(w/nu)) dχ²(w) plus the far tail: no noncentral t involved.
     from scipy import integrate, stats
 
     nu = n - 1

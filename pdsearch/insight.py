@@ -1,0 +1,302 @@
+"""Learned criteria: what a finished study says about the criteria themselves.
+
+Each criterion's value is set against the accuracy of the trials that got the same, full budget:
+Spearman's rank correlation with a bootstrap interval, and a permutation p-value adjusted (Holm) for
+the number of criteria that could be judged. An association among the shapes that were tried is all
+that this shows; no cause, and nothing of shapes that were not tried.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.statistics import RankCorrelation, holm, rank_correlation
+
+if TYPE_CHECKING:
+    from pdsearch.study import StoredStudy, TrialRow
+
+# After adjustment.
+LEVEL = 0.05
+
+# Below this many trials no correlation is given: of four, even a perfect order has p = 1/12.
+FEWEST = 5
+
+# These place their trials without looking at results.
+UNBIASED = ("random", "grid")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial of the comparison.
+
+    Attributes:
+        trial: Its number.
+        name: Of the candidate.
+        kind: "baseline", "reference" or "candidate".
+        accuracy: Validation accuracy at full budget, a fraction.
+    """
+
+    trial: int
+    name: str
+    kind: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One criterion against accuracy.
+
+    Attributes:
+        name: The criterion.
+        statement: What it asks, in a sentence.
+        measure: What was correlated: its "value", or where it has none whether it "passed" (0, 1).
+        values: One for each point of the insight; None where the trial has none.
+        correlation: Spearman's ρ with accuracy; None if it cannot be judged.
+        p_adjusted: Holm's, over the criteria that could be judged.
+    """
+
+    name: str
+    statement: str
+    measure: str
+    values: tuple[float | None, ...]
+    correlation: RankCorrelation | None
+    p_adjusted: float | None
+
+    @property
+    def n(self) -> int:
+        """Trials with a value."""
+        return sum(value is not None for value in self.values)
+
+    @property
+    def verdict(self) -> str:
+        """One of "evidence", "no evidence", "constant", "too few trials"."""
+        if self.correlation is None:
+            return "too few trials" if self.n < FEWEST else "constant"
+        return (
+            "evidence" if self.p_adjusted is not None and self.p_adjusted < LEVEL else "no evidence"
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        if self.verdict == "too few trials":
+            return f"only {self.n} trials have a value: no statement"
+        if self.correlation is None:
+            return "does not vary among these trials: no statement"
+        if self.verdict == "no evidence":
+            return "no evidence of a relation to accuracy"
+        way = "higher" if self.correlation.rho > 0 else "lower"
+        what = "a higher value" if self.measure == "value" else "meeting it"
+        return f"evidence: {what} goes with {way} accuracy"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; numbers that are not finite as None."""
+        found = self.correlation
+        return {
+            "name": self.name,
+            "statement": self.statement,
+            "measure": self.measure,
+            "n": self.n,
+            "rho": None if found is None else found.rho,
+            "ci95": None if found is None or found.interval is None else list(found.interval),
+            "p_value": None if found is None else found.p_value,
+            "p_adjusted": self.p_adjusted,
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "values": list(self.values),
+        }
+
+
+@dataclass(frozen=True)
+class Insight:
+    """What a study says about its criteria.
+
+    Attributes:
+        study: Its name.
+        epochs: The budget that every point got.
+        sampler: The study's.
+        points: The trials compared.
+        criteria: One for each criterion.
+        notes: What bears on the reading, a sentence each.
+    """
+
+    study: str
+    epochs: int
+    sampler: str
+    points: tuple[Point, ...]
+    criteria: tuple[Learned, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def headline(self) -> str:
+        """One sentence."""
+        found = [learned.name for learned in self.criteria if learned.verdict == "evidence"]
+        n = len(self.points)
+        if found:
+            names = ", ".join(found)
+            return f"Among {n} trials of {self.epochs} epochs, accuracy is related to {names}."
+        if any(learned.correlation for learned in self.criteria):
+            return (
+                f"No evidence among {n} trials of {self.epochs} epochs that any criterion is "
+                "related to accuracy."
+            )
+        return f"{n} trials of equal budget say nothing about the criteria yet."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `criteria --json`."""
+        return {
+            "study": self.study,
+            "headline": self.headline,
+            "epochs": self.epochs,
+            "sampler": self.sampler,
+            "points": [vars(point).copy() for point in self.points],
+            "criteria": [learned.to_dict() for learned in self.criteria],
+            "notes": list(self.notes),
+        }
+
+
+def learned_criteria(stored: "StoredStudy") -> Insight:
+    """Relates each criterion's value to accuracy over the trials of equal, full budget.
+
+    A value that is an enclosure counts with its middle; a criterion without values counts as met
+    or not. Trials of one and the same g count once. The baseline and the references, which got the
+    same budget, are among the points.
+
+    Args:
+        stored: The study.
+    """
+    rows = stored.trials()
+    complete = [
+        row
+        for row in rows
+        if row.status == "complete" and row.value is not None and math.isfinite(row.value)
+    ]
+    epochs = max((len(row.epochs) for row in complete), default=0)
+    used: dict[str, TrialRow] = {}
+    for row in complete:
+        if row.candidate is not None and len(row.epochs) == epochs:
+            used.setdefault(row.candidate.formula, row)
+    compared = list(used.values())
+    accuracies = [float(row.value or 0.0) for row in compared]
+    tables = [_criteria(row) for row in compared]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    judged = [_learn(name, tables, accuracies) for name in names]
+    adjusted = holm([one.correlation.p_value if one.correlation else None for one in judged])
+    settings = stored.settings.study
+    return Insight(
+        study=stored.name,
+        epochs=epochs,
+        sampler=settings.sampler,
+        points=tuple(
+            Point(row.number, row.candidate.name, row.kind, accuracy)
+            for row, accuracy in zip(compared, accuracies, strict=True)
+            if row.candidate is not None
+        ),
+        criteria=tuple(replace(one, p_adjusted=p) for one, p in zip(judged, adjusted, strict=True)),
+        notes=tuple(_notes(rows, compared, sampler=settings.sampler)),
+    )
+
+
+def _criteria(row: "TrialRow") -> dict[str, Mapping[str, Any]]:
+    """The stored verdicts of a trial by the criterion's name."""
+    return {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
+
+
+def _learn(
+    name: str, tables: Sequence[Mapping[str, Mapping[str, Any]]], accuracies: Sequence[float]
+) -> Learned:
+    entries = [table.get(name) for table in tables]
+    numbers = [None if entry is None else _number(entry.get("value")) for entry in entries]
+    measure = "value"
+    if not any(number is not None for number in numbers):
+        measure = "passed"
+        numbers = [None if entry is None else float(bool(entry["passed"])) for entry in entries]
+    pairs = [
+        (number, accuracy)
+        for number, accuracy in zip(numbers, accuracies, strict=True)
+        if number is not None
+    ]
+    correlation = None
+    if len(pairs) >= FEWEST:
+        correlation = rank_correlation([a for a, _ in pairs], [b for _, b in pairs])
+    statement = next(str(entry["statement"]) for entry in entries if entry is not None)
+    return Learned(name, statement, measure, tuple(numbers), correlation, None)
+
+
+def _number(value: Any) -> float | None:
+    """A criterion's value as one number: itself, or the middle of its enclosure."""
+    if isinstance(value, list | tuple):
+        if len(value) != 2 or any(end is None for end in value):
+            return None
+        value = (value[0] + value[1]) / 2
+    if value is None or not math.isfinite(value):
+        return None
+    # Enclosures of one and the same number differ in their last digits; ranks must not.
+    return round(float(value), 9)
+
+
+def _notes(rows: Sequence["TrialRow"], used: Sequence["TrialRow"], *, sampler: str) -> list[str]:
+    notes = []
+    if sampler in UNBIASED:
+        notes.append(
+            f"The {sampler} sampler placed its trials without looking at results, so they stand "
+            "for the search space."
+        )
+    else:
+        notes.append(
+            f"The {sampler} sampler is adaptive: it crowds its trials where accuracy was high. "
+            "They are then neither independent nor spread over the search space, so a correlation "
+            "may be weakened, lost or made by that choice, and its p-value is not to be taken at "
+            "its word. A study with sampler = 'random' or 'grid' avoids this."
+        )
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.status] = counts.get(row.status, 0) + 1
+    for status, why in (
+        ("pruned", "stopped early for a low accuracy"),
+        ("diverged", "without an accuracy"),
+        ("ruled_out", "never trained, so a required criterion hardly varies here"),
+    ):
+        if counts.get(status):
+            notes.append(f"{counts[status]} {status.replace('_', ' ')} trials are left out: {why}.")
+    shared = counts.get("complete", 0) - len(used)
+    if shared > 0:
+        notes.append(
+            f"{shared} complete trials are left out: the same g as another, or a shorter budget."
+        )
+    return notes
+
+
+def insight_table(insight: Insight) -> str:
+    """The insight for a terminal: headline, table, notes."""
+    head = ("criterion", "n", "ρ", "95 % interval", "p", "p adjusted", "")
+    table = [head]
+    for one in insight.criteria:
+        found = one.correlation
+        table.append(
+            (
+                one.name,
+                str(one.n),
+                "" if found is None else f"{found.rho:+.2f}",
+                ""
+                if found is None or found.interval is None
+                else f"[{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]",
+                "" if found is None else f"{found.p_value:.3g}",
+                "" if one.p_adjusted is None else f"{one.p_adjusted:.3g}",
+                one.sentence,
+            )
+        )
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    lines = [insight.headline, ""]
+    for row in table:
+        cells = [
+            text.ljust(width) if i in (0, len(head) - 1) else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines += ["", "ρ is Spearman's, between the criterion's value and validation accuracy."]
+    return "\n".join([*lines, *insight.notes])
+
+
+__all__ = ["Insight", "Learned", "Point", "insight_table", "learned_criteria"]

@@ -1,0 +1,156 @@
+"""Learned criteria: from made-up studies whose correlations are known."""
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sympy
+
+from pdsearch.family import Family
+from pdsearch.insight import FEWEST, insight_table, learned_criteria
+
+a = sympy.Symbol("a")
+
+
+def candidate(number: int) -> Any:
+    from optuna.distributions import FloatDistribution
+
+    from pdsearch.expression import x
+
+    family = Family(
+        "tail",
+        sympy.Piecewise((1, x > 0), (a * sympy.exp(x), True)),
+        space={"a": FloatDistribution(0.001, 1.0)},
+    )
+    return family.bind(a=(number + 1) / 1000)
+
+
+def entry(name: str, value: Any, *, passed: bool = True) -> dict[str, Any]:
+    return {"name": name, "statement": f"{name} holds", "value": value, "passed": passed}
+
+
+def row(number: int, accuracy: float | None, criteria: list[dict[str, Any]], **other: Any) -> Any:
+    fields = {
+        "number": number,
+        "kind": "candidate",
+        "status": "complete",
+        "candidate": candidate(number),
+        "value": accuracy,
+        "epochs": ({},) * 3,
+        "criteria": {"criteria": criteria},
+    }
+    return SimpleNamespace(**{**fields, **other})
+
+
+def study(rows: list[Any], *, sampler: str = "random") -> Any:
+    settings = SimpleNamespace(study=SimpleNamespace(sampler=sampler))
+    return SimpleNamespace(name="made-up", settings=settings, trials=lambda: rows)
+
+
+def mixed(n: int = 12) -> list[Any]:
+    """Accuracy rises with `consistent`, has nothing to do with `gain`; `bounded` never varies."""
+    order = [(5 * i) % n for i in range(n)] if math.gcd(5, n) == 1 else list(range(n))
+    return [
+        row(
+            i,
+            0.5 + i / 100,
+            [
+                entry("consistent", [i / 10 - 1e-12, i / 10 + 1e-12]),
+                entry("gain", float(order[i])),
+                entry("bounded", 1.0),
+                entry("limits", None, passed=i % 2 == 0),
+            ],
+        )
+        for i in range(n)
+    ]
+
+
+def test_a_monotone_criterion_is_found_and_the_others_are_not() -> None:
+    insight = learned_criteria(study(mixed()))
+    found = {learned.name: learned for learned in insight.criteria}
+    assert list(found) == ["consistent", "gain", "bounded", "limits"]
+    consistent = found["consistent"]
+    assert consistent.correlation is not None
+    assert consistent.correlation.rho == pytest.approx(1.0)
+    # None of 9 999 random orders of twelve is as extreme; scipy counts the observed: 2 / 10 000.
+    assert consistent.correlation.p_value == pytest.approx(2e-4)
+    assert consistent.p_adjusted == pytest.approx(6e-4)
+    assert consistent.verdict == "evidence"
+    assert consistent.sentence == "evidence: a higher value goes with higher accuracy"
+    assert found["gain"].verdict == "no evidence"
+    assert found["bounded"].verdict == "constant"
+    assert found["bounded"].correlation is None
+    assert "no statement" in found["bounded"].sentence
+    assert insight.headline == "Among 12 trials of 3 epochs, accuracy is related to consistent."
+
+
+def test_a_criterion_without_values_counts_as_met_or_not() -> None:
+    rows = [row(i, i / 10, [entry("limits", None, passed=i > 4)]) for i in range(10)]
+    (limits,) = learned_criteria(study(rows)).criteria
+    assert limits.measure == "passed"
+    assert limits.values == (0.0,) * 5 + (1.0,) * 5
+    # Ranks 3 and 8 against 1..10: 62.5 / √(62.5 · 82.5).
+    assert limits.correlation is not None
+    assert limits.correlation.rho == pytest.approx(math.sqrt(62.5 / 82.5))
+    assert "meeting it goes with higher accuracy" in limits.sentence
+
+
+def test_only_trials_of_the_full_budget_count_and_each_shape_once() -> None:
+    rows = mixed(8)
+    rows += [
+        row(20, 0.9, [entry("consistent", 9.0)], status="pruned"),
+        row(21, None, [entry("consistent", 9.0)], status="ruled_out"),
+        row(22, math.nan, [entry("consistent", 9.0)]),
+        row(23, 0.9, [entry("consistent", 9.0)], epochs=({},)),
+        row(24, 0.9, [entry("consistent", 9.0)], candidate=candidate(0)),
+    ]
+    insight = learned_criteria(study(rows))
+    assert [point.trial for point in insight.points] == list(range(8))
+    text = " ".join(insight.notes)
+    assert "1 pruned trials are left out" in text
+    assert "1 ruled out trials are left out" in text
+    assert "3 complete trials are left out" in text
+
+
+def test_too_few_trials_make_no_statement() -> None:
+    insight = learned_criteria(study(mixed(FEWEST - 1)))
+    assert {learned.verdict for learned in insight.criteria} == {"too few trials"}
+    assert "say nothing" in insight.headline
+
+
+@pytest.mark.parametrize(("sampler", "word"), [("tpe", "adaptive"), ("random", "without looking")])
+def test_the_sampler_is_spoken_of(sampler: str, word: str) -> None:
+    assert word in learned_criteria(study(mixed(), sampler=sampler)).notes[0]
+
+
+def test_an_unfinished_study_says_nothing() -> None:
+    insight = learned_criteria(study([]))
+    assert insight.criteria == ()
+    assert "0 trials" in insight.headline
+    assert insight_table(insight).startswith("0 trials")
+
+
+def test_a_trial_without_a_report_leaves_a_gap() -> None:
+    rows = [*mixed(), SimpleNamespace(**{**vars(row(30, 0.4, [])), "criteria": None})]
+    insight = learned_criteria(study(rows))
+    assert insight.criteria[0].values[-1] is None
+    assert insight.criteria[0].n == 12
+
+
+def test_the_document_is_plain_and_the_table_shows_every_criterion() -> None:
+    insight = learned_criteria(study(mixed()))
+    document = json.loads(json.dumps(insight.to_dict(), allow_nan=False))
+    assert [one["name"] for one in document["criteria"]] == [
+        "consistent",
+        "gain",
+        "bounded",
+        "limits",
+    ]
+    assert document["criteria"][0]["rho"] == pytest.approx(1.0)
+    assert document["criteria"][2]["rho"] is None
+    assert len(document["points"]) == len(document["criteria"][0]["values"]) == 12
+    table = insight_table(insight)
+    for name in ("consistent", "gain", "bounded", "limits"):
+        assert sum(line.startswith(name) for line in table.splitlines()) == 1
