@@ -1,0 +1,409 @@
+"""Confirmation: from made-up training runs with known outcomes, and once for real on digits."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+import sympy
+from optuna.distributions import FloatDistribution
+from pydantic import BaseModel, ConfigDict
+
+import pdsearch.data
+import pdsearch.trial
+from pdsearch.confirm import (
+    FIRST_SEED,
+    confirm,
+    confirm_markdown,
+    confirm_table,
+    load_confirmation,
+)
+from pdsearch.errors import InputError
+from pdsearch.expression import x
+from pdsearch.family import Candidate, Family, load_family
+
+TAIL = Family(
+    "tail",
+    sympy.Piecewise((1, x > 0), (sympy.Symbol("a") * sympy.exp(x), True)),
+    space={"a": FloatDistribution(0.001, 1.0)},
+)
+
+
+class Trial(BaseModel):
+    """What confirm reads of the trial's settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str = "alexnet"
+    dataset: str = "digits"
+    epochs: int = 2
+    learning_rate: float = 0.02
+    learning_rates: tuple[float, ...] = ()
+
+
+def finished(number: int, a: float, value: float, **other: Any) -> Any:
+    fields = {
+        "number": number,
+        "kind": "candidate",
+        "status": "complete",
+        "value": value,
+        "candidate": TAIL.bind(a=a),
+    }
+    return SimpleNamespace(**{**fields, **other})
+
+
+def stored_study(
+    tmp_path: Path,
+    rows: Sequence[Any] = (),
+    *,
+    references: Sequence[str] = ("leaky",),
+    learning_rates: tuple[float, ...] = (),
+    storage: str | None = None,
+) -> Any:
+    settings = SimpleNamespace(
+        study=SimpleNamespace(seed=0, references=list(references)),
+        trial=Trial(learning_rates=learning_rates),
+        confirm=SimpleNamespace(seeds=4, epochs=3),
+    )
+    return SimpleNamespace(
+        name="made-up",
+        study=optuna.create_study(storage=storage, study_name="made-up", load_if_exists=True),
+        settings=settings,
+        families={"leaky": load_family("leaky"), "tail": TAIL},
+        output=tmp_path / "results",
+        trials=lambda: list(rows),
+    )
+
+
+@dataclass
+class Lab:
+    """Stands in for training: an accuracy by row, seed and rate; remembers who was trained."""
+
+    accuracy: Callable[[str, int, float], float]
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    stop_after: int | None = None
+    diverging: tuple[tuple[str, int], ...] = ()
+
+    def run_trial(self, candidate: Candidate, settings: Any, dataset: Any, **keys: Any) -> Any:
+        if self.stop_after is not None and len(self.calls) == self.stop_after:
+            raise KeyboardInterrupt
+        module = keys["module"]
+        who = candidate.name if module is None else type(module()).__name__
+        self.calls.append({"who": who, "settings": settings, **keys})
+        seed, rate = keys["seed"], settings.learning_rate
+        return SimpleNamespace(
+            value=self.accuracy(who, seed, rate),
+            diverged="loss is nan" if (who, seed) in self.diverging else None,
+            epochs=(SimpleNamespace(epoch=1, loss=math.nan, accuracy=0.5),),
+            seconds=1.5,
+        )
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
+    laboratory = Lab(known)
+
+    def load_dataset(spec: str, **_: Any) -> Any:
+        if spec not in ("digits", "other"):
+            raise InputError(f"unknown data set {spec!r}")
+        return SimpleNamespace(classes=tuple("0123456789"), fingerprint=f"content of {spec}")
+
+    monkeypatch.setattr(pdsearch.trial, "run_trial", laboratory.run_trial)
+    monkeypatch.setattr(pdsearch.data, "load_dataset", load_dataset)
+    return laboratory
+
+
+# Baseline by seed, and what each adds to it. The tail's differences are those of the sleep data of
+# Student 1908 (R's `sleep`, first four), in thousandths: 1.2, 2.4, 1.3, 1.3.
+BASE = (0.80, 0.83, 0.79, 0.81, 0.80, 0.82)
+GAIN = (0.0012, 0.0024, 0.0013, 0.0013, 0.0, 0.001)
+
+
+def known(who: str, seed: int, rate: float) -> float:
+    place = seed - FIRST_SEED if seed >= FIRST_SEED else 0
+    if who.startswith("tail"):
+        return BASE[place] + GAIN[place]
+    if who.startswith("leaky"):
+        return BASE[place] - 0.01
+    return BASE[place] + 0.001 * math.sin(7 * seed + len(who)) * (who != "relu")
+
+
+def test_rows_differences_and_statistics(tmp_path: Path, lab: Lab) -> None:
+    result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu")
+    assert [(row.name.split("(")[0], row.kind) for row in result.rows] == [
+        ("relu", "baseline"),
+        ("leaky", "reference"),
+        ("tail", "candidate"),
+    ]
+    baseline, leaky, tail = result.rows
+    assert baseline.accuracy == BASE[:4]
+    assert baseline.mean == pytest.approx(0.8075)
+    assert (baseline.difference, baseline.ci95, baseline.p_value) == (0.0, None, None)
+    assert tail.seed_values == tuple(range(FIRST_SEED, FIRST_SEED + 4))
+    # Differences 1.2, 2.4, 1.3, 1.3 thousandths: mean 1.55, sd √(0.97/3), t₀.₉₇₅ on 3 = 3.182446.
+    sd = math.sqrt(0.97 / 3) / 1000
+    assert tail.difference == pytest.approx(0.00155)
+    assert tail.ci95 == pytest.approx((0.00155 - 3.182446 * sd / 2, 0.00155 + 3.182446 * sd / 2))
+    # The same amount at each seed has no spread and no test; the tail is the only one compared.
+    assert leaky.difference == pytest.approx(-0.01)
+    assert (leaky.ci95, leaky.p_adjusted) == (None, None)
+    assert tail.p_adjusted == tail.p_value
+    assert tail.significant and tail.seeds_needed is None
+    assert any("same amount at every seed" in note for note in result.notes)
+    assert result.headline.startswith("tail(a=0.5) − ReLU = +0.15 points [+0.06, +0.25], n = 4")
+    assert result.headline.endswith("better than ReLU.")
+
+
+def test_every_run_is_a_test_run_at_full_budget_with_fresh_seeds(tmp_path: Path, lab: Lab) -> None:
+    confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu", threads=1)
+    assert len(lab.calls) == 3 * 4
+    assert {call["split"] for call in lab.calls} == {"test"}
+    assert {call["settings"].epochs for call in lab.calls} == {3}
+    assert {call["threads"] for call in lab.calls} == {1}
+    assert min(call["seed"] for call in lab.calls) == FIRST_SEED
+    # Seed by seed: what an interruption leaves behind is paired.
+    assert [call["seed"] for call in lab.calls] == sorted(call["seed"] for call in lab.calls)
+
+
+def test_the_document_has_the_designs_fields_and_is_plain(tmp_path: Path, lab: Lab) -> None:
+    result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu")
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert {"study", "rows", "epochs", "dataset", "model", "learning_rate"} <= set(document)
+    assert "transfers" not in document
+    fixed = ("name", "formula", "seeds", "accuracy", "mean", "std", "difference", "ci95")
+    for row in document["rows"]:
+        assert set(fixed) | {"p_value", "p_adjusted"} <= set(row)
+        assert row["seeds"] == len(row["accuracy"]) == 4
+    assert (document["epochs"], document["dataset"], document["model"]) == (3, "digits", "alexnet")
+    assert document["learning_rate"] == 0.02
+
+
+def test_an_interruption_loses_no_finished_run_and_the_next_call_goes_on(
+    tmp_path: Path, lab: Lab
+) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    rows = [finished(3, 0.5, 0.9)]
+    lab.stop_after = 7
+    with pytest.raises(KeyboardInterrupt):
+        confirm(stored_study(tmp_path, rows, storage=url), device="cpu")
+    half = load_confirmation(stored_study(tmp_path, rows, storage=url))
+    assert half is not None
+    assert [row.seeds for row in half.rows] == [3, 2, 2]
+    lab.stop_after = None
+    lines: list[str] = []
+    whole = confirm(stored_study(tmp_path, rows, storage=url), device="cpu", progress=lines.append)
+    assert len(lab.calls) == 12
+    assert len(lines) == 5
+    assert lines[-1].startswith("12/12 alexnet on digits: tail(a=0.5), seed 1003: test accuracy")
+    done = {(call["who"], call["seed"]) for call in lab.calls}
+    assert len(done) == 12
+    # A third time there is nothing left to train, and what is read back is what was shown.
+    again = confirm(stored_study(tmp_path, rows, storage=url), device="cpu")
+    assert len(lab.calls) == 12
+    assert again == whole == load_confirmation(stored_study(tmp_path, rows, storage=url))
+
+
+def test_keys_in_the_storage_are_the_documented_ones(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
+    confirm(stored, seeds=1, device="cpu")
+    keys = [key for key in stored.study.user_attrs if key.startswith("pdsearch:confirm/")]
+    assert len(keys) == 3
+    record = stored.study.user_attrs[keys[0]]
+    assert record["epochs"] == [{"epoch": 1, "loss": None, "accuracy": 0.5}]
+    assert Candidate.from_dict(record["candidate"]) == load_family("relu").default
+
+
+def test_a_later_call_adds_rows_and_corrects_over_all_of_them(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    first = confirm(stored, device="cpu")
+    silu = load_family("silu").default
+    second = confirm(stored, candidates=[silu], device="cpu")
+    assert [row.kind for row in second.rows] == ["baseline", "candidate", "given"]
+    assert len(lab.calls) == 3 * 4
+    assert first.rows[1].p_adjusted == first.rows[1].p_value
+    small, large = sorted(row.p_value or 0.0 for row in second.rows[1:])
+    adjusted = sorted(row.p_adjusted or 0.0 for row in second.rows[1:])
+    assert adjusted[0] == pytest.approx(2 * small)
+    assert adjusted[1] == pytest.approx(max(large, 2 * small))
+
+
+def test_the_best_are_distinct_finished_and_in_order(tmp_path: Path, lab: Lab) -> None:
+    rows = [
+        finished(1, 0.30, 0.90),
+        finished(2, 0.30 + 1e-8, 0.91),
+        finished(3, 0.70, 0.99, status="pruned"),
+        finished(4, 0.80, math.nan),
+        finished(5, 0.60, 0.95, kind="reference"),
+        finished(6, 0.10, 0.80),
+        finished(7, 0.20, 0.85),
+    ]
+    stored = stored_study(tmp_path, rows, references=())
+    result = confirm(stored, top=2, seeds=2, device="cpu")
+    assert [row.name for row in result.rows] == ["relu", "tail(a=0.3)", "tail(a=0.2)"]
+
+
+def test_a_row_that_equals_another_is_trained_once_under_both_names(
+    tmp_path: Path, lab: Lab
+) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    elu = load_family("elu").default
+    same = Family("same", sympy.Piecewise((1, x > 0), (sympy.exp(x), True))).default
+    result = confirm(stored, top=0, candidates=[elu, same], seeds=2, device="cpu")
+    assert [row.name for row in result.rows] == ["relu", f"{elu.name} = same"]
+
+
+def test_one_seed_has_no_interval_and_says_so(tmp_path: Path, lab: Lab) -> None:
+    result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), seeds=1, device="cpu")
+    tail = result.rows[-1]
+    assert tail.difference == pytest.approx(0.0012)
+    assert (tail.std, tail.ci95, tail.p_value, tail.p_adjusted) == (None,) * 4
+    assert result.headline == "tail(a=0.5) − ReLU = +0.12 points, n = 1: no statement (one seed)."
+    assert any("One seed" in note for note in result.notes)
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert "no statement" in confirm_table(result)
+
+
+def test_a_diverged_run_counts_as_guessing_and_is_noted(tmp_path: Path, lab: Lab) -> None:
+    lab.diverging = (("tail(a=0.5)", FIRST_SEED + 1),)
+    result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu")
+    tail = result.rows[-1]
+    assert tail.accuracy[1] == pytest.approx(0.1)
+    assert tail.diverged == (FIRST_SEED + 1,)
+    assert any("tail(a=0.5) diverged at seed 1001" in note for note in result.notes)
+
+
+def test_what_is_not_significant_is_said_with_the_seeds_it_would_take(
+    tmp_path: Path, lab: Lab
+) -> None:
+    # Differences ±: mean 0.25, sd 2.217 thousandths; d = 0.1127: normal theory asks for 618 pairs.
+    noise = (0.002, -0.002, 0.003, -0.002)
+    lab.accuracy = lambda who, seed, rate: (
+        BASE[seed - FIRST_SEED] + (noise[seed - FIRST_SEED] if who.startswith("tail") else 0.0)
+    )
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    result = confirm(stored, device="cpu")
+    tail = result.rows[-1]
+    assert not tail.significant
+    effect = 0.00025 / (math.sqrt(sum((1000 * d - 0.25) ** 2 for d in noise) / 3) / 1000)
+    normal = ((1.959964 + 0.841621) / effect) ** 2
+    assert tail.seeds_needed == pytest.approx(normal, abs=3)
+    assert f"not significant (about {tail.seeds_needed} seeds" in result.headline
+
+
+def test_each_row_gets_its_own_rate_from_validation_alone(tmp_path: Path, lab: Lab) -> None:
+    best = {"relu": 0.1, "tail(a=0.5)": 0.01}
+
+    def accuracy(who: str, seed: int, rate: float) -> float:
+        return known(who, seed, rate) - abs(rate - best[who])
+
+    lab.accuracy = accuracy
+    rows = [finished(3, 0.5, 0.9)]
+    stored = stored_study(tmp_path, rows, references=(), learning_rates=(0.01, 0.1, 1.0))
+    result = confirm(stored, seeds=2, device="cpu")
+    assert {row.name: row.learning_rate for row in result.rows} == best
+    assert result.learning_rate is None
+    for call in lab.calls:
+        tuning = call["split"] == "validation"
+        assert call["seed"] == (0 if tuning else call["seed"])
+        assert tuning or call["settings"].learning_rate == best[call["who"]]
+        assert call["settings"].learning_rates == ()
+    assert sum(call["split"] == "validation" for call in lab.calls) == 6
+    assert [row.seeds for row in result.rows] == [2, 2]
+    assert "0.01, 0.1, 1" in result.notes[0]
+    assert "learning rate" in confirm_markdown(result)
+
+
+def test_controls_are_the_forward_control_and_plain_activations(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    result = confirm(stored, controls=True, seeds=2, device="cpu")
+    assert [(row.kind, row.name) for row in result.rows[2:]] == [
+        ("forward_control", "forward control of tail(a=0.5)"),
+        ("activation", "LeakyReLU"),
+        ("activation", "GELU"),
+        ("activation", "SiLU"),
+    ]
+    assert {"LeakyReLU", "GELU", "SiLU"} <= {call["who"] for call in lab.calls}
+
+
+@pytest.mark.parametrize("name", ["LeakyReLU", "GELU", "SiLU"])
+def test_the_activations_formulas_are_torchs(name: str) -> None:
+    import torch
+
+    from pdsearch.confirm.contenders import ACTIVATIONS
+    from pdsearch.expression import parse
+
+    formula = parse(ACTIVATIONS[name], parameters=())
+    for at in (-3.0, -0.5, 0.0, 0.25, 2.0):
+        ours = float(formula.subs(x, sympy.Rational(str(at))).evalf(30))
+        theirs = getattr(torch.nn, name)()(torch.tensor(at, dtype=torch.float64)).item()
+        assert ours == pytest.approx(theirs, abs=1e-14)
+
+
+def test_transfers_are_kept_apart(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
+    result = confirm(stored, seeds=2, transfer=["vgg16@other"], device="cpu")
+    assert (result.model, result.dataset) == ("alexnet", "digits")
+    (there,) = result.transfers
+    assert (there.model, there.dataset) == ("vgg16", "other")
+    assert len(there.rows) == len(result.rows) == 3
+    assert len(lab.calls) == 12
+    document = result.to_dict()
+    assert document["transfers"][0]["model"] == "vgg16"
+    assert load_confirmation(stored) == result
+    assert "### vgg16 on other" in confirm_markdown(result)
+    assert "vgg16 on other" in confirm_table(result)
+
+
+def test_other_epochs_are_another_confirmation(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
+    confirm(stored, seeds=2, device="cpu")
+    other = confirm(stored, seeds=2, epochs=5, device="cpu")
+    assert other.epochs == 5
+    assert len(lab.calls) == 12
+    assert load_confirmation(stored) == other
+
+
+def test_an_untouched_study_has_no_confirmation(tmp_path: Path) -> None:
+    assert load_confirmation(stored_study(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"top": -1}, "top must be at least 0, got -1"),
+        ({"transfer": ["vgg16"]}, "a transfer is written MODEL@DATASET .* got 'vgg16'"),
+        ({"transfer": ["@digits"]}, "a transfer is written MODEL@DATASET"),
+        ({"transfer": ["vgg16@nowhere"]}, "unknown data set 'nowhere'"),
+    ],
+)
+def test_wrong_input_ends_before_any_training(
+    tmp_path: Path, lab: Lab, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu", **keys)
+    assert lab.calls == []
+
+
+def test_a_study_without_candidates_says_what_to_do(tmp_path: Path, lab: Lab) -> None:
+    with pytest.raises(InputError, match="'made-up' has no finished candidate to confirm yet"):
+        confirm(stored_study(tmp_path), device="cpu")
+
+
+def test_table_and_markdown_hold_every_row(tmp_path: Path, lab: Lab) -> None:
+    result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu")
+    table = confirm_table(result)
+    assert table.splitlines()[0] == result.headline
+    assert table.splitlines()[1] == "alexnet on digits, test set, 3 epochs, learning rate 0.02"
+    markdown = confirm_markdown(result)
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(result.rows)
+    assert len({line.count(" | ") for line in (lines[0], *lines[2:])}) == 1
+    for row in result.rows:
+        assert row.name in table and row.name in markdown
+        assert f"{100 * row.mean:.2f}" in table and f"{100 * row.mean:.2f}" in markdown
