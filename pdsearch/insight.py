@@ -143,6 +143,9 @@ class Insight:
             )
         return f"{n} trials of equal budget say nothing about the criteria yet."
 
+    def __str__(self) -> str:
+        return insight_table(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The document of `criteria --json`."""
         return {

@@ -72,6 +72,8 @@ class _Session:
     records: dict[str, dict[str, Any]]
     planned: int
     done: int = 0
+    trained: int = 0
+    seconds: float = 0.0
 
     def run(
         self,
@@ -104,7 +106,6 @@ class _Session:
             checkpoint=checkpoint,
             module=contender.module,
         )
-        checkpoint.unlink(missing_ok=True)
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.
         accuracy = 1 / len(dataset.classes) if result.diverged else result.value
         record = {
@@ -128,12 +129,18 @@ class _Session:
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
         self.stored.study.set_user_attr(key, record)
+        # Not before: where the storage refuses, the next call takes the run up from here.
+        checkpoint.unlink(missing_ok=True)
         self.records[key] = record
+        self.trained += 1
+        self.seconds += result.seconds
         if self.progress is not None:
+            left = (self.planned - self.done) * self.seconds / self.trained / 60
             self.progress(
                 f"{self.done}/{self.planned} {setting.trial.model} on {setting.trial.dataset}: "
                 f"{contender.name}, seed {seed}: {split} accuracy {100 * accuracy:.2f} % "
-                f"({result.seconds:.0f} s{', diverged' if result.diverged else ''})"
+                f"({result.seconds:.0f} s{', diverged' if result.diverged else ''}; "
+                f"at most {left:.0f} min left)"
             )
         return record
 
