@@ -1,0 +1,396 @@
+"""Sympy expressions to torch source text. The only printer of the project.
+
+The op, the standalone exported file and the documentation all use the text that `torch_source`
+returns, so a shape is written down exactly once: in its family.
+
+Three things are done that sympy's own torch printer does not do:
+
+* `Piecewise` becomes nested `torch.where`, whose both arms are always evaluated. The input of an
+  arm that is not taken is replaced by a harmless point of the arm's own region first, so that no
+  overflow of a dead arm can reach the result or its derivative.
+* `1 + erf(z)` and `1/2 + atan(z)/pi` are printed as `erfc(-z)` and `atan2(1, -z)/pi`: the same
+  functions, without the cancellation that leaves no correct digit far out on the negative side.
+* Scalars (parameters, `t`) are arguments, so one text serves every candidate of a family.
+"""
+
+import functools
+import linecache
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import sympy
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from pdsearch import expression as _expression
+from pdsearch.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pdsearch.family import Candidate
+
+__all__ = ["derivative", "evaluate", "torch_function", "torch_source"]
+
+
+class _TorchPrinter(StrPrinter):
+    """Prints one expression; whether a subexpression is a tensor follows from x being in it."""
+
+    def _call(self, function: str, *arguments: sympy.Basic) -> str:
+        return f"{function}({', '.join(self._print(a) for a in arguments)})"
+
+    def _unary(self, name: str, argument: sympy.Expr) -> str:
+        # Scalars are Python floats, or 0-d tensors when t is one; `_s` of the text takes both.
+        inner = self._print(argument)
+        return f"torch.{name}({inner})" if _is_tensor(argument) else f"torch.{name}(_s({inner}, x))"
+
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:  # noqa: N802
+        return expr.name
+
+    def _print_Integer(self, expr: sympy.Integer) -> str:  # noqa: N802
+        return str(int(expr)) + ".0"
+
+    def _print_Rational(self, expr: sympy.Rational) -> str:  # noqa: N802
+        return repr(_double(expr))
+
+    def _print_NumberSymbol(self, expr: sympy.Expr) -> str:  # noqa: N802
+        return repr(_double(expr))
+
+    _print_Pi = _print_Exp1 = _print_NumberSymbol
+
+    def _print_BooleanTrue(self, expr: Any) -> str:  # noqa: N802
+        return "torch.ones_like(x, dtype=torch.bool)"
+
+    def _print_BooleanFalse(self, expr: Any) -> str:  # noqa: N802
+        return "torch.zeros_like(x, dtype=torch.bool)"
+
+    def _print_DiracDelta(self, expr: sympy.Expr) -> str:  # noqa: N802
+        return "0.0"
+
+    def _print_Add(self, expr: sympy.Add, order: Any = None) -> str:  # noqa: N802
+        stable = _stable_sum(expr)
+        if stable is not None:
+            return stable(self)
+        return " + ".join(self.parenthesize(a, PRECEDENCE["Add"]) for a in expr.args)
+
+    def _print_Mul(self, expr: sympy.Mul) -> str:  # noqa: N802
+        if expr.is_number:
+            return repr(_double(expr))
+        number, rest = expr.as_coeff_Mul()
+        numerator: list[str] = []
+        denominator: list[str] = []
+        for factor in sympy.Mul.make_args(rest):
+            if isinstance(factor, sympy.Pow) and factor.exp.could_extract_minus_sign():
+                denominator.append(self.parenthesize(factor.base**-factor.exp, PRECEDENCE["Pow"]))
+            else:
+                numerator.append(self.parenthesize(factor, PRECEDENCE["Mul"]))
+        if number == -1:
+            numerator[:1] = ["-" + numerator[0]] if numerator else ["-1.0"]
+        elif number != 1:
+            numerator.insert(0, self._print(number) if number > 0 else f"({self._print(number)})")
+        text = "*".join(numerator) or "1.0"
+        return text + "".join(f"/{part}" for part in denominator)
+
+    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:  # noqa: N802
+        base, exponent = expr.args
+        if expr.is_number:
+            return repr(_double(expr))
+        if base == sympy.E:
+            return self._unary("exp", cast(sympy.Expr, exponent))
+        if exponent == sympy.Rational(1, 2):
+            return self._unary("sqrt", cast(sympy.Expr, base))
+        if exponent.could_extract_minus_sign():
+            return f"1.0/{self.parenthesize(base**-exponent, PRECEDENCE['Pow'])}"
+        if exponent == 2:
+            return self._unary("square", cast(sympy.Expr, base))
+        if exponent.is_Integer:
+            # An integer exponent as such: pow with a float one is slower.
+            return f"{self.parenthesize(base, PRECEDENCE['Pow'])}**{int(exponent)}"
+        left = self._print(base)
+        if not _is_tensor(base):
+            left = f"_s({left}, x)"
+        return f"torch.pow({left}, {self._print(exponent)})"
+
+    def _print_ExpBase(self, expr: sympy.Expr) -> str:  # noqa: N802
+        return self._unary("exp", cast(sympy.Expr, expr.args[0]))
+
+    def _print_Function(self, expr: sympy.Function) -> str:  # noqa: N802
+        name = type(expr).__name__
+        if name == "softplus":
+            argument = self._print(expr.args[0])
+            scalar = argument if _is_tensor(expr.args[0]) else f"_s({argument}, x)"
+            # logaddexp has no threshold beyond which it becomes the identity, unlike softplus.
+            return f"torch.logaddexp({scalar}, torch.zeros_like({scalar}))"
+        return self._unary(_FUNCTIONS[name], cast(sympy.Expr, expr.args[0]))
+
+    _print_exp = _print_ExpBase
+    _print_log = _print_sin = _print_cos = _print_sinh = _print_cosh = _print_Function
+    _print_tanh = _print_atan = _print_erf = _print_erfc = _print_Function
+    _print_sigmoid = _print_softplus = _print_Abs = _print_sign = _print_Function
+
+    def _print_Heaviside(self, expr: sympy.Heaviside) -> str:  # noqa: N802
+        argument, at_zero = expr.args
+        z = self._print(argument)
+        scalar = z if _is_tensor(argument) else f"_s({z}, x)"
+        return (
+            f"torch.where({scalar} > 0.0, 1.0, torch.where({scalar} < 0.0, 0.0, "
+            f"_s({self._print(at_zero)}, x)))"
+        )
+
+    def _extremum(self, function: str, expr: sympy.Expr) -> str:
+        # Folded pairwise; a Python number is no argument of torch.maximum.
+        parts = [
+            self._print(a) if _is_tensor(a) else f"_s({self._print(a)}, x)" for a in expr.args
+        ]
+        text = parts[0]
+        for part in parts[1:]:
+            text = f"torch.{function}({text}, {part})"
+        return text
+
+    def _print_Max(self, expr: sympy.Max) -> str:  # noqa: N802
+        return self._extremum("maximum", expr)
+
+    def _print_Min(self, expr: sympy.Min) -> str:  # noqa: N802
+        return self._extremum("minimum", expr)
+
+    def _print_Relational(self, expr: Any) -> str:  # noqa: N802
+        left, right = expr.lhs, expr.rhs
+        text = self._print(left) if _is_tensor(left) else f"_s({self._print(left)}, x)"
+        return f"({text} {expr.rel_op} {self._print(right)})"
+
+    def _print_And(self, expr: Any) -> str:  # noqa: N802
+        return "(" + " & ".join(self._print(a) for a in sorted(expr.args, key=str)) + ")"
+
+    def _print_Or(self, expr: Any) -> str:  # noqa: N802
+        return "(" + " | ".join(self._print(a) for a in sorted(expr.args, key=str)) + ")"
+
+    def _print_Not(self, expr: Any) -> str:  # noqa: N802
+        return f"(~{self._print(expr.args[0])})"
+
+    def emptyPrinter(self, expr: Any) -> str:  # noqa: N802
+        raise InputError(f"pdsearch cannot compile {type(expr).__name__} to torch")
+
+
+_FUNCTIONS = {
+    "log": "log",
+    "sin": "sin",
+    "cos": "cos",
+    "sinh": "sinh",
+    "cosh": "cosh",
+    "tanh": "tanh",
+    "atan": "atan",
+    "erf": "erf",
+    "erfc": "erfc",
+    "sigmoid": "sigmoid",
+    "Abs": "abs",
+    "sign": "sign",
+}
+
+
+def _double(number: sympy.Expr) -> float:
+    return float(sympy.N(number, 30))
+
+
+def _is_tensor(expr: sympy.Basic) -> bool:
+    return _expression.x in expr.free_symbols or any(
+        s.name.startswith("_v") for s in expr.free_symbols
+    )
+
+
+def _stable_sum(expr: sympy.Add) -> Callable[[_TorchPrinter], str] | None:
+    """`c + c*erf(z)` and `c + 2*c*atan(z)/pi`, as forms that do not cancel."""
+    if len(expr.args) != 2:
+        return None
+    constant, rest = expr.as_coeff_Add()
+    if constant == 0:
+        return None
+    coefficient, function = rest.as_coeff_Mul()
+    if isinstance(function, sympy.erf) and abs(coefficient) == constant:
+        z = cast(sympy.Expr, -sympy.sign(coefficient) * function.args[0])
+        return lambda p: f"{p._print(constant)}*{p._unary('erfc', z)}"
+    for factor in sympy.Mul.make_args(rest):
+        if isinstance(factor, sympy.atan) and abs(rest / factor) == 2 * constant / sympy.pi:
+            z = cast(sympy.Expr, -sympy.sign(rest / factor) * factor.args[0])
+            if not _is_tensor(z):
+                return None
+            return lambda p: (
+                f"{_double(2 * constant / sympy.pi)!r}"
+                f"*torch.atan2(torch.ones_like(x), {p._print(z)})"
+            )
+    return None
+
+
+class _Writer:
+    """Writes the statements of one function, one `Piecewise` at a time from the inside out."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.count = 0
+        self.printer = _TorchPrinter({"order": None})
+
+    def fresh(self) -> sympy.Symbol:
+        self.count += 1
+        return sympy.Symbol(f"_v{self.count}", real=True)
+
+    def assign(self, text: str) -> sympy.Symbol:
+        name = self.fresh()
+        self.lines.append(f"{name.name} = {text}")
+        return name
+
+    def write(self, expr: sympy.Expr, point: sympy.Symbol) -> sympy.Expr:
+        """Emit the Piecewise nodes of `expr` (a function of `point`), return what is left."""
+        replacements = {}
+        for node in _outermost_piecewise(expr):
+            replacements[node] = self.piecewise(node, point)
+        return expr.xreplace(replacements) if replacements else expr
+
+    def text(self, expr: sympy.Expr) -> str:
+        shared, (body,) = sympy.cse([expr], symbols=iter(self.fresh, None), order="none")
+        for name, value in shared:
+            shown = self.printer.doprint(value)
+            # A shared scalar becomes a tensor here: every name _v… is one.
+            self.lines.append(f"{name.name} = {shown if _is_tensor(value) else f'_s({shown}, x)'}")
+        printed = self.printer.doprint(body)
+        return printed if _is_tensor(body) else f"_s({printed}, x)"
+
+    def piecewise(self, node: sympy.Piecewise, point: sympy.Symbol) -> sympy.Symbol:
+        arms = []
+        taken = None
+        for value, condition in node.args:
+            if condition == sympy.true:
+                here = f"~{taken.name}" if taken is not None else None
+            else:
+                mask = self.assign(self.printer.doprint(condition))
+                here = mask.name if taken is None else f"{mask.name} & ~{taken.name}"
+                taken = mask if taken is None else self.assign(f"{taken.name} | {mask.name}")
+            arms.append((value, here))
+        result = None
+        for value, here in reversed(arms):
+            if value.is_number or not value.has(_expression.x):
+                text = self.text(value)
+            elif here is None or not _can_break(value):
+                text = self.text(self.write(value, point))
+            else:
+                text = self.guarded(value, here, point)
+            result = self.assign(
+                text if result is None else f"torch.where({here}, {text}, {result.name})"
+            )
+        assert result is not None
+        return result
+
+    def guarded(self, value: sympy.Expr, here: str, point: sympy.Symbol) -> str:
+        """An arm evaluated with x replaced, where the arm is not taken, by 0.
+
+        The arm's own value at 0 may be singular (1/x for x > 1), so what is computed there is
+        dropped by torch.where and its derivative is never asked of autograd: the text of every
+        derivative is printed from its own expression.
+        """
+        name = self.assign(f"torch.where({here}, {point.name}, 0.0)")
+        inner = value.xreplace({point: name})
+        return self.text(self.write(inner, name))
+
+
+def _can_break(value: sympy.Expr) -> bool:
+    return bool(value.atoms(sympy.Function, sympy.Pow))
+
+
+def _outermost_piecewise(expr: sympy.Basic) -> list[sympy.Piecewise]:
+    found: list[sympy.Piecewise] = []
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, sympy.Piecewise):
+            if node not in found:
+                found.append(node)
+        else:
+            stack.extend(node.args)
+    return found
+
+
+def torch_source(
+    expression: sympy.Expr, *, parameters: Sequence[str] = (), name: str = "g"
+) -> str:
+    """The text of a Python function of torch ops that computes an expression.
+
+    Args:
+        expression: in x, t and the parameters; see `pdsearch.expression`.
+        parameters: names of the arguments that follow x and t, in this order.
+        name: of the function.
+
+    Returns:
+        Source of `def <name>(x, t, ...)` and of its helper `_s`; it needs only `torch`. x is a
+        floating-point tensor, t and the parameters are numbers or 0-d tensors.
+    """
+    if not name.isidentifier():
+        raise InputError(f"{name!r} is no identifier")
+    writer = _Writer()
+    # Symbols of the text never clash with torch's or Python's names: parameters are p_<name>.
+    renamed = {_expression.symbol(p): sympy.Symbol(f"p_{p}", real=True) for p in parameters}
+    body = writer.text(writer.write(expression.xreplace(renamed), _expression.x))
+    arguments = "".join(f", p_{p}" for p in parameters)
+    lines = "".join(f"    {line}\n" for line in writer.lines)
+    return f"{SCALAR_HELPER}\n\ndef {name}(x, t{arguments}):\n{lines}    return {body}\n"
+
+
+SCALAR_HELPER = '''def _s(value, like):
+    """A number as a tensor of `like`'s dtype and shape."""
+    return torch.zeros_like(like) + value
+'''
+
+
+@functools.lru_cache(maxsize=1_024)
+def torch_function(
+    expression: sympy.Expr, parameters: tuple[str, ...] = ()
+) -> "Callable[..., torch.Tensor]":
+    """The compiled form of `torch_source`'s text, one per expression and parameter names."""
+    import torch
+
+    source = torch_source(expression, parameters=parameters)
+    file = f"<pdsearch formula {abs(hash(source)):x}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    namespace: dict[str, Any] = {"torch": torch}
+    # Our own printer's text of an expression that went through the allow-list: nothing a user
+    # wrote is in it but identifiers that begin with p_.
+    exec(compile(source, file, "exec"), namespace)
+    return cast("Callable[..., torch.Tensor]", namespace["g"])
+
+
+@functools.lru_cache(maxsize=1_024)
+def derivative(expression: sympy.Expr, order: int = 1) -> sympy.Expr:
+    """The derivative in x away from jumps: DiracDelta terms are dropped.
+
+    At a breakpoint it is the derivative of the arm that is taken there.
+    """
+    result = expression
+    for _ in range(order):
+        result = sympy.diff(result, _expression.x)
+        result = result.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
+        # d|z|/dz and derivatives of sign come back unevaluated for some arguments.
+        result = result.doit()
+        result = result.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
+    return cast(sympy.Expr, result)
+
+
+def evaluate(
+    candidate: "Candidate", input: "torch.Tensor", *, t: "float | torch.Tensor" = 0.0, order: int = 0
+) -> "torch.Tensor":
+    """Values of a candidate's g, or of its derivative of some order, in float64 inside.
+
+    float64 for every dtype: near a zero of g, or in a tail that is a difference, arithmetic in
+    the input's own precision would lose the digits that the result's dtype can still show.
+
+    Raises:
+        InputError: the input is not floating-point, or t is outside of [0, 1].
+    """
+    import torch
+
+    if not isinstance(input, torch.Tensor) or not input.is_floating_point():
+        kind = str(input.dtype) if isinstance(input, torch.Tensor) else type(input).__name__
+        raise InputError(f"a floating-point tensor is needed, got {kind}")
+    if not isinstance(t, torch.Tensor) and not 0.0 <= t <= 1.0:
+        raise InputError(f"t must be in [0, 1], got {t!r}")
+    family = candidate.family
+    expression = derivative(family.expression, order) if order else family.expression
+    function = torch_function(expression, family.parameters)
+    values: Mapping[str, float] = candidate.parameters
+    return function(input.to(torch.float64), t, *values.values()).to(input.dtype)
