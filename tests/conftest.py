@@ -1,4 +1,4 @@
-"""What every test shares: no writing outside its folder, few threads, reproducible Hypothesis runs."""
+"""What every test shares: an own folder to write to, few threads, repeatable Hypothesis runs."""
 
 import os
 from pathlib import Path

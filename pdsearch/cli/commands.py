@@ -1,0 +1,303 @@
+"""One function a command: the words in, a call, its outcome printed; the exit status back."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.cli import show
+from pdsearch.cli.output import emit, emit_json, note
+from pdsearch.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from pdsearch.family import Candidate
+    from pdsearch.study import StoredStudy
+
+
+def configure(arguments: Namespace) -> None:
+    """How much is said on stderr."""
+    verbose = getattr(arguments, "verbose", 0)
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("pdsearch").setLevel(levels[min(verbose, 2)])
+
+
+def _progress(arguments: Namespace) -> bool:
+    return not getattr(arguments, "quiet", False)
+
+
+def _settings(pairs: Iterable[str]) -> dict[str, float]:
+    """`a=0.3` → {"a": 0.3}; what is wrong is said with the flag's name."""
+    settings: dict[str, float] = {}
+    for pair in pairs:
+        name, value = _split(pair, "NAME=VALUE")
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            raise InputError(f"--set {name} needs a number, got {value!r}") from None
+    return settings
+
+
+def _split(pair: str, form: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise InputError(f"--set needs {form}, got {pair!r}")
+    return name.strip(), value.strip()
+
+
+def families(arguments: Namespace) -> int:
+    """List the library."""
+    from pdsearch.family import library
+
+    found = library().values()
+    if arguments.json:
+        emit_json([show.family_entry(family) for family in found])
+    else:
+        emit(show.families_text(found))
+    return 0
+
+
+def check(arguments: Namespace) -> int:
+    """Decide the criteria; 1 where a required one does not hold."""
+    from pdsearch.criteria import check as decide
+    from pdsearch.family import load_target
+
+    if arguments.map and not arguments.family:
+        raise InputError("--map needs --family: it cuts the family's parameter box into parts")
+    family, candidate = load_target(
+        arguments.target, settings=_settings(arguments.set), params=arguments.param
+    )
+    target = family if arguments.family else candidate
+    report = decide(target, profile=arguments.profile)
+    if arguments.html:
+        from pdsearch.report import criteria_report, write_html
+
+        write_html(criteria_report(report, candidate), Path(arguments.html))
+    if arguments.json:
+        emit_json(report.to_dict())
+    else:
+        emit(show.report_text(report, target))
+    if arguments.html:
+        note(f"report: {arguments.html}")
+    return 0 if report.passed else 1
+
+
+def search(arguments: Namespace) -> int:
+    """Run a study to its total, then write its report and its best candidate."""
+    from pdsearch.study import load_study_file, open_study
+    from pdsearch.study import search as run
+
+    overrides = dict(_split(pair, "section.key=value") for pair in arguments.set)
+    study = load_study_file(Path(arguments.study), overrides=overrides)
+    result = run(
+        study,
+        trials=arguments.trials,
+        storage=arguments.storage,
+        workers=arguments.workers,
+        device=arguments.device,
+        threads=arguments.threads,
+        seed=arguments.seed,
+        progress=_progress(arguments),
+    )
+    written = _write_results(open_study(result.study, storage=arguments.storage))
+    if arguments.json:
+        emit_json(result.to_dict())
+    else:
+        emit(show.search_text(result.to_dict()))
+    for line in written:
+        note(line)
+    return 0
+
+
+def _write_results(stored: "StoredStudy") -> list[str]:
+    from pdsearch.export import export as write
+    from pdsearch.report import study_report, write_html
+
+    stored.output.mkdir(parents=True, exist_ok=True)
+    write_html(study_report(stored), stored.output / "report.html")
+    written = [f"report: {stored.output / 'report.html'}"]
+    best = stored.best()
+    if best is not None and best.candidate is not None:
+        for name in ("best.py", "best.json"):
+            write(
+                best.candidate,
+                stored.output / name,
+                force=True,
+                provenance=_provenance(stored, best.number, best.value),
+            )
+        written.append(f"best candidate: {stored.output / 'best.py'} (and best.json)")
+    return written
+
+
+def _provenance(stored: "StoredStudy", trial: int, value: float | None) -> dict[str, Any]:
+    settings = stored.settings.trial
+    return {
+        "study": stored.name,
+        "trial": trial,
+        "validation accuracy": value,
+        "model": settings.model,
+        "dataset": settings.dataset,
+        "epochs": settings.epochs,
+    }
+
+
+def worker(arguments: Namespace) -> int:
+    """Join a study that others are running."""
+    from pdsearch.study import search as run
+
+    stored = _stored(arguments)
+    run(
+        stored.settings,
+        storage=arguments.storage,
+        device=arguments.device,
+        threads=arguments.threads,
+        seed=arguments.seed,
+        progress=_progress(arguments),
+    )
+    return 0
+
+
+def _stored(arguments: Namespace) -> "StoredStudy":
+    from pdsearch.study import open_study
+
+    return open_study(arguments.study, storage=arguments.storage)
+
+
+def status(arguments: Namespace) -> int:
+    """How far a study is."""
+    data = show.status_entry(_stored(arguments))
+    if arguments.json:
+        emit_json(data)
+    else:
+        emit(show.status_text(data))
+    return 0
+
+
+def report(arguments: Namespace) -> int:
+    """Write a study's report."""
+    from pdsearch.report import study_report, write_html
+
+    write_html(study_report(_stored(arguments)), Path(arguments.output))
+    note(f"report: {arguments.output}")
+    return 0
+
+
+def confirm(arguments: Namespace) -> int:
+    """Retrain the best over seeds."""
+    from pdsearch.confirm import confirm as retrain
+    from pdsearch.confirm import confirm_table
+    from pdsearch.family import load_target
+
+    outcome = retrain(
+        _stored(arguments),
+        seeds=arguments.seeds,
+        top=arguments.top,
+        epochs=arguments.epochs,
+        candidates=[load_target(text)[1] for text in arguments.candidate],
+        controls=arguments.controls,
+        transfer=arguments.transfer,
+        seed=arguments.seed,
+        device=arguments.device,
+        threads=arguments.threads,
+        progress=note if _progress(arguments) else None,
+    )
+    if arguments.json:
+        emit_json(outcome.to_dict())
+    else:
+        emit(confirm_table(outcome))
+    return 0
+
+
+def export(arguments: Namespace) -> int:
+    """Write a candidate as a file."""
+    from pdsearch.export import export as write
+
+    candidate, provenance = _source(arguments)
+    if settings := _settings(arguments.set):
+        candidate = candidate.family.bind(**{**candidate.parameters, **settings})
+    path = write(candidate, Path(arguments.output), force=arguments.force, provenance=provenance)
+    note(f"wrote {path}: {candidate.name}")
+    return 0
+
+
+def _source(arguments: Namespace) -> tuple["Candidate", dict[str, Any] | None]:
+    """A study's candidate, or a target's: a name is a family's before it is a study's."""
+    from pdsearch.family import find_name, load_target
+
+    text = arguments.source
+    from_study = text.endswith(".toml") or arguments.storage or arguments.trial is not None
+    if not from_study and not find_name(text):
+        from pdsearch.study import study_exists
+
+        from_study = study_exists(text)
+    if not from_study:
+        return load_target(text, settings=_settings(arguments.set))[1], None
+    from pdsearch.study import open_study
+
+    stored = open_study(text, storage=arguments.storage)
+    if arguments.trial is None:
+        row = stored.best()
+        if row is None:
+            raise InputError(f"study {stored.name!r} has no finished candidate to export yet")
+    else:
+        rows = {row.number: row for row in stored.trials()}
+        if arguments.trial not in rows:
+            raise InputError(
+                f"study {stored.name!r} has no trial {arguments.trial} (it has {len(rows)})"
+            )
+        row = rows[arguments.trial]
+    if row.candidate is None:
+        raise InputError(f"trial {row.number} of study {stored.name!r} has no candidate yet")
+    return row.candidate, _provenance(stored, row.number, row.value)
+
+
+def criteria(arguments: Namespace) -> int:
+    """What a study says about its criteria."""
+    from pdsearch.insight import learned_criteria
+
+    insight = learned_criteria(_stored(arguments))
+    if arguments.json:
+        emit_json(insight.to_dict())
+    else:
+        emit(str(insight))
+    return 0
+
+
+def dashboard(arguments: Namespace) -> int:
+    """Serve optuna-dashboard on this machine until interrupted."""
+    try:
+        from optuna_dashboard import run_server
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            "the dashboard is not installed: pip install 'pdsearch[dashboard]'"
+        ) from error
+    stored = _stored(arguments)
+    note(f"study {stored.name}: http://127.0.0.1:{arguments.port}/ (Ctrl-C ends it)")
+    run_server(stored.study._storage, host="127.0.0.1", port=arguments.port)
+    return 0
+
+
+def doctor(arguments: Namespace) -> int:
+    """Look at the installation and the storage; 1 where something needs attention."""
+    from pdsearch.doctor import examine
+
+    findings = examine(storage=arguments.storage)
+    fine = all(finding.level != "attention" for finding in findings)
+    if arguments.json:
+        emit_json({"ok": fine, "findings": [finding.to_dict() for finding in findings]})
+    else:
+        emit(show.doctor_text(findings))
+    return 0 if fine else 1
+
+
+def init(arguments: Namespace) -> int:
+    """Write the starter files."""
+    from pdsearch.starter import write_starter
+
+    directory = Path(arguments.directory)
+    for path in write_starter(directory):
+        note(f"wrote {path}")
+    where = "" if arguments.directory == "." else f"cd {arguments.directory} && "
+    emit(f"{where}pdsearch check my_family.py\n{where}pdsearch search study.toml")
+    return 0

@@ -1,0 +1,206 @@
+"""Results as plain data for `--json` and as text for people."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.cli.output import can_draw, table
+
+if TYPE_CHECKING:
+    from pdsearch.criteria import Report, Result
+    from pdsearch.doctor import Finding
+    from pdsearch.family import Candidate, Family
+    from pdsearch.study import StoredStudy
+
+WIDTH = 100
+MARKS = {True: "yes", False: "NO"}
+
+
+def number(value: Any) -> str:
+    """A number, an enclosure or nothing, to five digits."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        low, high = (number(end) for end in value)
+        return low if low == high else f"[{low}, {high}]"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+# ---------------------------------------------------------------------------------- families
+
+
+def family_entry(family: "Family") -> dict[str, Any]:
+    """One entry of `families --json`."""
+    space = family.to_dict()["space"]
+    return {
+        "name": family.name,
+        "aliases": list(family.aliases),
+        "formula": family.formula,
+        "latex": family.latex,
+        "parameters": {
+            name: {
+                "low": entry["low"],
+                "high": entry["high"],
+                "log": entry["log"],
+                "default": family.defaults[name],
+            }
+            for name, entry in space.items()
+        },
+        "reference": family.reference,
+        "origin": family.origin,
+    }
+
+
+def families_text(families: Iterable["Family"]) -> str:
+    """The library, a paragraph each; with small plots where the terminal can show them."""
+    blocks = []
+    for family in families:
+        names = family.name + (f" ({', '.join(family.aliases)})" if family.aliases else "")
+        head = names if not can_draw() else f"{names:34}{_sparkline(family)}"
+        lines = [head.rstrip(), *_wrapped("g(x) = " + family.formula)]
+        lines += [f"    {line}" for line in _ranges(family_entry(family)["parameters"])]
+        lines += _wrapped(family.reference)
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _sparkline(family: "Family") -> str:
+    from pdsearch.report import sparkline
+
+    return sparkline(family.default)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+    )
+
+
+def _ranges(parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{name} in [{number(entry['low'])}, {number(entry['high'])}]"
+        + (" (log)" if entry["log"] else "")
+        + f", default {number(entry['default'])}"
+        for name, entry in parameters.items()
+    ]
+
+
+# ------------------------------------------------------------------------------------- check
+
+
+def report_text(report: "Report", target: "Family | Candidate") -> str:
+    """The criteria as a table, then whether the required ones hold."""
+    rows = [("", "criterion", "holds", "verdict", "value", "bound")]
+    rows += [_criterion_row(result) for result in report.criteria]
+    lines = [report.target, *_wrapped("g(x) = " + target.formula), "", table(rows, right=(4,)), ""]
+    for result in report.criteria:
+        if not result.passed:
+            lines += _explanation(result)
+    required = [result for result in report.criteria if result.required]
+    failing = [result.name for result in required if not result.passed]
+    lines.append(
+        f"profile {report.profile}: "
+        + (
+            f"{', '.join(failing)} required and not shown to hold"
+            if failing
+            else f"all {len(required)} required criteria hold"
+        )
+    )
+    return "\n".join(lines)
+
+
+def _criterion_row(result: "Result") -> tuple[str, ...]:
+    return (
+        "*" if result.required else "",
+        result.name,
+        MARKS[result.passed],
+        result.verdict,
+        number(result.value),
+        result.bound if isinstance(result.bound, str) else number(result.bound),
+    )
+
+
+def _explanation(result: "Result") -> list[str]:
+    witness = ", ".join(f"{name} = {number(at)}" for name, at in (result.witness or {}).items())
+    parts = [result.statement, f"{result.verdict}{f' at {witness}' if witness else ''}"]
+    if result.detail:
+        parts.append(result.detail)
+    text = f"{result.name}: {'; '.join(parts)}"
+    return [*textwrap.wrap(text, WIDTH, subsequent_indent="    "), ""]
+
+
+# ------------------------------------------------------------------------------------- study
+
+
+def accuracy(value: float | None) -> str:
+    """A fraction as percent, two decimals."""
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def search_text(data: Mapping[str, Any]) -> str:
+    """What a search found; `data` is `search --json`'s."""
+    counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in data["trials"].items())
+    rows = [("", "validation accuracy")]
+    if best := data["best"]:
+        rows.append((f"best: trial {best['trial']}", accuracy(best["value"])))
+    rows.append(("baseline: ReLU", accuracy(data["baseline"]["value"])))
+    rows += [(f"reference: {name}", accuracy(v)) for name, v in data["references"].items()]
+    lines = [f"study {data['study']}: {counts}", "", table(rows, right=(1,), indent="  "), ""]
+    if best:
+        values = ", ".join(f"{name} = {number(v)}" for name, v in best["parameters"].items())
+        lines += [f"{best['family']}{f' with {values}' if values else ''}"]
+        lines += _wrapped("g(x) = " + best["formula"])
+    else:
+        lines.append("no candidate finished")
+    lines.append("One seed's validation accuracy picks; `pdsearch confirm` tells whether it holds.")
+    return "\n".join(lines)
+
+
+def status_entry(stored: "StoredStudy") -> dict[str, Any]:
+    """`status --json`."""
+    best, baseline = stored.best(), stored.baseline()
+    rows = stored.trials()
+    return {
+        "study": stored.name,
+        "storage": stored.storage,
+        "trials": stored.counts(),
+        "target": stored.settings.study.trials,
+        "best": None
+        if best is None or best.candidate is None
+        else {
+            "trial": best.number,
+            "family": best.candidate.family.name,
+            "parameters": dict(best.candidate.parameters),
+            "formula": best.candidate.formula,
+            "value": best.value,
+        },
+        "baseline": {"value": None if baseline is None else baseline.value},
+        "references": {
+            row.candidate.family.name: row.value
+            for row in rows
+            if row.kind == "reference" and row.candidate is not None
+        },
+        "output": str(stored.output),
+    }
+
+
+def status_text(data: Mapping[str, Any]) -> str:
+    """How far a study is; `data` is `status --json`'s."""
+    return f"{search_text(data)}\ntotal asked for: {data['target']} · storage {data['storage']}"
+
+
+# ------------------------------------------------------------------------------------ doctor
+
+
+def doctor_text(findings: Iterable["Finding"]) -> str:
+    """The findings, what needs attention last, each with its remedy."""
+    lines = []
+    for finding in findings:
+        mark = {"ok": "ok  ", "info": "    ", "attention": "!!  "}[finding.level]
+        lines.append(f"{mark}{finding.name}: {finding.text}")
+        if finding.remedy:
+            lines.append(f"      → {finding.remedy}")
+    wrong = sum(finding.level == "attention" for finding in findings)
+    lines.append("")
+    lines.append("all is well" if not wrong else f"{wrong} thing(s) need attention")
+    return "\n".join(lines)
