@@ -49,9 +49,18 @@ def _owner(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node that may run: what only a type checker reads imports nothing."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _walk(child)
+
+
 def _imported(path: Path) -> Iterator[tuple[int, str]]:
     """Line and module of ours (first level) of each import, those inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             names = (
@@ -92,7 +101,7 @@ def test_files_inside_a_folder_form_no_cycle() -> None:
             prefix = ".".join(("pdsearch", *folder.relative_to(PACKAGE).parts))
             graph[path.stem] = {
                 name
-                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                for node in _walk(ast.parse(path.read_text(encoding="utf-8")))
                 if isinstance(node, ast.ImportFrom) and node.module
                 for name in (
                     [node.module.removeprefix(prefix + ".").split(".")[0]]

@@ -1,0 +1,577 @@
+"""The command line: what it prints where, its exit statuses, and one clear line for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from pdsearch import __version__
+from pdsearch.cli import main
+from pdsearch.cli.arguments import parse
+from pdsearch.cli.output import plain, table
+
+COMMANDS = (
+    *("families", "check", "search", "worker", "status", "report", "confirm", "export"),
+    *("criteria", "dashboard", "doctor", "init"),
+)
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], workdir: Path) -> Any:
+    """`run("check", "relu")` in an empty folder, in this process."""
+
+    def call(*words: str) -> Outcome:
+        status = main(words)
+        return Outcome(status, *capsys.readouterr())
+
+    return call
+
+
+def _process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pdsearch", *words]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+# ---------------------------------------------------------------------------------- the words
+
+
+def test_version(run: Any) -> None:
+    assert run("--version") == (0, f"pdsearch {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_with_an_example(command: str, run: Any) -> None:
+    outcome = run(command, "--help")
+    assert outcome.status == 0 and outcome.err == ""
+    assert f"  pdsearch {command}" in outcome.out.split("examples:")[1]
+
+
+def test_help_lists_every_command(run: Any) -> None:
+    out = run("--help").out
+    assert all(f"\n    {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_quiet_and_verbose_go_before_or_after_the_command(before: bool) -> None:
+    assert parse(["-q", "families"] if before else ["families", "-q"]).quiet
+    assert parse(["-vv", "families"] if before else ["families", "-vv"]).verbose == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["check", "f", "--set", "a=1", "b=2"], ["a=1", "b=2"]),
+        (["check", "f", "--set", "a=1", "--set", "b=2"], ["a=1", "b=2"]),
+        (["check", "--set", "a=1", "b=2", "f"], ["a=1", "b=2"]),
+        (["check", "--set", "a=1", "f", "--json"], ["a=1"]),
+        (["check", "--set", "a=-1", "f"], ["a=-1"]),
+    ],
+)
+def test_values_may_follow_one_flag_or_each_its_own(words: list[str], values: list[str]) -> None:
+    arguments = parse(words)
+    assert arguments.set == values and arguments.target == "f"
+
+
+def test_several_candidates_and_transfers() -> None:
+    words = ["confirm", "s", "--candidate", "a", "b", "--transfer", "vgg16@digits", "m@folder:d"]
+    arguments = parse(words)
+    assert arguments.study == "s" and arguments.candidate == ["a", "b"]
+    assert arguments.transfer == ["vgg16@digits", "m@folder:d"]
+    arguments = parse(["confirm", "--candidate", "a", "s", "--candidate", "b"])
+    assert arguments.study == "s" and arguments.candidate == ["a", "b"]
+
+
+def test_a_formula_that_begins_with_minus() -> None:
+    assert parse(["check", "--json", "--", "-x"]).target == "-x"
+    assert parse(["check", "-x + 1"]).target == "-x + 1"
+
+
+# ------------------------------------------------------------------------- output and statuses
+
+
+def test_json_has_no_numbers_that_json_does_not_know() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert plain({"a": [nan, inf, -inf, 1.5], 2: (True, None, Path("p"))}) == {
+        "a": [None, None, None, 1.5],
+        "2": [True, None, "p"],
+    }
+    numpy = pytest.importorskip("numpy")
+    assert plain([numpy.float32(0.5), numpy.int64(3), numpy.bool_(True)]) == [0.5, 3, True]
+    with pytest.raises(TypeError, match="object"):
+        plain(object())
+
+
+def test_table_aligns() -> None:
+    assert table([("a", "1"), ("bcd", "22")], right=(1,)) == "a     1\nbcd  22"
+    assert table([]) == ""
+
+
+def test_interrupted(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pdsearch.cli import commands
+
+    def interrupt(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "search", interrupt)
+    monkeypatch.setattr(commands, "families", interrupt)
+    outcome = run("search", "s.toml")
+    assert outcome.status == 130
+    assert "everything finished so far is kept, run the same command again" in outcome.err
+    assert run("families") == (130, "", "pdsearch: interrupted\n")
+
+
+def test_a_bug_of_ours_shows_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pdsearch.cli import commands
+
+    monkeypatch.setattr(commands, "families", lambda arguments: 1 / 0)
+    outcome = run("families")
+    assert outcome.status == 70 and outcome.out == ""
+    assert "ZeroDivisionError" in outcome.err and "a bug of ours" in outcome.err
+
+
+def test_an_error_stays_on_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pdsearch.cli import commands
+    from pdsearch.errors import InputError
+
+    def fail(arguments: object) -> int:
+        raise InputError("two problems:\n  first \x1b[31m\n  second\x00")
+
+    monkeypatch.setattr(commands, "families", fail)
+    err = run("families").err
+    assert err == "pdsearch: error: two problems:; first \\x1b[31m; second\\x00\n"
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    command = f"{sys.executable} -m pdsearch families --json | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "[0\n" and done.stderr == ""
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "pdsearch", "families", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "pdsearch: error: No space left on device\n"
+
+
+def test_a_terminal_that_knows_ascii_only() -> None:
+    done = _process("families", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and done.stderr == ""
+
+
+@pytest.mark.parametrize(("words", "limit"), [(["--help"], 0.7), (["families"], 3.0)])
+def test_starts_quickly(words: list[str], limit: float) -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert _process(*words).returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < limit
+
+
+# ------------------------------------------------------------------------------------ commands
+
+
+def test_families_json(run: Any) -> None:
+    entries = json.loads(run("families", "--json").out)
+    names = [entry["name"] for entry in entries]
+    assert {"relu", "leaky", "b_silu", "nelu", "exp_tail"} <= set(names)
+    assert len(names) >= 12 and names == sorted(names)
+    for entry in entries:
+        assert set(entry) == {
+            *("name", "aliases", "formula", "latex", "parameters", "reference", "origin")
+        }
+        for parameter in entry["parameters"].values():
+            assert set(parameter) == {"low", "high", "log", "default"}
+            assert parameter["low"] <= parameter["default"] <= parameter["high"]
+
+
+def test_families_text_names_each_with_its_formula(run: Any) -> None:
+    from pdsearch import library
+
+    out = run("families").out
+    joined = " ".join(out.split())
+    for family in library().values():
+        assert f"\n{family.name}" in "\n" + out
+        assert " ".join(family.formula.split()) in joined
+
+
+def test_check_json_and_status(run: Any) -> None:
+    outcome = run("check", "b_silu", "--json", "--profile", "strict")
+    data = json.loads(outcome.out)
+    assert outcome.status == 1 and outcome.err == ""
+    assert set(data) == {"target", "profile", "passed", "criteria"}
+    assert data["passed"] is False and data["profile"] == "strict"
+    by_name = {entry["name"]: entry for entry in data["criteria"]}
+    assert list(by_name) == [
+        *("forward_is_relu", "alive_below_zero", "consistent", "cheap", "limits"),
+        *("sign_preserving", "bounded", "non_decreasing", "gain", "alive_in_half"),
+    ]
+    assert by_name["sign_preserving"]["verdict"] == "refuted"
+    for entry in by_name.values():
+        assert {
+            *("name", "statement", "verdict", "passed", "required", "value"),
+            *("bound", "witness", "source"),
+        } <= set(entry)
+
+
+def test_check_text(run: Any) -> None:
+    outcome = run("check", "exp_tail")
+    assert outcome.status == 0
+    assert "alive_below_zero" in outcome.out and "all 3 required criteria hold" in outcome.out
+    failing = run("check", "relu")
+    assert failing.status == 1
+    assert "profile paper: alive_below_zero required and not shown to hold" in failing.out
+
+
+def test_check_a_formula_at_once(run: Any) -> None:
+    formula = "Piecewise((1, x > 0), (a*exp(x), True))"
+    outcome = run("check", formula, "--param", "a=0.01:1")
+    assert outcome.status == 0, outcome.err
+    assert run("check", formula, "--set", "a=0.3").status == 0
+
+
+def test_check_writes_html(run: Any, workdir: Path) -> None:
+    assert run("check", "leaky", "--set", "alpha=0.1", "--html", "c.html").status == 0
+    assert (workdir / "c.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype")
+
+
+def test_init_writes_files_that_run_and_never_replaces(run: Any, workdir: Path) -> None:
+    assert run("init", "here").status == 0
+    before = (workdir / "here" / "study.toml").read_bytes()
+    outcome = run("init", "here")
+    assert outcome.status == 2 and "is there already" in outcome.err
+    assert (workdir / "here" / "study.toml").read_bytes() == before
+    assert run("check", "here/my_family.py").status == 0
+
+
+def test_export_of_a_target(run: Any, workdir: Path) -> None:
+    assert run("export", "exp_tail", "--set", "alpha=0.5", "-o", "c.json").status == 0
+    assert run("export", "c.json", "--set", "beta=2", "-o", "d.json").status == 0
+    data = json.loads((workdir / "d.json").read_text())
+    assert data["parameters"] == {"alpha": 0.5, "beta": 2.0}
+    assert run("export", "x + 1", "-o", "f.tex").status == 0
+
+
+# --------------------------------------------------------------------------- a study, end to end
+
+STUDY = """\
+[study]
+name = "tiny"
+families = ["exp_tail", "leaky"]
+references = []
+trials = 4
+sampler = "random"
+pruner = "none"
+[trial]
+model = "tiny.py:model"
+dataset = "digits"
+epochs = 1
+batch_size = 128
+learning_rate = 0.05
+[confirm]
+seeds = 2
+epochs = 1
+"""
+
+MODEL = """\
+from torch import nn
+
+def model(classes):
+    return nn.Sequential(
+        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes)
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study of seconds."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny.toml").write_text(STUDY)
+    (folder / "tiny.py").write_text(MODEL)
+    done = _process("search", "tiny.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "search.json").write_text(done.stdout)
+    (folder / "search.err").write_text(done.stderr)
+    return folder
+
+
+@pytest.fixture
+def there(run: Any, study: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`run` in the folder of the finished study."""
+    monkeypatch.chdir(study)
+    return run
+
+
+def test_search_json(study: Path) -> None:
+    data = json.loads((study / "search.json").read_text())
+    assert set(data) == {"study", "storage", "trials", "best", "baseline", "references"}
+    assert data["study"] == "tiny" and data["storage"] == "sqlite:///pdsearch.db"
+    assert data["trials"]["total"] == 4
+    assert set(data["trials"]) == {"complete", "pruned", "ruled_out", "failed", "total"}
+    assert set(data["best"]) == {"trial", "family", "parameters", "formula", "value"}
+    assert 0 < data["baseline"]["value"] <= 1
+
+
+def test_search_leaves_a_report_and_a_best_candidate(study: Path) -> None:
+    output = study / "results" / "tiny"
+    for name in ("report.html", "best.py", "best.json"):
+        assert (output / name).stat().st_size > 100
+    said = (study / "search.err").read_text()
+    assert "report.html" in said and "best.py" in said
+    assert "\r" not in said  # no bars where stderr is no terminal
+
+
+def test_search_again_runs_nothing_new(there: Any, study: Path) -> None:
+    data = json.loads((study / "search.json").read_text())
+    outcome = there("-q", "search", "tiny.toml", "--json")
+    assert outcome.status == 0 and json.loads(outcome.out) == data
+
+
+def test_status(there: Any) -> None:
+    by_file, by_name = there("status", "tiny.toml", "--json"), there("status", "tiny", "--json")
+    assert by_file.status == by_name.status == 0
+    assert json.loads(by_file.out)["trials"]["total"] == 4
+    assert json.loads(by_file.out)["study"] == json.loads(by_name.out)["study"] == "tiny"
+    text = there("status", "tiny")
+    assert text.status == 0 and "study tiny" in text.out
+
+
+def test_report(there: Any, study: Path) -> None:
+    assert there("report", "tiny", "-o", "r.html").status == 0
+    assert (study / "r.html").stat().st_size > 1000
+
+
+def test_export_of_a_study(there: Any, study: Path) -> None:
+    data = json.loads((study / "search.json").read_text())
+    assert there("export", "tiny.toml", "-o", "e.json").status == 0
+    best = json.loads((study / "e.json").read_text())
+    assert best["parameters"] == data["best"]["parameters"]
+    number = str(data["best"]["trial"])
+    assert there("export", "tiny", "--trial", number, "-o", "e2.json").status == 0
+    assert json.loads((study / "e2.json").read_text())["parameters"] == best["parameters"]
+    refused = there("export", "tiny", "-o", "e.json")
+    assert refused.status == 2 and "--force" in refused.err
+    assert there("export", "tiny", "-o", "e.json", "--force").status == 0
+    missing = there("export", "tiny", "--trial", "99", "-o", "e3.json")
+    assert missing.status == 2 and "has no trial 99" in missing.err
+
+
+def test_confirm(there: Any) -> None:
+    outcome = there("confirm", "tiny", "--top", "1", "--candidate", "b_silu", "--json")
+    assert outcome.status == 0, outcome.err
+    data = json.loads(outcome.out)
+    assert {"study", "rows", "epochs", "dataset", "model", "learning_rate"} <= set(data)
+    assert len(data["rows"]) == 3
+    for row in data["rows"]:
+        assert {
+            *("name", "formula", "seeds", "accuracy", "mean", "std", "difference"),
+            *("ci95", "p_value", "p_adjusted"),
+        } <= set(row)
+        assert row["seeds"] == len(row["accuracy"]) == 2
+    assert there("confirm", "tiny", "--top", "1", "-q").status == 0
+
+
+def test_learned_criteria(there: Any) -> None:
+    assert there("criteria", "tiny").status == 0
+    assert isinstance(json.loads(there("criteria", "tiny", "--json").out), dict)
+
+
+def test_worker_finds_nothing_left_to_do(there: Any) -> None:
+    assert there("worker", "tiny").status == 0
+
+
+def test_dashboard_serves_this_machine_only(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna_dashboard
+
+    served: dict[str, Any] = {}
+    monkeypatch.setattr(
+        optuna_dashboard, "run_server", lambda storage, **options: served.update(options)
+    )
+    outcome = there("dashboard", "tiny", "--port", "8123")
+    assert outcome.status == 0 and served == {"host": "127.0.0.1", "port": 8123}
+    assert "http://127.0.0.1:8123/" in outcome.err
+
+
+def test_dashboard_without_its_extra(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    outcome = there("dashboard", "tiny")
+    assert outcome.status == 2 and "pip install 'pdsearch[dashboard]'" in outcome.err
+
+
+def test_a_password_is_never_shown(run: Any) -> None:
+    for words in (["status", "s"], ["doctor"]):
+        outcome = run(*words, "--storage", "postgresql+psycopg://u:s3cret{%25}@127.0.0.1:1/d")
+        assert outcome.status in (1, 2)
+        assert "s3cret" not in outcome.out + outcome.err
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+BAD_FORMULAS = {
+    "code": "__import__('os').system('id')",
+    "attribute": "().__class__.__bases__",
+    "attribute of x": "x.__class__",
+    "string": 'simplify("x")',
+    "f-string": "f'{x}'",
+    "lambda": "(lambda: x)()",
+    "comprehension": "[x for x in (1,)]",
+    "walrus": "(y := x)",
+    "tower": "9**9**9**9",
+    "factorial": "factorial(10**9)",
+    "parentheses": "(" * 250 + "x" + ")" * 250,
+    "minuses": "x + " + "-" * 100_000 + "x",
+    "long": "x + " * 1_000_000 + "x",
+    "full width": "ｅｘｐ(x)",
+    "Cyrillic": "х + 1",
+    "NUL": "x\x00",
+    "empty": "",
+    "blank": "  \n",
+    "comment": "# x",
+    "two lines": "x\nx",
+    "nan": "nan*x",
+    "oo": "oo + x",
+    "I": "I*x",
+    "pole": "1/x",
+    "log": "log(x)",
+    "root": "sqrt(x)",
+    "gap": "Piecewise((1, x > 0))",
+    "undeclared": "a*x",
+    "unknown function": "sine(x)",
+    "unbalanced": "exp(x",
+}
+
+
+@pytest.mark.parametrize("formula", BAD_FORMULAS.values(), ids=BAD_FORMULAS)
+def test_bad_formula_is_one_line(formula: str, run: Any) -> None:
+    start = time.perf_counter()
+    outcome = run("check", "--", formula)
+    _is_one_line(outcome)
+    assert time.perf_counter() - start < 5
+
+
+BAD_WORDS = {
+    "no command": [],
+    "unknown command": ["serach"],
+    "unknown flag": ["families", "--jason"],
+    "abbreviated flag": ["families", "--js"],
+    "profile": ["check", "relu", "--profile", "lax"],
+    "no such family": ["check", "exp_tial"],
+    "no such file": ["check", "missing.py"],
+    "a folder": ["check", "folder.py"],
+    "a file without family": ["check", "empty.py"],
+    "a file that fails": ["check", "broken.py"],
+    "no such name in a file": ["check", "empty.py:name"],
+    "no JSON": ["check", "bad.json"],
+    "JSON of something else": ["check", "other.json"],
+    "out of range": ["check", "exp_tail", "--set", "alpha=3.0"],
+    "nan": ["check", "exp_tail", "--set", "alpha=nan"],
+    "no such parameter": ["check", "exp_tail", "--set", "gamma=1"],
+    "no number": ["check", "exp_tail", "--set", "alpha=big"],
+    "no value": ["check", "exp_tail", "--set", "alpha"],
+    "unused parameter": ["check", "x", "--set", "a=1"],
+    "reserved parameter": ["check", "exp*x", "--set", "exp=1"],
+    "parameter called x": ["check", "x", "--param", "x=0:1"],
+    "low above high": ["check", "a*x", "--param", "a=1:0.1"],
+    "log from zero": ["check", "a*x", "--param", "a=0:1:log"],
+    "infinite range": ["check", "a*x", "--param", "a=0:inf"],
+    "half a range": ["check", "a*x", "--param", "a=0"],
+    "map without family": ["check", "relu", "--map"],
+    "html into a missing folder": ["check", "leaky", "--html", "no/such/folder/c.html"],
+    "no study file": ["search", "missing.toml"],
+    "study file is a folder": ["search", "folder.toml"],
+    "empty study file": ["search", "empty.toml"],
+    "study file not UTF-8": ["search", "latin.toml"],
+    "study file with a duplicate key": ["search", "duplicate.toml"],
+    "study file with an unknown key": ["search", "good.toml", "--set", "trial.epoch=3"],
+    "study file with a wrong type": ["search", "good.toml", "--set", "trial.epochs=many"],
+    "negative epochs": ["search", "good.toml", "--set", "trial.epochs=-1"],
+    "unknown section": ["search", "good.toml", "--set", "trail.epochs=1"],
+    "override without section": ["search", "good.toml", "--set", "epochs=1"],
+    "no such model": ["search", "good.toml", "--set", "trial.model=alexnett"],
+    "no such data set": ["search", "good.toml", "--set", "trial.dataset=mnist1"],
+    "no such folder": ["search", "good.toml", "--set", "trial.dataset=folder:nowhere"],
+    "batch larger than the data": ["search", "good.toml", "--set", "trial.batch_size=100000"],
+    "no such sampler": ["search", "good.toml", "--set", "study.sampler=tpee"],
+    "path in the study's name": ["search", "good.toml", "--set", "study.name=../../x"],
+    "long study name": ["search", "good.toml", "--set", "study.name=" + "n" * 600],
+    "NUL in the study's name": ["search", "good.toml", "--set", "study.name=a\x00b"],
+    "trials": ["search", "good.toml", "--trials", "0"],
+    "trials no number": ["search", "good.toml", "--trials", "ten"],
+    "storage": ["search", "good.toml", "--storage", "nonsense"],
+    "storage of garbage": ["search", "good.toml", "--storage", "sqlite:///garbage.db"],
+    "storage in a missing folder": ["search", "good.toml", "--storage", "sqlite:///no/x.db"],
+    "device": ["search", "good.toml", "--device", "tpu9"],
+    "status of no study": ["status", "nobody"],
+    "report of no study": ["report", "nobody", "-o", "r.html"],
+    "confirm of no study": ["confirm", "nobody"],
+    "worker of no study": ["worker", "nobody"],
+    "criteria of no study": ["criteria", "nobody"],
+    "dashboard of no study": ["dashboard", "nobody"],
+    "export of nothing": ["export", "nobody", "-o", "e.py"],
+    "export with another ending": ["export", "relu", "-o", "e.txt"],
+    "export onto a folder": ["export", "relu", "-o", "folder.py"],
+    "export onto a file": ["export", "relu", "-o", "empty.py"],
+    "export into a missing folder": ["export", "relu", "-o", "no/such/e.py"],
+    "export of a target's trial": ["export", "relu", "--trial", "3", "-o", "e.py"],
+    "init onto a file": ["init", "empty.py"],
+}
+
+
+@pytest.fixture
+def rubbish(workdir: Path) -> Path:
+    """A folder of wrong files."""
+    for name in ("folder.py", "folder.toml"):
+        (workdir / name).mkdir()
+    (workdir / "empty.py").touch()
+    (workdir / "broken.py").write_text("import pdsearch\n1 / 0\n")
+    (workdir / "bad.json").write_text("{")
+    (workdir / "other.json").write_text("[1, 2]")
+    (workdir / "empty.toml").touch()
+    (workdir / "latin.toml").write_bytes(b'[study]\nname = "\xe4"\n')
+    (workdir / "duplicate.toml").write_text('[study]\nname = "a"\nname = "b"\n')
+    (workdir / "good.toml").write_text(STUDY.replace("tiny.py:model", "alexnet"))
+    (workdir / "garbage.db").write_bytes(b"garbage" * 500)
+    return workdir
+
+
+def _is_one_line(outcome: Outcome) -> None:
+    assert outcome.status == 2, outcome.err
+    assert outcome.out == ""
+    assert outcome.err.startswith("pdsearch: error: ") and outcome.err.count("\n") == 1
+    assert len(outcome.err) < 2000
+
+
+@pytest.mark.parametrize("words", BAD_WORDS.values(), ids=BAD_WORDS)
+def test_bad_input_is_one_line(words: list[str], rubbish: Path, run: Any) -> None:
+    before = sorted(rubbish.rglob("*"))
+    _is_one_line(run(*words))
+    left = set(rubbish.rglob("*")) - set(before)
+    assert {path.name for path in left if "__pycache__" not in path.parts} <= {"__pycache__"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "x.__class__"],
+        ["search", "missing.toml"],
+        ["export", "relu", "-o", "e.txt"],
+        ["status", "nobody"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_bad_input_in_a_process_of_its_own(words: list[str], workdir: Path) -> None:
+    done = _process(*words, cwd=workdir)
+    _is_one_line(Outcome(done.returncode, done.stdout, done.stderr))
