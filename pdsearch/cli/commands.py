@@ -1,14 +1,15 @@
 """One function a command: the words in, a call, its outcome printed; the exit status back."""
 
 import logging
+import re
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli import show
 from pdsearch.cli.output import emit, emit_json, note
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import InputError, PdsearchError, UnsupportedError
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
@@ -60,7 +61,6 @@ def families(arguments: Namespace) -> int:
 
 def check(arguments: Namespace) -> int:
     """Decide the criteria; 1 where a required one does not hold."""
-    from pdsearch.criteria import check as decide
     from pdsearch.family import load_target
 
     if arguments.map and not arguments.family:
@@ -69,6 +69,8 @@ def check(arguments: Namespace) -> int:
         arguments.target, settings=_settings(arguments.set), params=arguments.param
     )
     target = family if arguments.family else candidate
+    from pdsearch.criteria import check as decide
+
     report = decide(target, profile=arguments.profile)
     if arguments.html:
         from pdsearch.report import criteria_report, write_html
@@ -159,9 +161,13 @@ def worker(arguments: Namespace) -> int:
 
 
 def _stored(arguments: Namespace) -> "StoredStudy":
+    return _stored_as(arguments.study, arguments.storage)
+
+
+def _stored_as(study: str, storage: str | None) -> "StoredStudy":
     from pdsearch.study import open_study
 
-    return open_study(arguments.study, storage=arguments.storage)
+    return open_study(study, storage=storage)
 
 
 def status(arguments: Namespace) -> int:
@@ -213,42 +219,52 @@ def export(arguments: Namespace) -> int:
     """Write a candidate as a file."""
     from pdsearch.export import export as write
 
-    candidate, provenance = _source(arguments)
-    if settings := _settings(arguments.set):
+    settings = _settings(arguments.set)
+    candidate, provenance = _source(arguments, settings)
+    if settings:
         candidate = candidate.family.bind(**{**candidate.parameters, **settings})
     path = write(candidate, Path(arguments.output), force=arguments.force, provenance=provenance)
     note(f"wrote {path}: {candidate.name}")
     return 0
 
 
-def _source(arguments: Namespace) -> tuple["Candidate", dict[str, Any] | None]:
+# What a study may be called, as against a formula or a file.
+_STUDY_NAME = re.compile(r"[\w][\w .-]*\Z")
+
+
+def _source(
+    arguments: Namespace, settings: Mapping[str, float]
+) -> tuple["Candidate", dict[str, Any] | None]:
     """A study's candidate, or a target's: a name is a family's before it is a study's."""
-    from pdsearch.family import find_name, load_target
+    from pdsearch.family import load_target
 
     text = arguments.source
-    from_study = text.endswith(".toml") or arguments.storage or arguments.trial is not None
-    if not from_study and not find_name(text):
-        from pdsearch.study import study_exists
+    if text.endswith(".toml") or arguments.storage or arguments.trial is not None:
+        return _study_source(_stored_as(text, arguments.storage), arguments.trial)
+    try:
+        return load_target(text, settings=settings)[1], None
+    except InputError as no_target:
+        if not _STUDY_NAME.match(text) or text.endswith((".py", ".json")):
+            raise
+        try:
+            stored = _stored_as(text, None)
+        except PdsearchError:
+            raise InputError(f"{text!r} is no study here, and as a target: {no_target}") from None
+    return _study_source(stored, None)
 
-        from_study = study_exists(text)
-    if not from_study:
-        return load_target(text, settings=_settings(arguments.set))[1], None
-    from pdsearch.study import open_study
 
-    stored = open_study(text, storage=arguments.storage)
-    if arguments.trial is None:
+def _study_source(stored: "StoredStudy", trial: int | None) -> tuple["Candidate", dict[str, Any]]:
+    if trial is None:
         row = stored.best()
         if row is None:
             raise InputError(f"study {stored.name!r} has no finished candidate to export yet")
     else:
         rows = {row.number: row for row in stored.trials()}
-        if arguments.trial not in rows:
-            raise InputError(
-                f"study {stored.name!r} has no trial {arguments.trial} (it has {len(rows)})"
-            )
-        row = rows[arguments.trial]
+        if trial not in rows:
+            raise InputError(f"study {stored.name!r} has no trial {trial} (it has {len(rows)})")
+        row = rows[trial]
     if row.candidate is None:
-        raise InputError(f"trial {row.number} of study {stored.name!r} has no candidate yet")
+        raise InputError(f"trial {row.number} of study {stored.name!r} has no candidate")
     return row.candidate, _provenance(stored, row.number, row.value)
 
 
