@@ -68,8 +68,8 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def _verbosity() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+def _verbosity() -> "_Parser":
+    shared = _Parser(add_help=False)
     group = shared.add_mutually_exclusive_group()
     # SUPPRESS: given before the command, they would otherwise be reset by the command's default.
     group.add_argument(

@@ -90,7 +90,7 @@ def _ranges(parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def report_text(report: "Report", target: "Family | Candidate") -> str:
     """The criteria as a table, then whether the required ones hold."""
-    rows = [("", "criterion", "holds", "verdict", "value", "bound")]
+    rows: list[tuple[str, ...]] = [("", "criterion", "holds", "verdict", "value", "bound")]
     rows += [_criterion_row(result) for result in report.criteria]
     lines = [report.target, *_wrapped("g(x) = " + target.formula), "", table(rows, right=(4,)), ""]
     for result in report.criteria:

@@ -1,0 +1,98 @@
+"""Every example of the README runs as printed."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+# Installing is tested by test_package.py; `make test` is what runs this.
+ELSEWHERE = ("pip install", "make ")
+
+
+def _blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def _commands() -> list[str]:
+    lines = "".join(_blocks("console")).splitlines()
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def test_only_languages_that_are_run() -> None:
+    assert {kind for kind, _ in BLOCKS} == {"python", "console", "toml"}
+
+
+def test_python_blocks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one namespace, in their order, as a reader would paste them."""
+    namespace: dict[str, Any] = {}
+    for block in _blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    out = capsys.readouterr().out
+    assert "True proved" in out
+
+
+def test_the_first_example_is_about_ten_lines() -> None:
+    lines = [line for line in _blocks("python")[0].splitlines() if line.strip()]
+    assert len(lines) <= 10
+    assert README.index("```python") < README.index("hero.png") < README.index("## ")
+
+
+def test_the_picture_is_there() -> None:
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https://)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_study_file_is_valid(workdir: Path) -> None:
+    from pdsearch.study import load_study_file
+
+    (block,) = _blocks("toml")
+    (workdir / "example.toml").write_text(block)
+    study = load_study_file(workdir / "example.toml")
+    assert study.study.name == tomllib.loads(block)["study"]["name"] == "example"
+
+
+def test_console_blocks(workdir: Path) -> None:
+    """One after the other, as a reader would type them, in a copy of what they need."""
+    shutil.copytree(ROOT / "studies", workdir / "studies", ignore=shutil.ignore_patterns("results"))
+    # `pdsearch` as typed is this environment's.
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for command in _commands():
+        if command.startswith(ELSEWHERE):
+            continue
+        assert command.startswith("pdsearch ")
+        done = subprocess.run(
+            ["bash", "-c", f"export PATH={shlex.quote(path)}; {command}"],
+            capture_output=True,
+            text=True,
+            cwd=workdir,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for name in ("report.html", "best.py", "best.json"):
+        assert (workdir / "studies" / "results" / "digits" / name).is_file()
+    assert (workdir / "report.html").is_file() and (workdir / "pd_relu.py").is_file()
+
+
+def test_make_knows_the_targets_that_are_named() -> None:
+    targets = {
+        word for line in _commands() if line.startswith("make ") for word in line.split()[1:]
+    }
+    targets |= set(re.findall(r"`make (\w+)`", README))
+    assert {"search", "test"} <= targets
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
