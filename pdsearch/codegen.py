@@ -15,7 +15,7 @@ Three things are done that sympy's own torch printer does not do:
 
 import functools
 import linecache
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import sympy
@@ -23,14 +23,22 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from pdsearch import expression as _expression
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     import torch
 
-    from pdsearch.family import Candidate
+    from pdsearch.family import Candidate, Family
 
-__all__ = ["derivative", "evaluate", "torch_function", "torch_source"]
+__all__ = [
+    "Kernel",
+    "derivative",
+    "evaluate",
+    "kernel",
+    "parameter_values",
+    "torch_function",
+    "torch_source",
+]
 
 
 class _TorchPrinter(StrPrinter):
@@ -371,13 +379,57 @@ def derivative(expression: sympy.Expr, order: int = 1) -> sympy.Expr:
     return cast(sympy.Expr, result)
 
 
-def evaluate(
-    candidate: "Candidate", input: "torch.Tensor", *, t: "float | torch.Tensor" = 0.0, order: int = 0
-) -> "torch.Tensor":
-    """Values of a candidate's g, or of its derivative of some order, in float64 inside.
+class Kernel:
+    """The compiled functions of one family: g, and its derivatives in x by order.
 
-    float64 for every dtype: near a zero of g, or in a tail that is a difference, arithmetic in
-    the input's own precision would lose the digits that the result's dtype can still show.
+    One per family, made once: it holds no parameter values, so that every candidate of a family
+    shares it, and `torch.compile` finds plain functions of tensors in it.
+    """
+
+    def __init__(self, expression: sympy.Expr, parameters: tuple[str, ...]) -> None:
+        self.functions = tuple(
+            torch_function(derivative(expression, order) if order else expression, parameters)
+            for order in range(KEPT_ORDERS)
+        )
+
+    def __call__(
+        self, input: "torch.Tensor", t: "torch.Tensor", values: "torch.Tensor", order: int = 0
+    ) -> "torch.Tensor":
+        """The `order`-th derivative of g in x.
+
+        float64 inside for every dtype: near a zero of g, or in a tail that is a difference,
+        arithmetic in the input's own precision would lose digits that the result can show.
+
+        Args:
+            input: any shape, floating-point.
+            t: 0-d.
+            values: the parameters, float64, in the family's order.
+            order: 0 for g itself.
+
+        Returns:
+            Same shape and dtype as `input`.
+        """
+        if order >= len(self.functions):
+            raise UnsupportedError(
+                f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
+            )
+        return self.functions[order](input.double(), t, *values.unbind()).to(input.dtype)
+
+
+KEPT_ORDERS = 3
+"""g, g′ and g″: enough to differentiate a training step twice more."""
+
+
+@functools.lru_cache(maxsize=1_024)
+def kernel(family: "Family") -> Kernel:
+    """The family's `Kernel`, made at the first call."""
+    return Kernel(family.expression, family.parameters)
+
+
+def evaluate(
+    candidate: "Candidate", input: "torch.Tensor", *, t: float = 0.0, order: int = 0
+) -> "torch.Tensor":
+    """Values of a candidate's g, or of its derivative of some order.
 
     Raises:
         InputError: the input is not floating-point, or t is outside of [0, 1].
@@ -387,10 +439,17 @@ def evaluate(
     if not isinstance(input, torch.Tensor) or not input.is_floating_point():
         kind = str(input.dtype) if isinstance(input, torch.Tensor) else type(input).__name__
         raise InputError(f"a floating-point tensor is needed, got {kind}")
-    if not isinstance(t, torch.Tensor) and not 0.0 <= t <= 1.0:
+    if not 0.0 <= t <= 1.0:
         raise InputError(f"t must be in [0, 1], got {t!r}")
-    family = candidate.family
-    expression = derivative(family.expression, order) if order else family.expression
-    function = torch_function(expression, family.parameters)
-    values: Mapping[str, float] = candidate.parameters
-    return function(input.to(torch.float64), t, *values.values()).to(input.dtype)
+    device = input.device
+    progress = torch.tensor(t, dtype=torch.float64, device=device)
+    return kernel(candidate.family)(
+        input, progress, parameter_values(candidate, device=device), order
+    )
+
+
+def parameter_values(candidate: "Candidate", *, device: Any = None) -> "torch.Tensor":
+    """A candidate's parameters in its family's order, float64, shape (parameters,)."""
+    import torch
+
+    return torch.tensor(list(candidate.parameters.values()), dtype=torch.float64, device=device)
