@@ -14,6 +14,7 @@ import sympy
 from optuna.distributions import FloatDistribution
 from pydantic import BaseModel, ConfigDict
 
+import pdsearch.autograd
 import pdsearch.data
 import pdsearch.trial
 from pdsearch.confirm import (
@@ -23,7 +24,7 @@ from pdsearch.confirm import (
     confirm_table,
     load_confirmation,
 )
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family
 
@@ -407,3 +408,39 @@ def test_table_and_markdown_hold_every_row(tmp_path: Path, lab: Lab) -> None:
     for row in result.rows:
         assert row.name in table and row.name in markdown
         assert f"{100 * row.mean:.2f}" in table and f"{100 * row.mean:.2f}" in markdown
+
+
+def test_a_forward_control_without_a_closed_form_is_noted(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(candidate: Candidate) -> Any:
+        raise UnsupportedError("no closed form is known for the integral of g")
+
+    monkeypatch.setattr(pdsearch.autograd, "forward_control", refuse)
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    result = confirm(stored, controls=True, seeds=2, device="cpu")
+    assert [row.kind for row in result.rows[2:]] == ["activation"] * 3
+    assert "No forward control of tail(a=0.5): no closed form is known" in result.notes[-1]
+
+
+def test_a_checkpoint_outlives_a_storage_that_refuses(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
+    train = lab.run_trial
+
+    def run_trial(*values: Any, **keys: Any) -> Any:
+        keys["checkpoint"].write_bytes(b"weights")
+        return train(*values, **keys)
+
+    def refuse(key: str, value: Any) -> None:
+        raise OSError("the server has gone")
+
+    monkeypatch.setattr(pdsearch.trial, "run_trial", run_trial)
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="the server has gone"):
+        broken.setattr(stored.study, "set_user_attr", refuse)
+        confirm(stored, seeds=1, device="cpu")
+    (kept,) = (stored.output / "confirm").iterdir()
+    confirm(stored, seeds=1, device="cpu")
+    assert lab.calls[0]["checkpoint"] == lab.calls[1]["checkpoint"] == kept
+    assert list((stored.output / "confirm").iterdir()) == []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.confirm.outcome import KINDS
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
@@ -42,8 +42,8 @@ class Contender:
 
 def choose_contenders(
     stored: "StoredStudy", *, top: int, given: Sequence["Candidate"], controls: bool
-) -> list[Contender]:
-    """Baseline, the study's best, references, the user's, controls; each g once."""
+) -> tuple[list[Contender], list[str]]:
+    """Baseline, the study's best, references, the user's, controls; each g once. And notes."""
     from pdsearch.family import load_family, load_target
 
     baseline = load_family("relu").default
@@ -91,12 +91,15 @@ def choose_contenders(
         add(family.default if family is not None else load_target(name)[1], "reference")
     for candidate in given:
         add(candidate, "given")
+    notes: list[str] = []
     if controls:
-        found += _controls(found, baseline)
-    return sorted(found, key=lambda contender: KINDS.index(contender.kind))
+        found += _controls(found, baseline, notes)
+    return sorted(found, key=lambda contender: KINDS.index(contender.kind)), notes
 
 
-def _controls(found: Sequence[Contender], baseline: "Candidate") -> list[Contender]:
+def _controls(
+    found: Sequence[Contender], baseline: "Candidate", notes: list[str]
+) -> list[Contender]:
     """The forward control of the first candidate (or the first given), and plain activations."""
     from torch import nn
 
@@ -106,16 +109,21 @@ def _controls(found: Sequence[Contender], baseline: "Candidate") -> list[Contend
     best = next((c for kind in ("candidate", "given") for c in found if c.kind == kind), None)
     if best is not None:
         candidate = best.candidate
-        controls.append(
-            Contender(
-                f"forward control of {best.name}",
-                "forward_control",
-                "forward",
-                best.formula,
-                candidate,
-                lambda: forward_control(candidate),
+        try:
+            forward_control(candidate)
+        except UnsupportedError as error:
+            notes.append(f"No forward control of {best.name}: {error}.")
+        else:
+            controls.append(
+                Contender(
+                    f"forward control of {best.name}",
+                    "forward_control",
+                    "forward",
+                    best.formula,
+                    candidate,
+                    lambda: forward_control(candidate),
+                )
             )
-        )
     for name, formula in ACTIVATIONS.items():
         module: Callable[[], Any] = getattr(nn, name)
         controls.append(Contender(name, "activation", "activation", formula, baseline, module))

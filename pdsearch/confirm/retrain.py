@@ -211,7 +211,7 @@ def confirm(
         if number < least:
             raise InputError(f"{name} must be at least {least}, got {number}")
     first = settings.study.seed + FIRST_SEED if seed is None else seed
-    contenders = choose_contenders(stored, top=top, given=candidates, controls=controls)
+    contenders, notes = choose_contenders(stored, top=top, given=candidates, controls=controls)
     place = str(resolve_device(device))
     trials = _trials(stored, budget=budget, transfer=transfer)
     # All are loaded before the first run, so that a misspelt one does not end hours of training.
@@ -237,7 +237,7 @@ def confirm(
     main, *others = (
         assemble(stored.name, setting.to_dict(), session.records.values()) for setting in stages
     )
-    return replace(main, transfers=tuple(others))
+    return replace(main, notes=(*main.notes, *notes), transfers=tuple(others))
 
 
 def _trials(
