@@ -172,7 +172,9 @@ def _stored_as(study: str, storage: str | None) -> "StoredStudy":
 
 def status(arguments: Namespace) -> int:
     """How far a study is."""
-    data = show.status_entry(_stored(arguments))
+    from pdsearch.study import status as state
+
+    data = state(_stored(arguments))
     if arguments.json:
         emit_json(data)
     else:

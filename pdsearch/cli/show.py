@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from pdsearch.criteria import Report, Result
     from pdsearch.doctor import Finding
     from pdsearch.family import Candidate, Family
-    from pdsearch.study import StoredStudy
 
 WIDTH = 100
 MARKS = {True: "yes", False: "NO"}
@@ -156,37 +155,15 @@ def search_text(data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def status_entry(stored: "StoredStudy") -> dict[str, Any]:
-    """`status --json`."""
-    best, baseline = stored.best(), stored.baseline()
-    rows = stored.trials()
-    return {
-        "study": stored.name,
-        "storage": stored.storage,
-        "trials": stored.counts(),
-        "target": stored.settings.study.trials,
-        "best": None
-        if best is None or best.candidate is None
-        else {
-            "trial": best.number,
-            "family": best.candidate.family.name,
-            "parameters": dict(best.candidate.parameters),
-            "formula": best.candidate.formula,
-            "value": best.value,
-        },
-        "baseline": {"value": None if baseline is None else baseline.value},
-        "references": {
-            row.candidate.family.name: row.value
-            for row in rows
-            if row.kind == "reference" and row.candidate is not None
-        },
-        "output": str(stored.output),
-    }
-
-
 def status_text(data: Mapping[str, Any]) -> str:
     """How far a study is; `data` is `status --json`'s."""
-    return f"{search_text(data)}\ntotal asked for: {data['target']} · storage {data['storage']}"
+    lines = [search_text(data), ""]
+    for row in data["running"]:
+        gone = "" if row["alive"] in (True, None) else ", its process has gone"
+        what = row["candidate"] or row["kind"]
+        lines.append(f"trial {row['trial']} runs: {what}, {row['epoch']} epoch(s) done{gone}")
+    lines.append(f"total asked for: {data['target']} · {data['storage']}")
+    return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------ doctor
