@@ -170,23 +170,22 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
         stored: The study.
     """
     rows = stored.trials()
-    complete = [
-        row
-        for row in rows
-        if row.status == "complete" and row.value is not None and math.isfinite(row.value)
-    ]
+    settings = stored.settings.study
+    place = settings.objectives.index("accuracy")
+    complete = [row for row in rows if row.status == "complete" and len(row.values) > place]
     epochs = max((len(row.epochs) for row in complete), default=0)
     used: dict[str, TrialRow] = {}
     for row in complete:
-        if row.candidate is not None and len(row.epochs) == epochs:
+        if row.candidate is None or row.duplicate_of is not None or len(row.epochs) < epochs:
+            continue
+        if math.isfinite(row.values[place]):
             used.setdefault(row.candidate.formula, row)
     compared = list(used.values())
-    accuracies = [float(row.value or 0.0) for row in compared]
+    accuracies = [row.values[place] for row in compared]
     tables = [_criteria(row) for row in compared]
     names = list(dict.fromkeys(name for table in tables for name in table))
     judged = [_learn(name, tables, accuracies) for name in names]
     adjusted = holm([one.correlation.p_value if one.correlation else None for one in judged])
-    settings = stored.settings.study
     return Insight(
         study=stored.name,
         epochs=epochs,

@@ -53,6 +53,10 @@ def finished(number: int, a: float, value: float, **other: Any) -> Any:
         "status": "complete",
         "value": value,
         "candidate": TAIL.bind(a=a),
+        "duplicate_of": None,
+        "seeds": {},
+        "score": value,
+        "values": (value,),
     }
     return SimpleNamespace(**{**fields, **other})
 
@@ -64,9 +68,12 @@ def stored_study(
     references: Sequence[str] = ("leaky",),
     learning_rates: tuple[float, ...] = (),
     storage: str | None = None,
+    objectives: Sequence[str] = ("accuracy",),
+    minimize: bool = False,
 ) -> Any:
+    known = {name: SimpleNamespace(candidate=load_family(name).default) for name in references}
     settings = SimpleNamespace(
-        study=SimpleNamespace(seed=0, references=list(references)),
+        study=SimpleNamespace(seed=0, objectives=list(objectives)),
         trial=Trial(learning_rates=learning_rates),
         confirm=SimpleNamespace(seeds=4, epochs=3),
     )
@@ -74,9 +81,12 @@ def stored_study(
         name="made-up",
         study=optuna.create_study(storage=storage, study_name="made-up", load_if_exists=True),
         settings=settings,
-        families={"leaky": load_family("leaky"), "tail": TAIL},
+        storage=storage or "sqlite:///:memory:",
+        directory=tmp_path,
         output=tmp_path / "results",
         trials=lambda: list(rows),
+        references=lambda: known,
+        minimize=minimize,
     )
 
 
@@ -245,6 +255,26 @@ def test_the_best_are_distinct_finished_and_in_order(tmp_path: Path, lab: Lab) -
     stored = stored_study(tmp_path, rows, references=())
     result = confirm(stored, top=2, seeds=2, device="cpu")
     assert [row.name for row in result.rows] == ["relu", "tail(a=0.3)", "tail(a=0.2)"]
+
+
+def test_near_ties_and_directions_rank_as_the_study_does(tmp_path: Path, lab: Lab) -> None:
+    rows = [
+        finished(1, 0.1, 0.90),
+        finished(2, 0.2, 0.89, seeds={1: 0.95}, score=0.92),
+        finished(3, 0.3, 0.91, seeds={1: 0.80}, score=0.855),
+        finished(4, 0.4, 0.99, duplicate_of=1),
+    ]
+
+    def names(**keys: Any) -> list[str]:
+        result = confirm(stored_study(tmp_path, rows, references=(), **keys), seeds=1, device="cpu")
+        return [row.name for row in result.rows[1:]]
+
+    assert names() == ["tail(a=0.2)", "tail(a=0.3)", "tail(a=0.1)"]
+    assert names(minimize=True) == ["tail(a=0.3)", "tail(a=0.2)", "tail(a=0.1)"]
+    two = [finished(i, i / 10, 9.0, values=(9.0, value)) for i, value in ((1, 0.7), (2, 0.8))]
+    stored = stored_study(tmp_path, two, references=(), objectives=("dead_units", "accuracy"))
+    result = confirm(stored, seeds=1, device="cpu")
+    assert [row.name for row in result.rows[1:]] == ["tail(a=0.2)", "tail(a=0.1)"]
 
 
 def test_a_row_that_equals_another_is_trained_once_under_both_names(

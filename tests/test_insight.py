@@ -37,15 +37,18 @@ def row(number: int, accuracy: float | None, criteria: list[dict[str, Any]], **o
         "kind": "candidate",
         "status": "complete",
         "candidate": candidate(number),
-        "value": accuracy,
+        "values": () if accuracy is None else (accuracy,),
+        "duplicate_of": None,
         "epochs": ({},) * 3,
         "criteria": {"criteria": criteria},
     }
     return SimpleNamespace(**{**fields, **other})
 
 
-def study(rows: list[Any], *, sampler: str = "random") -> Any:
-    settings = SimpleNamespace(study=SimpleNamespace(sampler=sampler))
+def study(rows: list[Any], *, sampler: str = "random", objectives: list[str] | None = None) -> Any:
+    settings = SimpleNamespace(
+        study=SimpleNamespace(sampler=sampler, objectives=objectives or ["accuracy"])
+    )
     return SimpleNamespace(name="made-up", settings=settings, trials=lambda: rows)
 
 
@@ -106,12 +109,13 @@ def test_only_trials_of_the_full_budget_count_and_each_shape_once() -> None:
         row(23, 0.9, [entry("consistent", 9.0)], epochs=({},)),
         row(24, 0.9, [entry("consistent", 9.0)], candidate=candidate(0)),
     ]
+    rows.append(row(25, 0.9, [entry("consistent", 9.0)], duplicate_of=3))
     insight = learned_criteria(study(rows))
     assert [point.trial for point in insight.points] == list(range(8))
     text = " ".join(insight.notes)
     assert "1 pruned trials are left out" in text
     assert "1 ruled out trials are left out" in text
-    assert "3 complete trials are left out" in text
+    assert "4 complete trials are left out" in text
 
 
 def test_too_few_trials_make_no_statement() -> None:
@@ -154,3 +158,11 @@ def test_the_document_is_plain_and_the_table_shows_every_criterion() -> None:
     table = insight_table(insight)
     for name in ("consistent", "gain", "bounded", "limits"):
         assert sum(line.startswith(name) for line in table.splitlines()) == 1
+
+
+def test_of_two_objectives_the_accuracy_is_taken() -> None:
+    rows = [row(i, 0.0, [entry("gain", float(i))], values=(-i / 10, i / 100)) for i in range(8)]
+    insight = learned_criteria(study(rows, objectives=["dead_units", "accuracy"]))
+    assert [point.accuracy for point in insight.points] == [i / 100 for i in range(8)]
+    assert insight.criteria[0].correlation is not None
+    assert insight.criteria[0].correlation.rho == pytest.approx(1.0)

@@ -10,7 +10,7 @@ from pdsearch.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
-    from pdsearch.study import StoredStudy
+    from pdsearch.study import StoredStudy, TrialRow
 
 # Two candidates whose g differ by less than this on the grid over [-6, 6] are one.
 SAME = 1e-6
@@ -44,17 +44,10 @@ def choose_contenders(
     stored: "StoredStudy", *, top: int, given: Sequence["Candidate"], controls: bool
 ) -> tuple[list[Contender], list[str]]:
     """Baseline, the study's best, references, the user's, controls; each g once. And notes."""
-    from pdsearch.family import load_family, load_target
+    from pdsearch.family import load_family
 
     baseline = load_family("relu").default
-    ranked = sorted(
-        (
-            row
-            for row in stored.trials()
-            if row.kind == "candidate" and row.status == "complete" and _finite(row.value)
-        ),
-        key=lambda row: (-(row.value or 0.0), row.number),
-    )
+    ranked = _ranked(stored)
     if top > 0 and not ranked and not given:
         raise InputError(
             f"study {stored.name!r} has no finished candidate to confirm yet; "
@@ -86,9 +79,9 @@ def choose_contenders(
             break
         if row.candidate is not None:
             picked += add(row.candidate, "candidate")
-    for name in stored.settings.study.references:
-        family = stored.families.get(name)
-        add(family.default if family is not None else load_target(name)[1], "reference")
+    for row in stored.references().values():
+        if row.candidate is not None:
+            add(row.candidate, "reference")
     for candidate in given:
         add(candidate, "given")
     notes: list[str] = []
@@ -139,5 +132,18 @@ def _shape(candidate: "Candidate") -> Any:
     return torch.stack([candidate(grid, t) for t in (0.0, 0.5, 1.0)])
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _ranked(stored: "StoredStudy") -> list["TrialRow"]:
+    """The study's finished candidates, best first, in the order by which it names its best."""
+    rows = [
+        row
+        for row in stored.trials()
+        if row.kind == "candidate" and row.status == "complete" and row.duplicate_of is None
+    ]
+    objectives = stored.settings.study.objectives
+    if len(objectives) > 1:
+        place = objectives.index("accuracy")
+        return sorted(rows, key=lambda row: (-row.values[place], row.number))
+    sign = 1 if stored.minimize else -1
+    finite = [row for row in rows if row.value is not None and math.isfinite(row.value)]
+    # Those that a near-tie put to further seeds come first, by their mean.
+    return sorted(finite, key=lambda row: (not row.seeds, sign * (row.score or 0.0), row.number))

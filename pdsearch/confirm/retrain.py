@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pdsearch.confirm.contenders import Contender, choose_contenders
 from pdsearch.confirm.outcome import Confirmation, assemble
 from pdsearch.errors import InputError
+from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
@@ -128,7 +129,8 @@ class _Session:
             "seconds": float(result.seconds),
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
-        self.stored.study.set_user_attr(key, record)
+        with storage_errors(self.stored.storage):
+            self.stored.study.set_user_attr(key, record)
         # Not before: where the storage refuses, the next call takes the run up from here.
         checkpoint.unlink(missing_ok=True)
         self.records[key] = record
@@ -215,7 +217,10 @@ def confirm(
     place = str(resolve_device(device))
     trials = _trials(stored, budget=budget, transfer=transfer)
     # All are loaded before the first run, so that a misspelt one does not end hours of training.
-    data = {name: load_dataset(name) for name in dict.fromkeys(t.dataset for t in trials)}
+    data = {
+        name: load_dataset(name, directory=stored.directory)
+        for name in dict.fromkeys(t.dataset for t in trials)
+    }
     versions = _versions()
     stages = [_Setting(t, data[t.dataset].fingerprint, place, versions) for t in trials]
     records = _records(stored)
@@ -269,9 +274,11 @@ def _versions() -> dict[str, str]:
 
 def _records(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
     """Every stored run of a schema this version reads, by its key."""
+    with storage_errors(stored.storage):
+        attributes = stored.study.user_attrs
     return {
         key: record
-        for key, record in stored.study.user_attrs.items()
+        for key, record in attributes.items()
         if key.startswith(PREFIX) and record.get("schema") == SCHEMA
     }
 
