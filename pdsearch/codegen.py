@@ -16,6 +16,7 @@ Three things are done that sympy's own torch printer does not do:
 import functools
 import linecache
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import sympy
@@ -76,10 +77,20 @@ class _TorchPrinter(StrPrinter):
         return "0.0"
 
     def _print_Add(self, expr: sympy.Add, order: Any = None) -> str:  # noqa: N802
-        stable = _stable_sum(expr)
-        if stable is not None:
-            return stable(self)
-        return " + ".join(self.parenthesize(a, PRECEDENCE["Add"]) for a in expr.args)
+        constant, terms = _stable_terms(expr)
+        parts = [self._stable(term) or self.parenthesize(term, PRECEDENCE["Add"]) for term in terms]
+        if constant != 0:
+            parts.append(self.parenthesize(constant, PRECEDENCE["Add"]))
+        return " + ".join(parts)
+
+    def _stable(self, term: "sympy.Expr | _Complement") -> str | None:
+        """`scale * 2 erfc(-z)`-like terms, printed so that they keep their digits."""
+        if not isinstance(term, _Complement):
+            return None
+        scale, z = self._print(term.scale), term.argument
+        if term.function == "erfc":
+            return f"{scale}*{self._unary('erfc', z)}"
+        return f"{scale}*torch.atan2(torch.ones_like(x), {self._print(z)})"
 
     def _print_Mul(self, expr: sympy.Mul) -> str:  # noqa: N802
         if expr.is_number:
@@ -205,27 +216,42 @@ def _is_tensor(expr: sympy.Basic) -> bool:
     )
 
 
-def _stable_sum(expr: sympy.Add) -> Callable[[_TorchPrinter], str] | None:
-    """`c + c*erf(z)` and `c + 2*c*atan(z)/pi`, as forms that do not cancel."""
-    if len(expr.args) != 2:
-        return None
+@dataclass(frozen=True)
+class _Complement:
+    """A positive number times erfc(argument), or times atan2(1, argument) = pi/2 - atan."""
+
+    scale: sympy.Expr
+    function: str
+    argument: sympy.Expr
+
+
+def _stable_terms(expr: sympy.Add) -> tuple[sympy.Expr, list[Any]]:
+    """Split a sum so that no `erf`, `erfc` or `atan` cancels against its constant.
+
+    c + b erf(z)  = (c - |b|) + |b| erfc(-z sign b),   c - b erfc(z) = (c - 2b) + b erfc(-z),
+    c + b atan(z) = (c - |b| pi/2) + |b| atan2(1, -z sign b), each only where nothing is left of
+    the constant: otherwise there was no cancellation to zero.
+    """
     constant, rest = expr.as_coeff_Add()
-    if constant == 0:
-        return None
-    coefficient, function = rest.as_coeff_Mul()
-    if isinstance(function, sympy.erf) and abs(coefficient) == constant:
-        z = cast(sympy.Expr, -sympy.sign(coefficient) * function.args[0])
-        return lambda p: f"{p._print(constant)}*{p._unary('erfc', z)}"
-    for factor in sympy.Mul.make_args(rest):
-        if isinstance(factor, sympy.atan) and abs(rest / factor) == 2 * constant / sympy.pi:
-            z = cast(sympy.Expr, -sympy.sign(rest / factor) * factor.args[0])
-            if not _is_tensor(z):
-                return None
-            return lambda p: (
-                f"{_double(2 * constant / sympy.pi)!r}"
-                f"*torch.atan2(torch.ones_like(x), {p._print(z)})"
-            )
-    return None
+    terms: list[Any] = []
+    for term in sympy.Add.make_args(rest):
+        found = None
+        coefficient, function = term.as_independent(sympy.erf, sympy.erfc, sympy.atan, as_Add=False)
+        if coefficient.is_number and coefficient.is_positive is not None and function.args:
+            size, z = sympy.Abs(coefficient), function.args[0]
+            sign = 1 if coefficient.is_positive else -1
+            if isinstance(function, sympy.erf):
+                found = (size, _Complement(size, "erfc", -sign * z))
+            elif isinstance(function, sympy.erfc) and sign < 0:
+                found = (2 * size, _Complement(size, "erfc", -z))
+            elif isinstance(function, sympy.atan):
+                found = (size * sympy.pi / 2, _Complement(size, "atan2", -sign * z))
+        if found is not None and _is_tensor(found[1].argument) and constant == found[0]:
+            constant = sympy.S.Zero
+            terms.append(found[1])
+        else:
+            terms.append(term)
+    return constant, terms
 
 
 class _Writer:

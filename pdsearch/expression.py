@@ -50,7 +50,7 @@ t = sympy.Symbol("t", real=True)
 MAX_LENGTH = 4_000
 MAX_NODES = 800
 MAX_DEPTH = 60
-MAX_DIGITS = 30
+MAX_DIGITS = 80  # the product of SELU's two constants has 62
 MAX_EXPONENT = 64
 
 
@@ -474,7 +474,7 @@ class _Interpreter:
         if isinstance(value, bool):
             return sympy.true if value else sympy.false
         if isinstance(value, int):
-            if len(str(value)) > MAX_DIGITS if value < 10**40 else True:
+            if value >= 10**MAX_DIGITS:
                 self.fail(node, f"an integer of more than {MAX_DIGITS} digits")
             return sympy.Integer(value)
         if isinstance(value, float):
