@@ -1,0 +1,124 @@
+"""Criteria that are measured: bit comparisons and timings, labelled so."""
+
+import math
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from pdsearch.criteria.result import MEASURED, Demands, Result
+
+if TYPE_CHECKING:
+    import torch
+
+    from pdsearch.family import Candidate
+
+_CHEAP_ELEMENTS = 2**18  # 1 MiB in float32: above it the CPU pays page faults on every allocation
+_CHEAP_ROUNDS = 15
+
+
+def forward_is_relu(candidate: "Candidate", demands: Demands) -> Result:
+    """Every float16 and bfloat16 value and a battery of float32/64 through the op, bit by bit."""
+    import torch
+
+    from pdsearch.autograd import pd_relu
+
+    name = "forward_is_relu"
+    compared = 0
+    for values in _battery():
+        given = values.clone().requires_grad_()
+        ours = pd_relu(given, candidate).detach()
+        theirs = torch.relu(values)
+        differs = _bits(ours) != _bits(theirs)
+        if bool(differs.any()):
+            at = float(values[differs][0])
+            return demands.result(
+                name,
+                MEASURED,
+                passed=False,
+                value=float(differs.sum()),
+                witness={"x": at, "dtype": str(values.dtype).removeprefix("torch.")},
+                detail="value: how many outputs of a dtype differ",
+            )
+        compared += values.numel()
+    return demands.result(
+        name, MEASURED, passed=True, value=0.0, detail=f"{compared:,} values, no bit differs"
+    )
+
+
+def _bits(values: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    return values.view(integer)
+
+
+def _battery() -> "list[torch.Tensor]":
+    import torch
+
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    result = [patterns.view(torch.float16), patterns.view(torch.bfloat16)]
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        limits = torch.finfo(dtype)
+        special = [
+            0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, limits.max, limits.min,
+            limits.tiny, -limits.tiny, limits.smallest_normal / 2, -limits.smallest_normal / 2,
+        ]  # fmt: skip
+        normal = torch.randn(4096, generator=generator, dtype=dtype)
+        spread = normal * torch.exp(8 * torch.randn(4096, generator=generator, dtype=dtype))
+        result.append(torch.cat([torch.tensor(special, dtype=dtype), normal, spread]))
+    return result
+
+
+def alive_in_half(candidate: "Candidate", demands: Demands) -> Result:
+    """The most negative x at which g is non-zero, the nearer to 0 of float16 and bfloat16."""
+    import torch
+
+    name = "alive_in_half"
+    patterns = torch.arange(-(2**15), 0, dtype=torch.int32).to(torch.int16)
+    reach = []
+    for dtype in (torch.float16, torch.bfloat16):
+        values = patterns.view(dtype)
+        values = values[torch.isfinite(values) & (values < 0)]
+        alive = values[candidate(values) != 0]
+        reach.append(float(alive.min()) if alive.numel() else None)
+    shown = ", ".join(
+        f"{'none' if at is None else f'{at:g}'} in {kind}"
+        for at, kind in zip(reach, ("float16", "bfloat16"), strict=True)
+    )
+    known = [at for at in reach if at is not None]
+    value = max(known) if len(known) == len(reach) else None
+    passed = value is not None and value <= demands.number(name)
+    return demands.result(
+        name, MEASURED, passed=passed, value=value, detail=f"non-zero from {shown}"
+    )
+
+
+def cheap(candidate: "Candidate", demands: Demands) -> Result:
+    """One backward pass of the op against ReLU's, medians of interleaved rounds."""
+    import torch
+
+    from pdsearch.autograd import pd_relu
+
+    name = "cheap"
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(_CHEAP_ELEMENTS, generator=generator)
+    upstream = torch.randn(_CHEAP_ELEMENTS, generator=generator)
+
+    def once(ours: bool) -> float:
+        leaf = given.clone().requires_grad_()
+        output = pd_relu(leaf, candidate) if ours else torch.relu(leaf)
+        begun = time.perf_counter()
+        torch.autograd.grad(output, leaf, upstream)
+        return time.perf_counter() - begun
+
+    for _ in range(3):
+        once(True), once(False)
+    rounds = [(once(True), once(False)) for _ in range(_CHEAP_ROUNDS)]
+    ours, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
+    ratio = ours / theirs
+    return demands.result(
+        name, MEASURED, passed=ratio <= demands.number(name), value=ratio,
+        detail=f"{ours * 1e6:.0f} us against {theirs * 1e6:.0f} us for ReLU, float32, "
+        f"{_CHEAP_ELEMENTS:,} elements on the CPU, {_CHEAP_ROUNDS} rounds",
+    )  # fmt: skip

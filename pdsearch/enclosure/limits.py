@@ -1,0 +1,186 @@
+"""Exact limits at infinity, from those of monotone primitives; products by their elasticity.
+
+For a product ∞·0 the elasticity E = y·h′/h decides: if E tends to a negative number (or -∞), h
+falls faster than some negative power of y and tends to 0. What this cannot settle has no answer
+here; sympy's own `limit` is not used, since it is no prover.
+"""
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import sympy
+from sympy import Add, Max, Min, Mul, Pow, S, oo
+
+from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.nodes import bell, elasticity, erfc_ratio, prepare, sech2, tail_form
+from pdsearch.enclosure.pieces import Domain, y
+from pdsearch.enclosure.program import Program
+from pdsearch.expression import sigmoid, softplus
+
+_AT_INFINITY: dict[type, tuple[sympy.Expr, sympy.Expr]] = {
+    # function: (limit at -oo, limit at oo)
+    sympy.exp: (S.Zero, oo),
+    sigmoid: (S.Zero, S.One),
+    softplus: (S.Zero, oo),
+    sympy.tanh: (S.NegativeOne, S.One),
+    sympy.atan: (-sympy.pi / 2, sympy.pi / 2),
+    sympy.erf: (S.NegativeOne, S.One),
+    sympy.erfc: (S(2), S.Zero),
+    sympy.sinh: (-oo, oo),
+    sympy.cosh: (oo, oo),
+    bell: (S.Zero, S.Zero),
+    sech2: (S.Zero, S.Zero),
+    erfc_ratio: (S.Zero, oo),
+    sympy.Abs: (oo, oo),
+    sympy.sign: (S.NegativeOne, S.One),
+}
+_CONTINUOUS = (*_AT_INFINITY, sympy.sin, sympy.cos)
+
+
+def limit_at_infinity(
+    expression: sympy.Expr, domain: Domain | None = None, *, depth: int = 0
+) -> sympy.Expr | None:
+    """The limit for y → ∞ as an exact expression, ±oo, or None where it is not known.
+
+    Args:
+        expression: in `pdsearch.enclosure.pieces.y` and the domain's parameters, in the form that
+            `tail_form` gives.
+        domain: the parameters' ranges.
+        depth: of nested products; beyond 4 there is no answer.
+    """
+    domain = domain or Domain()
+    e = expression
+    if not e.has(y):
+        return e
+    if e == y:
+        return oo
+    if depth > 4:
+        return None
+
+    def inner(part: sympy.Expr) -> sympy.Expr | None:
+        return limit_at_infinity(part, domain, depth=depth)
+
+    if isinstance(e, Add):
+        return _sum([inner(part) for part in e.args])
+    if isinstance(e, Mul):
+        return _product(e, inner, domain, depth)
+    if isinstance(e, Pow):
+        return _power(e, inner, domain, depth)
+    if isinstance(e, Min | Max):
+        limits = [inner(part) for part in e.args]
+        if any(limit is None for limit in limits):
+            return None
+        return cast(sympy.Expr, e.func(*limits))
+    if isinstance(e, sympy.log):
+        limit = inner(e.args[0])
+        if limit is oo:
+            return oo
+        if limit is not None and limit.is_finite and domain.strict_sign(limit) == 1:
+            return cast(sympy.Expr, sympy.log(limit))
+        return None
+    if isinstance(e, _CONTINUOUS):
+        limit = inner(e.args[0])
+        if limit is None:
+            return None
+        if limit in (oo, -oo):
+            ends = _AT_INFINITY.get(type(e))
+            return None if ends is None else ends[1 if limit is oo else 0]
+        if isinstance(e, sympy.sign) and domain.strict_sign(limit) is None:
+            return None
+        return cast(sympy.Expr, e.func(limit))
+    return None
+
+
+def _sum(limits: list[sympy.Expr | None]) -> sympy.Expr | None:
+    known = [limit for limit in limits if limit is not None]
+    if len(known) < len(limits) or (oo in known and -oo in known):
+        return None
+    return cast(sympy.Expr, Add(*known))
+
+
+def _product(
+    e: Mul,
+    inner: Callable[[sympy.Expr], sympy.Expr | None],
+    domain: Domain,
+    depth: int,
+) -> sympy.Expr | None:
+    limits = {factor: inner(factor) for factor in e.args}
+    unknown = [factor for factor, limit in limits.items() if limit is None]
+    infinite = [factor for factor, limit in limits.items() if limit in (oo, -oo)]
+    vanishing = [factor for factor, limit in limits.items() if limit is not None and limit.is_zero]
+    if unknown:
+        # Bounded but without a limit, as a sine: nothing times it is still nothing.
+        if vanishing and not infinite and all(_bounded(factor, domain) for factor in unknown):
+            return S.Zero
+        return None
+    if infinite and vanishing:
+        moving = Mul(*infinite, *vanishing)
+        rate = tail_form(prepare(elasticity(moving, y)), y)
+        limit = limit_at_infinity(rate, domain, depth=depth + 1)
+        if limit is None:
+            return None
+        sign = -1 if limit is -oo else (1 if limit is oo else domain.strict_sign(limit))
+        if sign == -1:
+            rest = [limits[f] for f in e.args if f not in infinite and f not in vanishing]
+            return S.Zero if all(limit is not None for limit in rest) else None
+        if sign == 1:
+            infinite, vanishing = [moving], []
+        else:
+            return None
+    if infinite:
+        lo, hi, flag = _far(e, domain)
+        if flag or not (lo > 0.0 or hi < 0.0):
+            return None
+        return oo if lo > 0.0 else -oo
+    return cast(sympy.Expr, Mul(*(cast(sympy.Expr, limits[f]) for f in e.args)))
+
+
+def _power(
+    e: Pow,
+    inner: Callable[[sympy.Expr], sympy.Expr | None],
+    domain: Domain,
+    depth: int,
+) -> sympy.Expr | None:
+    base, exponent = cast(sympy.Expr, e.base), cast(sympy.Expr, e.exp)
+    if exponent.has(y):
+        rewritten = tail_form(prepare(sympy.exp(exponent * sympy.log(base))), y)
+        return limit_at_infinity(rewritten, domain, depth=depth + 1)
+    limit = inner(base)
+    sign = domain.strict_sign(exponent)
+    if limit is None or sign is None:
+        return None
+    if limit is oo:
+        return oo if sign > 0 else S.Zero
+    if limit is -oo:
+        if sign < 0 and exponent.is_Integer:
+            return S.Zero
+        return (oo if exponent.is_even else -oo) if exponent.is_Integer else None
+    if limit.is_zero:
+        if sign > 0 and exponent.is_Integer:
+            return S.Zero
+        lo, hi, flag = _far(base, domain)
+        if flag or not (lo >= 0.0):
+            return None
+        return S.Zero if sign > 0 else None
+    if not exponent.is_Integer and domain.strict_sign(limit) != 1:
+        return None
+    if sign < 0 and domain.strict_sign(limit) is None:
+        return None
+    return cast(sympy.Expr, limit**exponent)
+
+
+def _far(e: sympy.Expr, domain: Domain) -> iv.Interval:
+    """An enclosure far out, where the sign is the limit's."""
+    for start in (2.0**6, 2.0**20, 2.0**60):
+        box = ((start, math.inf, 0), *domain.box)
+        value = Program(e, (y, *domain.symbols), tail=box).enclose(box)
+        if not value[2] and (value[0] > 0.0 or value[1] < 0.0):
+            return value
+    return value
+
+
+def _bounded(e: sympy.Expr, domain: Domain) -> bool:
+    box = ((2.0**10, math.inf, 0), *domain.box)
+    lo, hi, flag = Program(e, (y, *domain.symbols), tail=box).enclose(box)
+    return not flag & iv.UNDEFINED and math.isfinite(lo) and math.isfinite(hi)

@@ -1,0 +1,230 @@
+"""Expressions brought into the form that enclosures are tight for.
+
+Interval arithmetic forgets that two occurrences of a variable are the same number, so
+``1 - tanh(u)**2`` or ``exp(u)/(1 + exp(u))`` come out far too wide. `prepare` rewrites such
+combinations into single nodes, each of which is a monotone or even function of one argument.
+"""
+
+import functools
+from typing import Any, cast
+
+import sympy
+from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
+
+from pdsearch.expression import sigmoid, softplus
+
+NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
+"""Nodes that may bend or jump."""
+
+
+class bell(sympy.Function):
+    """σ(u)·σ(-u) = 1/(4·cosh²(u/2)): even, falling in |u|."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """Logarithmic derivative -tanh(u/2)."""
+        return -sympy.tanh(self.args[0] / 2) * self
+
+    def _eval_is_positive(self) -> bool:
+        return True
+
+
+class sech2(sympy.Function):
+    """1/cosh²(u) = 1 - tanh²(u): even, falling in |u|."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """Logarithmic derivative -2·tanh(u)."""
+        return -2 * sympy.tanh(self.args[0]) * self
+
+    def _eval_is_positive(self) -> bool:
+        return True
+
+
+class erfc_ratio(sympy.Function):
+    """2·exp(-u²)/(√π·erfc(u)): minus the logarithmic derivative of erfc; increasing."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """r·(r - 2u)."""
+        return self * (self - 2 * self.args[0])
+
+    def _eval_is_positive(self) -> bool:
+        return True
+
+
+@functools.lru_cache(maxsize=4096)
+def prepare(expression: sympy.Expr) -> sympy.Expr:
+    """The same function in terms of nodes with tight enclosures."""
+    if not expression.args:
+        return expression
+    if isinstance(expression, sympy.DiracDelta):
+        return S.Zero  # jumps are looked at on their own
+    args = [prepare(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
+    if isinstance(expression, Piecewise):
+        arms = [
+            (prepare(arm.expr), _prepare_condition(arm.cond))  # type: ignore[attr-defined]
+            for arm in expression.args
+        ]
+        return cast(sympy.Expr, Piecewise(*arms, evaluate=False))
+    if isinstance(expression, Heaviside):
+        return expression.func(*args)
+    changed = any(a is not b for a, b in zip(args, expression.args, strict=True))
+    rebuilt = expression.func(*args) if changed else expression
+    if isinstance(rebuilt, Add):
+        return _prepare_sum(rebuilt)
+    if isinstance(rebuilt, Mul):
+        return _prepare_product(rebuilt)
+    if isinstance(rebuilt, Pow):
+        return _prepare_power(rebuilt)
+    if isinstance(rebuilt, sympy.log):
+        rest = _one_plus_exp(rebuilt.args[0])
+        if rest is not None:
+            return cast(sympy.Expr, softplus(rest))
+    return rebuilt
+
+
+def _prepare_condition(condition: Any) -> Any:
+    if isinstance(condition, sympy.core.relational.Relational):
+        left, right = condition.args
+        return condition.func(prepare(left), prepare(right))
+    if condition.args:
+        return condition.func(*(_prepare_condition(arg) for arg in condition.args))
+    return condition
+
+
+def _one_plus_exp(expression: sympy.Expr) -> sympy.Expr | None:
+    """U where the expression is 1 + exp(u)."""
+    if isinstance(expression, Add) and len(expression.args) == 2:
+        one, power = expression.args
+        if one is S.One and isinstance(power, sympy.exp):
+            return cast(sympy.Expr, power.args[0])
+    return None
+
+
+def _prepare_power(power: Pow) -> sympy.Expr:
+    base, exponent = power.args
+    if isinstance(exponent, sympy.Integer) and exponent < 0:
+        rest = _one_plus_exp(cast(sympy.Expr, base))
+        if rest is not None:
+            return cast(sympy.Expr, sigmoid(-rest) ** (-exponent))
+        if isinstance(base, sympy.cosh) and exponent == -2:
+            return cast(sympy.Expr, sech2(base.args[0]))
+    return power
+
+
+def _prepare_sum(total: Add) -> sympy.Expr:
+    """C - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and erf."""
+    if len(total.args) != 2:
+        return total
+    constant, term = total.args
+    if not constant.is_number:
+        constant, term = term, constant
+    if not constant.is_number or constant.is_zero:
+        return total
+    factor = term / constant
+    for sign in (1, -1):
+        node = factor * sign
+        argument = node.args[0] if node.args else None
+        if isinstance(node, sigmoid) and sign == -1:
+            return cast(sympy.Expr, constant * sigmoid(-argument))
+        if isinstance(node, sympy.tanh):
+            return cast(sympy.Expr, 2 * constant * sigmoid(2 * sign * argument))
+        if isinstance(node, sympy.erf):
+            return cast(sympy.Expr, constant * sympy.erfc(-sign * argument))
+        if (
+            sign == -1
+            and isinstance(node, Pow)
+            and node.exp == 2
+            and isinstance(node.base, sympy.tanh)
+        ):
+            return cast(sympy.Expr, constant * sech2(node.base.args[0]))
+    return total
+
+
+def _prepare_product(product: Mul) -> sympy.Expr:
+    """exp(-u)·σ(u) → σ(-u) and σ(u)·σ(-u) → bell(u), as often as the powers allow."""
+    powers: dict[sympy.Expr, int] = {}
+    rest: list[sympy.Expr] = []
+    for factor in product.args:
+        base, exponent = factor.as_base_exp()
+        if isinstance(base, sigmoid) and isinstance(exponent, sympy.Integer) and exponent > 0:
+            powers[base.args[0]] = powers.get(base.args[0], 0) + int(exponent)
+        else:
+            rest.append(cast(sympy.Expr, factor))
+    if not powers:
+        return product
+    changed = False
+    for index, factor in enumerate(rest):
+        if isinstance(factor, sympy.exp):
+            u = -factor.args[0]
+            if powers.get(u, 0) > 0:
+                powers[u] -= 1
+                powers[-u] = powers.get(-u, 0) + 1
+                rest[index] = S.One
+                changed = True
+    bells: list[sympy.Expr] = []
+    for u in list(powers):
+        count = min(powers[u], powers.get(-u, 0))
+        if count > 0:
+            powers[u] -= count
+            powers[-u] -= count
+            bells.append(bell(u) ** count)
+            changed = True
+    if not changed:
+        return product
+    return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
+
+
+def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
+    """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold."""
+    if not expression.has(y):
+        return S.Zero
+    if expression == y:
+        return S.One
+    if isinstance(expression, Mul):
+        return cast(sympy.Expr, Add(*(elasticity(factor, y) for factor in expression.args)))
+    if isinstance(expression, sympy.exp):
+        return cast(sympy.Expr, y * expression.args[0].diff(y))
+    if isinstance(expression, Pow) and not expression.exp.has(y):
+        return cast(sympy.Expr, expression.exp * elasticity(expression.base, y))
+    if isinstance(expression, sigmoid | bell | sech2 | sympy.erfc):
+        u = expression.args[0]
+        rate = {
+            sigmoid: lambda: sigmoid(-u),
+            bell: lambda: -sympy.tanh(u / 2),
+            sech2: lambda: -2 * sympy.tanh(u),
+            sympy.erfc: lambda: -erfc_ratio(u),
+        }[type(expression)]()
+        return cast(sympy.Expr, y * u.diff(y) * rate)
+    return cast(sympy.Expr, y * expression.diff(y) / expression)
+
+
+@functools.lru_cache(maxsize=4096)
+def tail_form(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
+    """The same function for large y > 0, with the leading power taken out of each sum.
+
+    ``y**2 + 3*y`` becomes ``y**2*(1 + 3/y)``, so that quotients cancel their powers and each
+    remaining bracket has a limit.
+    """
+    if not expression.has(y) or not expression.args:
+        return expression
+    if isinstance(expression, Piecewise):
+        return expression
+    args = [tail_form(arg, y) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
+    rebuilt = expression.func(*args)
+    if isinstance(rebuilt, Add):
+        powers = []
+        for term in rebuilt.args:
+            coefficient, exponent = term.as_coeff_exponent(y)
+            powers.append((coefficient, exponent))
+        if all(exponent.is_Rational for _, exponent in powers):
+            # Only where some bracket's sizes really differ, and not for what decays anyway.
+            leading = max(exponent for _, exponent in powers)
+            if leading > 0 and any(not c.has(y) and e == leading for c, e in powers):
+                inner = Add(*(c * y ** (e - leading) for c, e in powers))
+                return cast(sympy.Expr, y**leading * inner)
+    return cast(sympy.Expr, rebuilt)

@@ -1,0 +1,415 @@
+"""The real line cut where an expression bends or jumps, each piece smooth and in its own variable.
+
+A piece between two breakpoints is written in s ∈ [0, 1] with x = lo + (hi - lo)·s, in exact
+arithmetic, so that a zero at a breakpoint sits at s = 0 or s = 1, where floats are exact. An
+unbounded end is written in y = |x| ≥ Y, with leading powers taken out of sums.
+
+Breakpoints are roots of the arguments of `Abs`, `Heaviside`, `Min`, … and of conditions: those
+linear in x (also with parameters in the coefficients), and polynomials with exact real roots.
+Other nodes stay as they are; enclosures of them are wide where they are undecided, never wrong.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import sympy
+from flint import ctx
+from sympy import Heaviside, Max, Min, Piecewise, S
+from sympy.core.relational import Relational
+
+from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare, tail_form
+from pdsearch.enclosure.program import Program
+from pdsearch.expression import x
+
+s = sympy.Symbol("s", nonnegative=True)
+"""Position within a bounded piece, in [0, 1]."""
+y = sympy.Symbol("y", positive=True)
+"""|x| on an unbounded piece."""
+
+MAX_PIECES = 400
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The parameters that are not bound, and their ranges."""
+
+    symbols: tuple[sympy.Symbol, ...] = ()
+    box: tuple[Interval, ...] = ()
+    _signs: dict[sympy.Expr, int | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def sign(self, expression: sympy.Expr) -> int | None:
+        """1 if the expression is ≥ 0 over the whole box, -1 if ≤ 0, 0 if both, None if unknown.
+
+        Exact for numbers: zero is recognised symbolically, everything else by Arb.
+        """
+        if expression not in self._signs:
+            self._signs[expression] = self._sign(expression)
+        return self._signs[expression]
+
+    def _sign(self, expression: sympy.Expr) -> int | None:
+        if expression.is_Rational:
+            return 0 if expression.is_zero else (1 if expression > 0 else -1)
+        if expression in (sympy.oo, -sympy.oo):
+            return 1 if expression is sympy.oo else -1
+        if not expression.free_symbols:
+            return exact_sign(expression)
+        if expression.free_symbols - set(self.symbols):
+            return None
+        simple = sympy.factor(expression)
+        if simple.is_zero:
+            return 0
+        lo, hi, flag = Program(prepare(simple), self.symbols).enclose(self.box)
+        if flag:
+            return None
+        return 1 if lo >= 0.0 else (-1 if hi <= 0.0 else None)
+
+    def strict_sign(self, expression: sympy.Expr) -> int | None:
+        """1 if > 0 over the whole box, -1 if < 0, else None."""
+        if not expression.free_symbols:
+            return self.sign(expression) or None
+        if expression.free_symbols - set(self.symbols):
+            return None
+        lo, hi, flag = Program(prepare(sympy.factor(expression)), self.symbols).enclose(self.box)
+        if flag:
+            return None
+        return 1 if lo > 0.0 else (-1 if hi < 0.0 else None)
+
+
+@functools.lru_cache(maxsize=4096)
+def exact_sign(number: sympy.Expr) -> int | None:
+    """The sign of an exact real number; None where 1000 bits and simplification cannot tell."""
+    if number.is_Rational:
+        return 0 if number.is_zero else (1 if number > 0 else -1)
+    program = Program(prepare(number), ())
+    for precision in (64, 256):
+        with ctx.workprec(precision):
+            ball = program.ball(())
+            if ball > 0:
+                return 1
+            if ball < 0:
+                return -1
+    if number.is_zero or sympy.simplify(number).is_zero:
+        return 0
+    with ctx.workprec(1024):
+        ball = program.ball(())
+        if ball > 0:
+            return 1
+        if ball < 0:
+            return -1
+    return None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the real line on which the expression is one formula.
+
+    Attributes:
+        lo: left end, exact (in the parameters, if any), or -oo.
+        hi: right end, or oo.
+        expression: the formula in x.
+        local: the formula in `variable`.
+        variable: `s` or `y`.
+        position: x in terms of `variable`.
+        start: the variable's interval.
+        smooth: no node that may bend or jump is left.
+    """
+
+    lo: sympy.Expr
+    hi: sympy.Expr
+    expression: sympy.Expr
+    local: sympy.Expr
+    variable: sympy.Symbol
+    position: sympy.Expr
+    start: Interval
+    smooth: bool
+
+    @property
+    def tail(self) -> bool:
+        """Whether the piece is unbounded."""
+        return self.variable == y
+
+    def with_expression(self, expression: sympy.Expr) -> "Piece":
+        """The same stretch with another formula in x."""
+        return _piece(self.lo, self.hi, expression, position=self.position, start=self.start)
+
+
+def localise(expression: sympy.Expr, position: sympy.Expr, variable: sympy.Symbol) -> sympy.Expr:
+    """The expression in x, written in the piece's variable and in its tightest form."""
+    inside = expression.xreplace({x: position})
+    # xreplace does not re-evaluate everything; expanding the arguments does.
+    inside = prepare(tidy(inside))
+    return tail_form(inside, y) if variable == y else inside
+
+
+@functools.lru_cache(maxsize=2048)
+def tidy(expression: sympy.Expr) -> sympy.Expr:
+    """Functions' arguments expanded; a rational function as a product of its factors."""
+    if not expression.args:
+        return expression
+    if expression.is_rational_function(*expression.free_symbols):
+        return cast(sympy.Expr, sympy.factor(expression))
+    if isinstance(expression, Piecewise):
+        return expression
+    return cast(
+        sympy.Expr,
+        expression.func(
+            *(
+                sympy.expand(tidy(arg))
+                if isinstance(arg, sympy.Expr) and expression.is_Function
+                else (tidy(arg) if isinstance(arg, sympy.Expr) else arg)
+                for arg in expression.args
+            )
+        ),
+    )
+
+
+def _piece(
+    lo: sympy.Expr,
+    hi: sympy.Expr,
+    expression: sympy.Expr,
+    *,
+    position: sympy.Expr,
+    start: Interval,
+) -> Piece:
+    variable = y if position.has(y) else s
+    return Piece(
+        lo=lo,
+        hi=hi,
+        expression=expression,
+        local=localise(expression, position, variable),
+        variable=variable,
+        position=position,
+        start=start,
+        smooth=not expression.has(*NOT_SMOOTH),
+    )
+
+
+def cut(
+    expression: sympy.Expr, domain: Domain | None = None, *, at: Sequence[sympy.Expr] = (S.Zero,)
+) -> list[Piece]:
+    """The pieces of an expression in x, from left to right.
+
+    Args:
+        expression: in x and the domain's parameters.
+        domain: the parameters' ranges; none for a bound candidate.
+        at: further places to cut, exact numbers.
+    """
+    domain = domain or Domain()
+    cuts = [-sympy.oo, *sorted(at, key=float), sympy.oo]
+    stretches: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
+    for lo, hi in zip(cuts, cuts[1:], strict=False):
+        stretches += _resolve(expression, lo, hi, domain, frozenset())
+    pieces: list[Piece] = []
+    for lo, hi, formula in stretches:
+        pieces += _localised(lo, hi, formula, domain)
+    return pieces
+
+
+def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> list[Piece]:
+    if lo.is_finite and hi.is_finite:
+        position = lo + (hi - lo) * s
+        return [_piece(lo, hi, formula, position=position, start=(0.0, 1.0, 0))]
+    if lo is -sympy.oo:
+        edge = _beyond(-hi, domain)
+        tail = _piece(lo, -edge, formula, position=-y, start=(float(edge), float("inf"), 0))
+        inner = _localised(-edge, hi, formula, domain) if -edge != hi else []
+        return [tail, *inner]
+    edge = _beyond(lo, domain)
+    tail = _piece(edge, hi, formula, position=y, start=(float(edge), float("inf"), 0))
+    inner = _localised(lo, edge, formula, domain) if edge != lo else []
+    return [*inner, tail]
+
+
+def _beyond(number: sympy.Expr, domain: Domain) -> sympy.Integer:
+    """A power of two above the number for all parameters: where the unbounded piece starts."""
+    if number.free_symbols:
+        bound = Program(prepare(number), domain.symbols).enclose(domain.box)[1]
+    else:
+        bound = float(number)
+    edge = 4
+    while edge < bound + 1.0 and edge < 2**60:
+        edge *= 2
+    return sympy.Integer(edge)
+
+
+def _resolve(
+    expression: sympy.Expr,
+    lo: sympy.Expr,
+    hi: sympy.Expr,
+    domain: Domain,
+    opaque: frozenset[sympy.Basic],
+) -> list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]]:
+    node = _next_node(expression, opaque)
+    if node is None:
+        return [(lo, hi, expression)]
+    for function in _switches(node):
+        roots = _roots(function, lo, hi, domain)
+        if roots is None:
+            return _resolve(expression, lo, hi, domain, opaque | {node})
+        ends = [lo, *roots, hi]
+        result: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
+        for left, right in zip(ends, ends[1:], strict=False):
+            sign = _sign_between(function, left, right, domain)
+            if sign is None:
+                return _resolve(expression, lo, hi, domain, opaque | {node})
+            simpler = expression.xreplace({node: _decided(node, function, sign)})
+            if simpler == expression or len(result) > MAX_PIECES:
+                return _resolve(expression, lo, hi, domain, opaque | {node})
+            result += _resolve(simpler, left, right, domain, opaque)
+        return result
+    return _resolve(expression, lo, hi, domain, opaque | {node})
+
+
+def _next_node(expression: sympy.Expr, opaque: frozenset[sympy.Basic]) -> sympy.Basic | None:
+    """A node that may switch, whose switching functions do not themselves hold such nodes."""
+    for node in sympy.preorder_traversal(expression):
+        if (
+            isinstance(node, NOT_SMOOTH)
+            and node not in opaque
+            and not any(function.has(*NOT_SMOOTH) for function in _switches(node))
+        ):
+            return cast(sympy.Basic, node)
+    return None
+
+
+def _switches(node: sympy.Basic) -> list[sympy.Expr]:
+    """Functions whose sign decides the node."""
+    if isinstance(node, Min | Max):
+        first, second = sorted(node.args, key=sympy.default_sort_key)[:2]
+        return [first - second]
+    if isinstance(node, Piecewise):
+        return [
+            cast(sympy.Expr, relation.args[0] - relation.args[1])
+            for _, condition in node.args
+            for relation in sorted(condition.atoms(Relational), key=sympy.default_sort_key)
+        ]
+    return [cast(sympy.Expr, node.args[0])]
+
+
+def _decided(node: sympy.Basic, function: sympy.Expr, sign: int) -> sympy.Expr:
+    """The node where its switching function is > 0 (sign 1), < 0 (-1) or ≡ 0 (0)."""
+    if isinstance(node, sympy.Abs):
+        return cast(sympy.Expr, node.args[0] * (1 if sign >= 0 else -1))
+    if isinstance(node, sympy.sign):
+        return sympy.Integer(sign)
+    if isinstance(node, Heaviside):
+        if sign == 0:
+            return cast(sympy.Expr, node.args[1] if len(node.args) > 1 else S.Half)
+        return S.One if sign > 0 else S.Zero
+    if isinstance(node, Min | Max):
+        first, second = sorted(node.args, key=sympy.default_sort_key)[:2]
+        keep = first if (sign >= 0) == isinstance(node, Max) else second
+        rest = [arg for arg in node.args if arg not in (first, second)]
+        return cast(sympy.Expr, node.func(keep, *rest))
+    assert isinstance(node, Piecewise)
+    truths: dict[Any, Any] = {}
+    for _, condition in node.args:
+        for relation in condition.atoms(Relational):
+            difference = relation.args[0] - relation.args[1]
+            if difference == function:
+                truths[relation] = _truth(relation, sign)
+            elif difference == -function:
+                truths[relation] = _truth(relation, -sign)
+    return cast(sympy.Expr, Piecewise(*((e, c.xreplace(truths)) for e, c in node.args)))
+
+
+def _truth(relation: Relational, sign: int) -> Any:
+    return (
+        {
+            ">": sign > 0,
+            ">=": sign >= 0,
+            "<": sign < 0,
+            "<=": sign <= 0,
+            "==": sign == 0,
+            "!=": sign != 0,
+        }[relation.rel_op]
+        and sympy.true
+    ) or sympy.false
+
+
+def _roots(
+    function: sympy.Expr, lo: sympy.Expr, hi: sympy.Expr, domain: Domain
+) -> list[sympy.Expr] | None:
+    """Exact roots in x strictly between lo and hi, in order; None where that is not known."""
+    if not function.has(x):
+        return []
+    if not function.is_polynomial(x):
+        sign = _sign_between(function, lo, hi, domain)
+        return None if sign is None else []
+    polynomial = sympy.Poly(function, x)
+    if polynomial.degree() == 1:
+        slope, offset = polynomial.all_coeffs()
+        if domain.strict_sign(slope) is None:
+            return None
+        candidates = [sympy.cancel(-offset / slope)]
+    elif not function.free_symbols - {x} and all(c.is_Rational for c in polynomial.coeffs()):
+        candidates = sorted(set(sympy.real_roots(polynomial)), key=float)
+        if any(root.has(sympy.CRootOf) for root in candidates):
+            return None
+    else:
+        return None
+    inside = []
+    for root in candidates:
+        above = 1 if lo is -sympy.oo else domain.sign(root - lo)
+        below = 1 if hi is sympy.oo else domain.sign(hi - root)
+        if above is None or below is None:
+            return None
+        if above in (0, -1) or below in (0, -1):
+            continue  # outside for every parameter (or at an end)
+        inside.append(root)
+    return inside
+
+
+def _sign_between(
+    function: sympy.Expr, lo: sympy.Expr, hi: sympy.Expr, domain: Domain
+) -> int | None:
+    """The sign of a switching function between neighbouring roots."""
+    if not function.has(x):
+        sign = domain.sign(function)
+        return 0 if sign == 0 else domain.strict_sign(function)
+    if function.is_polynomial(x):
+        polynomial = sympy.Poly(function, x)
+        if polynomial.degree() == 1:
+            slope, offset = polynomial.all_coeffs()
+            direction = domain.strict_sign(slope)
+            if direction is None:
+                return None
+            root = sympy.cancel(-offset / slope)
+            if lo.is_finite and domain.sign(lo - root) in (0, 1):
+                return direction
+            if hi.is_finite and domain.sign(root - hi) in (0, 1):
+                return -direction
+            return None
+        if not function.free_symbols - {x}:
+            return exact_sign(function.xreplace({x: _between(lo, hi)}))
+        return None
+    try:
+        piece = _localised(lo, hi, function, domain)
+    except TypeError:
+        return None
+    signs = set()
+    for part in piece:
+        box = (part.start, *domain.box)
+        variables = (part.variable, *domain.symbols)
+        program = Program(part.local, variables, tail=box if part.tail else None)
+        low, high, flag = program.enclose(box)
+        signs.add(None if flag else (1 if low > 0.0 else (-1 if high < 0.0 else None)))
+    return signs.pop() if len(signs) == 1 else None
+
+
+def _between(lo: sympy.Expr, hi: sympy.Expr) -> sympy.Expr:
+    if lo.is_finite and hi.is_finite:
+        return (lo + hi) / 2
+    if lo.is_finite:
+        return lo + 1
+    return hi - 1 if hi.is_finite else S.Zero
+
+
+def bound_expression(
+    expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Expr]
+) -> sympy.Expr:
+    """The expression with symbols replaced and re-evaluated."""
+    return cast(sympy.Expr, expression.xreplace(dict(values)))

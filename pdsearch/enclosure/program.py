@@ -1,0 +1,629 @@
+"""An expression compiled once into a flat list of operations, with three ways to run it.
+
+* `Program.enclose`: over a box, on float end points (`pdsearch.enclosure.interval`);
+* `Program.ball`: at a point, in Arb at the working precision;
+* `Program.complex_ball`: on a complex ball, for certified integration.
+
+No sympy is left in the inner loops.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import sympy
+from flint import acb, arb, ctx, fmpq
+from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
+from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
+
+from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.nodes import bell, elasticity, erfc_ratio, prepare, sech2, tail_form
+from pdsearch.expression import sigmoid, softplus
+
+Box = Sequence[Interval]
+
+
+class UndecidedError(ArithmeticError):
+    """A condition could not be decided at the working precision."""
+
+
+def _acb_nan() -> acb:
+    return acb(arb.nan(), arb.nan())
+
+
+def _acb_atan(z: acb) -> acb:
+    # The branch cuts run from ±i to ±i∞; Arb's atan does not check them.
+    if z.real.contains(0) and float(abs(z.imag).upper()) >= 1.0:
+        return _acb_nan()
+    return z.atan()
+
+
+def _acb_sigmoid(z: acb) -> acb:
+    if float(z.real.mid()) < 0.0:
+        power = z.exp()
+        return power / (1 + power)
+    return 1 / (1 + (-z).exp())
+
+
+def _acb_bell(z: acb) -> acb:
+    power = (-z if float(z.real.mid()) > 0.0 else z).exp()
+    return power / (1 + power) ** 2
+
+
+def _acb_softplus(z: acb) -> acb:
+    if float(z.real.mid()) > 0.0:
+        return z + (1 + (-z).exp()).log(analytic=True)
+    return (1 + z.exp()).log(analytic=True)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation in each arithmetic; ``complex`` is None where it has no analytic form."""
+
+    name: str
+    interval: Callable[..., Any]
+    ball: Callable[..., Any]
+    complex: Callable[..., Any] | None
+
+
+def _unary(name: str, interval: Any, ball: Any, complex_ball: Any) -> Operation:
+    return Operation(name, interval, ball, complex_ball)
+
+
+def _ball_sign(a: arb) -> arb:
+    if a > 0:
+        return arb(1)
+    if a < 0:
+        return arb(-1)
+    if a.is_zero():
+        return arb(0)
+    raise UndecidedError
+
+
+def _ball_step(a: arb, at_zero: arb) -> arb:
+    if a > 0:
+        return arb(1)
+    if a < 0:
+        return arb(0)
+    if a.is_zero():
+        return at_zero
+    raise UndecidedError
+
+
+def _ball_real_power(a: arb, b: arb) -> arb:
+    if a.is_zero() and b > 0:
+        return arb(0)
+    return a**b
+
+
+def _ball_relation(kind: str) -> Callable[[arb], bool]:
+    def decide(difference: arb) -> bool:
+        if difference > 0:
+            return kind in (">", ">=", "!=")
+        if difference < 0:
+            return kind in ("<", "<=", "!=")
+        if difference.is_zero():
+            return kind in (">=", "<=", "==")
+        raise UndecidedError
+
+    return decide
+
+
+def _interval_relation(kind: str) -> Callable[[Interval], tuple[bool, bool, int]]:
+    """(may be true, may be false, flag) of ``difference kind 0``."""
+
+    def decide(difference: Interval) -> tuple[bool, bool, int]:
+        lo, hi, flag = difference
+        above, below, zero = hi > 0.0, lo < 0.0, lo <= 0.0 <= hi
+        may = {
+            ">": (above, below or zero),
+            ">=": (above or zero, below),
+            "<": (below, above or zero),
+            "<=": (below or zero, above),
+            "==": (zero, above or below),
+            "!=": (above or below, zero),
+        }[kind]
+        return (*may, flag)
+
+    return decide
+
+
+_RELATIONS = {
+    sympy.StrictGreaterThan: ">",
+    sympy.GreaterThan: ">=",
+    sympy.StrictLessThan: "<",
+    sympy.LessThan: "<=",
+    sympy.Equality: "==",
+    sympy.Unequality: "!=",
+}
+_RELATION_OPERATIONS = {
+    kind: Operation(kind, _interval_relation(kind), _ball_relation(kind), None)
+    for kind in _RELATIONS.values()
+}
+
+_AND = Operation(
+    "and",
+    lambda a, b: (a[0] and b[0], a[1] or b[1], a[2] | b[2]),
+    lambda a, b: a and b,
+    None,
+)
+_OR = Operation(
+    "or",
+    lambda a, b: (a[0] or b[0], a[1] and b[1], a[2] | b[2]),
+    lambda a, b: a or b,
+    None,
+)
+_NOT = Operation("not", lambda a: (a[1], a[0], a[2]), lambda a: not a, None)
+
+
+def _interval_piecewise(*values: Any) -> Interval:
+    result: Interval | None = None
+    arms = 0
+    flag = 0
+    for value, condition in zip(values[::2], values[1::2], strict=True):
+        may, may_not, condition_flag = condition
+        flag |= condition_flag
+        if may:
+            arms += 1
+            result = value if result is None else iv.hull(result, value)
+        if not may_not:
+            break
+    else:
+        flag |= iv.UNDEFINED  # a gap: no arm is certain to apply
+    if result is None:
+        return iv.NOWHERE
+    if arms > 1:
+        flag |= iv.JUMP
+    return (result[0], result[1], result[2] | flag)
+
+
+def _ball_piecewise(*values: Any) -> Any:
+    for value, condition in zip(values[::2], values[1::2], strict=True):
+        if isinstance(condition, UndecidedError):
+            return condition
+        if condition:
+            return value
+    return arb.nan()
+
+
+_ADD = Operation("add", iv.add, lambda a, b: a + b, lambda a, b: a + b)
+_MULTIPLY = Operation("mul", iv.multiply, lambda a, b: a * b, lambda a, b: a * b)
+_NEGATE = Operation("neg", iv.negate, lambda a: -a, lambda a: -a)
+_RECIPROCAL = Operation("inv", iv.reciprocal, lambda a: 1 / a, lambda a: 1 / a)
+_SQRT = Operation("sqrt", iv.square_root, lambda a: a.sqrt(), lambda a: a.sqrt(analytic=True))
+_POWER = Operation("pow", iv.real_power, _ball_real_power, lambda a, b: a.pow(b, analytic=True))
+_MIN = Operation("min", iv.minimum, lambda a, b: a.min(b), None)
+_MAX = Operation("max", iv.maximum, lambda a, b: a.max(b), None)
+_HEAVISIDE = Operation("step", iv.step, _ball_step, None)
+_PIECEWISE = Operation("piecewise", _interval_piecewise, _ball_piecewise, None)
+
+_FUNCTIONS: dict[type, Operation] = {
+    sympy.exp: _unary("exp", iv.exponential, lambda a: a.exp(), lambda a: a.exp()),
+    sympy.log: _unary("log", iv.logarithm, lambda a: a.log(), lambda a: a.log(analytic=True)),
+    sympy.sin: _unary("sin", iv.sine, lambda a: a.sin(), lambda a: a.sin()),
+    sympy.cos: _unary("cos", iv.cosine, lambda a: a.cos(), lambda a: a.cos()),
+    sympy.tanh: _unary("tanh", iv.tanh, lambda a: a.tanh(), lambda a: a.tanh()),
+    sympy.sinh: _unary("sinh", iv.sinh, lambda a: a.sinh(), lambda a: a.sinh()),
+    sympy.cosh: _unary("cosh", iv.cosh, lambda a: a.cosh(), lambda a: a.cosh()),
+    sympy.atan: _unary("atan", iv.atan, lambda a: a.atan(), _acb_atan),
+    sympy.erf: _unary("erf", iv.erf, lambda a: a.erf(), lambda a: a.erf()),
+    sympy.erfc: _unary("erfc", iv.erfc, lambda a: a.erfc(), lambda a: a.erfc()),
+    sigmoid: _unary("sigmoid", iv.sigmoid, iv.arb_sigmoid, _acb_sigmoid),
+    softplus: _unary("softplus", iv.softplus, iv.arb_softplus, _acb_softplus),
+    bell: _unary("bell", iv.bell, iv.arb_bell, _acb_bell),
+    sech2: _unary("sech2", iv.sech2, iv.arb_sech2, lambda a: 4 * _acb_bell(2 * a)),
+    erfc_ratio: _unary("erfc_ratio", iv.erfc_ratio, iv.arb_erfc_ratio, None),
+    sympy.Abs: _unary("abs", iv.absolute, abs, None),
+    sympy.sign: _unary("sign", iv.sign, _ball_sign, None),
+}
+
+
+def _integer_power(exponent: int) -> Operation:
+    return Operation(
+        f"pow{exponent}",
+        lambda a: iv.integer_power(a, exponent),
+        lambda a: a**exponent,
+        lambda a: a**exponent,
+    )
+
+
+def rational_interval(value: Fraction) -> Interval:
+    """The floats around an exact rational."""
+    nearest = float(value)
+    if math.isinf(nearest):
+        return (math.inf, math.inf, 0) if nearest > 0 else (-math.inf, -math.inf, 0)
+    exact = Fraction(nearest)
+    if exact == value:
+        return (nearest, nearest, 0)
+    if exact < value:
+        return (nearest, iv.up(nearest), 0)
+    return (iv.down(nearest), nearest, 0)
+
+
+def to_arb(value: Fraction | float | int) -> arb:
+    """A rational as an Arb ball at the working precision."""
+    if isinstance(value, float):
+        return arb(value)
+    if isinstance(value, int):
+        return arb(value)
+    return arb(fmpq(value.numerator, value.denominator))
+
+
+class _Compiler:
+    def __init__(self, variables: Sequence[sympy.Symbol], *, tail: Box | None = None) -> None:
+        self.variables = tuple(variables)
+        self.tail = tail
+        self.index: dict[Any, int] = {}
+        self.count = len(variables)
+        self.code: list[tuple[Operation, tuple[int, ...]]] = []
+        self.constants: list[tuple[int, Any]] = []
+        for position, symbol in enumerate(variables):
+            self.index[symbol] = position
+
+    def emit(self, key: Any, operation: Operation, *args: int) -> int:
+        self.code.append((operation, args))
+        self.count += 1
+        if key is not None:
+            self.index[key] = self.count - 1
+        return self.count - 1
+
+    def constant(self, value: sympy.Expr | bool) -> int:
+        key = ("constant", value)
+        if key not in self.index:
+            self.constants.append((self.count, value))
+            self.code.append((_CONSTANT, ()))
+            self.index[key] = self.count
+            self.count += 1
+        return self.index[key]
+
+    def condition(self, node: Any) -> int:
+        key = ("condition", node)
+        if key in self.index:
+            return self.index[key]
+        if isinstance(node, BooleanTrue | BooleanFalse):
+            return self.constant(bool(node))
+        if type(node) in _RELATIONS:
+            left, right = node.args
+            operation = _RELATION_OPERATIONS[_RELATIONS[type(node)]]
+            return self.emit(key, operation, self.expression(left - right))
+        if isinstance(node, Not):
+            return self.emit(key, _NOT, self.condition(node.args[0]))
+        if isinstance(node, And | Or):
+            operation = _AND if isinstance(node, And) else _OR
+            indices = [self.condition(arg) for arg in node.args]
+            result = indices[0]
+            for other in indices[1:]:
+                result = self.emit(None, operation, result, other)
+            self.index[key] = result
+            return result
+        raise TypeError(f"no enclosure for the condition {node}")
+
+    def expression(self, node: sympy.Expr) -> int:
+        known = self.index.get(node)
+        if known is not None:
+            return known
+        result = self._expression(node)
+        self.index[node] = result
+        return result
+
+    def _fold(self, operation: Operation, indices: Sequence[int]) -> int:
+        result = indices[0]
+        for other in indices[1:]:
+            result = self.emit(None, operation, result, other)
+        return result
+
+    def _expression(self, node: sympy.Expr) -> int:
+        if node.is_number and (node.is_Rational or node in (S.Pi, S.Exp1)):
+            return self.constant(node)
+        if isinstance(node, Add):
+            return self._fold(_ADD, [self.expression(arg) for arg in node.args])
+        if isinstance(node, Mul):
+            if node.args[0] is S.NegativeOne:
+                rest = Mul(*node.args[1:])
+                if rest != -node or not isinstance(rest, Mul) or rest.args[0] is not S.One:
+                    return self.emit(None, _NEGATE, self.expression(rest))
+            if self.tail is not None:
+                result = self._tail_product(node, self.tail)
+                if result is not None:
+                    return result
+            return self._fold(_MULTIPLY, [self.expression(arg) for arg in node.args])
+        if isinstance(node, Pow):
+            return self._power(node)
+        if isinstance(node, Min | Max):
+            operation = _MIN if isinstance(node, Min) else _MAX
+            return self._fold(operation, [self.expression(arg) for arg in node.args])
+        if isinstance(node, Heaviside):
+            at_zero = node.args[1] if len(node.args) > 1 else S.Half
+            return self.emit(
+                None, _HEAVISIDE, self.expression(node.args[0]), self.expression(at_zero)
+            )
+        if isinstance(node, Piecewise):
+            indices = []
+            for value, condition in node.args:
+                indices += [self.expression(value), self.condition(condition)]
+            return self.emit(None, _PIECEWISE, *indices)
+        operation = _FUNCTIONS.get(type(node))
+        if operation is None:
+            raise TypeError(f"no enclosure for {type(node).__name__} in {node}")
+        return self.emit(None, operation, self.expression(node.args[0]))
+
+    def _tail_product(self, node: Mul, tail: Box) -> int | None:
+        """The factors that vanish or grow towards infinity taken together, times the others."""
+        y = self.variables[0]
+        moving = [
+            factor
+            for factor in node.args
+            if factor.has(y) and not _settles(Program(factor, self.variables).enclose(tail))
+        ]
+        if len(moving) < 2:
+            return None
+        product = Mul(*moving)
+        natural = self._fold(_MULTIPLY, [self.expression(factor) for factor in moving])
+        operation = _tail_product(product, self.variables)
+        bounded = self.emit(None, operation, natural, *range(len(self.variables)))
+        others = [self.expression(factor) for factor in node.args if factor not in moving]
+        return self._fold(_MULTIPLY, [bounded, *others])
+
+    def _power(self, node: Pow) -> int:
+        base, exponent = node.args
+        if isinstance(exponent, sympy.Integer):
+            number = int(exponent)
+            if number < 0:
+                return self.emit(None, _RECIPROCAL, self.expression(base ** (-number)))
+            return self.emit(None, _integer_power(number), self.expression(base))
+        if isinstance(exponent, sympy.Rational) and exponent.q == 2:
+            if exponent < 0:
+                return self.emit(None, _RECIPROCAL, self.expression(base ** (-exponent)))
+            root = self.index.get(("sqrt", base))
+            if root is None:
+                root = self.emit(("sqrt", base), _SQRT, self.expression(base))
+            if exponent.p == 1:
+                return root
+            return self.emit(None, _integer_power(int(exponent.p)), root)
+        if base is S.Exp1:
+            return self.emit(None, _FUNCTIONS[sympy.exp], self.expression(exponent))
+        return self.emit(None, _POWER, self.expression(base), self.expression(exponent))
+
+
+def _sign_choice(value: Interval, *_: Interval) -> int | None:
+    lo, hi, _flag = value
+    if lo == hi == 0.0:
+        return 0
+    return 1 if lo >= 0.0 else (-1 if hi <= 0.0 else None)
+
+
+def _strict_choice(value: Interval, *_: Interval) -> int | None:
+    lo, hi, _flag = value
+    return 1 if lo > 0.0 else (-1 if hi < 0.0 else None)
+
+
+def _order_choice(a: Interval, b: Interval) -> int | None:
+    """0 where a ≤ b all over the box, 1 where b ≤ a."""
+    return 0 if a[1] <= b[0] else (1 if b[1] <= a[0] else None)
+
+
+def _arm_choice(*values: Any) -> int | None:
+    for index, (may, may_not, _flag) in enumerate(values[1::2]):
+        if may and may_not:
+            return None
+        if may:
+            return 2 * index
+    return None
+
+
+_CHOICES: dict[str, Callable[..., int | None]] = {
+    "abs": _sign_choice,
+    "sign": _strict_choice,
+    "step": _strict_choice,
+    "min": _order_choice,
+    "max": lambda a, b: None if (c := _order_choice(a, b)) is None else 1 - c,
+    "piecewise": _arm_choice,
+}
+
+
+def _taken(name: str, choice: int, values: Sequence[Any]) -> Any:
+    if name == "abs":
+        return values[0] * choice if choice else values[0]
+    if name == "sign":
+        return acb(choice)
+    if name == "step":
+        return acb(1 if choice > 0 else 0)
+    return values[choice]
+
+
+_CONSTANT = Operation("constant", lambda: None, lambda: None, lambda: None)
+
+
+def _settles(value: Interval) -> bool:
+    """Bounded, and away from zero."""
+    lo, hi, _ = value
+    return math.isfinite(lo) and math.isfinite(hi) and (lo > 0.0 or hi < 0.0)
+
+
+def _tail_product(node: sympy.Expr, variables: tuple[sympy.Symbol, ...]) -> Operation:
+    """A product that may be ∞·0 towards infinity, bounded by its own monotonicity there.
+
+    Let h be the product and E = y·h′/h its elasticity in the first variable y. Where E ≤ 0 on all
+    of [y₀, ∞), |h| falls, so |h| ≤ |h(y₀)| there; where E ≥ 0, |h| ≥ |h(y₀)|.
+    """
+    y = variables[0]
+    rate = tail_form(prepare(elasticity(node, y)), y)
+    slope = Program(rate, variables)
+    value = Program(node, variables)
+
+    def apply(natural: Interval, *box: Interval) -> Interval:
+        if box[0][1] != math.inf or natural[2] & iv.UNDEFINED:
+            return natural
+        rates = slope.enclose(box)
+        if rates[2] or not (rates[1] <= 0.0 or rates[0] >= 0.0):
+            return natural
+        start = box[0][0]
+        lo, hi, flag = value.enclose([(start, start, 0), *box[1:]])
+        if flag:
+            return natural
+        if rates[1] <= 0.0:
+            size = max(-lo, hi)
+            return (max(natural[0], -size), min(natural[1], size), natural[2])
+        if natural[0] >= 0.0:
+            return (max(natural[0], lo), natural[1], natural[2])
+        if natural[1] <= 0.0:
+            return (natural[0], min(natural[1], hi), natural[2])
+        return natural
+
+    return Operation(
+        "tail product", apply, lambda natural, *_: natural, lambda natural, *_: natural
+    )
+
+
+class Program:
+    """A compiled expression of ``variables``, in the order given.
+
+    Args:
+        expression: what to compile, best after `pdsearch.enclosure.nodes.prepare`.
+        variables: every symbol in it.
+        tail: a box whose first variable runs to +∞: products of what grows and what vanishes
+            there are bounded by more than the product of their bounds.
+
+    Raises:
+        TypeError: the expression holds a node without an enclosure.
+    """
+
+    def __init__(
+        self,
+        expression: sympy.Expr,
+        variables: Sequence[sympy.Symbol],
+        *,
+        tail: Box | None = None,
+    ) -> None:
+        self.expression = expression
+        self.variables = tuple(variables)
+        unknown = expression.free_symbols - set(variables)
+        if unknown:
+            raise TypeError(f"free symbols without a range: {unknown}")
+        compiler = _Compiler(variables, tail=tail)
+        self.result = compiler.expression(expression)
+        self._constants = dict(compiler.constants)
+        self._operations = compiler.code
+        self._interval_code: list[tuple[Any, tuple[int, ...]]] = []
+        start = len(self.variables)
+        for position, (operation, args) in enumerate(compiler.code, start=start):
+            if operation is _CONSTANT:
+                self._interval_code.append((_interval_constant(self._constants[position]), ()))
+            else:
+                self._interval_code.append((operation.interval, args))
+
+    def enclose(self, box: Box) -> Interval:
+        """An interval that holds every value over the box where the expression is defined."""
+        values: list[Any] = list(box)
+        append = values.append
+        for function, args in self._interval_code:
+            count = len(args)
+            if count == 1:
+                append(function(values[args[0]]))
+            elif count == 2:
+                append(function(values[args[0]], values[args[1]]))
+            elif count == 0:
+                append(function)
+            else:
+                append(function(*[values[i] for i in args]))
+        result: Interval = values[self.result]
+        return result
+
+    def choices(self, box: Box) -> dict[int, int] | None:
+        """Which way each bend or jump goes all over a box; None where one is undecided.
+
+        Returns:
+            For each such operation's position the factor ±1 or 0 (abs, sign, step) or the number
+            of the argument that it equals (min, max, piecewise).
+        """
+        values: list[Any] = list(box)
+        chosen: dict[int, int] = {}
+        for position, (operation, args) in enumerate(self._operations, start=len(values)):
+            function, places = self._interval_code[position - len(self.variables)]
+            inputs = [values[i] for i in places]
+            values.append(function(*inputs) if operation is not _CONSTANT else function)
+            if operation.name in _CHOICES:
+                choice = _CHOICES[operation.name](*inputs)
+                if choice is None:
+                    return None
+                chosen[position] = choice
+        return chosen
+
+    def _run(
+        self, point: Sequence[Any], *, real: bool, choices: Mapping[int, int] | None = None
+    ) -> Any:
+        values: list[Any] = list(point)
+        for position, (operation, args) in enumerate(self._operations, start=len(values)):
+            if operation is _CONSTANT:
+                value = _ball_constant(self._constants[position])
+                values.append(value if real or isinstance(value, bool) else acb(value))
+                continue
+            function = operation.ball if real else operation.complex
+            chosen = [values[i] for i in args]
+            # An undecided condition matters only if an arm that is taken needs it.
+            trouble = next((v for v in chosen if isinstance(v, UndecidedError)), None)
+            if choices and position in choices:
+                values.append(_taken(operation.name, choices[position], chosen))
+            elif function is None:
+                values.append(UndecidedError(operation.name))
+            elif trouble is not None and operation is not _PIECEWISE:
+                values.append(trouble)
+            else:
+                try:
+                    values.append(function(*chosen))
+                except UndecidedError as error:
+                    values.append(error)
+        result = values[self.result]
+        if isinstance(result, UndecidedError):
+            raise result
+        return result
+
+    def ball(self, point: Sequence[arb]) -> arb:
+        """The value at a point, as a ball at the working precision.
+
+        Raises:
+            UndecidedError: a condition could not be decided at this precision.
+        """
+        return self._run(point, real=True)
+
+    def complex_ball(self, point: Sequence[acb], choices: Mapping[int, int] | None = None) -> acb:
+        """The value on a complex ball; not finite where it might not be analytic.
+
+        Args:
+            point: the variables' values.
+            choices: what `choices` told about the stretch that is integrated over.
+
+        Raises:
+            UndecidedError: the expression holds a node without an analytic form.
+        """
+        return self._run(point, real=False, choices=choices)
+
+    def at(self, point: Sequence[Fraction | float | int], *, precision: int = 106) -> arb:
+        """The value at exact rational coordinates.
+
+        Raises:
+            UndecidedError: a condition could not be decided at this precision.
+        """
+        with ctx.workprec(precision):
+            return self.ball([to_arb(value) for value in point])
+
+
+def _interval_constant(value: Any) -> Any:
+    if isinstance(value, bool):
+        return (value, not value, 0)
+    if value.is_Rational:
+        return rational_interval(Fraction(int(value.p), int(value.q)))
+    return iv.ball_interval(_ball_constant(value))
+
+
+def _ball_constant(value: Any) -> Any:
+    if isinstance(value, bool):
+        return value
+    if value.is_Rational:
+        return arb(fmpq(int(value.p), int(value.q)))
+    if value is S.Pi:
+        return arb.pi()
+    return arb(1).exp()

@@ -1,0 +1,298 @@
+"""Branch and bound on a piece: certified minima, and the sign of a function.
+
+Best-first: the box with the lowest bound is looked at next. A box is closed when its enclosure
+decides; otherwise derivatives of definite sign move it to a face, the mean-value form tightens it,
+and it is cut in two. Witnesses are exact points whose value was enclosed by itself.
+"""
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import sympy
+
+from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.nodes import prepare, tail_form
+from pdsearch.enclosure.pieces import Domain, Piece, exact_sign, tidy
+from pdsearch.enclosure.pieces import s as s_symbol
+from pdsearch.enclosure.pieces import y as y_symbol
+from pdsearch.enclosure.program import Program
+
+
+@dataclass
+class Budget:
+    """What a decision may cost: boxes looked at, and seconds. Shared by reference."""
+
+    boxes: int = 20_000
+    seconds: float = 5.0
+    _started: float = field(default_factory=time.monotonic, repr=False)
+    used: int = 0
+
+    def spend(self) -> bool:
+        """Count one box; False once the budget is spent."""
+        self.used += 1
+        if self.used > self.boxes:
+            return False
+        return self.used % 64 != 0 or time.monotonic() - self._started < self.seconds
+
+    def fresh(self) -> "Budget":
+        """A new budget of the same size, its clock started now."""
+        return Budget(boxes=self.boxes, seconds=self.seconds)
+
+
+Point = tuple[float, ...]
+"""Coordinates in the piece's own variable and the parameters; floats, hence exact rationals."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A certified enclosure ``[lo, hi]`` of the infimum over a piece.
+
+    ``point`` is where a value ≤ ``hi`` was certified; ``box`` the box with the lowest bound left.
+    ``complete`` is False where the budget ran out or an undefined point could not be excluded.
+    """
+
+    lo: float
+    hi: float
+    point: Point | None
+    box: tuple[Interval, ...] | None
+    complete: bool
+
+
+class Smooth:
+    """A function on a piece, with its derivatives compiled when they are first needed."""
+
+    def __init__(
+        self,
+        local: sympy.Expr,
+        variable: sympy.Symbol,
+        domain: Domain,
+        start: Interval,
+        *,
+        differentiable: bool = True,
+        depth: int = 0,
+    ) -> None:
+        self.local = local
+        self.variables = (variable, *domain.symbols)
+        self.domain = domain
+        self.start = start
+        self.depth = depth
+        self.differentiable = differentiable
+        self.tail = variable == y_symbol
+        box = (start, *domain.box)
+        self.program = Program(local, self.variables, tail=box if self.tail else None)
+        self._partials: dict[int, Smooth] = {}
+        self._ends: dict[float, int | None] = {}
+
+    @classmethod
+    def on(cls, piece: Piece, domain: Domain) -> "Smooth":
+        """The piece's formula."""
+        return cls(piece.local, piece.variable, domain, piece.start)
+
+    @property
+    def box(self) -> tuple[Interval, ...]:
+        """Everything the function is defined over."""
+        return (self.start, *self.domain.box)
+
+    def partial(self, index: int) -> "Smooth":
+        """The derivative in one variable."""
+        known = self._partials.get(index)
+        if known is None:
+            derivative = prepare(tidy(prepare(self.local.diff(self.variables[index]))))
+            if self.tail:
+                derivative = tail_form(derivative, y_symbol)
+            known = Smooth(
+                derivative, self.variables[0], self.domain, self.start, depth=self.depth + 1
+            )
+            self._partials[index] = known
+        return known
+
+    def end_sign(self, end: float) -> int | None:
+        """The exact sign at s = 0 or s = 1, without parameters."""
+        if end not in self._ends:
+            sign = None
+            if self.variables == (s_symbol,):
+                value = self.local.xreplace({s_symbol: sympy.Integer(int(end))})
+                if not value.has(sympy.nan, sympy.zoo, sympy.oo):
+                    sign = exact_sign(value)
+            self._ends[end] = sign
+        return self._ends[end]
+
+    def slope_sign(self, box: Sequence[Interval], index: int) -> int:
+        """1 where the partial derivative is ≥ 0 all over the box, -1 where ≤ 0, else 0."""
+        partial = self.partial(index)
+        lo, hi, flag = partial.program.enclose(box)
+        if flag:
+            return 0
+        if lo >= 0.0:
+            return 1
+        if hi <= 0.0:
+            return -1
+        # A zero of the derivative at an end of the piece never clears by bisection; there the next
+        # derivative decides.
+        if len(box) == 1 and self.depth < 3 and self.variables[0] == s_symbol:
+            for end in (0.0, 1.0):
+                if box[0][0] <= end <= box[0][1] and partial.end_sign(end) == 0:
+                    bend = partial.slope_sign(box, 0)
+                    if bend:
+                        return bend if end == 0.0 else -bend
+        return 0
+
+    def enclose(self, box: Sequence[Interval]) -> Interval:
+        """The natural enclosure."""
+        return self.program.enclose(box)
+
+    def lower(self, box: tuple[Interval, ...]) -> tuple[float, tuple[Interval, ...], int]:
+        """A lower bound over the box, the face on which the minimum lies, and the flag."""
+        lo, hi, flag = self.program.enclose(box)
+        if flag or not self.differentiable or lo == hi:
+            return lo, box, flag
+        face = list(box)
+        slopes: list[Interval] = []
+        for index, (left, right, _) in enumerate(box):
+            if left == right:
+                continue
+            sign = self.slope_sign(face, index)
+            if sign > 0:
+                face[index] = (left, left, 0)
+            elif sign < 0 and right != math.inf:
+                face[index] = (right, right, 0)
+            elif sign == 0 and right != math.inf:
+                slopes.append((float(index), 0.0, 0))
+        moved = tuple(face)
+        if moved != box:
+            lo = max(lo, self.program.enclose(moved)[0])
+            if lo < 0.0 and len(box) == 1 and moved[0][0] == moved[0][1] in (0.0, 1.0):
+                sign_there = self.end_sign(moved[0][0])
+                if sign_there is not None and sign_there >= 0:
+                    lo = 0.0
+        if slopes and all(math.isfinite(v[1] - v[0]) for v in moved):
+            lo = max(lo, self._mean_value(moved)[0])
+        return lo, moved, flag
+
+    def _mean_value(self, box: tuple[Interval, ...]) -> Interval:
+        middle = [_middle(left, right) for left, right, _ in box]
+        total = self.program.enclose([(m, m, 0) for m in middle])
+        for index, (left, right, _) in enumerate(box):
+            if left == right:
+                continue
+            slope = self.partial(index).program.enclose(box)
+            if slope[2]:
+                return iv.WHOLE
+            m = middle[index]
+            total = iv.add(total, iv.multiply(slope, iv.add((left, right, 0), (-m, -m, 0))))
+        return total
+
+
+def _middle(left: float, right: float) -> float:
+    if right == math.inf:
+        return max(2.0 * left, 1.0)
+    if left > 0.0 and right / left > 4.0 and left >= 1e-3:
+        return math.sqrt(left) * math.sqrt(right)
+    return left + (right - left) / 2.0
+
+
+def halves(
+    box: tuple[Interval, ...], weights: Sequence[float]
+) -> tuple[tuple[Interval, ...], tuple[Interval, ...]] | None:
+    """The box cut across its widest side, sides measured in units of ``weights``."""
+    best, size = -1, 0.0
+    for index, (left, right, _) in enumerate(box):
+        if left == right:
+            continue
+        width = 1e6 if right == math.inf else (right - left) / weights[index]
+        middle = _middle(left, right)
+        if width > size and left < middle < right:
+            best, size = index, width
+    if best < 0:
+        return None
+    left, right, _ = box[best]
+    middle = _middle(left, right)
+    first, second = list(box), list(box)
+    first[best], second[best] = (left, middle, 0), (middle, right, 0)
+    return tuple(first), tuple(second)
+
+
+def _corner(box: Sequence[Interval]) -> Point:
+    return tuple(_middle(left, right) for left, right, _ in box)
+
+
+def minimum(
+    function: Smooth,
+    budget: Budget,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    tolerance: float = 1e-7,
+    strict: bool = False,
+) -> Minimum:
+    """Enclose the infimum of a function over its piece.
+
+    Args:
+        function: what to minimise.
+        budget: shared; boxes are counted in it.
+        above: stop once the infimum is known to be ≥ this.
+        below: stop once a value below this (strictly) was certified.
+        tolerance: stop when the enclosure is this narrow (relative to 1 + its size).
+        strict: with ``above``: the infimum must exceed it.
+    """
+    start = function.box
+    weights = [
+        (right - left) if right != math.inf and right > left else 1.0 for left, right, _ in start
+    ]
+    counter = itertools.count()
+    best, point = math.inf, None
+    heap: list[tuple[float, int, tuple[Interval, ...], int]] = []
+
+    def push(box: tuple[Interval, ...]) -> None:
+        nonlocal best, point
+        lo, face, flag = function.lower(box)
+        corner = _corner(face)
+        value = function.program.enclose([(c, c, 0) for c in corner])
+        if not value[2] and value[1] < best:
+            best, point = value[1], corner
+        heapq.heappush(heap, (-math.inf if flag & iv.UNDEFINED else lo, next(counter), face, flag))
+
+    push(start)
+    while heap:
+        lo, _, box, flag = heap[0]
+        low = min(lo, best)
+        undefined = bool(flag & iv.UNDEFINED)
+        if below is not None and best < below:
+            return Minimum(low, best, point, box, complete=True)
+        if not undefined:
+            if above is not None and (lo > above if strict else lo >= above):
+                return Minimum(low, best, point, box, complete=True)
+            if best - low <= tolerance * (1.0 + abs(best)) and (above is None or low >= above):
+                return Minimum(low, best, point, box, complete=True)
+        parts = halves(box, weights)
+        if parts is None or not budget.spend():
+            return Minimum(low, best, point, box, complete=False)
+        heapq.heappop(heap)
+        for part in parts:
+            push(part)
+    return Minimum(best, best, point, None, complete=True)
+
+
+def x_of(piece: Piece, point: Point, domain: Domain) -> Fraction | None:
+    """The exact rational x of a point in the piece's variable; None if x is irrational."""
+    values = {piece.variable: _rational(point[0])}
+    values |= {
+        symbol: _rational(value) for symbol, value in zip(domain.symbols, point[1:], strict=True)
+    }
+    where = piece.position.xreplace(values)
+    if not where.is_Rational:
+        where = sympy.nsimplify(where) if where.is_rational else where
+    if not where.is_Rational:
+        return None
+    return Fraction(int(where.p), int(where.q))
+
+
+def _rational(value: float) -> sympy.Rational:
+    fraction = Fraction(value)
+    return sympy.Rational(fraction.numerator, fraction.denominator)
