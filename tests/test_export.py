@@ -1,0 +1,339 @@
+"""Exported files stand on their own, compute the op's bits, and no name breaks out of them."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sympy
+import torch
+from optuna.distributions import FloatDistribution
+
+from pdsearch.autograd import pd_relu
+from pdsearch.errors import InputError
+from pdsearch.export import export
+from pdsearch.expression import parse
+from pdsearch.family import Candidate, Family, load_target
+
+HOSTILE = (
+    'a"""\nimport os\nos.system("id")\n"""',
+    "b'''\r\nraise SystemExit(3)",
+    "c\n\\end{equation}\\input{/etc/passwd}",
+    "d\x0craise\x0bSystemExit\x85x\u2028y\u2029z\0",
+    "# -*- coding: utf-7 -*- coding=latin-1",
+    "\\",
+    "@G0@ @FACTS@ {0} %s ${x}",
+    "</script><img onerror=alert(1)>",
+    "é ‮ 🙂 \udcff".encode("utf-8", "surrogatepass").decode("utf-8", "replace"),
+)
+
+
+def family(
+    name: str, formula: str, *, reference: str = "", **space: tuple[float, float, float]
+) -> Family:
+    return Family(
+        name,
+        parse(formula, parameters=space),
+        space={key: FloatDistribution(low, high) for key, (low, high, _) in space.items()},
+        defaults={key: default for key, (_, _, default) in space.items()},
+        reference=reference,
+    )
+
+
+EXP_TAIL = family(
+    "exp_tail",
+    "Piecewise((1, x > 0), (alpha*exp(beta*x), True))",
+    reference="derivative of ELU, Clevert et al. 2016, arXiv:1511.07289",
+    alpha=(0.01, 1.0, 0.3),
+    beta=(0.1, 10.0, 1.0),
+)
+B_SILU = family(
+    "b_silu", "sigmoid(x) + (x + alpha)*sigmoid(x)*(1 - sigmoid(x))", alpha=(0.5, 3.0, 1.67)
+)
+ATAN = family("arcus", "1/2 + atan(pi*alpha*x/2)/pi", alpha=(0.5, 4.0, 2.0))
+KNOTS = family(
+    "knots",
+    "Piecewise((0, x < -2), (a*(x + 2)**3, x < -1), (clamp(a + (1 - a)*(x + 1), 0, 1), True))",
+    a=(0.1, 0.5, 0.25),
+)
+ANNEALED = family("annealed", "Piecewise((1, x > 0), (a*(1 - t)*exp(x), True))", a=(0.1, 1.0, 0.5))
+RELU = family("relu", "Piecewise((1, x > 0), (0, True))")
+CANDIDATES = [f.default for f in (EXP_TAIL, B_SILU, ATAN, KNOTS, ANNEALED, RELU)]
+
+ids = pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda c: c.family.name)
+
+
+def run_alone(file: Path, script: str, folder: Path) -> str:
+    """The script beside the exported file, in an interpreter that cannot import pdsearch."""
+    hide = f"import sys; sys.path.insert(0, {str(file.parent)!r}); sys.modules['pdsearch'] = None
+"
+    done = subprocess.run(
+        [sys.executable, "-I", "-W", "error", "-c", hide + script],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_exported_modules_run_without_pdsearch_and_compute_the_ops_bits(tmp_path: Path) -> None:
+    """Every candidate and dtype in one other process; the op's formula route is the oracle."""
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+    generator = torch.Generator().manual_seed(1)
+    values = torch.cat(
+        [
+            torch.randn(500, generator=generator, dtype=torch.float64) * 4,
+            torch.tensor([0.0, -0.0, 1e-30, -1e-30, 700.0, -700.0, -1.0, -2.0, 60000.0, -60000.0]),
+        ]
+    )
+    torch.save(values, tmp_path / "values.pt")
+    for candidate in CANDIDATES:
+        export(candidate, tmp_path / f"exported_{candidate.family.name}.py")
+    names = [c.family.name for c in CANDIDATES]
+    script = f"""
+import importlib, torch
+values, out = torch.load({str(tmp_path / "values.pt")!r}), {{}}
+for name in {names!r}:
+    module = importlib.import_module("exported_" + name)
+    progress = {{"t": 0.25}} if name == "annealed" else {{}}
+    for dtype in {dtypes!r}:
+        x = values.to(getattr(torch, dtype)).requires_grad_()
+        y = module.pd_relu(x, **progress)
+        (once,) = torch.autograd.grad(y, x, torch.ones_like(y) * 3, create_graph=True)
+        (twice,) = torch.autograd.grad(once.sum(), x)
+        g = module.g(x.detach(), **progress)
+        out[name + " " + dtype] = (y.detach(), once.detach(), twice, g)
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 3), module.PDReLU())
+    layer(torch.ones(2, 3)).sum().backward()
+    assert not layer[1].state_dict() and module.NAME in repr(layer)
+torch.save(out, "out.pt")
+"""
+    run_alone(tmp_path / "exported_relu.py", script, tmp_path)
+    out = torch.load(tmp_path / "out.pt")
+    for candidate in CANDIDATES:
+        t = 0.25 if candidate.annealed else 0.0
+        for name in dtypes:
+            x = values.to(getattr(torch, name)).requires_grad_()
+            y = pd_relu(x, candidate, t=t, exact=True)
+            (once,) = torch.autograd.grad(y, x, torch.ones_like(y) * 3, create_graph=True)
+            (twice,) = torch.autograd.grad(once.sum(), x)
+            expected = (y.detach(), once.detach(), twice, candidate(x.detach(), t))
+            got = out[f"{candidate.family.name} {name}"]
+            for left, right in zip(got, expected, strict=True):
+                assert left.dtype == right.dtype
+                assert torch.equal(left, right), (candidate.name, name)
+            assert torch.equal(got[0], torch.relu(x.detach()))
+
+
+def test_the_exported_derivative_agrees_with_sympy(tmp_path: Path) -> None:
+    """An oracle apart from the printer: sympy's own arithmetic at 30 digits."""
+    namespace = _run(export(B_SILU.default, tmp_path / "b.py"))
+    points = [-20.0, -3.765, -2.7349, -0.1, 0.0, 0.3, 1.4915, 15.0]
+    got = namespace["g"](torch.tensor(points, dtype=torch.float64)).tolist()
+    z = sympy.Symbol("z")
+    s = 1 / (1 + sympy.exp(-z))
+    formula = s + (z + sympy.Rational("1.67")) * s * (1 - s)
+    for point, value in zip(points, got, strict=True):
+        exact = float(formula.subs(z, sympy.Rational(point)).evalf(30))
+        assert math.isclose(value, exact, rel_tol=1e-12, abs_tol=1e-16), point
+
+
+def _run(path: Path) -> dict[str, object]:
+    namespace: dict[str, object] = {"__name__": "exported"}
+    exec(compile(path.read_bytes(), str(path), "exec"), namespace)
+    return namespace
+
+
+# torch's own, on the first use of forward mode in a process.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_exported_op_works_under_vmap_and_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    namespace = _run(export(EXP_TAIL.default, tmp_path / "e.py"))
+    op = namespace["pd_relu"]
+    x = torch.randn(4, 3, dtype=torch.float64)
+    got = torch.func.vmap(torch.func.grad(lambda row: op(row).sum()))(x)
+    assert torch.equal(got, EXP_TAIL.default(x))
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(op, (x,), (torch.ones_like(x),))
+    z = x.clone().requires_grad_()
+    (one,) = torch.autograd.grad(op(z).sum(), z, create_graph=True)
+    (two,) = torch.autograd.grad(one.sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="no third derivative"):
+        torch.autograd.grad(two.sum(), z)
+    with pytest.raises(TypeError, match=r"floating-point tensor, got torch\.int64"):
+        op(torch.arange(3))
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_provenance_breaks_out_of_the_python_file(text: str, tmp_path: Path) -> None:
+    hostile = family("f", "Piecewise((1, x > 0), (a*exp(x), True))", reference=text, a=(0.1, 1, 1))
+    provenance = {"study": text, text: 1, "value": float("nan"), "path": Path("p")}
+    path = export(hostile.default, tmp_path / "f.py", provenance=provenance)
+    namespace = _run(path)
+    assert namespace["PROVENANCE"]["study"] == text
+    assert namespace["PROVENANCE"][text] == 1
+    assert namespace["PROVENANCE"]["value"] is None
+    lines = path.read_text(encoding="utf-8").split("\n")
+    head = lines[: lines.index("import torch")]
+    assert all(line.startswith("#") or line == "" for line in head)
+    # What Python sees is the same program as without the hostile text.
+    plain = export(
+        family("f", "Piecewise((1, x > 0), (a*exp(x), True))", a=(0.1, 1, 1)).default,
+        tmp_path / "plain.py",
+    )
+    assert _code(path) == _code(plain)
+
+
+def _code(path: Path) -> str:
+    text = re.sub(r"(?m)^PROVENANCE = .*$", "", path.read_text(encoding="utf-8"))
+    return re.sub(r"(?m)^#.*\n", "", text)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_provenance_breaks_out_of_the_latex(text: str, tmp_path: Path) -> None:
+    hostile = family(
+        "f_g", "Piecewise((1, x > 0), (a*exp(x), True))", reference=text, a=(0.1, 1, 1)
+    )
+    path = export(hostile.default, tmp_path / "f.tex", provenance={"study": text})
+    content = "\n".join(
+        line for line in path.read_text(encoding="utf-8").split("\n") if not line.startswith("%")
+    )
+    assert content.count("\\begin{equation}") == content.count("\\end{equation}") == 1
+    assert "\\input" not in content
+    assert _balanced(content)
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"(?<!\\)[{}]", text):
+        depth += 1 if brace == "{" else -1
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+@ids
+def test_latex_holds_equation_parameters_and_reference(
+    candidate: Candidate, tmp_path: Path
+) -> None:
+    text = export(candidate, tmp_path / "c.tex").read_text(encoding="utf-8")
+    assert f"= {candidate.family.latex}\n\\end{{equation}}" in text
+    assert _balanced(text)
+    for name, value in candidate.parameters.items():
+        assert f"${sympy.latex(sympy.Symbol(name))} = {value:g}$" in text
+    if candidate.family is EXP_TAIL:
+        assert "Clevert" in text.split("\\end{equation}")[1]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+def test_latex_compiles(tmp_path: Path) -> None:
+    body = []
+    for i, candidate in enumerate(CANDIDATES):
+        path = export(candidate, tmp_path / f"c{i}.tex", provenance={"study": HOSTILE[0]})
+        body.append(f"\\input{{{path.name}}}")
+    (tmp_path / "all.tex").write_text(
+        "\\documentclass{article}\\usepackage{amsmath}\\begin{document}\n"
+        + "\n".join(body)
+        + "\n\\end{document}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@ids
+def test_json_comes_back_as_the_candidate(candidate: Candidate, tmp_path: Path) -> None:
+    path = export(candidate, tmp_path / "c.json", provenance={"study": "s", "value": math.inf})
+    assert Candidate.from_json(path.read_text()) == candidate
+    assert load_target(str(path))[1] == candidate
+    document = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert document["provenance"]["study"] == "s"
+    assert document["provenance"]["value"] is None
+    assert document["provenance"]["pdsearch"]
+
+
+@pytest.mark.parametrize("name", ["c", "c.txt", "c.py.bak", "c.PYC", ".py"])
+def test_a_suffix_that_says_nothing_names_the_valid_ones(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"use \.py, \.json, \.tex"):
+        export(EXP_TAIL.default, tmp_path / name)
+
+
+def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"c\.json exists already.*--force"):
+        export(EXP_TAIL.default, path)
+    assert path.read_text() == "mine"
+    export(B_SILU.default, path, force=True)
+    assert load_target(str(path))[1] == B_SILU.default
+
+
+def test_places_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = EXP_TAIL.default
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(InputError, match=r"folder\.py is a directory"):
+        export(candidate, tmp_path / "folder.py", force=True)
+    with pytest.raises(InputError, match="there is no folder"):
+        export(candidate, tmp_path / "missing" / "c.py")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="there is no folder"):
+        export(candidate, tmp_path / "file" / "c.py")
+    target = tmp_path / "target.py"
+    target.write_text("keep")
+    for name, to in (("link.py", target), ("dangling.py", tmp_path / "nowhere.py")):
+        (tmp_path / name).symlink_to(to)
+        with pytest.raises(InputError, match="symbolic link"):
+            export(candidate, tmp_path / name, force=True)
+    assert target.read_text() == "keep"
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(InputError, match="device or a pipe"):
+        export(candidate, tmp_path / "pipe.py", force=True)
+    with pytest.raises(InputError, match=r"cannot be written: File name too long"):
+        export(candidate, tmp_path / ("n" * 300 + ".py"))
+    with pytest.raises(InputError, match="NUL"):
+        export(candidate, tmp_path / "a\0b.py")
+
+
+def test_a_folder_that_refuses_new_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The superuser may write anywhere, so the refusal is made by the call itself."""
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuse)
+        with pytest.raises(InputError, match=r"c\.py cannot be written: Permission denied"):
+            export(EXP_TAIL.default, tmp_path / "c.py")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.py"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            export(EXP_TAIL.default, path, force=True)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["c.py"]
+
+
+def test_the_file_has_the_users_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "usual").write_text("")
+    path = export(EXP_TAIL.default, tmp_path / "c.py")
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
