@@ -88,8 +88,8 @@ class _TorchPrinter(StrPrinter):
         if not isinstance(term, _Complement):
             return None
         scale, z = self._print(term.scale), term.argument
-        if term.function == "erfc":
-            return f"{scale}*{self._unary('erfc', z)}"
+        if term.function != "atan2":
+            return f"{scale}*{self._unary(term.function, z)}"
         return f"{scale}*torch.atan2(torch.ones_like(x), {self._print(z)})"
 
     def _print_Mul(self, expr: sympy.Mul) -> str:  # noqa: N802
@@ -158,9 +158,7 @@ class _TorchPrinter(StrPrinter):
 
     def _extremum(self, function: str, expr: sympy.Expr) -> str:
         # Folded pairwise; a Python number is no argument of torch.maximum.
-        parts = [
-            self._print(a) if _is_tensor(a) else f"_s({self._print(a)}, x)" for a in expr.args
-        ]
+        parts = [self._print(a) if _is_tensor(a) else f"_s({self._print(a)}, x)" for a in expr.args]
         text = parts[0]
         for part in parts[1:]:
             text = f"torch.{function}({text}, {part})"
@@ -218,7 +216,7 @@ def _is_tensor(expr: sympy.Basic) -> bool:
 
 @dataclass(frozen=True)
 class _Complement:
-    """A positive number times erfc(argument), or times atan2(1, argument) = pi/2 - atan."""
+    """A number times erfc, expm1 or atan2(1, ·) = pi/2 - atan of the argument."""
 
     scale: sympy.Expr
     function: str
@@ -226,17 +224,19 @@ class _Complement:
 
 
 def _stable_terms(expr: sympy.Add) -> tuple[sympy.Expr, list[Any]]:
-    """Split a sum so that no `erf`, `erfc` or `atan` cancels against its constant.
+    """Split a sum so that no `erf`, `erfc`, `atan` or `exp` cancels against its constant.
 
     c + b erf(z)  = (c - |b|) + |b| erfc(-z sign b),   c - b erfc(z) = (c - 2b) + b erfc(-z),
-    c + b atan(z) = (c - |b| pi/2) + |b| atan2(1, -z sign b), each only where nothing is left of
+    c + b exp(z) = (c + b) + b expm1(z),   c + b atan(z) = (c - |b| pi/2) + |b| atan2(1, -z sign b), each only where nothing is left of
     the constant: otherwise there was no cancellation to zero.
     """
     constant, rest = expr.as_coeff_Add()
     terms: list[Any] = []
     for term in sympy.Add.make_args(rest):
         found = None
-        coefficient, function = term.as_independent(sympy.erf, sympy.erfc, sympy.atan, as_Add=False)
+        coefficient, function = term.as_independent(
+            sympy.erf, sympy.erfc, sympy.atan, sympy.exp, as_Add=False
+        )
         if coefficient.is_number and coefficient.is_positive is not None and function.args:
             size, z = sympy.Abs(coefficient), function.args[0]
             sign = 1 if coefficient.is_positive else -1
@@ -244,6 +244,8 @@ def _stable_terms(expr: sympy.Add) -> tuple[sympy.Expr, list[Any]]:
                 found = (size, _Complement(size, "erfc", -sign * z))
             elif isinstance(function, sympy.erfc) and sign < 0:
                 found = (2 * size, _Complement(size, "erfc", -z))
+            elif isinstance(function, sympy.exp):
+                found = (-coefficient, _Complement(coefficient, "expm1", z))
             elif isinstance(function, sympy.atan):
                 found = (size * sympy.pi / 2, _Complement(size, "atan2", -sign * z))
         if found is not None and _is_tensor(found[1].argument) and constant == found[0]:
@@ -341,9 +343,7 @@ def _outermost_piecewise(expr: sympy.Basic) -> list[sympy.Piecewise]:
     return found
 
 
-def torch_source(
-    expression: sympy.Expr, *, parameters: Sequence[str] = (), name: str = "g"
-) -> str:
+def torch_source(expression: sympy.Expr, *, parameters: Sequence[str] = (), name: str = "g") -> str:
     """The text of a Python function of torch ops that computes an expression.
 
     Args:
