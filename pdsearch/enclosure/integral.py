@@ -61,16 +61,15 @@ def _number(value: sympy.Expr) -> arb:
 
 
 def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb | None:
-    formula = prepare(piece.expression - shift)
-    if formula.is_zero:
+    piece = piece.with_expression(piece.expression - shift) if shift else piece
+    if piece.local.is_zero:
         return arb(0)
+    function = Smooth.on(piece, Domain())
     if not piece.tail:
-        local = prepare(piece.local - shift)
-        function = Smooth(local, piece.variable, Domain(), piece.start)
         lo, hi = _number(piece.lo), _number(piece.hi)
+        formula = prepare(piece.expression)
         return _stretch(function, formula, lo, hi, 0.0, 1.0, power, budget)
-    local = tail_form(prepare(piece.local - shift), y_symbol)
-    function = Smooth(local, piece.variable, Domain(), piece.start)
+    local = piece.local
     start = piece.start[0]
     total = arb(0)
     reach = max(float(REACH), start)
@@ -147,7 +146,8 @@ def _stretch(
                         at_a, at_b = (function.enclose(((e, e, 0),)) for e in (a, b))
                         low, high = (at_a[0], at_b[1]) if slope > 0 else (at_b[0], at_a[1])
                 sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
-            if sign == 0 and b - a > 2.0**-24 * (last - first) and budget.spend():
+            # Below 1e-13 the sign may be rounding noise, and the integral is as small.
+            if sign == 0 and max(-low, high) > 1e-13 and b - a > 2.0**-24 * (last - first) and budget.spend():
                 middle = a + (b - a) / 2.0
                 stack += [(middle, b), (a, middle)]
                 continue

@@ -345,6 +345,13 @@ def arb_erfc_ratio(value: arb) -> arb:
     return 2 * (-value * value).exp() / (arb.pi().sqrt() * value.erfc())
 
 
+def arb_arccot(value: arb) -> arb:
+    """π/2 - atan(u), without cancellation for large u."""
+    if value > 1:
+        return (1 / value).atan()
+    return arb.pi() / 2 - value.atan()
+
+
 def _guarded(function: Callable[[arb], arb], limit: float) -> Callable[[arb], arb]:
     """Arguments beyond ±limit moved there: for bounded monotone functions with room to spare."""
 
@@ -364,6 +371,7 @@ sigmoid = _increasing(_guarded(arb_sigmoid, 700.0), 0.0, 1.0, least=0.0, most=1.
 tanh = _increasing(_guarded(lambda v: v.tanh(), 400.0), -1.0, 1.0, least=-1.0, most=1.0)
 erf = _increasing(_guarded(lambda v: v.erf(), 27.0), -1.0, 1.0, least=-1.0, most=1.0)
 atan = _increasing(lambda v: v.atan(), -1.5707963267948968, 1.5707963267948968)
+_arccot_at = _at_point(arb_arccot, 3.1415926535897936, 0.0)
 _sinh_small = _increasing(lambda v: v.sinh(), -INF, INF)
 _softplus_small = _increasing(arb_softplus, 0.0, INF, least=0.0)
 _erfc_small = _at_point(lambda v: v.erfc(), 2.0, 0.0)
@@ -373,8 +381,13 @@ _sech2_small = _even(arb_sech2, 1.0, 0.0, rising=False, least=0.0)
 _ratio_small = _increasing(arb_erfc_ratio, 0.0, INF, least=0.0)
 
 
+def arccot(a: Interval) -> Interval:
+    """π/2 - atan(a)."""
+    return (max(_arccot_at(a[1])[0], 0.0), _arccot_at(a[0])[1], a[2])
+
+
 def erfc(a: Interval) -> Interval:
-    """erfc(a)."""
+    """The complementary error function."""
     lo = 0.0 if a[1] > 26.0 else max(_erfc_small(a[1])[0], 0.0)
     if a[0] > 26.0:
         hi = 1e-290  # erfc(26) is 5.7e-296
@@ -386,7 +399,7 @@ def erfc(a: Interval) -> Interval:
 
 
 def sinh(a: Interval) -> Interval:
-    """sinh(a)."""
+    """The hyperbolic sine."""
     lo, hi, flag = a
     if lo < -700.0:
         low = -INF
@@ -491,7 +504,7 @@ def absolute(a: Interval) -> Interval:
 
 
 def sign(a: Interval) -> Interval:
-    """sign(a), flagged as a jump where a may change sign."""
+    """The sign, flagged as a jump where a may change sign."""
     lo, hi, flag = a
     low = 1.0 if lo > 0.0 else (0.0 if lo == 0.0 else -1.0)
     high = -1.0 if hi < 0.0 else (0.0 if hi == 0.0 else 1.0)

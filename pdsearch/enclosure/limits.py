@@ -13,7 +13,7 @@ import sympy
 from sympy import Add, Max, Min, Mul, Pow, S, oo
 
 from pdsearch.enclosure import interval as iv
-from pdsearch.enclosure.nodes import bell, elasticity, erfc_ratio, prepare, sech2, tail_form
+from pdsearch.enclosure.nodes import arccot, bell, elasticity, erfc_ratio, prepare, sech2, tail_form
 from pdsearch.enclosure.pieces import Domain, y
 from pdsearch.enclosure.program import Program
 from pdsearch.expression import sigmoid, softplus
@@ -29,6 +29,7 @@ _AT_INFINITY: dict[type, tuple[sympy.Expr, sympy.Expr]] = {
     sympy.erfc: (S(2), S.Zero),
     sympy.sinh: (-oo, oo),
     sympy.cosh: (oo, oo),
+    arccot: (sympy.pi, S.Zero),
     bell: (S.Zero, S.Zero),
     sech2: (S.Zero, S.Zero),
     erfc_ratio: (S.Zero, oo),
@@ -159,7 +160,7 @@ def _power(
     if limit.is_zero:
         if sign > 0 and exponent.is_Integer:
             return S.Zero
-        lo, hi, flag = _far(base, domain)
+        lo, _, flag = _far(base, domain)
         if flag or not (lo >= 0.0):
             return None
         return S.Zero if sign > 0 else None

@@ -43,6 +43,19 @@ class sech2(sympy.Function):
         return True
 
 
+class arccot(sympy.Function):  # noqa: N801
+    """π/2 - atan(u), in (0, π): falling."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """Minus the derivative of atan."""
+        return -1 / (1 + self.args[0] ** 2)
+
+    def _eval_is_positive(self) -> bool:
+        return True
+
+
 class erfc_ratio(sympy.Function):
     """2·exp(-u²)/(√π·erfc(u)): minus the logarithmic derivative of erfc; increasing."""
 
@@ -117,32 +130,49 @@ def _prepare_power(power: Pow) -> sympy.Expr:
 
 
 def _prepare_sum(total: Add) -> sympy.Expr:
-    """C - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and erf."""
-    if len(total.args) != 2:
+    """A constant and one term as one node: c - c·σ(u) → c·σ(-u), and the like."""
+    constants = [term for term in total.args if term.is_number and not term.is_zero]
+    if len(constants) != 1:
         return total
-    constant, term = total.args
-    if not constant.is_number:
-        constant, term = term, constant
-    if not constant.is_number or constant.is_zero:
-        return total
-    factor = term / constant
-    for sign in (1, -1):
-        node = factor * sign
-        argument = node.args[0] if node.args else None
-        if isinstance(node, sigmoid) and sign == -1:
-            return cast(sympy.Expr, constant * sigmoid(-argument))
-        if isinstance(node, sympy.tanh):
-            return cast(sympy.Expr, 2 * constant * sigmoid(2 * sign * argument))
-        if isinstance(node, sympy.erf):
-            return cast(sympy.Expr, constant * sympy.erfc(-sign * argument))
-        if (
-            sign == -1
-            and isinstance(node, Pow)
-            and node.exp == 2
-            and isinstance(node.base, sympy.tanh)
-        ):
-            return cast(sympy.Expr, constant * sech2(node.base.args[0]))
+    constant = constants[0]
+    terms = [term for term in total.args if term != constant]
+    for index, term in enumerate(terms):
+        joined = _with_constant(constant, term)
+        if joined is not None:
+            return cast(sympy.Expr, Add(joined, *terms[:index], *terms[index + 1 :]))
     return total
+
+
+def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
+    """c - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and so on."""
+    node = next(
+        (f for f in Mul.make_args(term) if f.func in _JOINED or _is_tanh_squared(f)), None
+    )
+    if node is None:
+        return None
+    factor = sympy.cancel(term / node / constant)
+    if isinstance(node, sympy.atan):
+        factor = factor * sympy.pi / 2
+    if factor not in (S.One, S.NegativeOne):
+        return None
+    sign = int(factor)
+    if isinstance(node, Pow):
+        return cast(sympy.Expr, constant * sech2(node.base.args[0])) if sign == -1 else None
+    argument = node.args[0]
+    if isinstance(node, sigmoid):
+        return cast(sympy.Expr, constant * sigmoid(-argument)) if sign == -1 else None
+    if isinstance(node, sympy.tanh):
+        return cast(sympy.Expr, 2 * constant * sigmoid(2 * sign * argument))
+    if isinstance(node, sympy.erf):
+        return cast(sympy.Expr, constant * sympy.erfc(-sign * argument))
+    return cast(sympy.Expr, 2 * constant / sympy.pi * arccot(-sign * argument))
+
+
+_JOINED = (sigmoid, sympy.tanh, sympy.erf, sympy.atan)
+
+
+def _is_tanh_squared(node: sympy.Expr) -> bool:
+    return isinstance(node, Pow) and node.exp == 2 and isinstance(node.base, sympy.tanh)
 
 
 def _prepare_product(product: Mul) -> sympy.Expr:
@@ -181,16 +211,25 @@ def _prepare_product(product: Mul) -> sympy.Expr:
 
 def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
     """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold."""
-    if not expression.has(y):
+    return _rate(expression, y, y)
+
+
+def log_derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr:
+    """f′(v)/f(v), factor by factor."""
+    return _rate(expression, v, S.One)
+
+
+def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.Expr:
+    if not expression.has(v):
         return S.Zero
-    if expression == y:
-        return S.One
+    if expression == v:
+        return times / v
     if isinstance(expression, Mul):
-        return cast(sympy.Expr, Add(*(elasticity(factor, y) for factor in expression.args)))
+        return cast(sympy.Expr, Add(*(_rate(factor, v, times) for factor in expression.args)))
     if isinstance(expression, sympy.exp):
-        return cast(sympy.Expr, y * expression.args[0].diff(y))
-    if isinstance(expression, Pow) and not expression.exp.has(y):
-        return cast(sympy.Expr, expression.exp * elasticity(expression.base, y))
+        return cast(sympy.Expr, times * expression.args[0].diff(v))
+    if isinstance(expression, Pow) and not expression.exp.has(v):
+        return cast(sympy.Expr, expression.exp * _rate(expression.base, v, times))
     if isinstance(expression, sigmoid | bell | sech2 | sympy.erfc):
         u = expression.args[0]
         rate = {
@@ -199,8 +238,8 @@ def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
             sech2: lambda: -2 * sympy.tanh(u),
             sympy.erfc: lambda: -erfc_ratio(u),
         }[type(expression)]()
-        return cast(sympy.Expr, y * u.diff(y) * rate)
-    return cast(sympy.Expr, y * expression.diff(y) / expression)
+        return cast(sympy.Expr, times * u.diff(v) * rate)
+    return cast(sympy.Expr, times * expression.diff(v) / expression)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ Other nodes stay as they are; enclosures of them are wide where they are undecid
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -200,7 +201,7 @@ def cut(
     domain = domain or Domain()
     cuts = [-sympy.oo, *sorted(at, key=float), sympy.oo]
     stretches: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
-    for lo, hi in zip(cuts, cuts[1:], strict=False):
+    for lo, hi in itertools.pairwise(cuts):
         stretches += _resolve(expression, lo, hi, domain, frozenset())
     pieces: list[Piece] = []
     for lo, hi, formula in stretches:
@@ -251,7 +252,7 @@ def _resolve(
             return _resolve(expression, lo, hi, domain, opaque | {node})
         ends = [lo, *roots, hi]
         result: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
-        for left, right in zip(ends, ends[1:], strict=False):
+        for left, right in itertools.pairwise(ends):
             sign = _sign_between(function, left, right, domain)
             if sign is None:
                 return _resolve(expression, lo, hi, domain, opaque | {node})

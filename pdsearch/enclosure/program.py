@@ -20,7 +20,7 @@ from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import Interval
-from pdsearch.enclosure.nodes import bell, elasticity, erfc_ratio, prepare, sech2, tail_form
+from pdsearch.enclosure.nodes import arccot, bell, elasticity, erfc_ratio, prepare, sech2, tail_form
 from pdsearch.expression import sigmoid, softplus
 
 Box = Sequence[Interval]
@@ -213,6 +213,7 @@ _FUNCTIONS: dict[type, Operation] = {
     sympy.erfc: _unary("erfc", iv.erfc, lambda a: a.erfc(), lambda a: a.erfc()),
     sigmoid: _unary("sigmoid", iv.sigmoid, iv.arb_sigmoid, _acb_sigmoid),
     softplus: _unary("softplus", iv.softplus, iv.arb_softplus, _acb_softplus),
+    arccot: _unary("arccot", iv.arccot, iv.arb_arccot, lambda a: acb.pi() / 2 - _acb_atan(a)),
     bell: _unary("bell", iv.bell, iv.arb_bell, _acb_bell),
     sech2: _unary("sech2", iv.sech2, iv.arb_sech2, lambda a: 4 * _acb_bell(2 * a)),
     erfc_ratio: _unary("erfc_ratio", iv.erfc_ratio, iv.arb_erfc_ratio, None),
@@ -541,7 +542,7 @@ class Program:
         """
         values: list[Any] = list(box)
         chosen: dict[int, int] = {}
-        for position, (operation, args) in enumerate(self._operations, start=len(values)):
+        for position, (operation, _) in enumerate(self._operations, start=len(values)):
             function, places = self._interval_code[position - len(self.variables)]
             inputs = [values[i] for i in places]
             values.append(function(*inputs) if operation is not _CONSTANT else function)

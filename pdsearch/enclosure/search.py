@@ -12,12 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import cast
 
 import sympy
 
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import Interval
-from pdsearch.enclosure.nodes import prepare, tail_form
+from pdsearch.enclosure.nodes import elasticity, log_derivative, prepare, tail_form
 from pdsearch.enclosure.pieces import Domain, Piece, exact_sign, tidy
 from pdsearch.enclosure.pieces import s as s_symbol
 from pdsearch.enclosure.pieces import y as y_symbol
@@ -103,14 +104,35 @@ class Smooth:
         """The derivative in one variable."""
         known = self._partials.get(index)
         if known is None:
-            derivative = prepare(tidy(prepare(self.local.diff(self.variables[index]))))
-            if self.tail:
-                derivative = tail_form(derivative, y_symbol)
+            derivative = self._derivative(self.variables[index])
             known = Smooth(
                 derivative, self.variables[0], self.domain, self.start, depth=self.depth + 1
             )
             self._partials[index] = known
         return known
+
+    def _derivative(self, variable: sympy.Symbol) -> sympy.Expr:
+        """The derivative; of a product without zeros as the product times its logarithm's."""
+        local = self.local
+        if isinstance(local, sympy.Add):
+            moving = [term for term in local.args if term.has(variable)]
+            local = moving[0] if len(moving) == 1 else local
+        product = isinstance(local, sympy.Mul | sympy.Pow)
+        if product and all(self._away_from_zero(f) for f in sympy.Mul.make_args(local)):
+            if variable == y_symbol:
+                rate = tail_form(prepare(tidy(prepare(elasticity(local, y_symbol)))), y_symbol)
+                return cast(sympy.Expr, sympy.Mul(local / y_symbol, rate, evaluate=False))
+            rate = prepare(tidy(prepare(log_derivative(local, variable))))
+            return cast(sympy.Expr, sympy.Mul(local, rate, evaluate=False))
+        derivative = prepare(tidy(prepare(local.diff(variable))))
+        return tail_form(derivative, y_symbol) if self.tail else derivative
+
+    def _away_from_zero(self, factor: sympy.Expr) -> bool:
+        base = factor.as_base_exp()[0]
+        if base.is_positive or base.is_number:
+            return True
+        lo, hi, flag = Program(base, self.variables).enclose(self.box)
+        return not flag and (lo > 0.0 or hi < 0.0)
 
     def end_sign(self, end: float) -> int | None:
         """The exact sign at s = 0 or s = 1, without parameters."""
