@@ -70,8 +70,7 @@ ids = pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda c: c.family.na
 
 def run_alone(file: Path, script: str, folder: Path) -> str:
     """The script beside the exported file, in an interpreter that cannot import pdsearch."""
-    hide = f"import sys; sys.path.insert(0, {str(file.parent)!r}); sys.modules['pdsearch'] = None
-"
+    hide = f"import sys; sys.path.insert(0, {str(file.parent)!r}); sys.modules['pdsearch'] = None\n"
     done = subprocess.run(
         [sys.executable, "-I", "-W", "error", "-c", hide + script],
         capture_output=True,
