@@ -8,10 +8,13 @@ that this shows; no cause, and nothing of shapes that were not tried.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pdsearch.errors import StorageError
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
+from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
@@ -21,6 +24,12 @@ LEVEL = 0.05
 
 # Below this many trials no correlation is given: of four, even a perfect order has p = 1/12.
 FEWEST = 5
+
+# The study attribute that keeps what was decided here.
+KEPT = "pdsearch:insight"
+
+# Measured, so that values from different machines and moments are no scale; they never gate either.
+ADVISORY = frozenset({"cheap", "alive_in_half"})
 
 # These place their trials without looking at results.
 UNBIASED = ("random", "grid")
@@ -182,7 +191,7 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
             used.setdefault(row.candidate.formula, row)
     compared = list(used.values())
     accuracies = [row.values[place] for row in compared]
-    tables = [_criteria(row) for row in compared]
+    tables = _tables(stored, compared)
     names = list(dict.fromkeys(name for table in tables for name in table))
     judged = [_learn(name, tables, accuracies) for name in names]
     adjusted = holm([one.correlation.p_value if one.correlation else None for one in judged])
@@ -196,13 +205,48 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
             if row.candidate is not None
         ),
         criteria=tuple(replace(one, p_adjusted=p) for one, p in zip(judged, adjusted, strict=True)),
-        notes=tuple(_notes(rows, compared, sampler=settings.sampler)),
+        notes=tuple(_notes(stored, rows, compared)),
     )
 
 
-def _criteria(row: "TrialRow") -> dict[str, Mapping[str, Any]]:
-    """The stored verdicts of a trial by the criterion's name."""
-    return {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
+def _tables(
+    stored: "StoredStudy", rows: Sequence["TrialRow"]
+) -> list[dict[str, Mapping[str, Any]]]:
+    """The verdicts on each trial by the criterion's name.
+
+    A study's gate decides what its profile requires, and leaves out the value where the whole
+    family was proved. The rest is decided here (some 0.1 s a candidate) and kept with the study.
+    """
+    from pdsearch.criteria import CRITERIA, PROFILES, gate
+
+    with storage_errors(stored.storage):
+        kept: dict[str, Any] = dict(stored.study.user_attrs.get(KEPT, {}))
+    thresholds = stored.settings.criteria.bounds()
+    # By the thresholds too: some values depend on them.
+    suffix = f" | {sorted(thresholds.items())}"
+    tables, new = [], False
+    for row in rows:
+        entries = {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
+        valued = {name for name, entry in entries.items() if entry.get("value") is not None}
+        if row.candidate is not None and not valued >= PROFILES["strict"] - ADVISORY:
+            key = row.candidate.formula + suffix
+            if key not in kept:
+                new = True
+                report = gate(row.candidate, profile="strict", thresholds=thresholds)
+                kept[key] = [
+                    {k: entry[k] for k in ("name", "statement", "value", "passed")}
+                    for entry in report.to_dict()["criteria"]
+                ]
+            for entry in kept[key]:
+                if entry["name"] not in valued:
+                    entries[entry["name"]] = entry
+        ours = {name: entries[name] for name in CRITERIA if name in entries}
+        tables.append({**ours, **entries})
+    if new:
+        # Only to spare the next call the work: a storage that cannot be written to is no obstacle.
+        with suppress(StorageError), storage_errors(stored.storage):
+            stored.study.set_user_attr(KEPT, kept)
+    return tables
 
 
 def _learn(
@@ -234,12 +278,18 @@ def _number(value: Any) -> float | None:
         value = (value[0] + value[1]) / 2
     if value is None or not math.isfinite(value):
         return None
-    # Enclosures of one and the same number differ in their last digits; ranks must not.
-    return round(float(value), 9)
+    # Enclosures of one and the same number differ in their last digits, by up to some 1e-6 (where a
+    # bound is decided, no closer is asked for); ranks must not.
+    return round(float(value), 5)
 
 
-def _notes(rows: Sequence["TrialRow"], used: Sequence["TrialRow"], *, sampler: str) -> list[str]:
+def _notes(
+    stored: "StoredStudy", rows: Sequence["TrialRow"], used: Sequence["TrialRow"]
+) -> list[str]:
     notes = []
+    sampler = stored.settings.study.sampler
+    if stored.minimize:
+        notes.append("This study's value is better when smaller; it stands where accuracy is said.")
     if sampler in UNBIASED:
         notes.append(
             f"The {sampler} sampler placed its trials without looking at results, so they stand "

@@ -5,9 +5,11 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import sympy
 
+import pdsearch.criteria
 from pdsearch.family import Family
 from pdsearch.insight import FEWEST, insight_table, learned_criteria
 
@@ -47,9 +49,40 @@ def row(number: int, accuracy: float | None, criteria: list[dict[str, Any]], **o
 
 def study(rows: list[Any], *, sampler: str = "random", objectives: list[str] | None = None) -> Any:
     settings = SimpleNamespace(
-        study=SimpleNamespace(sampler=sampler, objectives=objectives or ["accuracy"])
+        study=SimpleNamespace(sampler=sampler, objectives=objectives or ["accuracy"]),
+        criteria=SimpleNamespace(bounds=lambda: {"consistent": 0.4}),
     )
-    return SimpleNamespace(name="made-up", settings=settings, trials=lambda: rows)
+    return SimpleNamespace(
+        name="made-up",
+        storage="sqlite:///:memory:",
+        study=optuna.create_study(),
+        settings=settings,
+        trials=lambda: rows,
+        minimize=False,
+    )
+
+
+REAL_GATE = pdsearch.criteria.gate
+
+
+class Gate:
+    """Stands in for the criteria: what it is told, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+
+    def __call__(self, candidate: Any, *, profile: str, thresholds: Any) -> Any:
+        assert (profile, thresholds) == ("strict", {"consistent": 0.4})
+        self.asked.append(candidate.formula)
+        return SimpleNamespace(to_dict=lambda: {"criteria": self.entries})
+
+
+@pytest.fixture(autouse=True)
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    fake = Gate()
+    monkeypatch.setattr(pdsearch.criteria, "gate", fake)
+    return fake
 
 
 def mixed(n: int = 12) -> list[Any]:
@@ -73,7 +106,7 @@ def mixed(n: int = 12) -> list[Any]:
 def test_a_monotone_criterion_is_found_and_the_others_are_not() -> None:
     insight = learned_criteria(study(mixed()))
     found = {learned.name: learned for learned in insight.criteria}
-    assert list(found) == ["consistent", "gain", "bounded", "limits"]
+    assert list(found) == ["consistent", "limits", "bounded", "gain"]
     consistent = found["consistent"]
     assert consistent.correlation is not None
     assert consistent.correlation.rho == pytest.approx(1.0)
@@ -148,9 +181,9 @@ def test_the_document_is_plain_and_the_table_shows_every_criterion() -> None:
     document = json.loads(json.dumps(insight.to_dict(), allow_nan=False))
     assert [one["name"] for one in document["criteria"]] == [
         "consistent",
-        "gain",
-        "bounded",
         "limits",
+        "bounded",
+        "gain",
     ]
     assert document["criteria"][0]["rho"] == pytest.approx(1.0)
     assert document["criteria"][2]["rho"] is None
@@ -166,3 +199,42 @@ def test_of_two_objectives_the_accuracy_is_taken() -> None:
     assert [point.accuracy for point in insight.points] == [i / 100 for i in range(8)]
     assert insight.criteria[0].correlation is not None
     assert insight.criteria[0].correlation.rho == pytest.approx(1.0)
+
+
+def test_what_the_gate_left_out_is_decided_once_and_kept(gate: Gate) -> None:
+    gate.entries = [entry("gain", 1.5), entry("consistent", 99.0)]
+    made_up = study([row(i, i / 10, [entry("consistent", float(i))]) for i in range(6)])
+    insight = learned_criteria(made_up)
+    values = {learned.name: learned.values for learned in insight.criteria}
+    # What the trial itself holds wins.
+    assert values == {"consistent": (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "gain": (1.5,) * 6}
+    assert len(gate.asked) == 6
+    assert learned_criteria(made_up) == insight
+    assert len(gate.asked) == 6
+
+
+def test_a_storage_that_cannot_be_written_to_is_no_obstacle(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = study(mixed())
+    expected = learned_criteria(study(mixed()))
+
+    def refuse(key: str, value: Any) -> None:
+        raise optuna.exceptions.StorageInternalError("readonly")
+
+    monkeypatch.setattr(made_up.study, "set_user_attr", refuse)
+    assert learned_criteria(made_up) == expected
+
+
+def test_values_of_a_real_candidate_are_those_of_the_criteria(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pdsearch.criteria, "gate", REAL_GATE)
+    insight = learned_criteria(study([row(299, 0.5, [])]))
+    values = {learned.name: learned.values[0] for learned in insight.criteria}
+    # a = 0.3: E|g - step| = 0.3 E[e^x; x < 0] = 0.3 e^(1/2) erfc(1/sqrt 2)/2, sup 1, inf 0.
+    expected = 0.3 * math.exp(0.5) * math.erfc(1 / math.sqrt(2)) / 2
+    assert values["consistent"] == pytest.approx(expected, abs=1e-5)
+    assert values["bounded"] == pytest.approx(1.0, abs=1e-5)
+    assert values["sign_preserving"] == pytest.approx(0.0, abs=1e-5)
+    assert "cheap" not in values
