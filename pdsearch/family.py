@@ -625,7 +625,7 @@ def load_target(
     if text.endswith(".json"):
         candidate = _read_candidate(Path(text))
         return candidate.family, candidate.family.bind(**{**candidate.parameters, **settings})
-    if is_name and not is_file and text not in _expression.RESERVED:
+    if is_name and not is_file and text not in ("pi", "E"):
         # A bare word is a family's name, unless it was declared as a parameter just now.
         if text not in settings:
             family = load_family(text)
