@@ -4,9 +4,11 @@ Each finding is one line with a level: `ok`, `info` (nothing wrong, good to know
 (something does not work or holds a study up), the last always with a remedy.
 """
 
+import contextlib
 import os
 import platform
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,14 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    import sqlalchemy
+    import optuna
+    from optuna.storages import RDBStorage
 
-__all__ = ["DEFAULT_STORAGE", "Finding", "examine"]
-
-DEFAULT_STORAGE = "sqlite:///pdsearch.db"
-
-STALE_SECONDS = 120
-"""A running trial whose process was not heard of for that long counts as dead."""
+__all__ = ["Finding", "examine"]
 
 _LITTLE_DISK = (
     2 * 2**30
@@ -206,142 +204,128 @@ def _disk() -> Iterator[Finding]:
 
 
 def _storage(url: str | None) -> Iterator[Finding]:
-    import sqlalchemy
+    from pdsearch.errors import PdsearchError
+    from pdsearch.study.storage import connect, default_storage, parse_url, shown_url
 
-    given, url = url is not None, url or DEFAULT_STORAGE
+    given, url = url is not None, url or default_storage()
+    shown = shown_url(url)
     try:
-        address = sqlalchemy.engine.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        # The text itself is not shown: it may hold a password.
-        yield Finding(
-            "storage",
-            "attention",
-            "the URL cannot be read",
-            "write it as sqlite:///file.db or postgresql+psycopg://user:password@host/database, "
-            "with special characters of the password percent-encoded",
-        )
-        return
-    shown = address.render_as_string(hide_password=True)
-    sqlite = address.get_backend_name() == "sqlite"
-    if sqlite and not Path(address.database or "").is_file():
-        text = f"{shown}: there is no such file"
-        if given:
-            yield Finding("storage", "attention", text, "check the path; a search creates it")
-        else:
-            yield Finding("storage", "info", f"{text} here yet; the first search creates it")
-        return
-    engine = None
-    try:
-        options = {} if sqlite else {"connect_args": {"connect_timeout": 10}}
-        engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, **options)
-        with engine.connect() as connection:
-            yield from _tables(connection, shown, sqlite=sqlite)
-    except ModuleNotFoundError as error:
-        remedy = (
-            "pip install 'pdsearch[postgresql]'"
-            if error.name in ("psycopg", "psycopg2")
-            else f"pip install {error.name}"
-        )
-        text = f"{shown}: the driver {error.name} is not installed"
-        yield Finding("storage", "attention", text, remedy)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        yield Finding("storage", "attention", *_trouble(shown, address, error, sqlite=sqlite))
-    finally:
-        if engine is not None:
-            engine.dispose()
-
-
-def _trouble(
-    shown: str, address: "sqlalchemy.URL", error: Exception, *, sqlite: bool
-) -> tuple[str, str]:
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-    text = reason[0] if reason else type(error).__name__
-    if address.password:
-        text = text.replace(str(address.password), "***")
-    remedy = (
-        "if it is no SQLite database or damaged, restore a copy or move it away and search anew"
-        if sqlite
-        else "check host, port, user, password and that the server runs"
-    )
-    return f"{shown}: {text}", remedy
-
-
-def _tables(connection: "sqlalchemy.Connection", shown: str, *, sqlite: bool) -> Iterator[Finding]:
-    import sqlalchemy
-
-    if sqlite:
-        check = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-        if check != "ok":
-            remedy = "restore a copy, or `sqlite3 FILE .recover`"
-            yield Finding("storage", "attention", f"{shown}: damaged: {check}", remedy)
+        address = parse_url(url)
+        file = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
+        if file is not None and not given and not file.exists():
+            yield Finding("storage", "info", f"{shown}: not there yet, the first search makes it")
             return
-    present = set(sqlalchemy.inspect(connection).get_table_names())
-    if "studies" not in present:
-        text = f"{shown}: reachable, no study in it yet"
-        yield Finding("storage", "ok" if not present else "info", text)
+        if file is not None and (trouble := _sqlite_trouble(file)):
+            remedy = "restore a copy; or move it away and search anew"
+            yield Finding("storage", "attention", f"{shown}: {trouble}", remedy)
+            return
+        if file is not None and file.is_file() and not _has_tables(file):
+            yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
+            return
+        backend = connect(url, create=False)
+    except PdsearchError as error:
+        yield Finding("storage", "attention", str(error), _remedy(str(error)))
         return
-    if (finding := _schema(connection, shown)) is not None:
-        yield finding
-        return
-    studies = connection.exec_driver_sql("SELECT study_id, study_name FROM studies").all()
-    yield Finding(
-        "storage",
-        "ok",
-        f"{shown}: reachable, {len(studies)} stud" + ("y" if len(studies) == 1 else "ies"),
-    )
-    if sqlite and not os.access(connection.engine.url.database or "", os.W_OK):
-        yield Finding("storage", "attention", f"{shown}: read-only", "make the file writable")
-    for study_id, name in studies:
-        yield from _study(connection, study_id, name)
+    try:
+        yield from _studies(backend, shown)
+        if file is not None and not os.access(file, os.W_OK):
+            yield Finding("storage", "attention", f"{shown}: read-only", "make it writable")
+    finally:
+        backend.engine.dispose()
 
 
-def _schema(connection: "sqlalchemy.Connection", shown: str) -> Finding | None:
-    from optuna.storages import RDBStorage
-
-    url = connection.engine.url.render_as_string(hide_password=False)
-    storage = RDBStorage(
-        url.replace("{", "{{").replace("}", "}}"),  # Optuna fills the URL as a format string
-        engine_kwargs={"poolclass": connection.engine.pool.__class__},
-        skip_compatibility_check=True,
-        skip_table_creation=True,
-    )
-    current, head = storage.get_current_version(), storage.get_head_version()
-    if current == head:
-        return None
-    return Finding(
-        "storage",
-        "attention",
-        f"{shown}: its tables are of Optuna's version {current}, this Optuna wants {head}",
-        "optuna storage upgrade --storage URL, or use the Optuna that made it",
-    )
+def _sqlite(file: Path, statement: str) -> list[tuple[Any, ...]]:
+    address = f"{file.resolve().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+        return database.execute(statement).fetchall()
 
 
-def _study(connection: "sqlalchemy.Connection", study_id: int, name: str) -> Iterator[Finding]:
+def _has_tables(file: Path) -> bool:
+    return bool(_sqlite(file, "SELECT 1 FROM sqlite_master WHERE name = 'studies'"))
+
+
+def _sqlite_trouble(file: Path) -> str | None:
+    """What is wrong with a SQLite file, as its own check tells; None where nothing is."""
+    if not file.is_file():
+        return None  # opening it tells
+    try:
+        ((found,),) = _sqlite(file, "PRAGMA quick_check(1)")
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return None if found == "ok" else f"damaged: {found.splitlines()[-1]}"
+
+
+def _remedy(message: str) -> str:
+    if "no such file" in message:
+        return "check the path, or run a search, which makes it"
+    if "pip install" in message or "install the driver" in message:
+        return "as it says"
+    if "SQLAlchemy URL" in message:
+        return "percent-encode special characters of the password"
+    if "optuna" in message.lower():
+        return "optuna storage upgrade --storage URL, or use the Optuna that made it"
+    return "check that the server runs, and host, port, user and password"
+
+
+def _studies(backend: "RDBStorage", shown: str) -> Iterator[Finding]:
+    import optuna
+
+    names = sorted(optuna.get_all_study_names(backend))
+    noun = "study" if len(names) == 1 else "studies"
+    yield Finding("storage", "ok", f"{shown}: reachable, {len(names)} {noun}")
+    for name in names:
+        yield _study(optuna.load_study(study_name=name, storage=backend), backend)
+
+
+def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
+    import optuna
+
+    from pdsearch.study.storage import owner_of
+    from pdsearch.study.stored import PREFIX, SCHEMA
+
+    name = f"study {study.study_name!r}"
+    schema = study.user_attrs.get(PREFIX + "schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        return Finding(name, "attention", "written by a newer pdsearch", "update pdsearch")
+    running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+    silent = _silent(backend, study)
+    gone = []
+    for trial in running:
+        owner = owner_of(trial.user_attrs.get(PREFIX + "owner"))
+        alive = None if owner is None else owner.alive()
+        # Of another machine's process the heartbeats tell.
+        if alive is False or (alive is None and trial._trial_id in silent):
+            gone.append(str(trial.number))
+    if gone:
+        return Finding(
+            name,
+            "attention",
+            f"trial(s) {', '.join(gone)} are marked as running, but their process has gone",
+            "run the study's `pdsearch search` again: it tries them anew",
+        )
+    return Finding(name, "ok", f"{len(running)} trial(s) running")
+
+
+def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
+    """Ids of the running trials without a heartbeat in the grace time."""
     import sqlalchemy
+
+    from pdsearch.study.storage import GRACE
 
     query = sqlalchemy.text(
-        "SELECT t.number, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "
+        "SELECT t.trial_id, t.datetime_start, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "
         "LEFT JOIN trial_heartbeats h ON h.trial_id = t.trial_id "
-        "WHERE t.study_id = :study AND t.state = 'RUNNING' ORDER BY t.number"
+        "WHERE t.study_id = :study AND t.state = 'RUNNING'"
     )
-    dead, silent, alive = [], [], 0
-    for number, heartbeat, now in connection.execute(query, {"study": study_id}):
-        if heartbeat is None:
-            silent.append(str(number))
-        elif (_moment(now) - _moment(heartbeat)).total_seconds() > STALE_SECONDS:
-            dead.append(str(number))
-        else:
-            alive += 1
-    where = f"study {name!r}"
-    again = "run the study's `pdsearch search` again: it tries them anew"
-    if dead:
-        text = f"trial(s) {', '.join(dead)} are marked as running, but their process has gone"
-        yield Finding(where, "attention", text, again)
-    if silent:
-        text = f"trial(s) {', '.join(silent)} are marked as running and never gave a sign of life"
-        yield Finding(where, "attention", text, f"if no search is running: {again}")
-    if not dead and not silent:
-        yield Finding(where, "ok", f"{alive} trial(s) running" if alive else "no trial is running")
+    with backend.engine.connect() as connection:
+        rows = connection.execute(query, {"study": study._study_id}).all()
+    silent = set()
+    for trial_id, started, heartbeat, now in rows:
+        # A start is in its host's local time, a heartbeat and `now` in the database's.
+        age = _moment(now) - _moment(heartbeat) if heartbeat else datetime.now() - _moment(started)
+        if age.total_seconds() > GRACE:
+            silent.add(trial_id)
+    return silent
 
 
 def _moment(value: Any) -> datetime:

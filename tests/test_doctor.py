@@ -11,7 +11,8 @@ import optuna
 import pytest
 
 from pdsearch.cli import main
-from pdsearch.doctor import STALE_SECONDS, Finding, examine
+from pdsearch.doctor import Finding, examine
+from pdsearch.study.storage import GRACE, Owner
 
 
 def _of(findings: tuple[Finding, ...], name: str) -> list[Finding]:
@@ -81,17 +82,34 @@ def test_an_empty_database_is_fine(workdir: Path) -> None:
 
 
 def test_a_dead_trial_is_found_by_its_heartbeat(workdir: Path) -> None:
+    """Of a process that cannot be looked at; trials 0, 2 are dead, 1 beats, 3 has just begun."""
     study = _study(workdir / "x.db")
-    for _ in range(3):
+    for _ in range(4):
         study.ask()
     _execute(
         "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES "
-        f"(1, datetime('now', '-{STALE_SECONDS + 60} seconds')), (2, datetime('now'))"
+        f"(1, datetime('now', '-{GRACE + 60} seconds')), (2, datetime('now'))"
     )
-    dead, silent = _storage("sqlite:///x.db")[1:]
-    assert dead.level == "attention" and "trial(s) 0 " in dead.text and "gone" in dead.text
-    assert silent.level == "attention" and "trial(s) 2 " in silent.text
-    assert "pdsearch search" in dead.remedy
+    _execute("UPDATE trials SET datetime_start = '2020-01-01 00:00:00' WHERE trial_id = 3")
+    _, found = _storage("sqlite:///x.db")
+    assert found.level == "attention" and "trial(s) 0, 2 " in found.text and "gone" in found.text
+    assert "pdsearch search" in found.remedy
+
+
+def test_a_dead_trial_is_found_by_its_process(workdir: Path) -> None:
+    study = _study(workdir / "x.db")
+    here = Owner.here()
+    study.ask().set_user_attr("pdsearch:owner", here.to_dict())
+    assert _storage("sqlite:///x.db")[1].level == "ok"
+    gone = {**here.to_dict(), "started": "1"}  # the number is used again by a younger process
+    study.ask().set_user_attr("pdsearch:owner", gone)
+    assert "trial(s) 1 " in _storage("sqlite:///x.db")[1].text
+
+
+def test_a_study_of_a_newer_version(workdir: Path) -> None:
+    _study(workdir / "x.db").set_user_attr("pdsearch:schema", 99)
+    _, found = _storage("sqlite:///x.db")
+    assert found.level == "attention" and found.remedy == "update pdsearch"
 
 
 def test_a_study_in_good_order(workdir: Path) -> None:
@@ -105,8 +123,7 @@ def test_tables_of_another_optuna(workdir: Path) -> None:
     _study(workdir / "x.db")
     _execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
     (finding,) = _storage("sqlite:///x.db")
-    assert finding.level == "attention" and "v2.6.0.a" in finding.text
-    assert "optuna storage upgrade" in finding.remedy
+    assert finding.level == "attention" and "optuna storage upgrade" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,6 @@ def test_tables_of_another_optuna(workdir: Path) -> None:
         "postgresql+psycopg://user:s3cret{%25}@127.0.0.1:1/db",
         "postgresql+psycopg://user:s3cret@[::1:1/db",
         "mysql+nosuchdriver://user:s3cret@127.0.0.1:1/db",
-        "s3cret",
     ],
 )
 def test_an_unreachable_server_shows_no_password(url: str, workdir: Path) -> None:
