@@ -211,7 +211,7 @@ def limits(shape: Shape, demands: Demands) -> Result:
         found.append(limit_at_infinity(piece.local) if piece.tail else None)
     away: list[float] = []
     verdict, witness = PROVED, None
-    for limit, wanted, end in zip(found, (S.Zero, S.One), ("-oo", "+oo"), strict=True):
+    for limit, wanted, end in zip(found, (S.Zero, S.One), (-math.inf, math.inf), strict=True):
         if limit is None:
             verdict = UNDECIDED if verdict == PROVED else verdict
             away.append(math.nan)
@@ -226,7 +226,7 @@ def limits(shape: Shape, demands: Demands) -> Result:
         if sign is None:
             verdict = UNDECIDED if verdict == PROVED else verdict
         elif sign != 0 and verdict != REFUTED:
-            verdict, witness = REFUTED, {"x": end, "limit": _shown(limit)}
+            verdict, witness = REFUTED, {"x": end}
     value = max(away) if not any(math.isnan(a) for a in away) else None
     shown = [("unknown" if limit is None else _shown(limit)) for limit in found]
     detail = f"limit {shown[0]} at -oo, {shown[1]} at +oo"
