@@ -1,0 +1,354 @@
+"""`search` and `worker`: a study from its file, or from Python around one's own training."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pdsearch.errors import InputError
+from pdsearch.family import Family
+from pdsearch.study.begin import begin
+from pdsearch.study.progress import Display
+from pdsearch.study.settings import (
+    FamilySpec,
+    StudyFile,
+    default_storage,
+    load_study_file,
+    validate,
+)
+from pdsearch.study.space import as_spec, check_installed, resolve_families
+from pdsearch.study.storage import shown_url, storage_errors
+from pdsearch.study.stored import PREFIX, StoredStudy, open_named, open_study, summary
+from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
+
+if TYPE_CHECKING:
+    from pdsearch.data import Dataset
+
+PARENT = "PDSEARCH_PARENT"  # in a worker's environment: the process whose end is its end too
+STORAGE = "PDSEARCH_STORAGE"  # there and not among the arguments, which everybody can list
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A study that has reached its total.
+
+    Attributes:
+        study: its name.
+        stored: the study itself, to read on.
+    """
+
+    study: str
+    stored: StoredStudy
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `pdsearch search --json` prints: counts, best, baseline, references."""
+        return summary(self.stored)
+
+
+def search(
+    study: StudyFile | str | Path | None = None,
+    *,
+    families: Sequence[Family | FamilySpec] | None = None,
+    references: Sequence[Family | FamilySpec] | None = None,
+    train: Callable[..., Any] | None = None,
+    name: str | None = None,
+    trials: int | None = None,
+    storage: str | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int | None = None,
+    sampler: str | None = None,
+    pruner: str | None = None,
+    direction: Literal["maximize", "minimize"] = "maximize",
+    criteria: Sequence[Callable[..., Any]] = (),
+    progress: bool = True,
+) -> SearchResult:
+    """Runs a study until its total of trials is reached; the same call again goes on with it.
+
+    With `train`, candidates are trained by your function instead of on images: it is called as
+    `train(candidate)`, or `train(candidate, seed=…)` if it takes a seed, and yields a value an
+    epoch (a generator), the last one counting, or returns one value. The baseline and the
+    references run first. Values that are not finite count as divergence.
+
+    Args:
+        study: a study file or its path; None to give `families` and the rest here.
+        families: `Family` objects or what a study file may name.
+        references: as `families`; those of the study file, else `leaky` and `b_silu`.
+        train: your own training.
+        name: the study's.
+        trials: the study's total.
+        storage: an SQLAlchemy URL.
+        workers: processes side by side on this machine; a function can have only one.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        threads: CPU threads a trial; kept with the study, for a sum's order depends on them.
+        seed: of the sampler and of every training.
+        sampler: as in a study file.
+        pruner: as in a study file.
+        direction: whether `train`'s values are better large or small.
+        criteria: your own, beside the required ones: functions of a candidate.
+        progress: show it on stderr.
+
+    Raises:
+        InputError: something given is wrong, or the study was begun with other settings.
+        StorageError: the storage cannot be used.
+        UnsupportedError: a combination that Optuna cannot do.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; everything finished is kept.
+    """
+    changes: dict[str, Any] = {
+        "name": name,
+        "trials": trials,
+        "storage": storage,
+        "workers": workers,
+        "seed": seed,
+        "sampler": sampler,
+        "pruner": pruner,
+        "families": None if families is None else [_spec(family) for family in families],
+        "references": None if references is None else [_spec(family) for family in references],
+    }
+    settings = _settings(study, {key: v for key, v in changes.items() if v is not None})
+    if direction not in ("maximize", "minimize"):
+        raise InputError(f"direction must be maximize | minimize, got {direction!r}")
+    if direction == "minimize" and train is None:
+        raise InputError("direction='minimize' is for a train function; accuracy is maximized")
+    if train is not None and settings.study.workers > 1:
+        raise InputError(
+            f"workers must be 1 with a train function, got {settings.study.workers}: a function "
+            "cannot be handed to other processes; call search in each of them on one storage"
+        )
+    if train is not None and len(settings.study.objectives) > 1:
+        raise InputError("a train function has one objective: its value")
+    if criteria and settings.study.workers > 1:
+        raise InputError("criteria of your own need workers=1: they cannot be handed on")
+    with _interruptible():
+        searched, listed = resolve_families(settings.study, directory=settings.directory)
+        check_installed(settings.study)
+        url = settings.study.storage
+        # Wrong data or a wrong model must be told before anything is written.
+        dataset = None if train is not None else _dataset(settings, progress=progress)
+        threads = threads or _threads(settings.study.workers)
+        kept = {
+            "device": _device(device, train),
+            "threads": threads,
+            "train": None
+            if train is None
+            else getattr(train, "__qualname__", type(train).__name__),
+            "direction": direction,
+            **_probed(settings, dataset, device=device),
+        }
+        stored = begin(
+            settings,
+            searched=searched,
+            references=listed,
+            url=url,
+            kept=kept,
+            direction=direction,
+        )
+        trainer = (
+            FunctionTrainer(train)
+            if train is not None
+            else _image_trainer(stored, dataset, device=device)
+        )
+        _check_ties(settings, trainer)
+        _run(
+            stored,
+            trainer,
+            url=url,
+            progress=progress,
+            device=device,
+            until_total=True,
+            criteria=tuple(criteria),
+        )
+    return SearchResult(stored.name, open_named(stored.name, url))
+
+
+def worker(
+    study: str | Path,
+    *,
+    storage: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: bool = True,
+) -> StoredStudy:
+    """Joins a study that was begun by `pdsearch search`; leaves when nothing is left to begin.
+
+    Args:
+        study: its file or its name.
+        storage: an SQLAlchemy URL.
+        device: as for `search`.
+        threads: as for `search`; what the study keeps if left out.
+        progress: show it on stderr.
+
+    Raises:
+        InputError: no such study, or one around a Python function.
+        StorageError: the storage cannot be used.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM.
+    """
+    found = open_study(study, storage=storage)
+    url = _storage_of(study, storage)
+    if found.study.user_attrs.get(PREFIX + "train") is not None:
+        raise InputError(
+            f"study {found.name!r} trains by a Python function: join it by calling "
+            "pdsearch.search(..., train=…) on the same storage"
+        )
+    with _interruptible():
+        stored = open_named(found.name, url, write=True)
+        dataset = _dataset(stored.settings, progress=progress)
+        trainer = _image_trainer(stored, dataset, device=device, threads=threads)
+        _run(stored, trainer, url=url, progress=progress, device=device, until_total=False)
+    return stored
+
+
+# -------------------------------------------------------------------------------------- the parts
+
+
+def _settings(study: StudyFile | str | Path | None, changes: dict[str, Any]) -> StudyFile:
+    if study is None:
+        if "families" not in changes:
+            raise InputError("search needs a study file, or families=…")
+        return validate({"study": {"name": "pdsearch", **changes}}, directory=Path.cwd())
+    file = study if isinstance(study, StudyFile) else load_study_file(study)
+    return file.with_study(**changes) if changes else file
+
+
+def _spec(family: Family | FamilySpec) -> FamilySpec:
+    return as_spec(family) if isinstance(family, Family) else family
+
+
+def _storage_of(study: str | Path, storage: str | None) -> str:
+    from pdsearch.study.settings import is_file_spec
+
+    if storage:
+        return storage
+    if is_file_spec(study):
+        return load_study_file(study).study.storage
+    return default_storage()
+
+
+def _dataset(settings: StudyFile, *, progress: bool) -> "Dataset":
+    from pdsearch.data import load_dataset
+
+    return load_dataset(settings.trial.dataset, directory=settings.directory)
+
+
+def _device(device: str, train: Callable[..., Any] | None) -> str:
+    if train is not None:
+        return "the train function's"
+    from pdsearch.trial import resolve_device
+
+    return str(resolve_device(device))
+
+
+def _threads(workers: int) -> int:
+    """The machine's cores, shared out; at least one a trial."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // workers)
+
+
+def _probed(settings: StudyFile, dataset: "Dataset | None", *, device: str) -> dict[str, Any]:
+    return {}
+
+
+def _image_trainer(
+    stored: StoredStudy, dataset: Any, *, device: str, threads: int | None = None
+) -> ImageTrainer:
+    attrs = stored.study.user_attrs
+    return ImageTrainer(
+        stored.settings,
+        dataset,
+        device=device,
+        threads=threads or attrs.get(PREFIX + "threads"),
+    )
+
+
+def _check_ties(settings: StudyFile, trainer: Trainer) -> None:
+    if settings.study.tie_seeds and not getattr(trainer, "takes_seed", True):
+        raise InputError("study.tie_seeds needs a train function that takes a seed")
+
+
+def _run(
+    stored: StoredStudy,
+    trainer: Trainer,
+    *,
+    url: str,
+    progress: bool,
+    device: str,
+    until_total: bool,
+    criteria: tuple[Callable[..., Any], ...] = (),
+) -> None:
+    from pdsearch.study.run import Session
+
+    settings = stored.settings.study
+    helpers: list[subprocess.Popen[bytes]] = []
+    with (
+        storage_errors(url),
+        Display(quiet=not progress, total=settings.trials) as display,
+    ):
+        session = Session(
+            stored, trainer, display, parent_alive=_parent_alive(), extra_criteria=criteria
+        )
+        display.say(f"study {stored.name}: {shown_url(url)}")
+        try:
+            if until_total:
+                for _ in range(settings.workers - 1):
+                    helpers.append(_start_worker(stored, url, device=device))
+            session.run(until_total=until_total)
+            if until_total:
+                session.decide_ties()
+        finally:
+            _end(helpers)
+
+
+def _start_worker(stored: StoredStudy, url: str, *, device: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "pdsearch", "worker", stored.name, "-q", "--device", device]
+    environment = {**os.environ, STORAGE: url, PARENT: str(os.getpid())}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+
+
+def _end(helpers: list["subprocess.Popen[bytes]"]) -> None:
+    """Ends the workers: those still at it are told to, and killed if they do not."""
+    for helper in helpers:
+        if helper.poll() is None:
+            helper.terminate()
+    for helper in helpers:
+        try:
+            helper.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            helper.kill()
+            helper.wait()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets SIGTERM end a study as Ctrl-C does, and keeps Optuna's log to its errors."""
+    import optuna
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    level = optuna.logging.get_verbosity()
+    # Not WARNING: it prints a traceback for every interrupted trial and every one tried again,
+    # which this package tells in a line.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _parent_alive() -> Callable[[], bool]:
+    parent = os.environ.get(PARENT)
+    if not parent:
+        return lambda: True
+    number = int(parent)
+    return lambda: os.getppid() == number

@@ -1,0 +1,229 @@
+"""Beginning a study, or going on with one: what is kept with it, and what may not change."""
+
+import importlib.metadata
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from pdsearch.errors import InputError, StorageError
+from pdsearch.family import Family, load_family
+from pdsearch.study.settings import OBJECTIVES, StudyFile
+from pdsearch.study.space import BASELINE, FIXED, grid
+from pdsearch.study.storage import connect, owner_of, shown_url, storage_errors
+from pdsearch.study.stored import PREFIX, SCHEMA, StoredStudy, read
+
+FREE = (
+    "study.trials",
+    "study.storage",
+    "study.output",
+    "study.workers",
+    "study.tie_seeds",
+    "confirm.seeds",
+    "confirm.epochs",
+)
+"""Settings that may differ from one run of a study to the next: no trial's result hangs on them."""
+
+MAKING = 15.0  # seconds given to another process that is just making the study
+
+
+def begin(
+    settings: StudyFile,
+    *,
+    searched: Mapping[str, Family],
+    references: Mapping[str, Family],
+    url: str,
+    kept: Mapping[str, Any],
+    direction: str = "maximize",
+) -> StoredStudy:
+    """Makes a study, or opens the one of that name and checks that it is the same.
+
+    Args:
+        settings: the study file, resolved.
+        searched: families that candidates are drawn from.
+        references: families run at their defaults.
+        url: the storage's.
+        kept: further study attributes by name, `device` and the like; a study that exists keeps
+            its own.
+        direction: of the first objective.
+
+    Raises:
+        InputError: the study was begun with other settings.
+        StorageError: the storage refuses.
+    """
+    backend = connect(url, create=True)
+    name = settings.study.name
+    families = {BASELINE: load_family(BASELINE), **references, **searched}
+    directions = [direction, *(OBJECTIVES[key] for key in settings.study.objectives[1:])]
+    attributes = {
+        "settings": settings.model_dump(mode="json"),
+        "families": {key: family.to_dict() for key, family in families.items()},
+        "searched": list(searched),
+        "references": list(references),
+        "directory": str(settings.directory),
+        "versions": versions(),
+        **kept,
+    }
+    with storage_errors(url):
+        study = _create(backend, name, directions)
+        if study is None:
+            study = _existing(backend, name, url)
+            stored = read(study, url)
+            if _check_same(stored, attributes):
+                for key in ("settings", "directory"):
+                    study.set_user_attr(PREFIX + key, attributes[key])
+                _queue_fixed(study, references)
+                _queue_grid(study, settings, searched)
+                return read(study, url)
+            # Nothing has come of it yet (a mistake in the file, most likely): begin anew.
+            optuna.delete_study(study_name=name, storage=backend)
+            study = optuna.create_study(study_name=name, storage=backend, directions=directions)
+        for key, value in attributes.items():
+            study.set_user_attr(PREFIX + key, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(settings.study.objectives))
+        _queue_fixed(study, references)
+        _queue_grid(study, settings, searched)
+        # Last: what tells other processes that the study is whole.
+        study.set_user_attr(PREFIX + "schema", SCHEMA)
+        return read(study, url)
+
+
+def _create(
+    backend: optuna.storages.BaseStorage, name: str, directions: list[str]
+) -> "optuna.Study | None":
+    try:
+        return optuna.create_study(study_name=name, storage=backend, directions=directions)
+    except optuna.exceptions.DuplicatedStudyError:
+        return None
+
+
+def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "optuna.Study":
+    study = optuna.load_study(study_name=name, storage=backend)
+    until = time.monotonic() + MAKING
+    while PREFIX + "schema" not in study.user_attrs:
+        if time.monotonic() > until:
+            if PREFIX + "settings" in study.user_attrs:
+                # Whoever made it was killed in between; what is missing is queued below.
+                study.set_user_attr(PREFIX + "schema", SCHEMA)
+                break
+            if not study.user_attrs and not study.get_trials(deepcopy=False):
+                optuna.delete_study(study_name=name, storage=backend)
+                raise StorageError(
+                    f"the making of study {name!r} in {shown_url(url)} had been interrupted; what "
+                    "there was of it is removed: run the same command again"
+                )
+            raise InputError(
+                f"{shown_url(url)} holds a study {name!r} that pdsearch did not make: choose "
+                "another study.name"
+            )
+        time.sleep(0.1)
+    return study
+
+
+def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
+    """Whether to go on with a study; False if it may be replaced, for nothing came of it.
+
+    Raises:
+        InputError: naming every setting that has changed.
+    """
+    attrs = stored.study.user_attrs
+    old, new = _flat(stored.settings.model_dump(mode="json")), _flat(attributes["settings"])
+    changes = [
+        f"{key} {old.get(key)!r} → {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in FREE
+    ]
+    for key, family in attributes["families"].items():
+        before = attrs[PREFIX + "families"].get(key)
+        if before is not None and before != family:
+            changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
+    for key in ("train", "direction"):
+        if attrs.get(PREFIX + key) != attributes.get(key):
+            changes.append(f"{key} {attrs.get(PREFIX + key)!r} → {attributes.get(key)!r}")
+    if not changes:
+        return True
+    trials = stored.study.get_trials(deepcopy=False)
+    begun = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:
+            owner = owner_of(trial.user_attrs.get(PREFIX + "owner"))
+            begun = begun or owner is None or owner.alive() is not False
+    if not begun:
+        return False
+    raise InputError(
+        f"study {stored.name!r} in {stored.storage} was begun with other settings: "
+        f"{'; '.join(changes)}. Restore them, or choose another study.name"
+    )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and not prefix:
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _queue_fixed(study: "optuna.Study", references: Mapping[str, Family]) -> None:
+    """Queues the baseline and the references, those that are not there yet or gave up."""
+    there = set()
+    for trial in study.get_trials(deepcopy=False):
+        if trial.user_attrs.get(PREFIX + "kind") in FIXED and trial.state != TrialState.FAIL:
+            data = trial.user_attrs[PREFIX + "candidate"]
+            there.add((trial.user_attrs[PREFIX + "kind"], data["family"]["name"]))
+    wanted = [("baseline", load_family(BASELINE))]
+    wanted += [("reference", family) for family in references.values()]
+    for kind, family in wanted:
+        if (kind, family.name) not in there:
+            study.add_trial(
+                optuna.create_trial(
+                    state=TrialState.WAITING,
+                    user_attrs={
+                        PREFIX + "kind": kind,
+                        PREFIX + "candidate": family.default.to_dict(),
+                    },
+                )
+            )
+
+
+def _queue_grid(study: "optuna.Study", settings: StudyFile, searched: Mapping[str, Family]) -> None:
+    """Queues a grid's points, those that are not there yet, as far as the total has room."""
+    if settings.study.sampler != "grid":
+        return
+    family = next(iter(searched.values()))
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+    fixed = 1 + len(settings.study.references)
+    there = [
+        trial.params or trial.system_attrs.get("fixed_params", {})
+        for trial in trials
+        if trial.user_attrs.get(PREFIX + "kind") not in FIXED
+    ]
+    room = settings.study.trials - fixed - len(there)
+    for point in grid(family, settings.study.trials - fixed):
+        if point not in there and room > 0:
+            study.enqueue_trial(point)
+            room -= 1
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a trial's numbers."""
+    from pdsearch import __version__
+
+    return {
+        "pdsearch": __version__,
+        "torch": importlib.metadata.version("torch"),
+        "optuna": optuna.__version__,
+    }
+
+
+def folder_of(study: str | Path) -> Path:
+    """Where a study given as a file lies; else where you stand."""
+    return Path(study).resolve().parent

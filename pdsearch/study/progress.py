@@ -1,0 +1,119 @@
+"""How far a study is, on stderr: two bars on a terminal, else plain lines."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pdsearch.study.stored import TrialRow
+
+QUIET = 20.0  # seconds between an epoch's plain lines: short trials get one line each
+
+
+class Display:
+    """Shows a study's progress; a quiet one shows notes only.
+
+    Args:
+        quiet: no bars and no lines but notes.
+        total: the study's.
+    """
+
+    def __init__(self, *, quiet: bool, total: int) -> None:
+        self._quiet = quiet
+        self._total = total
+        self._bars = not quiet and sys.stderr.isatty()
+        self._study: Any = None
+        self._trial: Any = None
+        self._spoke = time.monotonic()
+        self._name = ""
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            from tqdm import tqdm
+
+            self._study = tqdm(total=self._total, desc="study", unit="trial", position=0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for bar in (self._trial, self._study):
+            if bar is not None:
+                bar.close()
+
+    def note(self, text: str) -> None:
+        """One line that is shown even when quiet."""
+        if self._study is not None:
+            self._study.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """One line, unless quiet."""
+        if not self._quiet:
+            self.note(text)
+
+    def study(self, done: int, *, best: float | None) -> None:
+        """The storage's count of finished trials, whoever ran them."""
+        if self._study is not None:
+            self._study.n = done
+            if best is not None:
+                self._study.set_postfix_str(f"best {best:.4f}", refresh=False)
+            self._study.refresh()
+
+    def begin(self, name: str, *, epochs: int | None) -> None:
+        """A trial begins to train."""
+        self._name, self._spoke = name, time.monotonic()
+        if self._bars:
+            from tqdm import tqdm
+
+            self._trial = tqdm(
+                total=epochs,
+                desc=name[:40],
+                unit="epoch",
+                position=1,
+                leave=False,
+                bar_format="{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total_fmt}{postfix}"
+                if epochs
+                else None,
+            )
+
+    def batch(self, done: int, total: int) -> None:
+        """Batches of the current epoch."""
+        if self._trial is not None and total > 0:
+            self._trial.n = int(self._trial.n) + min(done / total, 0.999)
+            self._trial.refresh()
+
+    def epoch(self, number: int, value: float) -> None:
+        """An epoch is over."""
+        if self._trial is not None:
+            self._trial.n = number
+            self._trial.set_postfix_str(f"{value:.4f}")
+        elif time.monotonic() - self._spoke > QUIET:
+            self._spoke = time.monotonic()
+            self.say(f"  {self._name}: epoch {number}, {value:.4f}")
+
+    def end(self, row: "TrialRow", *, done: int, best: float | None) -> None:
+        """A trial is over."""
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
+        name = row.candidate.name if row.candidate else "no candidate"
+        value = "" if row.value is None else f" {row.value:.4f}"
+        took = "" if row.seconds is None else f" in {row.seconds:.1f} s"
+        kind = "" if row.kind == "candidate" else f" ({row.kind})"
+        reason = f": {row.reason}" if row.reason else ""
+        leader = "" if best is None else f"; best {best:.4f}"
+        line = (
+            f"[{done}/{self._total}] trial {row.number} {name}{kind}: "
+            f"{row.status.replace('_', ' ')}{value}{took}{leader}{reason}"
+        )
+        if not self._bars:
+            self.say(line)
+        elif row.status == "failed":
+            self.note(line)
+        self.study(done, best=best)

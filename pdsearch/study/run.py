@@ -1,0 +1,446 @@
+"""The study's loop: draw, gate, train, report, prune; kill it at any time and run it again.
+
+A study's total counts the trials that are complete, pruned or ruled out. Failed ones are tried
+again. Several processes may run one study: all they share is its storage.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from pdsearch.criteria import gate
+from pdsearch.errors import PdsearchError
+from pdsearch.family import Candidate, Family
+from pdsearch.study.progress import Display
+from pdsearch.study.space import (
+    FIXED,
+    CandidateSampler,
+    make_pruner,
+    suggest,
+)
+from pdsearch.study.storage import Owner, fail_dead_trials, requeue
+from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from
+from pdsearch.study.train import Trainer, checkpoint_path, drop_checkpoints
+
+SAME = 1e-6
+"""Two candidates whose g differ by no more than this over [-6, 6] share one result."""
+
+POLL = 1.0  # seconds between looks at the storage while others run the last trials
+GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault
+
+Machine = (OSError, RuntimeError, MemoryError)
+"""What another attempt may get over: memory, files, CUDA. A wrong program fails every time."""
+
+
+class _Again(Exception):  # noqa: N818  # no error: it tells Optuna's loop to go on
+    """A trial failed and may be tried again."""
+
+
+class _Dropped(Exception):  # noqa: N818
+    """A trial ended without a result: it is not needed, or was given to somebody else."""
+
+
+class Session:
+    """One process's part in a study.
+
+    Args:
+        stored: the study.
+        trainer: how a candidate is trained.
+        display: where progress is shown.
+        parent_alive: whether the process that started this one lives; a worker ends with it.
+        criteria: whether candidates are gated.
+    """
+
+    def __init__(
+        self,
+        stored: StoredStudy,
+        trainer: Trainer,
+        display: Display,
+        *,
+        parent_alive: Callable[[], bool] = lambda: True,
+        extra_criteria: tuple[Callable[..., Any], ...] = (),
+    ) -> None:
+        self._stored = stored
+        self._study = stored.study
+        self._settings = stored.settings.study
+        self._trainer = trainer
+        self._display = display
+        self._parent_alive = parent_alive
+        self._extra = extra_criteria
+        self._searched: Mapping[str, Family] = {
+            name: stored.families[name] for name in stored.study.user_attrs[PREFIX + "searched"]
+        }
+        self._shapes: dict[int, Any] = {}
+        self._current: int | None = None
+        self._checkpoint: Path | None = None
+        self._given_up = 0
+        self._owner = Owner.here()
+        self._study.sampler = CandidateSampler(self._settings, self._sign)
+
+    # ----------------------------------------------------------------------------------- the loop
+
+    def run(self, *, until_total: bool) -> None:
+        """Runs trials until the study's total is reached.
+
+        Args:
+            until_total: wait for trials that other processes run, and take over those that die;
+                a worker leaves when nothing is left to begin.
+        """
+        fail_dead_trials(self._study, note=self._display.note)
+        waited = False
+        while True:
+            counted, running, waiting = self._tally()
+            if counted >= self._settings.trials:
+                break
+            if counted + running >= self._settings.trials and not (waiting and not running):
+                if not until_total:
+                    break
+                if not waited:
+                    self._display.say(f"waiting for {running} trial(s) that other processes run")
+                waited = True
+                time.sleep(POLL)
+                self._check_parent()
+                self._expire()
+                continue
+            self._study.pruner = make_pruner(self._settings, epochs=self._epochs())
+            self._one()
+        self._display.study(min(counted, self._settings.trials), best=self._best())
+
+    def _tally(self) -> tuple[int, int, int]:
+        """How many trials are counted, run by anybody, and wait."""
+        states = [
+            trial.state
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.user_attrs.get(PREFIX + "status") != "surplus"
+        ]
+        counted = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
+        return counted, states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
+
+    def _expire(self) -> None:
+        fail_dead_trials(self._study, note=self._display.note)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            optuna.storages.fail_stale_trials(self._study)
+
+    def _one(self) -> None:
+        """One trial through Optuna's own loop, which keeps its heartbeat."""
+        self._current, self._checkpoint = None, None
+        try:
+            self._study.optimize(self._objective, n_trials=1, catch=(_Again, _Dropped))
+        except BaseException as error:
+            # Optuna on a trial that another process has failed, for this one was stopped (or cut
+            # off) longer than the grace period: the trial is tried again from its checkpoint.
+            lost = type(error) is ValueError and str(error).startswith("Cannot tell a ")
+            if not lost or self._current is None:
+                self._release()
+                raise
+            self._display.note(f"trial {self._number()} was given to another process meanwhile")
+            return
+        if self._current is not None:
+            self._after(self._study._storage.get_trial(self._current))
+
+    def _number(self) -> int:
+        assert self._current is not None
+        return self._study._storage.get_trial(self._current).number
+
+    def _after(self, trial: FrozenTrial) -> None:
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            self._given_up = 0
+            if self._checkpoint is not None:
+                drop_checkpoints(self._checkpoint)
+        elif trial.user_attrs.get(PREFIX + "status") == "failed" and not requeue(
+            self._study, trial
+        ):
+            self._given_up += 1
+            kind = trial.user_attrs.get(PREFIX + "kind", "candidate")
+            reason = trial.user_attrs.get(PREFIX + "reason", "no reason known")
+            if kind in FIXED or self._given_up >= GIVEN_UP:
+                what = f"trial {trial.number} ({kind})"
+                raise PdsearchError(f"{what} failed at every attempt, last: {reason}")
+        rows = self._stored.trials()
+        row = next((row for row in rows if row.number == trial.number), None)
+        if row is not None:
+            counted, _, _ = self._tally()
+            best = best_of(rows, minimize=self._stored.minimize)
+            self._display.end(row, done=counted, best=best.value if best else None)
+
+    def _release(self) -> None:
+        """Gives an interrupted trial back to the queue, whatever state it is in."""
+        if self._current is not None:
+            trial = self._study._storage.get_trial(self._current)
+            if trial.state == TrialState.FAIL:
+                requeue(self._study, trial, released=True)
+        fail_dead_trials(self._study, mine=True)
+
+    def _best(self) -> float | None:
+        best = self._stored.best()
+        return best.value if best else None
+
+    def _epochs(self) -> int | None:
+        """Steps of a whole trial: the trainer's word, or what the baseline took."""
+        if self._trainer.epochs is not None:
+            return self._trainer.epochs
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if trial.user_attrs.get(PREFIX + "kind") in FIXED and trial.intermediate_values:
+                return max(trial.intermediate_values)
+        return None
+
+    # ---------------------------------------------------------------------------------- one trial
+
+    def _sign(self, study: "optuna.Study", trial: FrozenTrial) -> None:
+        """Writes whose trial it is: what tells a dead process's trials from a live one's."""
+        self._current = trial._trial_id
+        study._storage.set_trial_user_attr(trial._trial_id, PREFIX + "owner", self._owner.to_dict())
+
+    def _objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        began = time.monotonic()
+        try:
+            if self._is_surplus(trial):
+                trial.set_user_attr(PREFIX + "status", "surplus")
+                raise _Dropped
+            try:
+                values = self._attempt(trial)
+            finally:
+                if not self._lost(trial):
+                    trial.set_user_attr(PREFIX + "seconds", time.monotonic() - began)
+        except (optuna.TrialPruned, _Dropped, PdsearchError):
+            raise
+        except UpdateFinishedTrialError:
+            raise _Dropped from None
+        except KeyboardInterrupt:
+            if not self._lost(trial):
+                trial.set_user_attr(PREFIX + "reason", "interrupted")
+            raise
+        except Machine as error:
+            first = (str(error).splitlines() or [""])[0]
+            trial.set_user_attr(PREFIX + "status", "failed")
+            trial.set_user_attr(PREFIX + "reason", f"{type(error).__name__}: {first}"[:500])
+            raise _Again from error
+        return values[0] if len(values) == 1 else values
+
+    def _lost(self, trial: optuna.Trial) -> bool:
+        return self._study._storage.get_trial(trial._trial_id).state != TrialState.RUNNING
+
+    def _is_surplus(self, trial: optuna.Trial) -> bool:
+        """Whether others have begun enough trials: two workers may see the last place at once."""
+        ahead = 0
+        for other in self._study.get_trials(deepcopy=False):
+            if other.user_attrs.get(PREFIX + "status") == "surplus":
+                continue
+            live = other.state in (TrialState.RUNNING, TrialState.WAITING)
+            done = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            ahead += done or (live and other.number < trial.number)
+        return ahead >= self._settings.trials
+
+    def _attempt(self, trial: optuna.Trial) -> tuple[float, ...]:
+        kind = trial.user_attrs.get(PREFIX + "kind", "candidate")
+        kept = trial.user_attrs.get(PREFIX + "candidate")
+        if kept is not None:
+            candidate = candidate_from(kept)
+        else:
+            candidate = suggest(trial, self._searched, flat=self._settings.sampler == "nsga2")
+            trial.set_user_attr(PREFIX + "candidate", candidate.to_dict())
+        if PREFIX + "kind" not in trial.user_attrs:
+            trial.set_user_attr(PREFIX + "kind", kind)
+        if kind not in FIXED:
+            self._gate(trial, candidate)
+        twin = self._twin(trial, candidate)
+        if twin is not None:
+            return self._share(trial, twin)
+        return self._train(trial, candidate, fixed=kind in FIXED)
+
+    def _gate(self, trial: optuna.Trial, candidate: Candidate) -> None:
+        """Ends a candidate that fails a required criterion before it costs anything."""
+        criteria = self._stored.settings.criteria
+        report = gate(
+            candidate,
+            profile=criteria.profile,
+            thresholds=criteria.bounds(),
+            extra=self._extra,
+        )
+        trial.set_user_attr(PREFIX + "criteria", report.to_dict())
+        failed = [entry.name for entry in report.criteria if entry.required and not entry.passed]
+        # Samplers then tell "not allowed" from "not good".
+        trial.set_constraint("criteria", float(len(failed)))
+        if failed:
+            raise self._pruned(trial, "ruled_out", f"does not hold: {', '.join(failed)}")
+
+    def _pruned(self, trial: optuna.Trial, status: str, reason: str) -> optuna.TrialPruned:
+        trial.set_user_attr(PREFIX + "status", status)
+        trial.set_user_attr(PREFIX + "reason", reason)
+        return optuna.TrialPruned(reason)
+
+    def _train(
+        self, trial: optuna.Trial, candidate: Candidate, *, fixed: bool
+    ) -> tuple[float, ...]:
+        seed = self._settings.seed
+        folder = self._stored.output / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._checkpoint = checkpoint_path(folder, candidate, seed=seed)
+        # What an earlier attempt reported; this one goes on from its checkpoint.
+        records: dict[int, dict[str, Any]] = {
+            index: record
+            for index, record in enumerate(trial.user_attrs.get(PREFIX + "epochs", ()), start=1)
+        }
+        reported: set[int] = set()
+        single = len(self._settings.objectives) == 1
+        last = self._epochs()
+
+        def on_epoch(step: int, value: float, record: dict[str, Any]) -> None:
+            self._check_parent()
+            # A process that was stopped past the grace period learns here that it lost its trial.
+            if self._lost(trial):
+                raise _Dropped
+            record["value"] = value
+            records[step] = record
+            for late in [known for known in records if known > step]:
+                del records[late]  # the checkpoint was older than the reports
+            trial.set_user_attr(PREFIX + "epochs", [records[key] for key in sorted(records)])
+            self._display.epoch(step, value)
+            if not single:
+                return
+            for known in sorted(records):
+                if known not in reported:
+                    earlier = records[known].get("value")
+                    trial.report(value if earlier is None else earlier, known)
+                    reported.add(known)
+            # The baseline and the references are never pruned, but asking writes their values into
+            # Hyperband's rungs, so that candidates are measured against them.
+            if trial.should_prune() and not fixed and (last is None or step < last):
+                raise self._pruned(trial, "pruned", f"pruned after epoch {step}")
+
+        self._display.begin(candidate.name, epochs=last)
+        outcome = self._trainer(
+            candidate,
+            seed=seed,
+            on_epoch=on_epoch,
+            on_batch=self._display.batch,
+            checkpoint=self._checkpoint,
+        )
+        if outcome.diverged is not None:
+            raise self._pruned(trial, "diverged", outcome.diverged)
+        if outcome.learning_rate is not None:
+            trial.set_user_attr(PREFIX + "learning_rate", outcome.learning_rate)
+        trial.set_user_attr(PREFIX + "status", "complete")
+        return outcome.values
+
+    # --------------------------------------------------------------------------------- duplicates
+
+    def _twin(self, trial: optuna.Trial, candidate: Candidate) -> FrozenTrial | None:
+        """An earlier trial of the same g that has a result to share."""
+        shape = _shape(candidate)
+        for other in self._study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+        ):
+            data = other.user_attrs.get(PREFIX + "candidate")
+            if data is None or other.user_attrs.get(PREFIX + "status") == "ruled_out":
+                continue
+            if other.number not in self._shapes:
+                self._shapes[other.number] = _shape(candidate_from(data))
+            if bool((shape - self._shapes[other.number]).abs().max() <= SAME):
+                fixed = trial.user_attrs.get(PREFIX + "kind") in FIXED
+                if fixed and other.state != TrialState.COMPLETE:
+                    continue  # a reference is trained to its end
+                return other
+        return None
+
+    def _share(self, trial: optuna.Trial, twin: FrozenTrial) -> tuple[float, ...]:
+        """Gives a trial the result of the earlier one of the same g."""
+        first = twin.user_attrs.get(PREFIX + "duplicate_of", twin.number)
+        trial.set_user_attr(PREFIX + "duplicate_of", first)
+        for key in ("epochs", "learning_rate"):
+            if PREFIX + key in twin.user_attrs:
+                trial.set_user_attr(PREFIX + key, twin.user_attrs[PREFIX + key])
+        for step, value in sorted(twin.intermediate_values.items()):
+            trial.report(value, step)
+        if twin.state == TrialState.PRUNED:
+            status = twin.user_attrs.get(PREFIX + "status", "pruned")
+            reason = twin.user_attrs.get(PREFIX + "reason", "pruned")
+            raise self._pruned(trial, status, f"same g as trial {first}: {reason}")
+        trial.set_user_attr(PREFIX + "status", "complete")
+        trial.set_user_attr(PREFIX + "reason", f"same g as trial {first}, whose result it shares")
+        assert twin.values is not None
+        return tuple(twin.values)
+
+    # --------------------------------------------------------------------------------- near-ties
+
+    def decide_ties(self, *, few: int = 3) -> None:
+        """Trains the best few over further seeds where they nearly tie; all over the same ones.
+
+        Kept in the study as they finish, so that an interruption loses none.
+        """
+        if self._settings.tie_seeds == 0 or len(self._settings.objectives) > 1:
+            return
+        rows = [
+            row
+            for row in self._stored.trials()
+            if row.kind == "candidate"
+            and row.status == "complete"
+            and row.value is not None
+            and row.duplicate_of is None
+        ]
+        sign = 1 if self._stored.minimize else -1
+        rows.sort(key=lambda row: (sign * (row.value or 0.0), row.number))
+        if not rows:
+            return
+        best = rows[0].value or 0.0
+        margin = self._trainer.tie_margin(best)
+        close = [row for row in rows[:few] if abs((row.value or 0.0) - best) <= margin]
+        if len(close) < 2:
+            return
+        self._display.say(
+            f"{len(close)} candidates within {margin:.4f} of the best: "
+            f"{self._settings.tie_seeds} more seed(s) each"
+        )
+        for row in close:
+            for seed in range(
+                self._settings.seed + 1, self._settings.seed + 1 + self._settings.tie_seeds
+            ):
+                self._further_seed(row.number, row.candidate, seed)
+
+    def _further_seed(self, number: int, candidate: Candidate | None, seed: int) -> None:
+        kept = dict(self._study.user_attrs.get(PREFIX + "seeds", {}))
+        if candidate is None or str(seed) in kept.get(str(number), {}):
+            return
+        checkpoint = checkpoint_path(self._stored.output / "checkpoints", candidate, seed=seed)
+
+        def on_epoch(step: int, value: float, record: dict[str, Any]) -> None:
+            self._check_parent()
+            self._display.epoch(step, value)
+
+        outcome = self._trainer(
+            candidate,
+            seed=seed,
+            on_epoch=on_epoch,
+            on_batch=self._display.batch,
+            checkpoint=checkpoint,
+        )
+        # A candidate that diverges over one seed in three is no best candidate.
+        worst = math.inf if self._stored.minimize else 0.0
+        value = worst if outcome.diverged is not None else outcome.values[0]
+        kept = dict(self._study.user_attrs.get(PREFIX + "seeds", {}))
+        kept[str(number)] = {**kept.get(str(number), {}), str(seed): value}
+        self._study.set_user_attr(PREFIX + "seeds", kept)
+        drop_checkpoints(checkpoint)
+        self._display.say(f"trial {number}, seed {seed}: {value:.4f}")
+
+    def _check_parent(self) -> None:
+        if not self._parent_alive():
+            raise KeyboardInterrupt
+
+
+def _shape(candidate: Candidate) -> Any:
+    """g on a grid over [-6, 6] at three times of training, as a float64 tensor."""
+    import torch
+
+    # An even number of points: what g is at 0 itself decides nothing.
+    grid = torch.linspace(-6, 6, 960, dtype=torch.float64)
+    times = (0.0, 0.5, 1.0) if candidate.annealed else (0.0,) * 3
+    return torch.cat([candidate(grid, t=time) for time in times])

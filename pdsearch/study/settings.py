@@ -1,0 +1,422 @@
+"""The study file: what it may hold, and every problem of it told at once."""
+
+import difflib
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pdsearch.errors import InputError
+from pdsearch.trial import TrialSettings
+
+DEFAULT_STORAGE = "sqlite:///pdsearch.db"
+OBJECTIVES = {"accuracy": "maximize", "dead_units": "minimize", "kept_bytes": "minimize"}
+"""What a study can search for, and which way is better."""
+
+ONE_FAMILY = ("cmaes", "gp", "grid")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
+_SIZE_LIMIT = 1_000_000  # bytes; a study file has about 2 000
+
+FamilySpec = str | dict[str, Any]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StudySection(_Section):
+    """`[study]`: what is searched, how, and where it is kept.
+
+    Attributes:
+        name: of the study in its storage, and of its folder under `output`.
+        families: library names, `path.py[:name]`, or tables with `formula` and `space`
+            (`{a = [0.01, 1.0]}`, `[low, high, "log"]`), optionally `name` and `defaults`.
+        references: families run at their defaults beside the baseline; never gated, never "best".
+        trials: the study's total, baseline and references included.
+        sampler: tpe | random | cmaes, gp, grid (one family) | nsga2 (two objectives, no pruner).
+        pruner: hyperband | median | none.
+        objectives: `accuracy`, or two of `accuracy`, `dead_units`, `kept_bytes`.
+        seed: of the sampler, and of every candidate's training.
+        tie_seeds: further seeds over which the best few are trained where they nearly tie.
+        workers: processes that run trials side by side on this machine.
+        storage: an SQLAlchemy URL; a relative SQLite path is relative to where you stand.
+        output: folder of reports, checkpoints and exports, in a folder of the study's name.
+    """
+
+    name: str
+    families: list[FamilySpec] = Field(min_length=1)
+    references: list[FamilySpec] = ["leaky", "b_silu"]
+    trials: int = Field(60, ge=1, le=1_000_000)
+    sampler: Literal["tpe", "random", "cmaes", "gp", "grid", "nsga2"] = "tpe"
+    pruner: Literal["hyperband", "median", "none"] = "hyperband"
+    objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = ["accuracy"]
+    seed: int = Field(0, ge=0, lt=2**31)
+    tie_seeds: int = Field(0, ge=0, le=100)
+    workers: int = Field(1, ge=1, le=256)
+    storage: str = ""
+    output: str = "results"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_nsga2_implies(cls, data: Any) -> Any:
+        """NSGA-II has two objectives and no pruner; who names neither need not spell them out."""
+        if isinstance(data, Mapping) and data.get("sampler") == "nsga2":
+            data = {"objectives": ["accuracy", "dead_units"], **data}
+        if isinstance(data, Mapping) and len(_listed(data.get("objectives"))) > 1:
+            data = {"pruner": "none", **data}
+        if isinstance(data, Mapping) and not data.get("storage"):
+            data = {**data, "storage": default_storage()}
+        return data
+
+    @field_validator("name")
+    @classmethod
+    def _valid_name(cls, name: str) -> str:
+        return check_name(name)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.sampler in ONE_FAMILY and len(self.families) > 1:
+            raise ValueError(
+                f"sampler {self.sampler!r} searches one family only (it cannot handle parameters "
+                f"that exist for one family and not for another), got {len(self.families)} "
+                "families; use tpe or random"
+            )
+        if len(self.objectives) > 2 or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"objectives must be one or two different ones of {' | '.join(OBJECTIVES)}, got "
+                f"{self.objectives}"
+            )
+        two = len(self.objectives) == 2
+        if self.sampler == "nsga2" and not two:
+            raise ValueError("sampler 'nsga2' is for two objectives; for one use tpe")
+        if two and self.sampler in ("cmaes", "grid"):
+            raise ValueError(
+                f"sampler {self.sampler!r} has one objective only; for two use nsga2, tpe or random"
+            )
+        if two and self.pruner != "none":
+            raise ValueError(
+                f"pruner {self.pruner!r} cannot be used with two objectives (Optuna's pruners "
+                "compare one value an epoch); use none"
+            )
+        if self.objectives == ["dead_units"] or self.objectives == ["kept_bytes"]:
+            raise ValueError("accuracy must be among the objectives")
+        return self
+
+
+class CriteriaSection(_Section):
+    """`[criteria]`: which criteria gate a candidate, and other bounds than their defaults.
+
+    Attributes:
+        profile: paper | strict: those required.
+        thresholds: bounds by criterion; in the file simply `consistent = 0.4`.
+    """
+
+    profile: Literal["paper", "strict"] = "paper"
+    thresholds: dict[str, float | list[float]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _criteria_as_keys(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        names = _criteria_names()
+        given = {key: value for key, value in data.items() if key in names}
+        rest = {key: value for key, value in data.items() if key not in names}
+        if given:
+            rest["thresholds"] = {**dict(rest.get("thresholds") or {}), **given}
+        return rest
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known(cls, value: dict[str, float | list[float]]) -> dict[str, float | list[float]]:
+        names = _criteria_names()
+        for name, bound in value.items():
+            if name not in names:
+                raise ValueError(f"{name!r} is not a criterion; {_close(name, names)}")
+            if isinstance(bound, list) and (len(bound) != 2 or bound[0] > bound[1]):
+                raise ValueError(f"{name} must be a number or [low, high], got {bound}")
+        return value
+
+    def bounds(self) -> dict[str, float | tuple[float, float]]:
+        """The thresholds as `pdsearch.criteria` takes them."""
+        return {
+            name: (bound[0], bound[1]) if isinstance(bound, list) else bound
+            for name, bound in self.thresholds.items()
+        }
+
+
+class ConfirmSection(_Section):
+    """`[confirm]`: how `pdsearch confirm` retrains.
+
+    Attributes:
+        seeds: each row is trained over this many.
+        epochs: of each run.
+    """
+
+    seeds: int = Field(8, ge=1, le=10_000)
+    epochs: int = Field(30, ge=1, le=1_000_000)
+
+
+class StudyFile(_Section):
+    """A whole study file, checked."""
+
+    study: StudySection
+    criteria: CriteriaSection = Field(default_factory=CriteriaSection)
+    trial: TrialSettings = Field(default_factory=TrialSettings)
+    confirm: ConfirmSection = Field(default_factory=ConfirmSection)
+    # Where it was read from: what its relative paths are relative to. Not a key of the file.
+    _directory: Path | None = None
+
+    @property
+    def directory(self) -> Path:
+        """What relative paths in it are relative to."""
+        return self._directory or Path.cwd()
+
+    def with_study(self, **changes: Any) -> "StudyFile":
+        """A copy with other values in `[study]`, checked anew.
+
+        Raises:
+            InputError: a value is wrong.
+        """
+        data = self.model_dump(mode="json")
+        data["study"].update(changes)
+        return validate(data, directory=self._directory)
+
+
+def default_storage() -> str:
+    """The storage where none is named: `PDSEARCH_STORAGE`, else a SQLite file where you stand."""
+    return os.environ.get("PDSEARCH_STORAGE") or DEFAULT_STORAGE
+
+
+def check_name(name: str) -> str:
+    """A study's name, if it can be one: it is a folder's name too.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not _NAME.match(name):
+        shown = ascii(name) if len(name) <= 60 else f"{ascii(name[:57])}... ({len(name)} long)"
+        raise InputError(
+            "a study's name is 1 to 100 of the characters A-Z a-z 0-9 . _ - and does not begin "
+            f"with . or -, got {shown}"
+        )
+    return name
+
+
+def is_file_spec(study: str | Path) -> bool:
+    """Whether STUDY names a study file rather than a study."""
+    text = str(study)
+    return isinstance(study, Path) or text.endswith(".toml") or "/" in text or os.sep in text
+
+
+def load_study_file(path: str | Path, *, overrides: Mapping[str, str] | None = None) -> StudyFile:
+    """Reads and checks a study file.
+
+    Args:
+        path: of the TOML file.
+        overrides: `{"section.key": "value"}`, the value written as in TOML (text may go without
+            its quotes); they win over the file.
+
+    Raises:
+        InputError: no such file, no TOML, or not a study's; all problems are told, one a line.
+    """
+    path = Path(path)
+    data = _read(path)
+    problems: list[str] = []
+    for key, text in (overrides or {}).items():
+        _override(data, key, text, problems)
+    return validate(data, directory=path.resolve().parent, where=f"{path}: ", problems=problems)
+
+
+def validate(
+    data: Mapping[str, Any],
+    *,
+    directory: Path | None = None,
+    where: str = "",
+    problems: Iterable[str] = (),
+) -> StudyFile:
+    """Checks the content of a study file.
+
+    Raises:
+        InputError: every problem, one a line.
+    """
+    found = [*problems, *_type_problems(data)]
+    places = {problem.split(":")[0] for problem in found}
+    settings = None
+    try:
+        settings = StudyFile.model_validate(data)
+    except ValidationError as error:
+        for entry in error.errors():
+            problem = _problem(entry, data)
+            if problem.split(":")[0] not in places:
+                found.append(problem)
+    if settings is None or found:
+        raise InputError("\n".join(where + problem for problem in dict.fromkeys(found)))
+    settings._directory = directory
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory: give a study file (TOML)")
+        size = path.stat().st_size
+        if size > _SIZE_LIMIT:
+            raise InputError(f"{path} has {size:,} bytes: no study file is that large")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such study file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)!r} cannot be read: {reason}") from None
+    if not text.strip():
+        raise InputError(f"{path} is empty: a study file needs a [study] section")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply") from None
+
+
+def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) -> None:
+    section, dot, name = key.partition(".")
+    sections = list(StudyFile.model_fields)
+    if not dot or not name or section not in sections:
+        problems.append(
+            f"--set {key}: must be section.key=value with a section of {' | '.join(sections)}"
+        )
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # words need no quotes on a command line
+    table = data.setdefault(section, {})
+    if isinstance(table, dict):
+        table[name] = value
+
+
+# ------------------------------------------------------------------------------- telling problems
+
+
+def _type_problems(data: Mapping[str, Any]) -> list[str]:
+    """Text or true/false where a number belongs: pydantic would quietly convert them."""
+    problems = []
+    for section, field in StudyFile.model_fields.items():
+        table, model = data.get(section), field.annotation
+        if not isinstance(table, Mapping) or not isinstance(model, type):
+            continue
+        for name, entry in getattr(model, "model_fields", {}).items():
+            value = table.get(name)
+            kinds = _kinds(entry.annotation)
+            if isinstance(value, bool) and bool not in kinds and kinds & {int, float, str}:
+                problems.append(f"{section}.{name}: must be {_said(kinds)}, got {value!r}".lower())
+            elif isinstance(value, str) and str not in kinds and kinds & {int, float, bool}:
+                problems.append(f"{section}.{name}: must be {_said(kinds)}, got {value!r}")
+    return problems
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types an annotation admits; a Literal's count as those of its values."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(_kinds(one) for one in typing.get_args(annotation)))
+    if origin is Literal:
+        return {type(value) for value in typing.get_args(annotation)}
+    if origin is typing.Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    return {annotation}
+
+
+def _said(kinds: set[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return " or ".join(word for kind, word in words.items() if kind in kinds)
+
+
+def _problem(entry: Any, data: Mapping[str, Any]) -> str:
+    """One pydantic error as `section.key: what is wrong and what would be valid`."""
+    location = [part for part in entry["loc"] if not _is_union_tag(part)]
+    place = ".".join(str(part) for part in location) or "study file"
+    kind, context, value = entry["type"], entry.get("ctx", {}), entry.get("input")
+    if kind == "extra_forbidden":
+        return f"{place}: unknown key; {_close(str(location[-1]), _keys(location[:-1]))}"
+    if kind == "missing":
+        return f"{place}: is missing"
+    bounds = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤"}
+    limits = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le"}
+    if kind in bounds:
+        return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {_shown(value)}"
+    if kind == "less_than":
+        return f"{place}: must be < {context['lt']}, got {_shown(value)}"
+    if kind == "literal_error":
+        valid = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"{place}: must be one of {valid.replace(', ', ' | ')}, got {_shown(value)}"
+    if kind == "value_error":
+        return f"{place}: {context['error']}"
+    if kind == "too_short":
+        return f"{place}: needs at least {context['min_length']} entry"
+    types_said = {
+        "int_type": "a whole number",
+        "int_parsing": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "float_parsing": "a number",
+        "finite_number": "a finite number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+        "list_type": "a list",
+        "tuple_type": "a list",
+        "dict_type": "a table",
+        "model_type": "a section",
+        "model_attributes_type": "a section",
+    }
+    if kind in types_said:
+        return f"{place}: must be {types_said[kind]}, got {_shown(value)}"
+    return f"{place}: {entry['msg']}, got {_shown(value)}"
+
+
+def _is_union_tag(part: Any) -> bool:
+    """Whether a part of pydantic's location names a union's member rather than a key."""
+    return isinstance(part, str) and (part in ("str", "float", "int", "none") or "[" in part)
+
+
+def _keys(location: list[Any]) -> list[str]:
+    """The keys that are valid at a place of the study file."""
+    model: Any = StudyFile
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else None
+    keys = list(getattr(model, "model_fields", {}))
+    if model is CriteriaSection:
+        keys = ["profile", *_criteria_names()]
+    return keys
+
+
+def _close(name: str, valid: Iterable[str]) -> str:
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean {near[0]}?" if near else f"valid are: {', '.join(valid)}"
+
+
+def _criteria_names() -> tuple[str, ...]:
+    from pdsearch.criteria import CRITERIA
+
+    return tuple(CRITERIA)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

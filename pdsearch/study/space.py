@@ -1,0 +1,377 @@
+"""Families as one conditional Optuna space, and who samples and prunes in it."""
+
+import contextlib
+import hashlib
+import importlib.util
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.family import Candidate, Family, distribution_from, load_family
+from pdsearch.study.settings import ONE_FAMILY, FamilySpec, StudySection
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+BASELINE = "relu"
+KIND = "pdsearch:kind"
+
+
+# --------------------------------------------------------------------------------------- families
+
+
+def resolve_families(
+    settings: StudySection, *, directory: Path
+) -> tuple[dict[str, Family], dict[str, Family]]:
+    """The families to search and the references of a study, by name.
+
+    Raises:
+        InputError: every one that cannot be had, one a line.
+    """
+    problems: list[str] = []
+
+    def resolve(key: str, specs: Sequence[FamilySpec | Family]) -> dict[str, Family]:
+        found: dict[str, Family] = {}
+        for index, spec in enumerate(specs):
+            place = f"study.{key}.{index}"
+            try:
+                family = _family(spec, number=index + 1, directory=directory)
+            except InputError as error:
+                problems.append(f"{place}: {error}")
+                continue
+            if family.name in found:
+                problems.append(f"{place}: family {family.name!r} is there twice")
+            found[family.name] = family
+        return found
+
+    families = resolve("families", settings.families)
+    references = resolve("references", settings.references)
+    if BASELINE in references:
+        problems.append(f"study.references: {BASELINE!r} is the baseline, which always runs")
+    for name in families.keys() & references.keys():
+        if families[name] != references[name]:
+            problems.append(
+                f"study.references: {name!r} names another family than in study.families"
+            )
+    if settings.sampler in ONE_FAMILY and families:
+        only = next(iter(families.values()))
+        if not any(not d.single() for d in only.space.values()):
+            problems.append(
+                f"study.sampler: {settings.sampler!r} needs parameters to search, and family "
+                f"{only.name!r} has none"
+            )
+        if settings.sampler == "cmaes" and sum(not d.single() for d in only.space.values()) < 2:
+            problems.append(
+                "study.sampler: 'cmaes' needs two parameters or more, and family "
+                f"{only.name!r} has one; use tpe or gp"
+            )
+    if problems:
+        raise InputError("\n".join(problems))
+    return families, references
+
+
+def _family(spec: FamilySpec | Family, *, number: int, directory: Path) -> Family:
+    if isinstance(spec, Family):
+        return spec
+    if isinstance(spec, str):
+        return load_family(spec, directory=directory)
+    return _inline(spec, number=number)
+
+
+def _inline(table: Mapping[str, Any], *, number: int) -> Family:
+    from pdsearch.expression import parse
+
+    allowed = ("formula", "space", "defaults", "name", "reference")
+    if unknown := sorted(set(table) - set(allowed)):
+        raise InputError(f"unknown key {unknown[0]!r}; valid are: {', '.join(allowed)}")
+    formula, space = table.get("formula"), table.get("space", {})
+    if not isinstance(formula, str):
+        raise InputError('a family\'s table needs formula = "…"')
+    if not isinstance(space, Mapping) or not isinstance(table.get("defaults", {}), Mapping):
+        raise InputError("space and defaults are tables, such as space = {a = [0.01, 1.0]}")
+    ranges: dict[str, BaseDistribution] = {
+        name: distribution_from(entry, str(name)) for name, entry in space.items()
+    }
+    return Family(
+        str(table.get("name", f"formula_{number}")),
+        parse(formula, parameters=ranges),
+        space=ranges,
+        defaults=dict(table.get("defaults", {})),
+        reference=str(table.get("reference", "")),
+        origin="study file",
+    )
+
+
+def as_spec(family: Family) -> dict[str, Any]:
+    """A family as the table that a study file would hold for it."""
+    data = family.to_dict()
+    return {key: data[key] for key in ("name", "formula", "space", "defaults", "reference")}
+
+
+def suggest(trial: optuna.Trial, families: Mapping[str, Family], *, flat: bool) -> Candidate:
+    """Draws a candidate: `family`, then `<family>.<parameter>` for that family's own.
+
+    Args:
+        trial: Optuna's.
+        families: by name.
+        flat: draw every family's parameters, as a genetic algorithm needs: its crossover is over
+            parameters that all parents have. Those of other families than the drawn one are idle.
+    """
+    name = trial.suggest_categorical("family", list(families))
+    drawn: dict[str, float] = {}
+    for other, family in families.items():
+        if other != name and not flat:
+            continue
+        for parameter, distribution in family.space.items():
+            value = _suggest(trial, f"{other}.{parameter}", distribution)
+            if other == name:
+                drawn[parameter] = value
+    return families[str(name)].bind(**drawn)
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> float:
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+    )
+
+
+def grid(family: Family, points: int) -> list[dict[str, Any]]:
+    """At most `points` points of a family's box as Optuna parameters, as even as they can be.
+
+    Every range gets its ends and equal steps between (equal ratios where log); the counts are
+    raised in turn as long as their product stays within `points`.
+    """
+    free = [name for name, d in family.space.items() if not d.single()]
+    counts = dict.fromkeys(free, 1)
+    most = {name: _most(family.space[name]) for name in free}
+    grown = True
+    while grown:
+        grown = False
+        for name in free:
+            size = math.prod(counts.values()) // counts[name] * (counts[name] + 1)
+            if counts[name] < most[name] and size <= points:
+                counts[name] += 1
+                grown = True
+    axes = [
+        [(f"{family.name}.{name}", value) for value in _steps(distribution, counts.get(name, 1))]
+        for name, distribution in family.space.items()
+    ]
+    return [{"family": family.name, **dict(point)} for point in itertools.product(*axes)]
+
+
+def _most(distribution: BaseDistribution) -> float:
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step is None:
+        return math.inf
+    return int((distribution.high - distribution.low) / distribution.step + 1e-9) + 1
+
+
+def _steps(distribution: BaseDistribution, count: int) -> list[float]:
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    shares = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
+    if distribution.log:
+        values = [low * (high / low) ** share for share in shares]
+    else:
+        values = [low + (high - low) * share for share in shares]
+    if distribution.step is not None:
+        step = distribution.step
+        values = [low + round((value - low) / step) * step for value in values]
+    values = [min(max(value, low), high) for value in values]
+    if isinstance(distribution, IntDistribution):
+        values = [round(value) for value in values]
+    return list(dict.fromkeys(values))
+
+
+# --------------------------------------------------------------------------------------- samplers
+
+
+class _Candidates(optuna.Study):
+    """A study as its samplers see it: without the baseline and the references.
+
+    Those carry no parameters. Samplers that look for what all trials have in common (GP, CMA-ES,
+    NSGA-II) would find nothing, and TPE would count them among the good trials it learns from.
+    It also spares samplers Hyperband's division of a study into brackets, of which a study of a few
+    dozen trials has too few each to learn from.
+    """
+
+    def __init__(self, study: "Study") -> None:
+        super().__init__(study.study_name, study._storage)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy=deepcopy, states=states, use_cache=False)
+        return [trial for trial in trials if trial.user_attrs.get(KIND) not in FIXED]
+
+
+FIXED = ("baseline", "reference")
+
+
+class CandidateSampler(BaseSampler):
+    """Hands candidates to one of Optuna's samplers, built anew for each trial.
+
+    Its seed comes from the study's seed and the trial's number: a resumed study goes on as one that
+    never stopped, and workers cannot draw the same numbers.
+    """
+
+    def __init__(self, settings: StudySection, begin: Callable[["Study", FrozenTrial], None]):
+        self._settings = settings
+        self._begin = begin
+        self._inner: BaseSampler = optuna.samplers.RandomSampler(seed=0)
+        self._view: _Candidates | None = None
+
+    def _seen(self, study: "Study") -> "Study":
+        if self._view is None:
+            self._view = _Candidates(study)
+        return self._view
+
+    def reseed_rng(self) -> None:
+        """Nothing to do: each trial has its own generator."""
+
+    def before_trial(self, study: "Study", trial: FrozenTrial) -> None:
+        """Signs the trial, before anything can happen to it, and seeds its sampler."""
+        self._begin(study, trial)
+        self._inner = make_sampler(self._settings, seed=trial_seed(self._settings, trial.number))
+        if trial.user_attrs.get(KIND) not in FIXED:
+            self._inner.before_trial(self._seen(study), trial)
+
+    def infer_relative_search_space(
+        self, study: "Study", trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """As the inner sampler's."""
+        return self._inner.infer_relative_search_space(self._seen(study), trial)
+
+    def sample_relative(
+        self, study: "Study", trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the inner sampler's."""
+        return self._inner.sample_relative(self._seen(study), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: "Study",
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """As the inner sampler's."""
+        return self._inner.sample_independent(
+            self._seen(study), trial, param_name, param_distribution
+        )
+
+    def after_trial(
+        self,
+        study: "Study",
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """As the inner sampler's, for candidates."""
+        if trial.user_attrs.get(KIND) not in FIXED:
+            self._inner.after_trial(self._seen(study), trial, state, values)
+
+
+def trial_seed(settings: StudySection, number: int) -> int:
+    """The seed of a trial's sampler, from the study's seed and the trial's number."""
+    digest = hashlib.sha256(f"{settings.seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def startup_trials(settings: StudySection) -> int:
+    """How many candidates are drawn at random first: Optuna's 10, fewer in a short study."""
+    return min(10, max(4, settings.trials // 4))
+
+
+def make_sampler(settings: StudySection, *, seed: int) -> BaseSampler:
+    """The study's sampler.
+
+    Raises:
+        UnsupportedError: it needs a package that is not installed.
+    """
+    startup = startup_trials(settings)
+    with _no_experimental_warnings():
+        if settings.sampler == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=startup, multivariate=True, group=True
+            )
+        if settings.sampler == "cmaes":
+            return optuna.samplers.CmaEsSampler(
+                seed=seed,
+                # Trials that Hyperband stopped have a value at their rung to learn from.
+                consider_pruned_trials=settings.pruner == "hyperband",
+                warn_independent_sampling=False,
+            )
+        if settings.sampler == "gp":
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=startup, warn_independent_sampling=False
+            )
+        if settings.sampler == "nsga2":
+            population = max(4, min(50, settings.trials // 4))
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
+    # A grid's points wait in the study's queue; what is left of its total is drawn at random.
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def check_installed(settings: StudySection) -> None:
+    """Says at once what a sampler would miss at its first draw.
+
+    Raises:
+        UnsupportedError: a package is not installed.
+    """
+    needs = {"cmaes": ("cmaes",), "gp": ("torch", "scipy")}.get(settings.sampler, ())
+    for package in needs:
+        if importlib.util.find_spec(package) is None:
+            raise UnsupportedError(
+                f"study.sampler: {settings.sampler!r} needs the package {package}: "
+                f"pip install 'pdsearch[{settings.sampler}]' (or choose tpe)"
+            )
+
+
+@contextlib.contextmanager
+def _no_experimental_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+# ---------------------------------------------------------------------------------------- pruners
+
+
+def make_pruner(settings: StudySection, *, epochs: int | None) -> optuna.pruners.BasePruner:
+    """The study's pruner, its resources in epochs.
+
+    No trial is stopped within its first quarter (rounded up): early epochs mislead, most under a
+    one-cycle schedule.
+
+    Args:
+        settings: the study's.
+        epochs: of a whole trial; None where that is not yet known, and nothing is pruned.
+    """
+    if epochs is None or epochs < 2 or settings.pruner == "none":
+        return optuna.pruners.NopPruner()
+    first = max(1, math.ceil(epochs / 4))
+    if settings.pruner == "median":
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=startup_trials(settings), n_warmup_steps=first
+        )
+    return optuna.pruners.HyperbandPruner(
+        min_resource=first, max_resource=epochs, reduction_factor=3
+    )

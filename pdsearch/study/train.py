@@ -1,0 +1,221 @@
+"""What a trial trains: a candidate by `pdsearch.trial`, or by the user's own function."""
+
+import hashlib
+import inspect
+import json
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pdsearch.errors import InputError
+from pdsearch.family import Candidate
+from pdsearch.study.settings import StudyFile
+
+if TYPE_CHECKING:
+    from pdsearch.data import Dataset
+
+OnEpoch = Callable[[int, float, dict[str, Any]], None]
+OnBatch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of training one candidate.
+
+    Attributes:
+        values: one an objective, in the order of the study's.
+        diverged: why training was stopped as hopeless; None if it was not.
+        learning_rate: the one that counts, where several were tried.
+    """
+
+    values: tuple[float, ...]
+    diverged: str | None = None
+    learning_rate: float | None = None
+
+
+class Trainer(Protocol):
+    """Trains a candidate: ours, or one around the user's function."""
+
+    epochs: int | None
+    """Steps that a whole trial reports; None where only a first trial can tell."""
+
+    def __call__(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        on_epoch: OnEpoch,
+        on_batch: OnBatch,
+        checkpoint: Path | None,
+    ) -> Outcome:
+        """Trains, calling `on_epoch(step, value, record)` after each epoch; it may raise to stop."""
+
+    def tie_margin(self, best: float) -> float:
+        """How much below the best a value may be and still count as nearly tied."""
+
+
+class FunctionTrainer:
+    """Trains by a Python function: `train(candidate)` or `train(candidate, seed=…)`.
+
+    It yields a value an epoch, the last one counting, or returns one value.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise InputError(f"train must be callable, got {function!r}")
+        self._function = function
+        self.epochs: int | None = None
+        self.takes_seed = _takes(function, "seed")
+
+    def __call__(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        on_epoch: OnEpoch,
+        on_batch: OnBatch,
+        checkpoint: Path | None,
+    ) -> Outcome:
+        """Runs the function to its end, or until `on_epoch` raises."""
+        keys = {"seed": seed} if self.takes_seed else {}
+        result = self._function(candidate, **keys)
+        steps: Iterable[Any] = (result,) if isinstance(result, numbers.Real) else result
+        if not isinstance(steps, Iterable):
+            raise InputError(
+                f"train must yield a number an epoch or return one, got {type(result).__name__}"
+            )
+        value = math.nan
+        step = 0
+        for step, given in enumerate(steps, start=1):
+            if not isinstance(given, numbers.Real):
+                raise InputError(f"train must yield numbers, got {given!r} at epoch {step}")
+            value = float(given)
+            if not math.isfinite(value):
+                return Outcome((value,), diverged=f"train gave {value} at epoch {step}")
+            on_epoch(step, value, {"epoch": step, "accuracy": value})
+        if step == 0:
+            raise InputError("train yielded no value")
+        return Outcome((value,))
+
+    def tie_margin(self, best: float) -> float:
+        """One hundredth: nothing is known of the noise of another's values."""
+        return abs(best) / 100
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
+    return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+class ImageTrainer:
+    """Trains by `pdsearch.trial` on the study's model and data set."""
+
+    def __init__(
+        self, settings: StudyFile, dataset: "Dataset", *, device: str, threads: int | None
+    ) -> None:
+        self._settings = settings
+        self._dataset = dataset
+        self._device = device
+        self._threads = threads
+        self._rates = tuple(settings.trial.learning_rates)
+        self.epochs: int | None = settings.trial.epochs * max(1, len(self._rates))
+
+    def __call__(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        on_epoch: OnEpoch,
+        on_batch: OnBatch,
+        checkpoint: Path | None,
+    ) -> Outcome:
+        """Trains at the study's learning rate, or at each of several, the best counting."""
+        from pdsearch.trial import run_trial
+
+        results = []
+        best = -math.inf
+        for index, rate in enumerate(self._rates or (self._settings.trial.learning_rate,)):
+            settings = self._settings.trial.model_copy(
+                update={"learning_rate": rate, "learning_rates": ()}
+            )
+            before = index * settings.epochs
+            last = best
+
+            def report(record: Any, before: int = before, last: float = last) -> None:
+                entry = _plain(asdict(record))
+                # Over several rates a trial is as good as the best so far: every candidate takes
+                # them in the same order, so that values at one step compare.
+                on_epoch(before + record.epoch, max(last, record.accuracy), entry)
+
+            result = run_trial(
+                candidate,
+                settings,
+                self._dataset,
+                seed=seed,
+                device=self._device,
+                threads=self._threads,
+                on_epoch=report,
+                on_batch=on_batch,
+                checkpoint=None if checkpoint is None else _part(checkpoint, index),
+                directory=self._settings.directory,
+            )
+            results.append((rate, result))
+            if result.diverged is None:
+                best = max(best, result.value)
+        finished = [(rate, result) for rate, result in results if result.diverged is None]
+        if not finished:
+            return Outcome((math.nan,), diverged=results[0][1].diverged)
+        rate, result = max(finished, key=lambda pair: pair[1].value)
+        return Outcome(
+            tuple(self._objective(name, result) for name in self._settings.study.objectives),
+            learning_rate=rate if self._rates else None,
+        )
+
+    def _objective(self, name: str, result: Any) -> float:
+        if name == "accuracy":
+            return float(result.value)
+        if name == "dead_units":
+            dead = list(result.epochs[-1].dead.values())
+            return float(sum(dead) / len(dead)) if dead else 0.0
+        return float(result.kept_bytes)
+
+    def tie_margin(self, best: float) -> float:
+        """One standard error of the difference of two such accuracies, as if independent."""
+        share = min(max(best, 0.0), 1.0)
+        images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
+        return math.sqrt(2 * share * (1 - share) / images)
+
+
+def _part(checkpoint: Path, index: int) -> Path:
+    return checkpoint.with_name(f"{checkpoint.stem}-{index}{checkpoint.suffix}")
+
+
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    """A record as JSON can hold it everywhere: PostgreSQL knows no NaN in JSON, nor do browsers."""
+    return {
+        key: _plain(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for key, value in entry.items()
+    }
+
+
+def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:
+    """Where a candidate's training over a seed is kept until it is finished."""
+    text = json.dumps(candidate.to_dict(), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return folder / f"{candidate.family.name}-{digest}-{seed}.pt"
+
+
+def drop_checkpoints(checkpoint: Path) -> None:
+    """Removes a finished trial's checkpoints."""
+    for path in checkpoint.parent.glob(f"{checkpoint.stem}-*{checkpoint.suffix}*"):
+        path.unlink(missing_ok=True)
