@@ -9,7 +9,7 @@ import sympy
 from optuna.distributions import FloatDistribution
 
 from pdsearch import Family, x
-from pdsearch.expression import clamp, sigmoid, softplus
+from pdsearch.expression import clamp, softplus
 
 alpha = sympy.Symbol("alpha", positive=True)
 
