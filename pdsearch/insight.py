@@ -182,10 +182,13 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
     settings = stored.settings.study
     place = settings.objectives.index("accuracy")
     complete = [row for row in rows if row.status == "complete" and len(row.values) > place]
-    epochs = max((len(row.epochs) for row in complete), default=0)
+    # A study around a Python function has no epochs of its own.
+    own = stored.study.user_attrs.get("pdsearch:train") is None
+    longest = max((len(row.epochs) for row in complete), default=0)
+    epochs = stored.settings.trial.epochs if own else longest
     used: dict[str, TrialRow] = {}
     for row in complete:
-        if row.candidate is None or row.duplicate_of is not None or len(row.epochs) < epochs:
+        if row.candidate is None or row.duplicate_of is not None:
             continue
         if math.isfinite(row.values[place]):
             used.setdefault(row.candidate.formula, row)
@@ -315,7 +318,7 @@ def _notes(
     shared = counts.get("complete", 0) - len(used)
     if shared > 0:
         notes.append(
-            f"{shared} complete trials are left out: the same g as another, or a shorter budget."
+            f"{shared} complete trials are left out: the same g as another, or no finite accuracy."
         )
     return notes
 

@@ -12,9 +12,9 @@ import optuna
 import pytest
 import sympy
 from optuna.distributions import FloatDistribution
-from pydantic import BaseModel, ConfigDict
 
 import pdsearch.autograd
+import pdsearch.confirm.runs
 import pdsearch.data
 import pdsearch.trial
 from pdsearch.confirm import (
@@ -24,26 +24,16 @@ from pdsearch.confirm import (
     confirm_table,
     load_confirmation,
 )
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family
+from pdsearch.trial import TrialSettings
 
 TAIL = Family(
     "tail",
     sympy.Piecewise((1, x > 0), (sympy.Symbol("a") * sympy.exp(x), True)),
     space={"a": FloatDistribution(0.001, 1.0)},
 )
-
-
-class Trial(BaseModel):
-    """What confirm reads of the trial's settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    model: str = "alexnet"
-    dataset: str = "digits"
-    epochs: int = 2
-    learning_rate: float = 0.02
-    learning_rates: tuple[float, ...] = ()
 
 
 def finished(number: int, a: float, value: float, **other: Any) -> Any:
@@ -70,11 +60,12 @@ def stored_study(
     storage: str | None = None,
     objectives: Sequence[str] = ("accuracy",),
     minimize: bool = False,
+    **trial: Any,
 ) -> Any:
     known = {name: SimpleNamespace(candidate=load_family(name).default) for name in references}
     settings = SimpleNamespace(
         study=SimpleNamespace(seed=0, objectives=list(objectives)),
-        trial=Trial(learning_rates=learning_rates),
+        trial=TrialSettings(dataset="digits", epochs=2, learning_rates=learning_rates, **trial),
         confirm=SimpleNamespace(seeds=4, epochs=3),
     )
     return SimpleNamespace(
@@ -97,6 +88,7 @@ class Lab:
     accuracy: Callable[[str, int, float], float]
     calls: list[dict[str, Any]] = field(default_factory=list)
     stop_after: int | None = None
+    probes: int = 0
     diverging: tuple[tuple[str, int], ...] = ()
 
     def run_trial(self, candidate: Candidate, settings: Any, dataset: Any, **keys: Any) -> Any:
@@ -123,7 +115,12 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
             raise InputError(f"unknown data set {spec!r}")
         return SimpleNamespace(classes=tuple("0123456789"), fingerprint=f"content of {spec}")
 
+    def resolve_settings(settings: TrialSettings, dataset: Any, place: Any) -> TrialSettings:
+        laboratory.probes += 1
+        return settings.model_copy(update={"precision": "float32", "memory_format": "contiguous"})
+
     monkeypatch.setattr(pdsearch.trial, "run_trial", laboratory.run_trial)
+    monkeypatch.setattr(pdsearch.trial, "resolve_settings", resolve_settings)
     monkeypatch.setattr(pdsearch.data, "load_dataset", load_dataset)
     return laboratory
 
@@ -212,6 +209,9 @@ def test_an_interruption_loses_no_finished_run_and_the_next_call_goes_on(
     assert lines[-1].startswith("12/12 alexnet on digits: tail(a=0.5), seed 1003: test accuracy")
     done = {(call["who"], call["seed"]) for call in lab.calls}
     assert len(done) == 12
+    # Precision is probed once and kept: another probe may end otherwise, and runs would not pair.
+    assert lab.probes == 1
+    assert {call["settings"].precision for call in lab.calls} == {"float32"}
     # A third time there is nothing left to train, and what is read back is what was shown.
     again = confirm(stored_study(tmp_path, rows, storage=url), device="cpu")
     assert len(lab.calls) == 12
@@ -376,17 +376,17 @@ def test_the_activations_formulas_are_torchs(name: str) -> None:
 
 def test_transfers_are_kept_apart(tmp_path: Path, lab: Lab) -> None:
     stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
-    result = confirm(stored, seeds=2, transfer=["vgg16@other"], device="cpu")
+    result = confirm(stored, seeds=2, transfer=["resnet18@other"], device="cpu")
     assert (result.model, result.dataset) == ("alexnet", "digits")
     (there,) = result.transfers
-    assert (there.model, there.dataset) == ("vgg16", "other")
+    assert (there.model, there.dataset) == ("resnet18", "other")
     assert len(there.rows) == len(result.rows) == 3
     assert len(lab.calls) == 12
     document = result.to_dict()
-    assert document["transfers"][0]["model"] == "vgg16"
+    assert document["transfers"][0]["model"] == "resnet18"
     assert load_confirmation(stored) == result
-    assert "### vgg16 on other" in confirm_markdown(result)
-    assert "vgg16 on other" in confirm_table(result)
+    assert "### resnet18 on other" in confirm_markdown(result)
+    assert "resnet18 on other" in confirm_table(result)
 
 
 def test_other_epochs_are_another_confirmation(tmp_path: Path, lab: Lab) -> None:
@@ -396,6 +396,47 @@ def test_other_epochs_are_another_confirmation(tmp_path: Path, lab: Lab) -> None
     assert other.epochs == 5
     assert len(lab.calls) == 12
     assert load_confirmation(stored) == other
+
+
+def test_caffes_initialisation_stays_with_alexnet(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], initialisation="caffe")
+    result = confirm(stored, seeds=1, transfer=["resnet18@digits"], device="cpu")
+    starts = {(call["settings"].model, call["settings"].initialisation) for call in lab.calls}
+    assert starts == {("alexnet", "caffe"), ("resnet18", "pytorch")}
+    assert "resnet18 begins from PyTorch's initialisation: Caffe's is AlexNet's." in result.notes
+
+
+def test_a_study_around_a_function_is_refused(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
+    stored.study.set_user_attr("pdsearch:train", "my_training")
+    with pytest.raises(InputError, match="'made-up' trains by a Python function"):
+        confirm(stored, device="cpu")
+
+
+def test_a_finished_run_waits_for_a_storage_that_is_away(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    keep, waits = stored.study.set_user_attr, []
+
+    def away(key: str, value: Any) -> None:
+        if len(waits) < 2:
+            raise optuna.exceptions.StorageInternalError("the server is starting up")
+        keep(key, value)
+
+    monkeypatch.setattr(pdsearch.confirm.runs.time, "sleep", waits.append)
+    monkeypatch.setattr(stored.study, "set_user_attr", away)
+    result = confirm(stored, seeds=1, device="cpu")
+    assert waits == [1, 5]
+    assert [row.seeds for row in result.rows] == [1, 1]
+
+    def gone(key: str, value: Any) -> None:
+        raise optuna.exceptions.StorageInternalError("no route to host")
+
+    monkeypatch.setattr(stored.study, "set_user_attr", gone)
+    with pytest.raises(StorageError, match="no route to host"):
+        confirm(stored, seeds=2, device="cpu")
+    assert waits == [1, 5, 1, 5, 30]
 
 
 def test_an_untouched_study_has_no_confirmation(tmp_path: Path) -> None:
@@ -411,13 +452,15 @@ def test_an_untouched_study_has_no_confirmation(tmp_path: Path) -> None:
         ({"transfer": ["vgg16"]}, "a transfer is written MODEL@DATASET .* got 'vgg16'"),
         ({"transfer": ["@digits"]}, "a transfer is written MODEL@DATASET"),
         ({"transfer": ["vgg16@nowhere"]}, "unknown data set 'nowhere'"),
+        ({"transfer": ["vgg61@digits"]}, "vgg61"),
+        ({"device": "cuda:77"}, "cuda:77"),
     ],
 )
 def test_wrong_input_ends_before_any_training(
     tmp_path: Path, lab: Lab, keys: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu", **keys)
+        confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), **{"device": "cpu", **keys})
     assert lab.calls == []
 
 

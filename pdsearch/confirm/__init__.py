@@ -25,7 +25,8 @@ again continues where the last one stopped.
 """
 
 from pdsearch.confirm.outcome import Confirmation, Row
-from pdsearch.confirm.retrain import FIRST_SEED, confirm, load_confirmation
+from pdsearch.confirm.retrain import FIRST_SEED, confirm
+from pdsearch.confirm.runs import load_confirmation
 from pdsearch.confirm.table import confirm_markdown, confirm_table
 
 __all__ = [

@@ -1,66 +1,27 @@
 """The retraining: who takes part, what each run is, and what the storage keeps of it."""
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch.confirm.contenders import Contender, choose_contenders
 from pdsearch.confirm.outcome import Confirmation, assemble
+from pdsearch.confirm.runs import PREFIX, SCHEMA, Setting, keep_run, read_runs, run_key
 from pdsearch.errors import InputError
-from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
+    import torch
+
     from pdsearch.data import Dataset
     from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy
     from pdsearch.trial import TrialSettings
 
-SCHEMA = 1
-PREFIX = "pdsearch:confirm/"
-
 # Confirmation seeds are the study's seed plus this and up: far from those a search uses (its own
 # seed and, for near-ties, the few after it).
 FIRST_SEED = 1000
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """All that the rows of one confirmation have in common; it tells confirmations apart."""
-
-    trial: "TrialSettings"
-    data: str  # the data set's fingerprint: a folder's content may change
-    device: str
-    versions: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "trial": self.trial.model_dump(mode="json"),
-            "data": self.data,
-            "device": self.device,
-            "versions": dict(self.versions),
-        }
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _key(setting: Mapping[str, Any], *, identity: str, seed: int, split: str, rate: float) -> str:
-    return PREFIX + _digest(
-        {
-            "schema": SCHEMA,
-            "setting": setting,
-            "contender": identity,
-            "seed": seed,
-            "split": split,
-            "learning_rate": rate,
-        }
-    )
 
 
 @dataclass
@@ -68,10 +29,12 @@ class _Session:
     """The runs of one call: what is stored already, and how to make what is not."""
 
     stored: "StoredStudy"
+    device: str
     threads: int | None
     progress: Callable[[str], None] | None
     records: dict[str, dict[str, Any]]
     planned: int
+    speeds: dict[str, dict[str, str]] = field(default_factory=dict)
     done: int = 0
     trained: int = 0
     seconds: float = 0.0
@@ -79,33 +42,35 @@ class _Session:
     def run(
         self,
         contender: Contender,
-        setting: _Setting,
+        setting: Setting,
         dataset: "Dataset",
         *,
         seed: int,
-        split: str,
+        split: Literal["validation", "test"],
         rate: float,
     ) -> dict[str, Any]:
         """One run, from the storage or by training; stored before it is returned."""
         from pdsearch import trial
 
         document = setting.to_dict()
-        key = _key(document, identity=contender.identity, seed=seed, split=split, rate=rate)
+        key = run_key(document, identity=contender.identity, seed=seed, split=split, rate=rate)
         self.done += 1
         if key in self.records:
             return self.records[key]
         checkpoint = self.stored.output / "confirm" / f"{key.removeprefix(PREFIX)}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        speed = self.speed(setting, dataset)
         result = trial.run_trial(
             contender.candidate,
-            setting.trial.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
+            setting.trial.model_copy(update={"learning_rate": rate, "learning_rates": (), **speed}),
             dataset,
             seed=seed,
-            device=setting.device,
+            device=self.device,
             threads=self.threads,
             split=split,
             checkpoint=checkpoint,
             module=contender.module,
+            directory=self.stored.directory,
         )
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.
         accuracy = 1 / len(dataset.classes) if result.diverged else result.value
@@ -120,6 +85,7 @@ class _Session:
             "seed": seed,
             "split": split,
             "learning_rate": rate,
+            "speed": speed,
             "accuracy": float(accuracy),
             "diverged": result.diverged,
             "epochs": [
@@ -129,8 +95,7 @@ class _Session:
             "seconds": float(result.seconds),
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
-        with storage_errors(self.stored.storage):
-            self.stored.study.set_user_attr(key, record)
+        keep_run(self.stored, key, record)
         # Not before: where the storage refuses, the next call takes the run up from here.
         checkpoint.unlink(missing_ok=True)
         self.records[key] = record
@@ -146,8 +111,25 @@ class _Session:
             )
         return record
 
+    def speed(self, setting: Setting, dataset: "Dataset") -> dict[str, str]:
+        """Precision and memory format: as the runs so far had them, else probed once."""
+        from pdsearch.trial import resolve_device, resolve_settings
+
+        key = str(setting.to_dict())
+        if key not in self.speeds:
+            done = (r["speed"] for r in self.records.values() if r["setting"] == setting.to_dict())
+            found = next(done, None)
+            if found is None:
+                resolved = resolve_settings(setting.trial, dataset, resolve_device(self.device))
+                found = {
+                    "precision": resolved.precision,
+                    "memory_format": resolved.memory_format,
+                }
+            self.speeds[key] = found
+        return self.speeds[key]
+
     def best_rate(
-        self, contender: Contender, setting: _Setting, dataset: "Dataset", *, seed: int
+        self, contender: Contender, setting: Setting, dataset: "Dataset", *, seed: int
     ) -> float:
         """The rate for the test runs: the only one, or the grid's best by validation accuracy."""
         grid = tuple(setting.trial.learning_rates)
@@ -204,9 +186,15 @@ def confirm(
             confirm.
     """
     from pdsearch.data import load_dataset
+    from pdsearch.models import build_model
     from pdsearch.trial import resolve_device
 
     settings = stored.settings
+    if stored.study.user_attrs.get("pdsearch:train") is not None:
+        raise InputError(
+            f"study {stored.name!r} trains by a Python function, which knows no test set to "
+            "confirm on: call the function over several seeds, for the candidate and for ReLU"
+        )
     n = settings.confirm.seeds if seeds is None else seeds
     budget = settings.confirm.epochs if epochs is None else epochs
     for name, number, least in (("seeds", n, 1), ("top", top, 0), ("epochs", budget, 1)):
@@ -214,18 +202,31 @@ def confirm(
             raise InputError(f"{name} must be at least {least}, got {number}")
     first = settings.study.seed + FIRST_SEED if seed is None else seed
     contenders, notes = choose_contenders(stored, top=top, given=candidates, controls=controls)
-    place = str(resolve_device(device))
-    trials = _trials(stored, budget=budget, transfer=transfer)
+    place = resolve_device(device)
+    trials, remarks = _trials(stored, budget=budget, transfer=transfer)
     # All are loaded before the first run, so that a misspelt one does not end hours of training.
     data = {
         name: load_dataset(name, directory=stored.directory)
         for name in dict.fromkeys(t.dataset for t in trials)
     }
-    versions = _versions()
-    stages = [_Setting(t, data[t.dataset].fingerprint, place, versions) for t in trials]
-    records = _records(stored)
+    for other in trials[1:]:
+        build_model(
+            other.model,
+            classes=len(data[other.dataset].classes),
+            initialisation=other.initialisation,
+            directory=stored.directory,
+        )
+    where, versions = _hardware(place), _versions()
+    stages = [Setting(t, data[t.dataset].fingerprint, where, versions) for t in trials]
     runs = len(stages) * len(contenders) * (n + len(settings.trial.learning_rates))
-    session = _Session(stored, threads, progress, records, planned=runs)
+    session = _Session(
+        stored,
+        str(place),
+        threads or stored.study.user_attrs.get("pdsearch:threads"),
+        progress,
+        read_runs(stored),
+        planned=runs,
+    )
     for setting in stages:
         dataset = data[setting.trial.dataset]
         rates = {
@@ -242,13 +243,14 @@ def confirm(
     main, *others = (
         assemble(stored.name, setting.to_dict(), session.records.values()) for setting in stages
     )
-    return replace(main, notes=(*main.notes, *notes), transfers=tuple(others))
+    return replace(main, notes=(*main.notes, *notes, *remarks), transfers=tuple(others))
 
 
 def _trials(
     stored: "StoredStudy", *, budget: int, transfer: Sequence[str]
-) -> list["TrialSettings"]:
-    """The trial settings of the main confirmation and of each transfer."""
+) -> tuple[list["TrialSettings"], list[str]]:
+    """The trial settings of the main confirmation and of each transfer. And notes."""
+    notes = []
     home = stored.settings.trial.model_copy(update={"epochs": budget})
     trials = [home]
     for text in transfer:
@@ -258,9 +260,19 @@ def _trials(
                 f"a transfer is written MODEL@DATASET (such as resnet18@cifar100), got {text!r}"
             )
         there = home.model_copy(update={"model": model, "dataset": dataset})
+        if there.initialisation == "caffe" and model != "alexnet":
+            there = there.model_copy(update={"initialisation": "pytorch"})
+            notes.append(f"{model} begins from PyTorch's initialisation: Caffe's is AlexNet's.")
         if there not in trials:
             trials.append(there)
-    return trials
+    return trials, notes
+
+
+def _hardware(place: "torch.device") -> str:
+    """The kind of device, by which confirmations are told apart; its number does not matter."""
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type
 
 
 def _versions() -> dict[str, str]:
@@ -270,33 +282,3 @@ def _versions() -> dict[str, str]:
     from pdsearch import __version__
 
     return {"pdsearch": __version__, "torch": str(torch.__version__)}
-
-
-def _records(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
-    """Every stored run of a schema this version reads, by its key."""
-    with storage_errors(stored.storage):
-        attributes = stored.study.user_attrs
-    return {
-        key: record
-        for key, record in attributes.items()
-        if key.startswith(PREFIX) and record.get("schema") == SCHEMA
-    }
-
-
-def load_confirmation(stored: "StoredStudy") -> Confirmation | None:
-    """What the storage holds of the study's confirmation, finished or not; None without a test run.
-
-    Of several confirmations of one model and data set (other epochs, another device) the one worked
-    on last is given; those on other models and data sets are its `transfers`.
-    """
-    records = [record for record in _records(stored).values() if record["split"] == "test"]
-    if not records:
-        return None
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in sorted(records, key=lambda record: record["finished"]):
-        trial = record["setting"]["trial"]
-        latest[trial["model"], trial["dataset"]] = record["setting"]
-    home = (stored.settings.trial.model, stored.settings.trial.dataset)
-    order = sorted(latest, key=lambda place: (place != home, list(latest).index(place)))
-    main, *others = (assemble(stored.name, latest[place], records) for place in order)
-    return replace(main, transfers=tuple(others))

@@ -1,0 +1,110 @@
+"""What a study's storage keeps of its confirmations: one attribute for each finished run."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.confirm.outcome import Confirmation, assemble
+from pdsearch.errors import StorageError
+from pdsearch.study.storage import storage_errors
+
+if TYPE_CHECKING:
+    from pdsearch.study import StoredStudy
+    from pdsearch.trial import TrialSettings
+
+SCHEMA = 1
+PREFIX = "pdsearch:confirm/"
+
+# Seconds before each further try to keep a finished run: a server that restarts, or a SQLite file
+# that others are writing to, is back within a minute.
+PATIENCE = (1, 5, 30)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that the rows of one confirmation have in common; it tells confirmations apart."""
+
+    trial: "TrialSettings"
+    data: str  # the data set's fingerprint: a folder's content may change
+    device: str
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "trial": self.trial.model_dump(mode="json"),
+            "data": self.data,
+            "device": self.device,
+            "versions": dict(self.versions),
+        }
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def run_key(
+    setting: Mapping[str, Any], *, identity: str, seed: int, split: str, rate: float
+) -> str:
+    """The study attribute that keeps a run: a digest of all that its result depends on."""
+    return PREFIX + _digest(
+        {
+            "schema": SCHEMA,
+            "setting": setting,
+            "contender": identity,
+            "seed": seed,
+            "split": split,
+            "learning_rate": rate,
+        }
+    )
+
+
+def read_runs(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
+    """Every stored run of a schema this version reads, by its key."""
+    with storage_errors(stored.storage):
+        attributes = stored.study.user_attrs
+    return {
+        key: record
+        for key, record in attributes.items()
+        if key.startswith(PREFIX) and record.get("schema") == SCHEMA
+    }
+
+
+def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None:
+    """Keeps a finished run with the study, however long it takes the storage within reason.
+
+    Raises:
+        StorageError: the storage still refuses after 36 s.
+    """
+    for wait in (*PATIENCE, None):
+        try:
+            with storage_errors(stored.storage):
+                stored.study.set_user_attr(key, dict(record))
+            return
+        except StorageError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+def load_confirmation(stored: "StoredStudy") -> Confirmation | None:
+    """What the storage holds of the study's confirmation, finished or not; None without a test run.
+
+    Of several confirmations of one model and data set (other epochs, another device) the one worked
+    on last is given; those on other models and data sets are its `transfers`.
+    """
+    records = [record for record in read_runs(stored).values() if record["split"] == "test"]
+    if not records:
+        return None
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in sorted(records, key=lambda record: record["finished"]):
+        trial = record["setting"]["trial"]
+        latest[trial["model"], trial["dataset"]] = record["setting"]
+    home = (stored.settings.trial.model, stored.settings.trial.dataset)
+    order = sorted(latest, key=lambda place: (place != home, list(latest).index(place)))
+    main, *others = (assemble(stored.name, latest[place], records) for place in order)
+    return replace(main, transfers=tuple(others))
