@@ -182,10 +182,13 @@ def _certified_fall(
     centre = float(where)
     for exponent in (*range(-3, -53, -2),):
         width = math.ldexp(max(abs(centre), 2.0**-20), exponent)
+        # The pairs beside the centre matter where it is itself a breakpoint.
         for first, second in (
             (centre - width, centre + width),
             (centre - width, centre),
             (centre, centre + width),
+            (centre - 2 * width, centre - width),
+            (centre + width, centre + 2 * width),
         ):
             if not first < second:
                 continue

@@ -50,11 +50,14 @@ class Shape:
 
     @functools.cached_property
     def breakpoints(self) -> list[tuple[Piece, sympy.Expr, Piece]]:
-        """Each place where the formula changes, between its two pieces."""
+        """Each place where g may bend, jump or have a value of its own, between its pieces.
+
+        Where an unbounded piece starts is no such place: it lies beyond all of them.
+        """
         return [
             (left, left.hi, right)
             for left, right in itertools.pairwise(self.pieces)
-            if left.expression != right.expression
+            if not (left.tail or right.tail)
         ]
 
     def value_at(self, place: sympy.Expr) -> sympy.Expr | None:
@@ -151,7 +154,7 @@ def negated(function: Smooth) -> Smooth:
         function.variables[0],
         function.domain,
         function.start,
-        differentiable=function.differentiable,
+        plain=None if function.plain is None else -function.plain,
         depth=function.depth,
     )
 

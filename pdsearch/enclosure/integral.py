@@ -147,7 +147,12 @@ def _stretch(
                         low, high = (at_a[0], at_b[1]) if slope > 0 else (at_b[0], at_a[1])
                 sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
             # Below 1e-13 the sign may be rounding noise, and the integral is as small.
-            if sign == 0 and max(-low, high) > 1e-13 and b - a > 2.0**-24 * (last - first) and budget.spend():
+            if (
+                sign == 0
+                and max(-low, high) > 1e-13
+                and b - a > 2.0**-24 * (last - first)
+                and budget.spend()
+            ):
                 middle = a + (b - a) / 2.0
                 stack += [(middle, b), (a, middle)]
                 continue

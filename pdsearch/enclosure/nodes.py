@@ -43,7 +43,7 @@ class sech2(sympy.Function):
         return True
 
 
-class arccot(sympy.Function):  # noqa: N801
+class arccot(sympy.Function):
     """π/2 - atan(u), in (0, π): falling."""
 
     nargs = 1
@@ -144,10 +144,8 @@ def _prepare_sum(total: Add) -> sympy.Expr:
 
 
 def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
-    """c - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and so on."""
-    node = next(
-        (f for f in Mul.make_args(term) if f.func in _JOINED or _is_tanh_squared(f)), None
-    )
+    """C - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and so on."""
+    node = next((f for f in Mul.make_args(term) if f.func in _JOINED or _is_tanh_squared(f)), None)
     if node is None:
         return None
     factor = sympy.cancel(term / node / constant)

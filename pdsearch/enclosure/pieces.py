@@ -111,7 +111,8 @@ class Piece:
         lo: left end, exact (in the parameters, if any), or -oo.
         hi: right end, or oo.
         expression: the formula in x.
-        local: the formula in `variable`.
+        local: the formula in `variable`, in its tightest form.
+        plain: the formula in `variable` as it was written: now and then the tighter one.
         variable: `s` or `y`.
         position: x in terms of `variable`.
         start: the variable's interval.
@@ -122,6 +123,7 @@ class Piece:
     hi: sympy.Expr
     expression: sympy.Expr
     local: sympy.Expr
+    plain: sympy.Expr
     variable: sympy.Symbol
     position: sympy.Expr
     start: Interval
@@ -181,6 +183,7 @@ def _piece(
         hi=hi,
         expression=expression,
         local=localise(expression, position, variable),
+        plain=prepare(expression.xreplace({x: position})),
         variable=variable,
         position=position,
         start=start,

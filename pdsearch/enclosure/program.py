@@ -272,7 +272,7 @@ class _Compiler:
         return self.count - 1
 
     def constant(self, value: sympy.Expr | bool) -> int:
-        key = ("constant", value)
+        key = ("constant", isinstance(value, bool), value)  # True == 1 in Python
         if key not in self.index:
             self.constants.append((self.count, value))
             self.code.append((_CONSTANT, ()))

@@ -75,25 +75,28 @@ class Smooth:
         domain: Domain,
         start: Interval,
         *,
-        differentiable: bool = True,
+        plain: sympy.Expr | None = None,
         depth: int = 0,
     ) -> None:
         self.local = local
+        self.plain = plain
         self.variables = (variable, *domain.symbols)
         self.domain = domain
         self.start = start
         self.depth = depth
-        self.differentiable = differentiable
         self.tail = variable == y_symbol
         box = (start, *domain.box)
         self.program = Program(local, self.variables, tail=box if self.tail else None)
+        self._other = (
+            Program(plain, self.variables) if plain is not None and plain != local else None
+        )
         self._partials: dict[int, Smooth] = {}
         self._ends: dict[float, int | None] = {}
 
     @classmethod
     def on(cls, piece: Piece, domain: Domain) -> "Smooth":
         """The piece's formula."""
-        return cls(piece.local, piece.variable, domain, piece.start)
+        return cls(piece.local, piece.variable, domain, piece.start, plain=piece.plain)
 
     @property
     def box(self) -> tuple[Interval, ...]:
@@ -148,7 +151,7 @@ class Smooth:
     def slope_sign(self, box: Sequence[Interval], index: int) -> int:
         """1 where the partial derivative is ≥ 0 all over the box, -1 where ≤ 0, else 0."""
         partial = self.partial(index)
-        lo, hi, flag = partial.program.enclose(box)
+        lo, hi, flag = partial.enclose(box)
         if flag:
             return 0
         if lo >= 0.0:
@@ -166,13 +169,21 @@ class Smooth:
         return 0
 
     def enclose(self, box: Sequence[Interval]) -> Interval:
-        """The natural enclosure."""
-        return self.program.enclose(box)
+        """The natural enclosure, of both forms of the formula."""
+        value = self.program.enclose(box)
+        if self._other is None or value[0] == value[1]:
+            return value
+        other = self._other.enclose(box)
+        # The formula as written tells where it is defined: simplifying may remove a pole, or a
+        # condition; it may also enclose its arguments worse and raise a flag without need.
+        lo, hi = max(value[0], other[0]), min(value[1], other[1])
+        flag = value[2] | other[2] if other[2] else 0
+        return (lo, hi, flag) if lo <= hi else (value[0], value[1], flag)
 
     def lower(self, box: tuple[Interval, ...]) -> tuple[float, tuple[Interval, ...], int]:
         """A lower bound over the box, the face on which the minimum lies, and the flag."""
-        lo, hi, flag = self.program.enclose(box)
-        if flag or not self.differentiable or lo == hi:
+        lo, hi, flag = self.enclose(box)
+        if flag or lo == hi:
             return lo, box, flag
         face = list(box)
         slopes: list[Interval] = []
@@ -188,7 +199,7 @@ class Smooth:
                 slopes.append((float(index), 0.0, 0))
         moved = tuple(face)
         if moved != box:
-            lo = max(lo, self.program.enclose(moved)[0])
+            lo = max(lo, self.enclose(moved)[0])
             if lo < 0.0 and len(box) == 1 and moved[0][0] == moved[0][1] in (0.0, 1.0):
                 sign_there = self.end_sign(moved[0][0])
                 if sign_there is not None and sign_there >= 0:
@@ -199,11 +210,11 @@ class Smooth:
 
     def _mean_value(self, box: tuple[Interval, ...]) -> Interval:
         middle = [_middle(left, right) for left, right, _ in box]
-        total = self.program.enclose([(m, m, 0) for m in middle])
+        total = self.enclose([(m, m, 0) for m in middle])
         for index, (left, right, _) in enumerate(box):
             if left == right:
                 continue
-            slope = self.partial(index).program.enclose(box)
+            slope = self.partial(index).enclose(box)
             if slope[2]:
                 return iv.WHOLE
             m = middle[index]
@@ -251,19 +262,19 @@ def minimum(
     above: float | None = None,
     below: float | None = None,
     tolerance: float = 1e-7,
-    strict: bool = False,
+    box: Sequence[Interval] | None = None,
 ) -> Minimum:
     """Enclose the infimum of a function over its piece.
 
     Args:
         function: what to minimise.
         budget: shared; boxes are counted in it.
+        box: a part of the function's own box; all of it if None.
         above: stop once the infimum is known to be ≥ this.
         below: stop once a value below this (strictly) was certified.
         tolerance: stop when the enclosure is this narrow (relative to 1 + its size).
-        strict: with ``above``: the infimum must exceed it.
     """
-    start = function.box
+    start = function.box if box is None else tuple(box)
     weights = [
         (right - left) if right != math.inf and right > left else 1.0 for left, right, _ in start
     ]
@@ -275,7 +286,7 @@ def minimum(
         nonlocal best, point
         lo, face, flag = function.lower(box)
         corner = _corner(face)
-        value = function.program.enclose([(c, c, 0) for c in corner])
+        value = function.enclose([(c, c, 0) for c in corner])
         if not value[2] and value[1] < best:
             best, point = value[1], corner
         heapq.heappush(heap, (-math.inf if flag & iv.UNDEFINED else lo, next(counter), face, flag))
@@ -288,7 +299,7 @@ def minimum(
         if below is not None and best < below:
             return Minimum(low, best, point, box, complete=True)
         if not undefined:
-            if above is not None and (lo > above if strict else lo >= above):
+            if above is not None and lo >= above:
                 return Minimum(low, best, point, box, complete=True)
             if best - low <= tolerance * (1.0 + abs(best)) and (above is None or low >= above):
                 return Minimum(low, best, point, box, complete=True)

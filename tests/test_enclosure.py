@@ -1,0 +1,453 @@
+"""Enclosures hold every value: random expressions and boxes against mpmath at 60 digits."""
+
+import math
+import random
+from fractions import Fraction
+
+import mpmath
+import pytest
+import sympy
+from sympy import S
+
+from pdsearch.enclosure import (
+    Budget,
+    Domain,
+    Program,
+    Smooth,
+    cut,
+    gaussian_integral,
+    limit_at_infinity,
+    minimum,
+    prepare,
+)
+from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.interval import JUMP, UNDEFINED
+from pdsearch.enclosure.nodes import arccot, bell, erfc_ratio, sech2, tail_form
+from pdsearch.enclosure.pieces import s, y
+from pdsearch.expression import parse, sigmoid, softplus, t, x
+
+a = sympy.Symbol("a", real=True)
+
+# ------------------------------------------------------------------------------ the oracle
+
+
+class UndefinedError(ArithmeticError):
+    """The expression has no real value at the point."""
+
+
+def oracle(expression: sympy.Basic, values: dict[sympy.Symbol, mpmath.mpf]) -> mpmath.mpf:
+    """The expression's value by mpmath, node by node, at the working precision."""
+    e = expression
+    if isinstance(e, sympy.Symbol):
+        return values[e]
+    if isinstance(e, sympy.Rational):
+        return mpmath.mpf(int(e.p)) / int(e.q)
+    if e is S.Pi:
+        return +mpmath.pi
+    if e is S.Exp1:
+        return mpmath.e + 0
+    if isinstance(e, sympy.Piecewise):
+        for value, condition in e.args:
+            if truth(condition, values):
+                return oracle(value, values)
+        raise UndefinedError
+    if isinstance(e, sympy.Heaviside):
+        z = oracle(e.args[0], values)
+        at_zero = oracle(e.args[1], values) if len(e.args) > 1 else mpmath.mpf(1) / 2
+        return at_zero if z == 0 else mpmath.mpf(1 if z > 0 else 0)
+    args = [oracle(arg, values) for arg in e.args]
+    if isinstance(e, sympy.Add):
+        return mpmath.fsum(args)
+    if isinstance(e, sympy.Mul):
+        return mpmath.fprod(args)
+    if isinstance(e, sympy.Pow):
+        base, exponent = args
+        if base == 0 and exponent <= 0:
+            raise UndefinedError
+        if base < 0 and exponent != int(exponent):
+            raise UndefinedError
+        return base**exponent
+    if isinstance(e, sympy.log):
+        if args[0] <= 0:
+            raise UndefinedError
+        return mpmath.log(args[0])
+    z = args[0]
+    functions = {
+        sympy.exp: mpmath.exp,
+        sympy.sin: mpmath.sin,
+        sympy.cos: mpmath.cos,
+        sympy.tanh: mpmath.tanh,
+        sympy.sinh: mpmath.sinh,
+        sympy.cosh: mpmath.cosh,
+        sympy.atan: mpmath.atan,
+        sympy.erf: mpmath.erf,
+        sympy.erfc: mpmath.erfc,
+        sigmoid: lambda v: 1 / (1 + mpmath.exp(-v)),
+        softplus: lambda v: mpmath.log(1 + mpmath.exp(v)),
+        sympy.Abs: abs,
+        sympy.sign: mpmath.sign,
+        sympy.Min: lambda *v: min(v),
+        sympy.Max: lambda *v: max(v),
+        bell: lambda v: 1 / (4 * mpmath.cosh(v / 2) ** 2),
+        sech2: lambda v: mpmath.sech(v) ** 2,
+        arccot: lambda v: mpmath.pi / 2 - mpmath.atan(v),
+        erfc_ratio: lambda v: 2 * mpmath.exp(-v * v) / (mpmath.sqrt(mpmath.pi) * mpmath.erfc(v)),
+    }
+    return functions[type(e)](*args) if len(args) > 1 else functions[type(e)](z)
+
+
+def truth(condition: sympy.Basic, values: dict[sympy.Symbol, mpmath.mpf]) -> bool:
+    if condition in (sympy.true, sympy.false):
+        return condition is sympy.true
+    if isinstance(condition, sympy.core.relational.Relational):
+        left, right = (oracle(side, values) for side in condition.args)
+        return {
+            ">": left > right, ">=": left >= right, "<": left < right,
+            "<=": left <= right, "==": left == right, "!=": left != right,
+        }[condition.rel_op]  # fmt: skip
+    parts = [truth(part, values) for part in condition.args]
+    if isinstance(condition, sympy.And):
+        return all(parts)
+    return any(parts) if isinstance(condition, sympy.Or) else not parts[0]
+
+
+def random_expression(rng: random.Random, depth: int) -> sympy.Expr:
+    """A formula of the kinds that a family may hold, in x, a and t."""
+    if depth == 0:
+        return rng.choice(
+            [x, x, x, a, t, sympy.Rational(rng.randint(-9, 9), rng.randint(1, 7)), sympy.pi, S.One]
+        )
+
+    def part() -> sympy.Expr:
+        return random_expression(rng, depth - 1)
+
+    kind = rng.randrange(12)
+    if kind <= 1:
+        return part() + part()
+    if kind <= 3:
+        return part() * part()
+    if kind == 4:
+        return part() ** rng.choice([2, 3, -1, -2, S.Half, sympy.Rational(3, 2), -S.Half])
+    if kind == 5:
+        return rng.choice([sympy.Abs, sympy.sign, sympy.Heaviside])(part())
+    if kind == 6:
+        return rng.choice([sympy.Min, sympy.Max])(part(), part())
+    if kind == 7:
+        relation = rng.choice([sympy.Gt, sympy.Ge, sympy.Lt, sympy.Le])
+        return sympy.Piecewise((part(), relation(part(), part())), (part(), True))
+    return rng.choice(
+        [
+            sympy.exp, sympy.log, sympy.sin, sympy.cos, sympy.tanh, sympy.sinh, sympy.cosh,
+            sympy.atan, sympy.erf, sympy.erfc, sigmoid, softplus, sympy.sqrt, bell, sech2, arccot,
+        ]
+    )(part())  # fmt: skip
+
+
+def sampled(rng: random.Random) -> tuple[sympy.Expr, Program]:
+    """A random formula that sympy did not turn into something a family may not hold."""
+    while True:
+        try:
+            raw = random_expression(rng, rng.randint(1, 4))
+            if raw.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo, S.ImaginaryUnit):
+                continue
+            return raw, Program(prepare(raw), (x, a, t))
+        except (TypeError, ValueError):  # complex constants, functions that a family may not hold
+            continue
+
+
+def random_box(rng: random.Random) -> tuple[float, float, int]:
+    centre = rng.choice([0.0, rng.uniform(-3, 3), rng.uniform(-30, 30)])
+    width = rng.choice([0.0, 1e-6, 0.1, 1.0, 10.0]) * rng.random()
+    lo, hi = centre - width, centre + width
+    if rng.random() < 0.06:
+        hi = math.inf
+    elif rng.random() < 0.06:
+        lo = -math.inf
+    return (lo, hi, 0)
+
+
+def point_in(rng: random.Random, box: tuple[float, float, int]) -> float:
+    lo, hi = max(box[0], -60.0), min(box[1], 60.0)
+    lo, hi = min(lo, hi), max(lo, hi)
+    return min(max(rng.choice([lo, hi, rng.uniform(lo, hi)]), box[0]), box[1])
+
+
+def test_ten_thousand_random_points_lie_inside() -> None:
+    rng = random.Random(20261123)
+    inside = 0
+    while inside < 10_000:
+        raw, program = sampled(rng)
+        for _ in range(4):
+            box = (random_box(rng), random_box(rng), (0.0, 1.0, 0))
+            lo, hi, flag = program.enclose(box)
+            assert lo <= hi, (raw, box)
+            for _ in range(6):
+                point = {v: point_in(rng, b) for v, b in zip((x, a, t), box, strict=True)}
+                with mpmath.workdps(60):
+                    try:
+                        value = oracle(raw, {v: mpmath.mpf(p) for v, p in point.items()})
+                    except (UndefinedError, OverflowError):
+                        assert flag & UNDEFINED or not program.at(list(point.values())).is_finite()
+                        continue
+                    slack = mpmath.mpf(10) ** -45 * (1 + abs(value))
+                    assert lo - slack <= value <= hi + slack, (raw, box, point, value, (lo, hi))
+                inside += 1
+
+
+def test_a_point_evaluates_to_a_ball_around_the_oracle() -> None:
+    rng = random.Random(7)
+    compared = 0
+    while compared < 300:
+        raw, program = sampled(rng)
+        values = [rng.uniform(-4, 4), rng.uniform(-4, 4), rng.random()]
+        with mpmath.workdps(60):
+            try:
+                exact = oracle(raw, dict(zip((x, a, t), map(mpmath.mpf, values), strict=True)))
+            except (UndefinedError, OverflowError):
+                continue
+            try:
+                ball = program.at(values, precision=160)
+            except ArithmeticError:
+                continue
+            if not ball.is_finite():
+                continue
+            lower, upper = (
+                mpmath.mpf(str(end.str(45, radius=False))) for end in (ball.lower(), ball.upper())
+            )
+            slack = mpmath.mpf(10) ** -40 * (1 + abs(exact))
+            assert lower - slack <= exact <= upper + slack, (raw, values)
+        compared += 1
+
+
+@pytest.mark.parametrize(
+    ("text", "box", "flag"),
+    [
+        ("log(x)", (-1.0, 1.0), UNDEFINED),
+        ("log(x)", (0.0, 1.0), UNDEFINED),
+        ("log(x)", (0.5, 1.0), 0),
+        ("sqrt(x)", (-1.0, 1.0), UNDEFINED),
+        ("sqrt(x)", (0.0, 1.0), 0),
+        ("1/x", (-1.0, 1.0), UNDEFINED),
+        ("1/x", (0.0, 1.0), UNDEFINED),
+        ("1/(1+x**2)", (-math.inf, math.inf), 0),
+        ("abs(x)**0.5", (-1.0, 1.0), 0),
+        ("x**0.3", (-1.0, 1.0), UNDEFINED),
+        ("Piecewise((log(x), x > 1), (0, True))", (-1.0, 0.5), 0),
+        ("Piecewise((1/x, x > 1), (0, True))", (-1.0, 1.5), JUMP | UNDEFINED),
+        ("sign(x)", (-1.0, 1.0), JUMP),
+        ("sign(x)", (0.5, 1.0), 0),
+        ("abs(x)", (-1.0, 1.0), 0),
+    ],
+)
+def test_what_may_be_undefined_or_jump_is_flagged(
+    text: str, box: tuple[float, float], flag: int
+) -> None:
+    assert Program(prepare(parse(text)), (x,)).enclose([(*box, 0)])[2] == flag
+
+
+@pytest.mark.parametrize(
+    ("text", "box", "expected"),
+    [
+        ("x**2", (-1.0, 2.0), (0.0, 4.0)),
+        ("x**3", (-1.0, 2.0), (-1.0, 8.0)),
+        ("cos(x)", (-1.0, 4.0), (-1.0, 1.0)),
+        ("sin(x)", (1.0, 2.0), (0.8414709848078965, 1.0)),
+        ("tanh(x)", (-math.inf, math.inf), (-1.0, 1.0)),
+        ("exp(x)", (-math.inf, 0.0), (0.0, 1.0)),
+        ("1-tanh(x)**2", (-1.0, 2.0), (0.07065082485316443, 1.0)),
+        ("exp(x)/(1+exp(x))", (-math.inf, math.inf), (0.0, 1.0)),
+        ("1/2+atan(x)/pi", (-math.inf, 0.0), (0.0, 0.5)),
+        ("cosh(x)", (-1.0, 0.5), (1.0, 1.5430806348152437)),
+        ("clamp(x,0,1)", (-3.0, 0.5), (0.0, 0.5)),
+        ("2**x", (-1.0, 1.0), (0.5, 2.0)),
+        ("x*(x-x)", (-1.0, 1.0), (0.0, 0.0)),
+    ],
+)
+def test_enclosures_of_primitives_are_tight(
+    text: str, box: tuple[float, float], expected: tuple[float, float]
+) -> None:
+    lo, hi, _ = Program(prepare(parse(text)), (x,)).enclose([(*box, 0)])
+    assert lo <= expected[0] and expected[1] <= hi
+    assert lo == pytest.approx(expected[0], abs=1e-14)
+    assert hi == pytest.approx(expected[1], rel=1e-14, abs=1e-14)
+
+
+def test_sums_of_floats_are_rounded_only_where_inexact() -> None:
+    assert iv.add((0.5, 0.5, 0), (-0.5, 0.25, 0)) == (0.0, 0.75, 0)
+    lo, hi, _ = iv.add((0.1, 0.1, 0), (0.2, 0.2, 0))
+    exact = Fraction(0.1) + Fraction(0.2)
+    assert Fraction(lo) <= exact <= Fraction(hi) and hi - lo <= 2 * math.ulp(0.3)
+
+
+@pytest.mark.parametrize("operation", ["add", "multiply"])
+def test_float_arithmetic_against_exact_rationals(operation: str) -> None:
+    rng = random.Random(11)
+    scale = [1.0, 1e-300, 1e300, 5e-324, 0.1, 3.0]
+    for _ in range(4000):
+        ends = [rng.choice(scale) * rng.choice([-1, 0, 1, rng.uniform(-2, 2)]) for _ in range(4)]
+        p = (*sorted(ends[:2]), 0)
+        q = (*sorted(ends[2:]), 0)
+        lo, hi, _ = getattr(iv, operation)(p, q)
+        for u in p[:2]:
+            for v in q[:2]:
+                exact = Fraction(u) + Fraction(v)
+                if operation == "multiply":
+                    exact = Fraction(u) * Fraction(v)
+                assert lo == -math.inf or Fraction(lo) <= exact
+                assert hi == math.inf or exact <= Fraction(hi)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("sigmoid(x)", "1"),
+        ("x*exp(-x)", "0"),
+        ("x**5*exp(-x**2/2)", "0"),
+        ("x*sigmoid(-x)*sigmoid(x)", "0"),
+        ("1/2+atan(3*x)/pi", "1"),
+        ("x/sqrt(1+x**2)", "1"),
+        ("(3*x**2+x)/(2*x**2+1)", "3/2"),
+        ("x**2*erfc(x)", "0"),
+        ("exp(-x)*sin(x)", "0"),
+        ("x/(1+2*abs(x))", "1/2"),
+        ("exp(x)*erfc(x)", "0"),
+        ("x", "oo"),
+        ("-exp(x)/x", "-oo"),
+        ("sin(x)", None),
+        ("exp(x)-exp(x/2)", None),
+    ],
+)
+def test_limits_are_exact_or_unknown(text: str, limit: str | None) -> None:
+    piece = cut(parse(text))[-1]
+    found = limit_at_infinity(piece.local)
+    if limit is None:
+        assert found is None
+    else:
+        assert found is not None and sympy.simplify(found - sympy.sympify(limit)) in (0, sympy.nan)
+
+
+@pytest.mark.parametrize("text", ["x*exp(x)", "x**3*exp(x/3)", "x*sigmoid(x)*sigmoid(-x)",
+                                  "x**2*exp(-x**2)*(1+x**2)", "x*erfc(-x)"])  # fmt: skip
+def test_tails_that_are_infinity_times_zero_are_bounded(text: str) -> None:
+    piece = cut(parse(text))[0]
+    box = ((16.0, math.inf, 0),)
+    lo, hi, flag = Program(piece.local, (y,), tail=box).enclose(box)
+    assert not flag and math.isfinite(lo) and math.isfinite(hi)
+    with mpmath.workdps(30):
+        for place in (-16, -17, -20, -100, -1000):
+            assert lo <= oracle(parse(text), {x: mpmath.mpf(place)}) <= hi
+
+
+def test_tail_form_leaves_the_function_as_it_is() -> None:
+    rng = random.Random(3)
+    for text in ("(y**2+3*y)/(1+y)", "sqrt(y**2+y)/y", "exp(-y**2+y)*(y+1)", "1/(2+5*y)**3"):
+        e = sympy.sympify(text, {"y": y})
+        formed = tail_form(e, y)
+        for _ in range(5):
+            at = sympy.Rational(rng.randint(5, 900), 7)
+            assert abs((e - formed).subs(y, at).evalf(40)) < 1e-30
+
+
+def test_pieces_cover_the_line_and_agree_with_the_expression() -> None:
+    texts = [
+        "clamp(x+0.5,0,1)",
+        "Piecewise((1,x>0),(0.3*(1+x/0.3),x>-0.3),(0,True))",
+        "Heaviside(x)*0.3+sign(x-1/3)",
+        "Piecewise((1,x**2<2),(0,True))",
+        "max(0,min(1,abs(x)-1))*exp(-x)",
+        "Piecewise((1,And(x>0,x<2)),(exp(x),x<=0),(2-x,True))".replace("And(x>0,x<2)", "0<x<2"),
+        "abs(abs(x)-1)",
+        "max(x, exp(x)-2)",
+    ]
+    rng = random.Random(5)
+    for text in texts:
+        expression = parse(text)
+        pieces = cut(expression)
+        assert pieces[0].lo == -sympy.oo and pieces[-1].hi == sympy.oo
+        for left, right in zip(pieces, pieces[1:], strict=False):
+            assert left.hi == right.lo
+        for piece in pieces:
+            for _ in range(3):
+                local = Fraction(rng.randint(1, 99), 100)
+                if piece.tail:
+                    local = Fraction(piece.start[0]) * (1 + local)
+                place = piece.position.subs(piece.variable, sympy.Rational(local)).evalf(50)
+                with mpmath.workdps(45):
+                    direct = oracle(expression, {x: mpmath.mpf(str(place))})
+                    there = oracle(
+                        piece.local,
+                        {piece.variable: mpmath.mpf(local.numerator) / local.denominator},
+                    )
+                    assert abs(direct - there) < mpmath.mpf(10) ** -35, (text, piece)
+
+
+@pytest.mark.parametrize(
+    ("text", "low"),
+    [
+        ("x**2-2*x+3", 2.0),
+        ("cos(x)+x**2/8", None),
+        ("exp(x)-2*x", 2 - 2 * math.log(2)),
+        ("(1+x/4)**2", 0.0),
+        ("sin(3*x)*exp(-x**2)", None),
+        ("x**4-x**3-x**2", None),
+    ],
+)
+def test_minima_against_mpmath(text: str, low: float | None) -> None:
+    pieces = [piece for piece in cut(parse(text)) if not piece.tail]
+    found = [minimum(Smooth.on(piece, Domain()), Budget()) for piece in pieces]
+    assert all(one.complete for one in found)
+    lo, hi = min(one.lo for one in found), min(one.hi for one in found)
+    if low is None:
+        grid = [-4 + 8 * i / 20000 for i in range(20001)]
+        function = sympy.lambdify(x, parse(text), "math")
+        low = min(function(v) for v in grid)
+        assert lo <= low + 1e-12 and abs(lo - low) < 1e-5
+    else:
+        assert lo <= low <= hi and hi - lo < 1e-5
+
+
+def test_a_spent_budget_says_so_and_still_encloses() -> None:
+    # Some 190 oscillations: six boxes cannot settle the minimum.
+    piece = next(p for p in cut(parse("sin(300*x)+x**2/10")) if not p.tail)
+    found = minimum(Smooth.on(piece, Domain()), Budget(boxes=6))
+    assert not found.complete and found.box is not None
+    assert found.lo <= -0.99 <= found.hi + 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sigmoid(4*x)", "exp(-x**2)", "Piecewise((1,x>0),(0.3*exp(x),True))", "x**2/10",
+     "tanh(x)*sin(2*x)", "abs(x)", "1/2+x/sqrt(x**2+1)/2", "max(0, sin(x))", "exp(abs(x)/2)"],
+)  # fmt: skip
+@pytest.mark.parametrize("power", [1, 2])
+def test_gaussian_integrals_against_mpmath(text: str, power: int) -> None:
+    expression = parse(text)
+    lo, hi, _ = gaussian_integral(cut(expression), power, Budget(), shift=lambda _: 0)
+
+    def integrand(v: mpmath.mpf) -> mpmath.mpf:
+        return abs(oracle(expression, {x: v})) ** power * mpmath.npdf(v)
+
+    with mpmath.workdps(20):
+        ends = [k * mpmath.pi / 2 for k in range(-8, 9)]
+        exact = mpmath.quad(integrand, [-20, *ends, 20])
+    assert lo - 1e-9 <= exact <= hi + 1e-9
+    assert hi - lo < 1e-6
+
+
+def test_an_integral_that_diverges_is_not_bounded() -> None:
+    lo, hi, _ = gaussian_integral(cut(parse("exp(x**2)")), 1, Budget(boxes=200), shift=lambda _: 0)
+    assert hi == math.inf
+
+
+def test_unbound_symbols_and_unknown_functions_are_refused() -> None:
+    with pytest.raises(TypeError, match="without a range"):
+        Program(x + a, (x,))
+    with pytest.raises(TypeError, match="no enclosure for gamma"):
+        Program(sympy.gamma(x), (x,))
+
+
+def test_parameters_are_boxes_like_x() -> None:
+    domain = Domain((a,), ((0.1, 1.0, 0),))
+    pieces = cut(parse("Piecewise((1, x > -a), (0, True))", parameters=["a"]), domain)
+    assert [str(piece.lo) for piece in pieces if piece.variable == s] == ["-4", "-a", "0"]
+    assert domain.sign(1 - a) == 1 and domain.sign(a - S.Half) is None
