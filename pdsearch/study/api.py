@@ -140,7 +140,6 @@ def search(
             if train is None
             else getattr(train, "__qualname__", type(train).__name__),
             "direction": direction,
-            **_probed(settings, dataset, device=device),
         }
         stored = begin(
             settings,
@@ -148,6 +147,7 @@ def search(
             references=listed,
             url=url,
             kept=kept,
+            decide=lambda file: _decided(file, dataset, device=device),
             direction=direction,
         )
         trainer = (
@@ -251,8 +251,14 @@ def _threads(workers: int) -> int:
     return max(1, (cores or 1) // workers)
 
 
-def _probed(settings: StudyFile, dataset: "Dataset | None", *, device: str) -> dict[str, Any]:
-    return {}
+def _decided(settings: StudyFile, dataset: "Dataset | None", *, device: str) -> StudyFile:
+    """The settings with `auto` decided by a measured probe."""
+    if dataset is None:
+        return settings
+    from pdsearch.trial import resolve_device, resolve_settings
+
+    trial = resolve_settings(settings.trial, dataset, resolve_device(device))
+    return settings.model_copy(update={"trial": trial})
 
 
 def _image_trainer(

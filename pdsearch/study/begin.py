@@ -3,9 +3,8 @@
 import importlib.metadata
 import time
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import TrialState
@@ -28,6 +27,8 @@ FREE = (
 )
 """Settings that may differ from one run of a study to the next: no trial's result hangs on them."""
 
+Direction = Literal["minimize", "maximize"]
+
 MAKING = 15.0  # seconds given to another process that is just making the study
 
 
@@ -38,7 +39,8 @@ def begin(
     references: Mapping[str, Family],
     url: str,
     kept: Mapping[str, Any],
-    direction: str = "maximize",
+    decide: Callable[[StudyFile], StudyFile],
+    direction: Direction = "maximize",
 ) -> StoredStudy:
     """Makes a study, or opens the one of that name and checks that it is the same.
 
@@ -49,6 +51,7 @@ def begin(
         url: the storage's.
         kept: further study attributes by name, `device` and the like; a study that exists keeps
             its own.
+        decide: what `auto` settings come to; asked once, when the study is made.
         direction: of the first objective.
 
     Raises:
@@ -58,9 +61,11 @@ def begin(
     backend = connect(url, create=True)
     name = settings.study.name
     families = {BASELINE: load_family(BASELINE), **references, **searched}
-    directions = [direction, *(OBJECTIVES[key] for key in settings.study.objectives[1:])]
+    directions: list[Direction] = [
+        direction,
+        *(OBJECTIVES[key] for key in settings.study.objectives[1:]),
+    ]
     attributes = {
-        "settings": settings.model_dump(mode="json"),
         "families": {key: family.to_dict() for key, family in families.items()},
         "searched": list(searched),
         "references": list(references),
@@ -73,6 +78,8 @@ def begin(
         if study is None:
             study = _existing(backend, name, url)
             stored = read(study, url)
+            resolved = _with_decided(settings, stored.settings)
+            attributes["settings"] = resolved.model_dump(mode="json")
             if _check_same(stored, attributes):
                 for key in ("settings", "directory"):
                     study.set_user_attr(PREFIX + key, attributes[key])
@@ -82,6 +89,7 @@ def begin(
             # Nothing has come of it yet (a mistake in the file, most likely): begin anew.
             optuna.delete_study(study_name=name, storage=backend)
             study = optuna.create_study(study_name=name, storage=backend, directions=directions)
+        attributes["settings"] = decide(settings).model_dump(mode="json")
         for key, value in attributes.items():
             study.set_user_attr(PREFIX + key, value)
         with warnings.catch_warnings():
@@ -94,8 +102,18 @@ def begin(
         return read(study, url)
 
 
+def _with_decided(settings: StudyFile, stored: StudyFile) -> StudyFile:
+    """The settings with what was decided for `auto` when the study was made."""
+    decided = {
+        key: getattr(stored.trial, key)
+        for key in ("precision", "memory_format")
+        if getattr(settings.trial, key) == "auto"
+    }
+    return settings.model_copy(update={"trial": settings.trial.model_copy(update=decided)})
+
+
 def _create(
-    backend: optuna.storages.BaseStorage, name: str, directions: list[str]
+    backend: optuna.storages.BaseStorage, name: str, directions: list[Direction]
 ) -> "optuna.Study | None":
     try:
         return optuna.create_study(study_name=name, storage=backend, directions=directions)
@@ -222,8 +240,3 @@ def versions() -> dict[str, str]:
         "torch": importlib.metadata.version("torch"),
         "optuna": optuna.__version__,
     }
-
-
-def folder_of(study: str | Path) -> Path:
-    """Where a study given as a file lies; else where you stand."""
-    return Path(study).resolve().parent

@@ -26,6 +26,8 @@ class Display:
         self._study: Any = None
         self._trial: Any = None
         self._spoke = time.monotonic()
+        self._drawn = 0.0
+        self._epochs = 1
         self._name = ""
 
     def __enter__(self) -> Self:
@@ -67,7 +69,7 @@ class Display:
 
     def begin(self, name: str, *, epochs: int | None) -> None:
         """A trial begins to train."""
-        self._name, self._spoke = name, time.monotonic()
+        self._name, self._spoke, self._epochs = name, time.monotonic(), epochs or 1
         if self._bars:
             from tqdm import tqdm
 
@@ -83,10 +85,13 @@ class Display:
             )
 
     def batch(self, done: int, total: int) -> None:
-        """Batches of the current epoch."""
-        if self._trial is not None and total > 0:
-            self._trial.n = int(self._trial.n) + min(done / total, 0.999)
-            self._trial.refresh()
+        """Batches of the whole run; a run over several learning rates begins anew with each."""
+        now = time.monotonic()
+        if self._trial is None or total < 1 or now - self._drawn < 0.1:
+            return
+        self._drawn = now
+        self._trial.n = max(self._trial.n, int(self._trial.n) + (done / total * self._epochs) % 1)
+        self._trial.refresh()
 
     def epoch(self, number: int, value: float) -> None:
         """An epoch is over."""

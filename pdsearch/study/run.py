@@ -39,11 +39,11 @@ Machine = (OSError, RuntimeError, MemoryError)
 """What another attempt may get over: memory, files, CUDA. A wrong program fails every time."""
 
 
-class _Again(Exception):  # noqa: N818  # no error: it tells Optuna's loop to go on
+class _Again(Exception):
     """A trial failed and may be tried again."""
 
 
-class _Dropped(Exception):  # noqa: N818
+class _Dropped(Exception):
     """A trial ended without a result: it is not needed, or was given to somebody else."""
 
 
@@ -284,12 +284,7 @@ class Session:
         folder = self._stored.output / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         self._checkpoint = checkpoint_path(folder, candidate, seed=seed)
-        # What an earlier attempt reported; this one goes on from its checkpoint.
-        records: dict[int, dict[str, Any]] = {
-            index: record
-            for index, record in enumerate(trial.user_attrs.get(PREFIX + "epochs", ()), start=1)
-        }
-        reported: set[int] = set()
+        records: list[dict[str, Any]] = []
         single = len(self._settings.objectives) == 1
         last = self._epochs()
 
@@ -298,19 +293,12 @@ class Session:
             # A process that was stopped past the grace period learns here that it lost its trial.
             if self._lost(trial):
                 raise _Dropped
-            record["value"] = value
-            records[step] = record
-            for late in [known for known in records if known > step]:
-                del records[late]  # the checkpoint was older than the reports
-            trial.set_user_attr(PREFIX + "epochs", [records[key] for key in sorted(records)])
+            records.append({**record, "value": value})
+            trial.set_user_attr(PREFIX + "epochs", records)
             self._display.epoch(step, value)
             if not single:
                 return
-            for known in sorted(records):
-                if known not in reported:
-                    earlier = records[known].get("value")
-                    trial.report(value if earlier is None else earlier, known)
-                    reported.add(known)
+            trial.report(value, step)
             # The baseline and the references are never pruned, but asking writes their values into
             # Hyperband's rungs, so that candidates are measured against them.
             if trial.should_prune() and not fixed and (last is None or step < last):
@@ -437,7 +425,7 @@ class Session:
 
 
 def _shape(candidate: Candidate) -> Any:
-    """g on a grid over [-6, 6] at three times of training, as a float64 tensor."""
+    """Values of g on a grid over [-6, 6] at three times of training, as a float64 tensor."""
     import torch
 
     # An even number of points: what g is at 0 itself decides nothing.

@@ -16,7 +16,11 @@ from pdsearch.errors import InputError
 from pdsearch.trial import TrialSettings
 
 DEFAULT_STORAGE = "sqlite:///pdsearch.db"
-OBJECTIVES = {"accuracy": "maximize", "dead_units": "minimize", "kept_bytes": "minimize"}
+OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
+    "accuracy": "maximize",
+    "dead_units": "minimize",
+    "kept_bytes": "minimize",
+}
 """What a study can search for, and which way is better."""
 
 ONE_FAMILY = ("cmaes", "gp", "grid")
@@ -167,9 +171,9 @@ class StudyFile(_Section):
     """A whole study file, checked."""
 
     study: StudySection
-    criteria: CriteriaSection = Field(default_factory=CriteriaSection)
-    trial: TrialSettings = Field(default_factory=TrialSettings)
-    confirm: ConfirmSection = Field(default_factory=ConfirmSection)
+    criteria: CriteriaSection = Field(default_factory=lambda: CriteriaSection.model_validate({}))
+    trial: TrialSettings = Field(default_factory=lambda: TrialSettings.model_validate({}))
+    confirm: ConfirmSection = Field(default_factory=lambda: ConfirmSection.model_validate({}))
     # Where it was read from: what its relative paths are relative to. Not a key of the file.
     _directory: Path | None = None
 
@@ -201,7 +205,7 @@ def check_name(name: str) -> str:
         InputError: it cannot.
     """
     if not _NAME.match(name):
-        shown = ascii(name) if len(name) <= 60 else f"{ascii(name[:57])}... ({len(name)} long)"
+        shown = ascii(name) if len(name) <= 60 else f"{name[:57]!a}... ({len(name)} long)"
         raise InputError(
             "a study's name is 1 to 100 of the characters A-Z a-z 0-9 . _ - and does not begin "
             f"with . or -, got {shown}"

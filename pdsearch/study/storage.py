@@ -293,7 +293,7 @@ def process_started(pid: int) -> str | None:
 
 # ------------------------------------------------------------------------------ trials left behind
 
-KEPT = ("kind", "candidate", "criteria", "epochs", "learning_rate")
+KEPT = ("kind", "candidate", "criteria")
 
 
 def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = False) -> bool:

@@ -316,7 +316,7 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
 
 
 def candidate_from(data: Mapping[str, Any]) -> Candidate:
-    """A candidate from plain data; its family's formula is parsed once a process, not once a trial."""
+    """A candidate from plain data; a family's formula is parsed once, not once a trial."""
     family = _family(json.dumps(data["family"], sort_keys=True))
     return Candidate(family, dict(data["parameters"]))
 

@@ -51,7 +51,7 @@ class Trainer(Protocol):
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Trains, calling `on_epoch(step, value, record)` after each epoch; it may raise to stop."""
+        """Trains, calling `on_epoch(step, value, record)` after each epoch, which may stop it."""
 
     def tie_margin(self, best: float) -> float:
         """How much below the best a value may be and still count as nearly tied."""
@@ -123,8 +123,7 @@ class ImageTrainer:
         self._dataset = dataset
         self._device = device
         self._threads = threads
-        self._rates = tuple(settings.trial.learning_rates)
-        self.epochs: int | None = settings.trial.epochs * max(1, len(self._rates))
+        self.epochs: int | None = settings.trial.epochs * max(1, len(settings.trial.learning_rates))
 
     def __call__(
         self,
@@ -136,45 +135,40 @@ class ImageTrainer:
         checkpoint: Path | None,
     ) -> Outcome:
         """Trains at the study's learning rate, or at each of several, the best counting."""
-        from pdsearch.trial import run_trial
+        from pdsearch.trial import EpochRecord, run_over_learning_rates
 
-        results = []
-        best = -math.inf
-        for index, rate in enumerate(self._rates or (self._settings.trial.learning_rate,)):
-            settings = self._settings.trial.model_copy(
-                update={"learning_rate": rate, "learning_rates": ()}
-            )
-            before = index * settings.epochs
-            last = best
+        settings = self._settings.trial
+        rates = settings.learning_rates or (settings.learning_rate,)
+        # Over several rates a candidate is as good as its best so far: all take them in the same
+        # order, so that values at one step compare.
+        best: dict[float, float] = {}
+        before = 0
 
-            def report(record: Any, before: int = before, last: float = last) -> None:
-                entry = _plain(asdict(record))
-                # Over several rates a trial is as good as the best so far: every candidate takes
-                # them in the same order, so that values at one step compare.
-                on_epoch(before + record.epoch, max(last, record.accuracy), entry)
+        def told(rate: float, record: EpochRecord) -> None:
+            nonlocal before
+            before = rates.index(rate) * settings.epochs
+            earlier = [value for other, value in best.items() if other != rate]
+            best[rate] = record.accuracy
+            entry = {**_plain(asdict(record)), "epoch": before + record.epoch}
+            on_epoch(before + record.epoch, max([record.accuracy, *earlier]), entry)
 
-            result = run_trial(
-                candidate,
-                settings,
-                self._dataset,
-                seed=seed,
-                device=self._device,
-                threads=self._threads,
-                on_epoch=report,
-                on_batch=on_batch,
-                checkpoint=None if checkpoint is None else _part(checkpoint, index),
-                directory=self._settings.directory,
-            )
-            results.append((rate, result))
-            if result.diverged is None:
-                best = max(best, result.value)
-        finished = [(rate, result) for rate, result in results if result.diverged is None]
-        if not finished:
-            return Outcome((math.nan,), diverged=results[0][1].diverged)
-        rate, result = max(finished, key=lambda pair: pair[1].value)
+        found = run_over_learning_rates(
+            candidate,
+            settings,
+            self._dataset,
+            seed=seed,
+            device=self._device,
+            threads=self._threads,
+            on_epoch=told,
+            on_batch=on_batch,
+            checkpoint=checkpoint,
+            directory=self._settings.directory,
+        )
+        if found.best.diverged is not None:
+            return Outcome((math.nan,), diverged=found.best.diverged)
         return Outcome(
-            tuple(self._objective(name, result) for name in self._settings.study.objectives),
-            learning_rate=rate if self._rates else None,
+            tuple(self._objective(name, found.best) for name in self._settings.study.objectives),
+            learning_rate=found.learning_rate if settings.learning_rates else None,
         )
 
     def _objective(self, name: str, result: Any) -> float:
@@ -190,10 +184,6 @@ class ImageTrainer:
         share = min(max(best, 0.0), 1.0)
         images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
         return math.sqrt(2 * share * (1 - share) / images)
-
-
-def _part(checkpoint: Path, index: int) -> Path:
-    return checkpoint.with_name(f"{checkpoint.stem}-{index}{checkpoint.suffix}")
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +202,7 @@ def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:
     """Where a candidate's training over a seed is kept until it is finished."""
     text = json.dumps(candidate.to_dict(), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return folder / f"{candidate.family.name}-{digest}-{seed}.pt"
+    return folder / f"{candidate.family.name}-{digest}-{seed}.safetensors"
 
 
 def drop_checkpoints(checkpoint: Path) -> None:
