@@ -1,0 +1,305 @@
+"""Models for 32×32 RGB images: AlexNet, torchvision's classifiers, and your own functions."""
+
+import difflib
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from pdsearch.errors import InputError
+
+Initialisation = Literal["pytorch", "caffe", "he"]
+CLASSIFIER_WIDTH = 1024
+
+
+class AlexNet(nn.Module):
+    """AlexNet for 32×32 images: five convolutions, two hidden layers, dropout, no batch norm.
+
+    It keeps what Krizhevsky, Sutskever and Hinton 2012 (*ImageNet Classification with Deep
+    Convolutional Neural Networks*) are known for (an 11×11 convolution of stride 4, a 5×5 and three
+    3×3 ones, ReLU after each layer, max pooling after the first, second and fifth, dropout before
+    both hidden layers of the classifier) and departs from it where images of 32×32 ask for it, or
+    where nothing is lost:
+
+    * padding 5 in the first convolution: its map is 8×8, and the later ones 4×4, 2×2 and 1×1,
+      rather than 55, 27, 13, 6;
+    * pooling 2×2 with stride 2 rather than 3×3 with stride 2: the maps are too small to overlap;
+    * 64, 192, 384, 256 and 256 channels without groups, the one-GPU version of Krizhevsky 2014
+      (arXiv:1404.5997), which torchvision builds too, rather than 96, 256, 384, 384 and 256 in two
+      groups for two GPUs;
+    * a classifier 1024 rather than 4096 wide: its input has 256 features rather than 9216, and
+      4096 would make a CPU spend most of its time there (600 to 1700 images a second rather than
+      3000);
+    * no local response normalisation: the authors of VGG found that it does not help
+      (arXiv:1409.1556, section 4.1).
+
+    Args:
+        classes: number of classes.
+        dropout: probability of dropping a unit before each hidden layer of the classifier.
+        width: units in each hidden layer of the classifier.
+
+    Shape:
+        ``(n, 3, 32, 32)``, floating → ``(n, classes)``.
+    """
+
+    def __init__(
+        self, *, classes: int, dropout: float = 0.5, width: int = CLASSIFIER_WIDTH
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 11, stride=4, padding=5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(256, width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, classes),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The classes' logits."""
+        return self.classifier(self.features(images).flatten(1))
+
+
+def build_model(
+    spec: str,
+    *,
+    classes: int,
+    initialisation: Initialisation = "pytorch",
+    dropout: float | None = None,
+    directory: Path | None = None,
+) -> nn.Module:
+    """Builds a model for 32×32 RGB images, with ``nn.ReLU`` inside.
+
+    Weights are drawn from torch's default generator.
+
+    * ``alexnet``: :class:`AlexNet`.
+    * a classifier of torchvision by its name there, untrained. What their authors changed for CIFAR
+      is changed: ResNet, ResNeXt and Wide ResNet begin with a 3×3 convolution of stride 1 and no
+      max pooling (He et al. 2016, arXiv:1512.03385, section 4.2, and common practice), DenseNet
+      likewise (Huang et al., arXiv:1608.06993, section 3), VGG ends in a 512-wide classifier on its
+      1×1 map instead of a 4096-wide one on 7×7 copies of it (Liu and Deng 2015). Others stay as
+      torchvision has them, and are refused if they cannot take 32×32 images or hold no ``nn.ReLU``.
+    * ``path.py:function``: what that function of yours returns, called with ``classes=…``.
+
+    Args:
+        spec: see above.
+        classes: number of classes.
+        initialisation: ``pytorch``: as the layers' constructors draw. ``he``: normal with variance
+            2/fan_in (He et al. 2015, arXiv:1502.01852;
+            1/fan_in for the last layer, which no ReLU follows) and zero
+            biases. ``caffe``, for ``alexnet`` only: normal with deviation 0.01 (0.005 in the hidden
+            fully connected layers), biases 0.1 in the second, fourth and fifth convolution and the
+            hidden fully connected layers and 0 elsewhere, as in ``bvlc_alexnet/train_val.prototxt``
+            (Krizhevsky et al. 2012 had biases of 1 there).
+        dropout: probability for every ``nn.Dropout`` of the model; the model's own when left out.
+        directory: what a relative ``path.py`` is relative to; the current folder when left out.
+
+    Raises:
+        InputError: for an unknown model, or one that cannot be used here.
+    """
+    if initialisation not in get_args(Initialisation):
+        valid = ", ".join(get_args(Initialisation))
+        raise InputError(f"no initialisation {initialisation!r}: valid are {valid}")
+    if initialisation == "caffe" and spec != "alexnet":
+        raise InputError(
+            f"initialisation 'caffe' is AlexNet's, not for model {spec!r}: use 'pytorch' or 'he'"
+        )
+    if dropout is not None and not 0 <= dropout < 1:
+        raise InputError(f"dropout must be in [0, 1), got {dropout}")
+    if spec == "alexnet":
+        model: nn.Module = AlexNet(classes=classes)
+    elif ".py" in spec:
+        model = _own(spec, classes=classes, directory=directory)
+    else:
+        model = _torchvision(spec, classes=classes)
+    if not any(isinstance(module, nn.ReLU) for module in model.modules()):
+        raise InputError(
+            f"model {spec!r} holds no nn.ReLU module, so there is no derivative to replace"
+            f"{_activations(model)}"
+        )
+    if dropout is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+    _check_shape(model, spec, classes=classes)
+    if initialisation == "caffe":
+        _initialise_caffe(model)
+    elif initialisation == "he":
+        _initialise_he(model)
+    return model
+
+
+def model_names() -> list[str]:
+    """The names that :func:`build_model` knows, those of torchvision included."""
+    import torchvision.models
+
+    return sorted({"alexnet", *torchvision.models.list_models(module=torchvision.models)})
+
+
+def _torchvision(name: str, *, classes: int) -> nn.Module:
+    import torchvision.models
+
+    names = model_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise InputError(
+            f"no model {name!r}{hint} Valid are alexnet, torchvision's classifiers (such as "
+            f"resnet18, vgg16, mobilenet_v3_small) and path.py:function"
+        )
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Without auxiliary heads, which make tuples; init_weights warns when left out.
+        options = {"aux_logits": False, "init_weights": True}
+    model: nn.Module = torchvision.models.get_model(
+        name, weights=None, num_classes=classes, **options
+    )
+    _adapt(model, classes=classes)
+    return model
+
+
+def _adapt(model: nn.Module, *, classes: int) -> None:
+    """Replaces what a torchvision model does to large images at its beginning and end."""
+    from torchvision.models import VGG, DenseNet, ResNet
+
+    if isinstance(model, ResNet):
+        model.conv1 = _small_stem(model.conv1)
+        model.maxpool = nn.Identity()
+    elif isinstance(model, DenseNet):
+        model.features.conv0 = _small_stem(model.features.conv0)
+        model.features.pool0 = nn.Identity()
+    elif isinstance(model, VGG):
+        model.avgpool = nn.Identity()
+        model.classifier[0] = nn.Linear(512, 512)
+        model.classifier[3] = nn.Linear(512, 512)
+        model.classifier[6] = nn.Linear(512, classes)
+
+
+def _small_stem(stem: nn.Conv2d) -> nn.Conv2d:
+    small = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(
+        small.weight, mode="fan_out", nonlinearity="relu"
+    )  # as torchvision's ResNet
+    return small
+
+
+def _own(spec: str, *, classes: int, directory: Path | None) -> nn.Module:
+    text, _, name = spec.rpartition(":")
+    if not text.endswith(".py") or not name:
+        raise InputError(f"model {spec!r} names no function: write path.py:function")
+    path = ((directory or Path.cwd()) / Path(text).expanduser()).resolve()
+    if not path.is_file():
+        raise InputError(f"model {spec!r}: there is no file {path}")
+    function = _load_function(path, name, spec)
+    try:
+        inspect.signature(function).bind(classes=classes)
+    except TypeError as error:
+        raise InputError(
+            f"model {spec!r}: {name} must take the keyword argument classes alone ({error})"
+        ) from error
+    try:
+        model = function(classes=classes)
+    except Exception as error:  # whatever the user's own code raises is told with its place
+        raise InputError(
+            f"model {spec!r}: {name} raised {type(error).__name__}: {_one_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model {spec!r}: {name} returned {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
+def _load_function(path: Path, name: str, spec: str) -> Callable[..., object]:
+    module_spec = importlib.util.spec_from_file_location(f"pdsearch_model_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"model {spec!r}: {path} is no Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # likewise
+        raise InputError(
+            f"model {spec!r}: running {path} raised {type(error).__name__}: {_one_line(error)}"
+        ) from error
+    function = getattr(module, name, None)
+    if callable(function):
+        return function
+    found = sorted(
+        key
+        for key, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    )
+    raise InputError(
+        f"model {spec!r}: {path.name} has no function {name!r}; it has {', '.join(found) or 'none'}"
+    )
+
+
+def _check_shape(model: nn.Module, spec: str, *, classes: int) -> None:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():  # not inference_mode: lazy layers make their parameters here
+            shape = tuple(model(torch.zeros(2, 3, 32, 32)).shape)
+    except Exception as error:  # any layer may refuse, each in its own way
+        raise InputError(
+            f"model {spec!r} does not take 32×32 RGB images: {_one_line(error)[:160]}"
+        ) from error
+    finally:
+        model.train(training)
+    if shape != (2, classes):
+        raise InputError(
+            f"model {spec!r} makes {shape} of 2 images, but (2, {classes}) is needed: "
+            "one logit a class"
+        )
+
+
+def _activations(model: nn.Module) -> str:
+    """The activations that the model has instead, for the message."""
+    known = (nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Tanh)
+    names = sorted({type(m).__name__ for m in model.modules() if isinstance(m, known)})
+    return f"; it has {', '.join(names)}" if names else " (calls of F.relu do not count)"
+
+
+def _initialise_caffe(model: nn.Module) -> None:
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    deviations = (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01)
+    biases = (0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0)
+    for layer, deviation, bias in zip(layers, deviations, biases, strict=True):
+        nn.init.normal_(layer.weight, std=deviation)
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, bias)
+
+
+def _initialise_he(model: nn.Module) -> None:
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        gain = 1.0 if layer is layers[-1] else math.sqrt(2.0)
+        fan_in = layer.weight[0].numel()
+        nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).split())

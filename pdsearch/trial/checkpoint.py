@@ -1,0 +1,115 @@
+"""Checkpoints of a run: one safetensors file, replaced as a whole after every epoch; no pickle."""
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pdsearch.errors import InputError
+
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        identity: a digest of all that decides the run; a checkpoint of another run is refused.
+        state: JSON: the epochs so far, the resolved settings.
+        tensors: of the model (`model.<name>`) and the optimiser (`optimizer.<number>.<name>`).
+    """
+
+    identity: str
+    state: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+
+def read_checkpoint(path: Path, *, identity: str) -> Checkpoint | None:
+    """The checkpoint at `path`; None where there is none, or (with a warning) a damaged one.
+
+    Raises:
+        InputError: the file belongs to another run.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["pdsearch"])
+            found, state = header["identity"], header["state"]
+            # Copies: the file is replaced while they are still in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        log.warning("the checkpoint %s is damaged (%s): training begins anew", path, text)
+        return None
+    if found != identity:
+        raise InputError(
+            f"checkpoint {path} belongs to another run (other candidate, settings, data, seed or "
+            "version of torch): remove it, or name another file"
+        )
+    return Checkpoint(found, state, tensors)
+
+
+def write_checkpoint(
+    path: Path,
+    *,
+    identity: str,
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Replaces the checkpoint at `path` as a whole; where it cannot, warns and leaves it."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"model.{name}": value.detach().cpu().contiguous().clone()
+        for name, value in model.state_dict().items()
+    }
+    for number, entry in optimizer.state_dict()["state"].items():
+        for name, value in entry.items():
+            if value is not None:
+                stored = torch.as_tensor(value).detach().cpu().contiguous().clone()
+                tensors[f"optimizer.{number}.{name}"] = stored
+    header = {"format": FORMAT, "identity": identity, "state": state}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata={"pdsearch": json.dumps(header)})
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        # A checkpoint only saves time after a crash: training goes on without it.
+        log.warning("the checkpoint %s cannot be written (%s)", path, error.strerror or error)
+
+
+def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the tensors of a checkpoint back into a model and its optimiser."""
+    weights: dict[str, torch.Tensor] = {}
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in checkpoint.tensors.items():
+        part, _, name = key.partition(".")
+        if part == "model":
+            weights[name] = tensor
+        else:
+            number, _, entry = name.partition(".")
+            entries.setdefault(int(number), {})[entry] = tensor
+    model.load_state_dict(weights)
+    described = optimizer.state_dict()
+    optimizer.load_state_dict({"state": entries, "param_groups": described["param_groups"]})

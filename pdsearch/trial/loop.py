@@ -1,0 +1,253 @@
+"""The training loop: batches, steps, evaluation, and what is looked at beside them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pdsearch.data import (
+    Dataset,
+    augment,
+    channel_statistics,
+    draw_shifts,
+    normalise,
+    stratified_split,
+)
+from pdsearch.errors import InputError
+from pdsearch.trial.settings import TrialSettings, learning_rate_at
+from pdsearch.trial.speed import autocast, memory_format
+
+WINDOW = 16  # batches between two looks at the loss: on a GPU each look waits for the device
+EXPLODED = 20  # times ln(classes), the loss of guessing
+EVALUATION_BATCH = 1000
+
+Split = Literal["validation", "test"]
+OnBatch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class TrialData:
+    """What a run trains and evaluates on, on its device; `train` indexes `images`."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    train: torch.Tensor
+    evaluation_images: torch.Tensor
+    evaluation_labels: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    mirror: bool
+    classes: int
+    steps: int
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        settings: TrialSettings,
+        *,
+        seed: int,
+        split: Split,
+        device: torch.device,
+    ) -> "TrialData":
+        """The parts of a data set that a split means.
+
+        Raises:
+            InputError: a batch is larger than what there is to train on.
+        """
+        images, labels = dataset.train_images, dataset.train_labels
+        if split == "test":
+            train = torch.arange(len(labels))
+            held_images, held_labels = dataset.test_images, dataset.test_labels
+        else:
+            train, held = stratified_split(labels, share=settings.validation, seed=seed)
+            held_images, held_labels = images[held], labels[held]
+        if settings.batch_size > len(train):
+            raise InputError(
+                f"batch_size {settings.batch_size} is larger than the {len(train)} images of "
+                f"{dataset.name} to train on: make it at most that"
+            )
+        mean, deviation = _statistics(dataset, train, key=(split, settings.validation, seed))
+        return cls(
+            images=images.to(device),
+            labels=labels.to(device),
+            train=train,
+            evaluation_images=held_images.to(device),
+            evaluation_labels=held_labels.to(device),
+            mean=mean.to(device),
+            deviation=deviation.to(device),
+            mirror=dataset.mirror,
+            classes=len(dataset.classes),
+            steps=len(train) // settings.batch_size,
+        )
+
+
+_STATISTICS: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+
+
+def _statistics(
+    dataset: Dataset, train: torch.Tensor, *, key: tuple[Any, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training images' mean and deviation, counted once a process and split."""
+    key = (dataset.fingerprint, *key)
+    if key not in _STATISTICS:
+        _STATISTICS[key] = channel_statistics(dataset.train_images[train])
+    return _STATISTICS[key]
+
+
+@dataclass(eq=False)
+class Loop:
+    """Trains a model for an epoch, and evaluates it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: TrialSettings
+    data: TrialData
+    seed: int = field(kw_only=True)
+    on_batch: OnBatch | None = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        # Only the training step: an evaluation takes a small share of the time, and is looked into.
+        self.forward = torch.compile(self.model) if self.settings.compile else self.model
+
+    def train(self, epoch: int) -> tuple[float, str | None]:
+        """Trains one epoch (from 0). Gives its mean loss, and the reason if it diverged."""
+        settings, data = self.settings, self.data
+        device, size = data.images.device, settings.batch_size
+        limit = EXPLODED * math.log(data.classes)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", epoch))
+        order = data.train[torch.randperm(len(data.train), generator=generator)].to(device)
+        shifts = draw_shifts(len(order), mirror=data.mirror, generator=generator).to(device)
+        torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
+        self.model.train()
+        total = 0.0
+        recent: list[torch.Tensor] = []
+        for step in range(data.steps):
+            part = slice(step * size, (step + 1) * size)
+            chosen = order[part]
+            images = data.images[chosen]
+            if settings.augment:
+                images = augment(images, shifts.part(part.start, part.stop))
+            rate = learning_rate_at(settings, epoch * data.steps + step, steps=data.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad(set_to_none=True)
+            with autocast(settings.precision, device):
+                loss = F.cross_entropy(self.forward(self._prepared(images)), data.labels[chosen])
+            loss.backward()
+            self.optimizer.step()
+            recent.append(loss.detach())
+            # On a CPU a look at the loss costs nothing, and stops at the very batch.
+            broken = device.type == "cpu" and not math.isfinite(recent[-1].item())
+            if broken or len(recent) == WINDOW or step == data.steps - 1:
+                losses = torch.stack(recent).tolist()
+                mean = sum(losses) / len(losses)
+                where = f"in epoch {epoch + 1}, batch {step + 1} of {data.steps}"
+                if not math.isfinite(mean):
+                    return math.nan, f"the loss is not finite {where}"
+                if mean > limit:
+                    return mean, f"the loss exploded to {mean:.3g} {where} (limit {limit:.3g})"
+                total += sum(losses)
+                recent.clear()
+            if self.on_batch is not None:
+                self.on_batch(epoch * data.steps + step + 1, settings.epochs * data.steps)
+        return total / data.steps, None
+
+    @torch.inference_mode()
+    def evaluate(self, names: list[str]) -> tuple[float, dict[str, float]]:
+        """Accuracy and dead units on the evaluation set."""
+        data = self.data
+        self.model.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=data.images.device)
+        with _largest_inputs(self.model, names) as largest:
+            for start in range(0, len(data.evaluation_labels), EVALUATION_BATCH):
+                part = slice(start, start + EVALUATION_BATCH)
+                largest.begin()
+                with autocast(self.settings.precision, data.images.device):
+                    logits = self.model(self._prepared(data.evaluation_images[part]))
+                correct += (logits.argmax(1) == data.evaluation_labels[part]).sum()
+        dead = {name: float((top <= 0).double().mean()) for name, top in largest.seen.items()}
+        return correct.item() / len(data.evaluation_labels), dead
+
+    def _prepared(self, images: torch.Tensor) -> torch.Tensor:
+        prepared = normalise(images, self.data.mean, self.data.deviation)
+        return prepared.contiguous(memory_format=memory_format(self.settings.memory_format))
+
+
+@dataclass(eq=False)
+class _Largest:
+    """The largest input that each unit before a ReLU has seen, by the ReLU's name."""
+
+    seen: dict[str, torch.Tensor] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Before each forward pass: a module that is called twice in it has two entries."""
+        self.calls.clear()
+
+    def look(self, name: str, input: torch.Tensor) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        key = name if self.calls[name] == 1 else f"{name}:{self.calls[name]}"
+        # The units of a map (n, c, h, w) are its channels, of tokens (n, length, c) their features.
+        units = 1 if input.dim() in (2, 4) else input.dim() - 1
+        top = input.amax(dim=[d for d in range(input.dim()) if d != units])
+        self.seen[key] = torch.maximum(self.seen[key], top) if key in self.seen else top
+
+
+@contextmanager
+def _largest_inputs(model: nn.Module, names: list[str]) -> Iterator[_Largest]:
+    largest = _Largest()
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: largest.look(name, inputs[0])
+        )
+        for name in names
+    ]
+    try:
+        yield largest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> int:
+    """Bytes of activations that autograd keeps for one image, each storage counted once.
+
+    Measured in evaluation mode, so that neither running statistics nor random state move.
+    """
+    images = data.images[data.train[:2].to(data.images.device)]
+    prepared = normalise(images, data.mean, data.deviation)
+    own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    training = model.training
+    model.eval()
+    with (
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        autocast(settings.precision, data.images.device),
+    ):
+        output = model(prepared)
+    model.train(training)
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del output
+    return total // len(images)
+
+
+def derive_seed(seed: int, *purpose: object) -> int:
+    """A seed of its own for each purpose, so that no two streams of a run coincide."""
+    digest = hashlib.sha256(json.dumps([seed, *purpose]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

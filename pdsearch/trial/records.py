@@ -1,0 +1,69 @@
+"""What a training run comes to."""
+
+from dataclasses import dataclass
+
+from pdsearch.trial.settings import TrialSettings
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch came to.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean cross entropy of its training batches, in nats, as they were trained on.
+        accuracy: on the validation set (or the test set, where that was asked for) after the
+            epoch, a fraction.
+        dead: for each ReLU, by its name in the model, the fraction of units whose input was
+            ≤ 0 for every image of that set and at every position. A unit is a channel (of a
+            convolution's map) or an element (of a vector). Where a module is called more than
+            once in a forward pass, `name:2` and so on are its later calls.
+        seconds: wall time, the evaluation included.
+        learning_rate: of its last step.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    dead: dict[str, float]
+    seconds: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a training run came to.
+
+    Attributes:
+        epochs: the finished epochs.
+        value: the accuracy that counts, the last epoch's; NaN where the run diverged.
+        diverged: why and where the run was stopped; None for one that was not.
+        seconds: wall time of the finished epochs, those before a resumption included.
+        images_per_second: training images in that time (the evaluations' time counts too).
+        kept_bytes: what the backward pass keeps of one image's forward pass, weights left out.
+        settings: what it was trained with, `precision` and `memory_format` decided.
+    """
+
+    epochs: tuple[EpochRecord, ...]
+    value: float
+    diverged: str | None
+    seconds: float
+    images_per_second: float
+    kept_bytes: int
+    settings: TrialSettings
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """One candidate's runs over a grid of learning rates.
+
+    Attributes:
+        learning_rate: the rate of the best run.
+        best: the best run: the highest value, the earlier in the grid where two are equal; the
+            first where all diverged.
+        results: every run by its rate.
+    """
+
+    learning_rate: float
+    best: TrialResult
+    results: dict[float, TrialResult]

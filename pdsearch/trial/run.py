@@ -1,0 +1,252 @@
+"""One training run of one candidate."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pdsearch.autograd import convert, relu_modules, set_progress
+from pdsearch.data import Dataset
+from pdsearch.errors import InputError
+from pdsearch.family import Candidate
+from pdsearch.models import build_model
+from pdsearch.trial.checkpoint import read_checkpoint, restore, write_checkpoint
+from pdsearch.trial.loop import Loop, OnBatch, Split, TrialData, derive_seed, kept_bytes
+from pdsearch.trial.records import EpochRecord, RateSearch, TrialResult
+from pdsearch.trial.settings import TrialSettings, learning_rate_at
+from pdsearch.trial.speed import memory_format, resolve_device, resolve_settings, surroundings
+
+OnEpoch = Callable[[EpochRecord], None]
+
+
+def run_trial(
+    candidate: Candidate,
+    settings: TrialSettings,
+    dataset: Dataset,
+    *,
+    seed: int,
+    device: str = "auto",
+    threads: int | None = None,
+    split: Split = "validation",
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+    checkpoint: Path | None = None,
+    module: Callable[[], nn.Module] | None = None,
+    directory: Path | None = None,
+) -> TrialResult:
+    r"""Trains a model with a pseudo-derivative in place of its ReLUs' derivative.
+
+    Initial weights, validation split, order of batches, crops, flips and dropout masks depend on
+    the seed alone, so that the runs of a seed are paired. On one machine, with one number of
+    threads and `precision` and `memory_format` decided, they repeat bit for bit, whether
+    interrupted or not. The process must not train anything else meanwhile: dropout draws from
+    torch's default generator, which is put back as it was at the end.
+
+    Training progress is :math:`t = (e - 1)/(E - 1)` throughout epoch e of E: 0 in the first, 1 in
+    the last, so that a family that anneals to the step is trained with the step in the end.
+
+    Args:
+        candidate: the pseudo-derivative.
+        settings: of the run; `learning_rates` is not looked at (see `run_over_learning_rates`).
+        dataset: what is trained on; `settings.dataset` is not looked at.
+        seed: of everything random.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: for the CPU, during the run; torch's setting when left out.
+        split: `validation`: trains on the training set less what is held back, and evaluates on
+            that. `test`: trains on the whole training set and evaluates on the test set, for a
+            final confirmation only.
+        on_epoch: called after each epoch, once its checkpoint is written, and for each epoch that
+            a checkpoint restored. What it raises ends the run and passes through.
+        on_batch: called as `on_batch(done, total)` after each batch of the whole run.
+        checkpoint: a file that is written after each epoch, and gone on from where it exists. Of a
+            finished run it gives the result at once. The caller removes it.
+        module: makes an activation that stands in for each ReLU instead, as a control.
+        directory: what `path.py` in `settings.model` is relative to.
+
+    Raises:
+        InputError: the settings do not fit the data or this machine.
+        UnsupportedError: the model's ReLUs cannot be replaced.
+    """
+    if split not in ("validation", "test"):
+        raise InputError(f"split must be 'validation' or 'test', got {split!r}")
+    place = resolve_device(device)
+    with surroundings(place, threads=threads):
+        identity = _identity(candidate, settings, dataset, seed, place, split, module)
+        saved = read_checkpoint(checkpoint, identity=identity) if checkpoint is not None else None
+        if saved is None:
+            settings = resolve_settings(settings, dataset, place, directory=directory)
+        else:
+            settings = TrialSettings.model_validate(saved.state["settings"])
+        data = TrialData.of(dataset, settings, seed=seed, split=split, device=place)
+
+        torch.manual_seed(derive_seed(seed, "weights"))
+        model = build_model(
+            settings.model,
+            classes=len(dataset.classes),
+            initialisation=settings.initialisation,
+            dropout=settings.dropout,
+            directory=directory,
+        )
+        names = [name for name, _ in relu_modules(model)]
+        model = convert(model, candidate) if module is None else _replace(model, module)
+        model = model.to(place)
+        model = model.to(memory_format=memory_format(settings.memory_format))
+        optimizer = _optimizer(model, settings)
+        records: list[EpochRecord] = []
+        if saved is not None:
+            restore(saved, model=model, optimizer=optimizer)
+            records = [EpochRecord(**record) for record in saved.state["epochs"]]
+            kept, diverged = saved.state["kept_bytes"], saved.state["diverged"]
+        else:
+            kept, diverged = kept_bytes(model, data, settings), None
+        for record in records:
+            if on_epoch is not None:
+                on_epoch(record)
+
+        def save() -> None:
+            if checkpoint is not None:
+                state = {
+                    "settings": settings.model_dump(mode="json"),
+                    "epochs": [dataclasses.asdict(record) for record in records],
+                    "kept_bytes": kept,
+                    "diverged": diverged,
+                }
+                write_checkpoint(
+                    checkpoint, identity=identity, state=state, model=model, optimizer=optimizer
+                )
+
+        run = Loop(model, optimizer, settings, data, seed=seed, on_batch=on_batch)
+        while diverged is None and len(records) < settings.epochs:
+            begin = time.perf_counter()
+            epoch = len(records)
+            if module is None:
+                set_progress(model, epoch / max(1, settings.epochs - 1))
+            loss, diverged = run.train(epoch)
+            if diverged is not None:
+                save()
+                break
+            accuracy, dead = run.evaluate(names)
+            last = (epoch + 1) * data.steps - 1
+            record = EpochRecord(
+                epoch=epoch + 1,
+                loss=loss,
+                accuracy=accuracy,
+                dead=dead,
+                seconds=time.perf_counter() - begin,
+                learning_rate=learning_rate_at(settings, last, steps=data.steps),
+            )
+            records.append(record)
+            save()
+            if on_epoch is not None:
+                on_epoch(record)
+    seconds = sum(record.seconds for record in records)
+    images = len(records) * data.steps * settings.batch_size
+    return TrialResult(
+        epochs=tuple(records),
+        value=math.nan if diverged else records[-1].accuracy,
+        diverged=diverged,
+        seconds=seconds,
+        images_per_second=images / seconds if seconds else 0.0,
+        kept_bytes=kept,
+        settings=settings,
+    )
+
+
+def run_over_learning_rates(
+    candidate: Candidate,
+    settings: TrialSettings,
+    dataset: Dataset,
+    *,
+    on_epoch: Callable[[float, EpochRecord], None] | None = None,
+    checkpoint: Path | None = None,
+    **options: Any,
+) -> RateSearch:
+    """Trains a candidate at each of `settings.learning_rates` and keeps the best.
+
+    Args:
+        candidate: the pseudo-derivative.
+        settings: of the runs; with no `learning_rates`, `learning_rate` alone is tried.
+        dataset: what is trained on.
+        on_epoch: called as `on_epoch(rate, record)`; what it raises ends the search.
+        checkpoint: `<stem>-<rate><suffix>` beside it is the file of each rate.
+        **options: as for `run_trial`.
+    """
+    results: dict[float, TrialResult] = {}
+    for rate in settings.learning_rates or (settings.learning_rate,):
+        file = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{rate:g}")
+
+        def told(record: EpochRecord, rate: float = rate) -> None:
+            if on_epoch is not None:
+                on_epoch(rate, record)
+
+        results[rate] = run_trial(
+            candidate,
+            settings.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
+            dataset,
+            on_epoch=told,
+            checkpoint=file,
+            **options,
+        )
+        settings = settings.model_copy(  # what a probe decided for the first holds for all
+            update={
+                "precision": results[rate].settings.precision,
+                "memory_format": results[rate].settings.memory_format,
+            }
+        )
+    best = max(
+        results, key=lambda rate: -math.inf if results[rate].diverged else results[rate].value
+    )
+    return RateSearch(best, results[best], results)
+
+
+def _replace(model: nn.Module, module: Callable[[], nn.Module]) -> nn.Module:
+    for name, _ in relu_modules(model):
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module())
+    return model
+
+
+def _optimizer(model: nn.Module, settings: TrialSettings) -> torch.optim.Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=decay,
+            fused=True,
+        )
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    betas = (settings.momentum, 0.999)
+    return kind(model.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True)
+
+
+def _identity(
+    candidate: Candidate,
+    settings: TrialSettings,
+    dataset: Dataset,
+    seed: int,
+    device: torch.device,
+    split: str,
+    module: Callable[[], nn.Module] | None,
+) -> str:
+    """A digest of all that decides the numbers of a run."""
+    activation = candidate.to_dict() if module is None else repr(module())
+    parts = [
+        activation,
+        settings.model_dump(mode="json"),
+        dataset.fingerprint,
+        seed,
+        device.type,
+        split,
+        str(torch.__version__),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
