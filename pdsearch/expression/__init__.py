@@ -1,0 +1,41 @@
+"""Formula text and sympy expressions, both ways. The only parser of the project.
+
+Text is never handed to `eval`, `sympify` or `parse_expr` (each of them runs code found in the
+text). It is parsed by `ast.parse`, which builds a tree and runs nothing, and the tree is read by
+an interpreter that knows names, numbers, arithmetic, comparisons, `and`/`or`/`not`, tuples inside
+`Piecewise`, and calls of a fixed table of functions. Everything else is an error that says where.
+"""
+
+from pdsearch.expression.functions import (
+    FUNCTIONS,
+    RESERVED,
+    clamp,
+    exact,
+    sigmoid,
+    softplus,
+    symbol,
+    t,
+    x,
+)
+from pdsearch.expression.reading import canonical, check_parameters_used, parse
+from pdsearch.expression.values import check_binding, undefined_at
+from pdsearch.expression.writing import format_formula, format_latex
+
+__all__ = [
+    "FUNCTIONS",
+    "RESERVED",
+    "canonical",
+    "check_binding",
+    "check_parameters_used",
+    "clamp",
+    "exact",
+    "format_formula",
+    "format_latex",
+    "parse",
+    "sigmoid",
+    "softplus",
+    "symbol",
+    "t",
+    "undefined_at",
+    "x",
+]

@@ -1,0 +1,195 @@
+"""Expressions as text that `parse` reads back, and as LaTeX."""
+
+import functools
+from typing import Any, cast
+
+import sympy
+from sympy.printing.latex import LatexPrinter
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
+
+from pdsearch.expression.functions import x
+
+_FEWEST = 9  # denominators below it read better as fractions: x/2, 3/8
+_MOST_PLACES = 60
+
+
+def decimal(number: sympy.Rational) -> str | None:
+    """The exact decimal form, where there is one and it reads better than the fraction."""
+    q = int(number.q)
+    if q < _FEWEST and q != 5:
+        return None
+    twos = fives = 0
+    while q % 2 == 0:
+        q, twos = q // 2, twos + 1
+    while q % 5 == 0:
+        q, fives = q // 5, fives + 1
+    places = max(twos, fives)
+    if q != 1 or places > _MOST_PLACES:
+        return None
+    scaled = abs(int(number.p)) * 10**places // int(number.q)
+    sign = "-" if number.p < 0 else ""
+    if scaled < 10 ** (places - 5):  # 1e-07, rather than a row of zeros
+        digits = str(scaled).rstrip("0")
+        exponent = len(str(scaled)) - 1 - places
+        return f"{sign}{digits[0]}{'.' + digits[1:] if digits[1:] else ''}e{exponent}"
+    digits = str(scaled).rjust(places + 1, "0")
+    return f"{sign}{digits[:-places]}.{digits[-places:]}"
+
+
+def oriented(relation: Any) -> tuple[sympy.Expr, str, sympy.Expr]:
+    """A comparison with x by itself on the left where it can be: `x > -alpha`.
+
+    sympy's own order of the sides follows the symbols' names: `alpha > -x`.
+    """
+    difference = relation.lhs - relation.rhs
+    slope = difference.coeff(x, 1)
+    rest = difference - slope * x
+    if slope in (1, -1) and not rest.has(x) and relation.lhs != x:
+        turned = {">": "<", "<": ">", ">=": "<=", "<=": ">="}.get(relation.rel_op, relation.rel_op)
+        return x, relation.rel_op if slope == 1 else turned, -rest / slope
+    return relation.lhs, relation.rel_op, relation.rhs
+
+
+class _PositiveFirst:
+    """Sums begin with a term that has no minus sign, where there is one: `1 - exp(-x)/2`."""
+
+    def _as_ordered_terms(self, expr: sympy.Add, order: Any = None) -> list[sympy.Expr]:
+        terms = expr.as_ordered_terms(order)
+        for number, term in enumerate(terms):
+            if not term.as_coeff_Mul()[0].is_negative:
+                return [term, *terms[:number], *terms[number + 1 :]]
+        return terms
+
+
+class _FormulaPrinter(_PositiveFirst, StrPrinter):
+    """Prints what `parse` reads.
+
+    Every product is printed flat, the way the parser reads one: `2*(a + b)*c` there is the
+    product of three factors, not that of 2a + 2b and c.
+    """
+
+    def _print_Rational(self, expr: sympy.Rational) -> str:
+        return decimal(expr) or f"{expr.p}/{expr.q}"
+
+    def _print_Mul(self, expr: sympy.Mul) -> str:
+        number, rest = expr.as_coeff_Mul()
+        sign = "-" if number < 0 else ""
+        number = abs(number)
+        above: list[str] = []
+        below: list[str] = []
+        shown = decimal(number) if number.is_Rational and not number.is_Integer else None
+        if shown is not None:
+            above.append(shown)
+        elif number != 1:
+            if number.p != 1:
+                above.append(str(number.p))
+            if number.q != 1:
+                below.append(str(number.q))
+        factors = rest.as_ordered_factors() if rest.is_Mul else [rest]
+        for factor in factors:
+            if factor == 1:
+                continue
+            if self._goes_below(factor):
+                inverse = sympy.Pow(factor.base, -factor.exp)
+                below.append(self.parenthesize(inverse, PRECEDENCE["Mul"] + 1))
+            else:
+                above.append(self._factor(factor))
+        text = sign + ("*".join(above) or "1")
+        if not below:
+            return text
+        return text + "/" + (below[0] if len(below) == 1 else f"({'*'.join(below)})")
+
+    def _goes_below(self, factor: sympy.Expr) -> bool:
+        return bool(
+            factor.is_Pow
+            and factor.base is not sympy.E
+            and factor.exp.as_coeff_Mul()[0].is_negative
+        )
+
+    def _factor(self, factor: sympy.Expr) -> str:
+        if factor.is_Rational and not factor.is_Integer:
+            return f"({self._print(factor)})"
+        return self.parenthesize(factor, PRECEDENCE["Mul"])
+
+    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:
+        base, exponent = expr.args
+        if base is sympy.E:
+            return f"exp({self._print(exponent)})"
+        if exponent == sympy.Rational(1, 2):
+            return f"sqrt({self._print(base)})"
+        if self._goes_below(expr):
+            inverse = sympy.Pow(base, -exponent)
+            return f"1/{self.parenthesize(inverse, PRECEDENCE['Mul'] + 1)}"
+        left = self.parenthesize(base, PRECEDENCE["Pow"] + 1)
+        if base.is_Rational and not (base.is_Integer and base >= 0):
+            left = f"({self._print(base)})"
+        right = self._print(exponent)
+        plain = exponent.is_Symbol or (exponent.is_Integer and exponent >= 0)
+        return f"{left}**{right if plain else f'({right})'}"
+
+    def _print_ExpBase(self, expr: sympy.Expr) -> str:
+        return f"exp({self._print(expr.args[0])})"
+
+    _print_exp = _print_ExpBase
+
+    def _print_Exp1(self, expr: sympy.Expr) -> str:
+        return "E"
+
+    def _print_Piecewise(self, expr: sympy.Piecewise) -> str:
+        arms = ", ".join(f"({self._print(v)}, {self._print(c)})" for v, c in expr.args)
+        return f"Piecewise({arms})"
+
+    def _print_Heaviside(self, expr: sympy.Heaviside) -> str:
+        # The second argument is printed only where it is not sympy's own default of 1/2.
+        arguments = expr.args if expr.args[1] != sympy.Rational(1, 2) else expr.args[:1]
+        return f"Heaviside({', '.join(self._print(a) for a in arguments)})"
+
+    def _print_And(self, expr: sympy.And) -> str:
+        return " & ".join(f"({self._print(a)})" for a in sorted(expr.args, key=str))
+
+    def _print_Or(self, expr: sympy.Or) -> str:
+        return " | ".join(f"({self._print(a)})" for a in sorted(expr.args, key=str))
+
+    def _print_Not(self, expr: sympy.Not) -> str:
+        return f"~({self._print(expr.args[0])})"
+
+    def _print_Relational(self, expr: Any) -> str:
+        left, operator, right = oriented(expr)
+        return f"{self._print(left)} {operator} {self._print(right)}"
+
+
+class _LatexPrinter(_PositiveFirst, LatexPrinter):
+    """Adds exact decimals, and comparisons with x on the left."""
+
+    def _print_Relational(self, expr: Any) -> str:
+        left, operator, right = oriented(expr)
+        sign = {">=": r"\geq", "<=": r"\leq", "==": "=", "!=": r"\neq"}.get(operator, operator)
+        return f"{self._print(left)} {sign} {self._print(right)}"
+
+    def _print_Rational(self, expr: sympy.Rational) -> str:
+        return decimal(expr) or cast(str, super()._print_Rational(expr))
+
+    def _print_Mul(self, expr: sympy.Mul) -> str:
+        number, rest = expr.as_coeff_Mul()
+        shown = decimal(number) if number.is_Rational else None
+        if shown is None:
+            return cast(str, super()._print_Mul(expr))
+        above, below = sympy.fraction(rest)
+        text = self._print(above)
+        if above.is_Add:
+            text = rf"\left({text}\right)"
+        text = shown if above == 1 else f"{shown} {text}"
+        return text if below == 1 else rf"\frac{{{text}}}{{{self._print(below)}}}"
+
+
+@functools.lru_cache(maxsize=4_096)
+def format_formula(expression: sympy.Expr) -> str:
+    """The expression as text that `parse` reads back to an equal expression."""
+    return cast(str, _FormulaPrinter().doprint(expression))
+
+
+@functools.lru_cache(maxsize=4_096)
+def format_latex(expression: sympy.Expr) -> str:
+    """The expression in LaTeX."""
+    return cast(str, _LatexPrinter().doprint(expression))

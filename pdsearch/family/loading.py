@@ -1,0 +1,228 @@
+"""Families from the library, from files, and from what people type as a TARGET."""
+
+import contextlib
+import difflib
+import functools
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+
+from pdsearch import expression as _expression
+from pdsearch.errors import InputError
+from pdsearch.family.definition import FAMILY_NAME, JSON_LIMIT, Candidate, Family
+from pdsearch.family.ranges import Range, distribution_from, short
+
+
+def library_directory() -> Path:
+    """Where the library's families are: in the package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
+
+
+@functools.cache
+def _library() -> tuple[Mapping[str, Family], Mapping[str, str]]:
+    directory = library_directory()
+    if not directory.is_dir():
+        raise InputError(f"the library of families is missing: no folder {directory}")
+    families: dict[str, Family] = {}
+    names: dict[str, str] = {}
+    for file in sorted(directory.glob("*.py")):
+        for family in find_families(file, origin=f"search_spaces/{file.name}").values():
+            for name in (family.name, *family.aliases):
+                if name in names:
+                    raise InputError(f"two families of the library are called {name!r}")
+                names[name] = family.name
+            families[family.name] = family
+    ordered = dict(sorted(families.items()))
+    return MappingProxyType(ordered), MappingProxyType(names)
+
+
+def library() -> dict[str, Family]:
+    """Every family of the library, by name, sorted; aliases lead to it through `load_family`."""
+    return dict(_library()[0])
+
+
+def find_families(path: Path, *, origin: str | None = None) -> dict[str, Family]:
+    """The families at the top level of a Python file, by name. Runs the file.
+
+    Families that the file got from elsewhere, from the library say, are not the file's own.
+
+    Raises:
+        InputError: no such file, it fails, or holds no family.
+    """
+    if not path.is_file():
+        kind = "is a directory" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {kind}: give a Python file that defines a Family")
+    found: dict[str, Family] = {}
+    for value in vars(_run(path)).values():
+        if not isinstance(value, Family) or value.origin or value is found.get(value.name):
+            continue
+        if value.name in found:
+            raise InputError(f"{path} defines two families called {value.name!r}")
+        found[value.name] = value
+    if not found:
+        raise InputError(f"{path} defines no Family at its top level")
+    for family in found.values():
+        object.__setattr__(family, "origin", origin or str(path))
+    return found
+
+
+def _run(path: Path) -> ModuleType:
+    """The file as a module of its own.
+
+    Not by importlib: its compiled copies are told apart by size and second only, and a file that
+    is edited and checked again at once would be read as it was.
+    """
+    module = ModuleType(f"_pdsearch_families_{abs(hash(str(path.resolve()))):x}")
+    module.__file__ = str(path)
+    # Functions and dataclasses of the file look their module up while it runs.
+    sys.modules[module.__name__] = module
+    try:
+        # What the file prints must not end up in what the command line writes to stdout.
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except InputError as error:
+        raise type(error)(f"{path}{_line_in(error, path)}: {error}") from None
+    except (Exception, SystemExit) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"{path}{_line_in(error, path)}: {type(error).__name__}{': ' if first else ''}{first}"
+        ) from error
+    finally:
+        sys.modules.pop(module.__name__, None)
+    return module
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
+        return f":{error.lineno}"
+    traceback, line = error.__traceback__, ""
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = f":{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return line
+
+
+def load_family(spec: str | Path, *, directory: Path | None = None) -> Family:
+    """A family by its library name or alias, or from a file.
+
+    Args:
+        spec: `exp_tail`, or `path.py` where the file holds one family, or `path.py:name`.
+        directory: what relative paths are relative to; the working directory if None.
+
+    Raises:
+        InputError: no such family or file, naming what there is.
+    """
+    text = str(spec)
+    file, _, name = text.rpartition(":") if ".py:" in text else (text, "", "")
+    if file.endswith(".py"):
+        path = Path(file) if directory is None else directory / file
+        found = find_families(path)
+        if name:
+            for family in found.values():
+                if name in (family.name, *family.aliases):
+                    return family
+            raise InputError(f"{file} defines no family {name!r} (it defines: {', '.join(found)})")
+        if len(found) > 1:
+            raise InputError(
+                f"{file} defines several families: choose one with {file}:NAME ({', '.join(found)})"
+            )
+        return next(iter(found.values()))
+    families, names = _library()
+    if text in names:
+        return families[names[text]]
+    raise InputError(_no_such_family(text, names))
+
+
+def _no_such_family(text: str, names: Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"no family {short(text)}: {hint}the library has {', '.join(sorted(names))}"
+
+
+def load_target(
+    text: str,
+    *,
+    settings: Mapping[str, float] | None = None,
+    params: Sequence[str] = (),
+) -> tuple[Family, Candidate]:
+    """What the command line calls a TARGET: a family, a file, a candidate's JSON, or a formula.
+
+    Args:
+        text: `exp_tail` | `path.py[:name]` | `candidate.json` | `"formula in x"`.
+        settings: parameter values; in a formula they declare parameters too.
+        params: ranges that declare a formula's parameters, each `a=0.01:1` or `a=0.01:1:log`.
+
+    Returns:
+        The family, and its candidate at the defaults changed by `settings` (for a JSON file, at
+        the file's parameters changed by them).
+
+    Raises:
+        InputError: nothing of the kind, or a setting that does not fit.
+    """
+    settings = dict(settings or {})
+    ranges = dict(_parse_range(param) for param in params)
+    is_name = bool(FAMILY_NAME.match(text)) and text not in ("x", "t")
+    is_file = text.endswith((".py", ".json")) or ".py:" in text
+    if (is_name or is_file) and ranges:
+        raise InputError("--param declares the parameters of a formula; this target has its own")
+    if text.endswith(".json"):
+        candidate = _read_candidate(Path(text))
+        return candidate.family, candidate.family.bind(**{**candidate.parameters, **settings})
+    if is_name and not is_file and text not in ("pi", "E"):
+        # A bare word is a family's name, unless it was declared as a parameter just now.
+        if text not in settings:
+            family = load_family(text)
+            return family, family.bind(**settings)
+    elif is_file:
+        family = load_family(text)
+        return family, family.bind(**settings)
+    space: dict[str, BaseDistribution] = dict(ranges)
+    for name, value in settings.items():
+        if name not in space:
+            space[name] = _degenerate(name, value)
+    expression = _expression.parse(text, parameters=space)
+    family = Family("formula", expression, space=space, defaults=settings, origin="formula")
+    return family, family.default
+
+
+def _degenerate(name: str, value: float) -> FloatDistribution:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"--set {name} needs a finite number, got {value!r}")
+    return FloatDistribution(float(value), float(value))
+
+
+def _parse_range(text: str) -> tuple[str, Range]:
+    name, equals, rest = text.partition("=")
+    parts = rest.split(":")
+    if not equals or len(parts) not in (2, 3) or (len(parts) == 3 and parts[2] != "log"):
+        raise InputError(f"--param needs NAME=LOW:HIGH or NAME=LOW:HIGH:log, got {short(text)}")
+    name = name.strip()
+    _expression.symbol(name)
+    try:
+        low, high = float(parts[0]), float(parts[1])
+    except ValueError:
+        raise InputError(f"--param {name}: LOW and HIGH must be numbers, got {rest!r}") from None
+    return name, distribution_from({"low": low, "high": high, "log": len(parts) == 3}, name)
+
+
+def _read_candidate(path: Path) -> Candidate:
+    try:
+        size = path.stat().st_size
+        if size > JSON_LIMIT:
+            raise InputError(f"{path} has {size:,} bytes: no candidate's file is that large")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+    try:
+        return Candidate.from_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

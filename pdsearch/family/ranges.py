@@ -1,0 +1,122 @@
+"""Ranges of parameters: optuna's distributions from plain data, and values inside of them."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from pdsearch.errors import InputError
+
+Range = FloatDistribution | IntDistribution
+
+
+def short(value: Any) -> str:
+    """A value for a message, on one line and not too long."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def checked_distribution(name: str, distribution: BaseDistribution) -> Range:
+    """An own copy of a distribution that parameters may have.
+
+    Raises:
+        InputError: another kind, or not finite.
+    """
+    if not isinstance(distribution, Range):
+        raise InputError(
+            f"parameter {name!r} needs an optuna FloatDistribution or IntDistribution, got "
+            f"{short(distribution)}"
+        )
+    if not (math.isfinite(distribution.low) and math.isfinite(distribution.high)):
+        raise InputError(f"the range of {name!r} must be finite, got {distribution}")
+    return copy.copy(distribution)
+
+
+def distribution_from(entry: Any, name: str) -> Range:
+    """A distribution from plain data: `[low, high]`, `[low, high, "log"]` or `to_dict`'s object.
+
+    Raises:
+        InputError: with the parameter's name.
+    """
+    if isinstance(entry, Sequence) and not isinstance(entry, str):
+        if len(entry) not in (2, 3) or (len(entry) == 3 and entry[2] != "log"):
+            raise InputError(
+                f'the range of {name!r} must be [low, high] or [low, high, "log"], '
+                f"got {short(entry)}"
+            )
+        entry = {"low": entry[0], "high": entry[1], "log": len(entry) == 3}
+    if not isinstance(entry, Mapping):
+        raise InputError(f"the range of {name!r} must be [low, high], got {short(entry)}")
+    if unknown := sorted(map(str, set(entry) - {"type", "low", "high", "log", "step"})):
+        raise InputError(f"the range of {name!r} has unknown keys: {', '.join(unknown)}")
+    kind, log = entry.get("type", "float"), entry.get("log", False)
+    if kind not in ("float", "int"):
+        raise InputError(f"'type' of the range of {name!r} must be float or int, got {short(kind)}")
+    if not isinstance(log, bool):
+        raise InputError(f"'log' of the range of {name!r} must be true or false, got {short(log)}")
+    for key in ("low", "high"):
+        if key not in entry:
+            raise InputError(f"the range of {name!r} lacks {key!r}")
+    low, high = (_finite(entry[key], name) for key in ("low", "high"))
+    step = None if entry.get("step") is None else _finite(entry["step"], name)
+    if low > high:
+        raise InputError(f"the range of {name!r} is empty: low {low} is above high {high}")
+    if log and low <= 0:
+        raise InputError(f"the range of {name!r} is logarithmic and must start above 0, got {low}")
+    try:
+        if kind == "float":
+            return FloatDistribution(float(low), float(high), log=log, step=step)
+        if any(number != int(number) for number in (low, high, step or 1)):
+            raise InputError(f"the range of {name!r} is of whole numbers, got [{low}, {high}]")
+        return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"the range of {name!r}: {' '.join(str(error).split())}") from None
+
+
+def _finite(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"the range of {name!r} needs numbers, got {short(value)}")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        finite = False
+    if not finite:
+        raise InputError(f"the range of {name!r} must be finite, got {short(value)}")
+    return value
+
+
+def middle(distribution: BaseDistribution) -> float:
+    """The default of a parameter that is given none: the middle, geometric where log."""
+    d = cast("Range", distribution)
+    value = math.sqrt(d.low) * math.sqrt(d.high) if d.log else d.low / 2 + d.high / 2
+    if isinstance(d, IntDistribution):
+        steps = round((value - d.low) / d.step)
+        return min(max(d.low + steps * d.step, d.low), d.high)
+    rounded = float(f"{value:.6g}")
+    return rounded if d.low <= rounded <= d.high else min(max(value, d.low), d.high)
+
+
+def checked(value: Any, name: str, distribution: BaseDistribution, where: str) -> float:
+    """A parameter's value as a plain number of its range.
+
+    Raises:
+        InputError: no number, or outside of the range.
+    """
+    d = cast("Range", distribution)
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise InputError(f"{name} for {where} must be a number, got {short(value)}")
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} for {where} must be a number, got {short(value)}") from None
+    if not d.low <= number <= d.high:  # NaN fails too
+        raise InputError(f"{name} must be in [{d.low!r}, {d.high!r}] for {where}, got {number!r}")
+    if isinstance(d, IntDistribution):
+        if number != int(number):
+            raise InputError(f"{name} must be a whole number for {where}, got {number!r}")
+        return int(number)
+    return number
