@@ -31,6 +31,22 @@ KEPT = "pdsearch:insight"
 # Measured, so that values from different machines and moments are no scale; they never gate either.
 ADVISORY = frozenset({"cheap", "alive_in_half"})
 
+# What a criterion's value is, where that is a quantity of its own; the others count as met or not
+# (a fall that was certified need not be the largest, so `non_decreasing` is among those).
+MEANING = {
+    "alive_below_zero": "share of [-R, 0) where g is nearly zero",
+    "consistent": "mean distance of g from the step",
+    "limits": "distance of the limits from 0 and 1",
+    "sign_preserving": "smallest value of g",
+    "bounded": "largest value of |g|",
+    "gain": "mean of g squared, relative to ReLU's",
+}
+
+MET = "whether it is met"
+
+# An enclosure wider than this says too little of its value to be ranked.
+WIDEST = 0.01
+
 # These place their trials without looking at results.
 UNBIASED = ("random", "grid")
 
@@ -59,7 +75,7 @@ class Learned:
     Attributes:
         name: The criterion.
         statement: What it asks, in a sentence.
-        measure: What was correlated: its "value", or where it has none whether it "passed" (0, 1).
+        measure: What was correlated: its value, in words, or "whether it is met" (0 or 1).
         values: One for each point of the insight; None where the trial has none.
         correlation: Spearman's ρ with accuracy; None if it cannot be judged.
         p_adjusted: Holm's, over the criteria that could be judged.
@@ -92,11 +108,11 @@ class Learned:
         if self.verdict == "too few trials":
             return f"only {self.n} trials have a value: no statement"
         if self.correlation is None:
-            return "does not vary among these trials: no statement"
+            return "does not vary, or accuracy does not: no statement"
         if self.verdict == "no evidence":
             return "no evidence of a relation to accuracy"
         way = "higher" if self.correlation.rho > 0 else "lower"
-        what = "a higher value" if self.measure == "value" else "meeting it"
+        what = "meeting it" if self.measure == MET else f"a larger {self.measure}"
         return f"evidence: {what} goes with {way} accuracy"
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,7 +253,7 @@ def _tables(
                 new = True
                 report = gate(row.candidate, profile="strict", thresholds=thresholds)
                 kept[key] = [
-                    {k: entry[k] for k in ("name", "statement", "value", "passed")}
+                    {k: entry[k] for k in ("name", "statement", "verdict", "value", "passed")}
                     for entry in report.to_dict()["criteria"]
                 ]
             for entry in kept[key]:
@@ -257,10 +273,10 @@ def _learn(
 ) -> Learned:
     entries = [table.get(name) for table in tables]
     numbers = [None if entry is None else _number(entry.get("value")) for entry in entries]
-    measure = "value"
-    if not any(number is not None for number in numbers):
-        measure = "passed"
-        numbers = [None if entry is None else float(bool(entry["passed"])) for entry in entries]
+    measure = MEANING.get(name, "value")
+    if name == "non_decreasing" or not any(number is not None for number in numbers):
+        measure = MET
+        numbers = [None if entry is None else _met(entry) for entry in entries]
     pairs = [
         (number, accuracy)
         for number, accuracy in zip(numbers, accuracies, strict=True)
@@ -278,12 +294,18 @@ def _number(value: Any) -> float | None:
     if isinstance(value, list | tuple):
         if len(value) != 2 or any(end is None for end in value):
             return None
+        if value[1] - value[0] > WIDEST:
+            return None
         value = (value[0] + value[1]) / 2
     if value is None or not math.isfinite(value):
         return None
     # Enclosures of one and the same number differ in their last digits, by up to some 1e-6 (where a
     # bound is decided, no closer is asked for); ranks must not.
     return round(float(value), 5)
+
+
+def _met(entry: Mapping[str, Any]) -> float | None:
+    return None if entry.get("verdict") == "undecided" else float(bool(entry["passed"]))
 
 
 def _notes(
@@ -325,13 +347,14 @@ def _notes(
 
 def insight_table(insight: Insight) -> str:
     """The insight for a terminal: headline, table, notes."""
-    head = ("criterion", "n", "ρ", "95 % interval", "p", "p adjusted", "")
+    head = ("criterion", "compared", "n", "ρ", "95 % interval", "p", "p adjusted", "")
     table = [head]
     for one in insight.criteria:
         found = one.correlation
         table.append(
             (
                 one.name,
+                one.measure,
                 str(one.n),
                 "" if found is None else f"{found.rho:+.2f}",
                 ""
@@ -346,11 +369,11 @@ def insight_table(insight: Insight) -> str:
     lines = [insight.headline, ""]
     for row in table:
         cells = [
-            text.ljust(width) if i in (0, len(head) - 1) else text.rjust(width)
+            text.ljust(width) if i in (0, 1, len(head) - 1) else text.rjust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    lines += ["", "ρ is Spearman's, between the criterion's value and validation accuracy."]
+    lines += ["", "ρ is Spearman's, between what is compared and validation accuracy."]
     return "\n".join([*lines, *insight.notes])
 
 

@@ -516,4 +516,102 @@ def test_a_checkpoint_outlives_a_storage_that_refuses(
     (kept,) = (stored.output / "confirm").iterdir()
     confirm(stored, seeds=1, device="cpu")
     assert lab.calls[0]["checkpoint"] == lab.calls[1]["checkpoint"] == kept
-    assert list((stored.output / "confirm").iterdir()) == []
+    assert not (stored.output / "confirm").exists()
+
+
+def test_rows_at_the_level_of_guessing_are_called_so(tmp_path: Path, lab: Lab) -> None:
+    lab.accuracy = lambda who, seed, rate: 0.1 + 0.001 * (seed % 3)
+    result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu")
+    assert any("No row is above guessing (10.0 %)" in note for note in result.notes)
+    assert sum("same amount" in note for note in result.notes) == 1
+
+
+STUDY = """
+[study]
+name = "whole-path"
+families = ["mild.py:mild"]
+references = ["leaky"]
+trials = 4
+sampler = "random"
+pruner = "none"
+[trial]
+model = "small.py:net"
+dataset = "digits"
+epochs = 1
+batch_size = 128
+learning_rate = 0.1
+precision = "float32"
+[confirm]
+seeds = 2
+epochs = 2
+"""
+
+FAMILY = """
+import sympy
+from optuna.distributions import FloatDistribution
+
+from pdsearch import Family, x
+
+a = sympy.Symbol("a")
+tail = sympy.Piecewise((1, x > 0), (a * sympy.exp(x), True))
+mild = Family("mild", tail, space={"a": FloatDistribution(0.1, 0.5)})
+"""
+
+NET = """
+from torch import nn
+
+def net(classes):
+    return nn.Sequential(
+        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes)
+    )
+"""
+
+
+def test_the_whole_path_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pdsearch.data import load_dataset
+    from pdsearch.insight import learned_criteria
+    from pdsearch.study import open_study, search
+
+    monkeypatch.chdir(tmp_path)
+    Path("study.toml").write_text(STUDY, encoding="utf-8")
+    Path("mild.py").write_text(FAMILY, encoding="utf-8")
+    Path("small.py").write_text(NET, encoding="utf-8")
+    search("study.toml", device="cpu", threads=1, progress=False)
+    stored = open_study("study.toml")
+    result = confirm(stored, top=1, controls=True, device="cpu")
+    assert [row.kind for row in result.rows] == [
+        "baseline",
+        "reference",
+        "candidate",
+        "forward_control",
+        *["activation"] * 3,
+    ]
+    assert all(row.seeds == 2 and 0.1 < row.mean < 1 for row in result.rows)
+    # The forward passes differ: max(x, x/100) against max(x, 0).
+    by_name = {row.name: row for row in result.rows}
+    assert by_name["LeakyReLU"].accuracy != by_name["leaky(alpha=0.01)"].accuracy
+
+    # One run of it by hand, from the same seed: the same accuracy to the bit.
+    candidate = next(row for row in result.rows if row.kind == "candidate")
+    best = stored.best()
+    assert best is not None and best.candidate is not None
+    assert candidate.name == best.candidate.name
+    alone = pdsearch.trial.run_trial(
+        best.candidate,
+        stored.settings.trial.model_copy(update={"epochs": 2}),
+        load_dataset("digits"),
+        seed=FIRST_SEED,
+        device="cpu",
+        threads=1,
+        split="test",
+        directory=tmp_path,
+    )
+    assert alone.value == candidate.accuracy[0]
+
+    # Read back, and asked again: nothing is trained.
+    monkeypatch.setattr(pdsearch.trial, "run_trial", None)
+    assert load_confirmation(open_study("study.toml")) == result
+    assert confirm(open_study("study.toml"), top=1, controls=True, device="cpu") == result
+    insight = learned_criteria(stored)
+    assert [point.kind for point in insight.points][:2] == ["baseline", "reference"]
+    assert {"consistent", "gain", "bounded"} <= {learned.name for learned in insight.criteria}

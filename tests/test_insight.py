@@ -30,7 +30,13 @@ def candidate(number: int) -> Any:
 
 
 def entry(name: str, value: Any, *, passed: bool = True) -> dict[str, Any]:
-    return {"name": name, "statement": f"{name} holds", "value": value, "passed": passed}
+    return {
+        "name": name,
+        "statement": f"{name} holds",
+        "verdict": "proved",
+        "value": value,
+        "passed": passed,
+    }
 
 
 def row(number: int, accuracy: float | None, criteria: list[dict[str, Any]], **other: Any) -> Any:
@@ -115,7 +121,9 @@ def test_a_monotone_criterion_is_found_and_the_others_are_not() -> None:
     assert consistent.correlation.p_value == pytest.approx(2e-4)
     assert consistent.p_adjusted == pytest.approx(6e-4)
     assert consistent.verdict == "evidence"
-    assert consistent.sentence == "evidence: a higher value goes with higher accuracy"
+    assert consistent.sentence == (
+        "evidence: a larger mean distance of g from the step goes with higher accuracy"
+    )
     assert found["gain"].verdict == "no evidence"
     assert found["bounded"].verdict == "constant"
     assert found["bounded"].correlation is None
@@ -126,7 +134,7 @@ def test_a_monotone_criterion_is_found_and_the_others_are_not() -> None:
 def test_a_criterion_without_values_counts_as_met_or_not() -> None:
     rows = [row(i, i / 10, [entry("limits", None, passed=i > 4)]) for i in range(10)]
     (limits,) = learned_criteria(study(rows)).criteria
-    assert limits.measure == "passed"
+    assert limits.measure == "whether it is met"
     assert limits.values == (0.0,) * 5 + (1.0,) * 5
     # Ranks 3 and 8 against 1..10: 62.5 / √(62.5 · 82.5).
     assert limits.correlation is not None
@@ -238,3 +246,26 @@ def test_values_of_a_real_candidate_are_those_of_the_criteria(
     assert values["bounded"] == pytest.approx(1.0, abs=1e-5)
     assert values["sign_preserving"] == pytest.approx(0.0, abs=1e-5)
     assert "cheap" not in values
+
+
+def test_a_fall_counts_as_met_or_not_and_the_undecided_not_at_all() -> None:
+    entries = [entry("non_decreasing", 0.0) for _ in range(6)]
+    entries[1] = entry("non_decreasing", 0.003, passed=False)
+    entries[2] = {**entry("non_decreasing", None, passed=False), "verdict": "undecided"}
+    rows = [row(i, i / 10, [one]) for i, one in enumerate(entries)]
+    (learned,) = learned_criteria(study(rows)).criteria
+    assert learned.values == (1.0, 0.0, None, 1.0, 1.0, 1.0)
+
+
+def test_a_wide_enclosure_is_no_value() -> None:
+    values = ([0.1, 0.1001], [0.1, 0.9], [0.2, None], 0.3, math.inf)
+    rows = [row(i, i / 10, [entry("gain", value)]) for i, value in enumerate(values)]
+    (learned,) = learned_criteria(study(rows)).criteria
+    assert learned.values == (pytest.approx(0.10005), None, None, 0.3, None)
+
+
+def test_equal_accuracies_make_no_statement() -> None:
+    rows = [row(i, 0.1, [entry("gain", float(i))]) for i in range(8)]
+    (learned,) = learned_criteria(study(rows)).criteria
+    assert learned.verdict == "constant"
+    assert learned.sentence == "does not vary, or accuracy does not: no statement"

@@ -185,6 +185,7 @@ def assemble(
         replace(row, p_adjusted=p, seeds_needed=_needed(row, p, compared))
         for row, p in zip(rows, adjusted, strict=True)
     ]
+    chance = max((run["chance"] for runs in ordered for run in runs), default=0.0)
     trial = setting["trial"]
     grid = trial.get("learning_rates") or []
     return Confirmation(
@@ -194,7 +195,7 @@ def assemble(
         epochs=trial["epochs"],
         learning_rate=None if grid else trial["learning_rate"],
         rows=tuple(rows),
-        notes=tuple(_notes(rows, grid)),
+        notes=tuple(_notes(rows, grid, chance=chance)),
         device=setting["device"],
         versions=dict(setting["versions"]),
     )
@@ -234,7 +235,7 @@ def _needed(row: Row, p_adjusted: float | None, compared: int) -> int | None:
     return pairs_needed(row.paired.effect, alpha=LEVEL / compared)
 
 
-def _notes(rows: Sequence[Row], grid: Sequence[float]) -> list[str]:
+def _notes(rows: Sequence[Row], grid: Sequence[float], *, chance: float) -> list[str]:
     """The sentences under the table."""
     notes = []
     if grid:
@@ -253,11 +254,17 @@ def _notes(rows: Sequence[Row], grid: Sequence[float]) -> list[str]:
                 f"{row.name} is compared over the {row.paired.n} of its {row.seeds} seeds "
                 "that the baseline has finished too."
             )
-        if row.paired is not None and row.paired.n > 1 and row.paired.interval is None:
-            notes.append(
-                f"{row.name} differs from the baseline by the same amount at every seed: "
-                "no spread, so no interval and no test."
-            )
+    flat = [r.name for r in rows if r.paired and r.paired.n > 1 and r.paired.interval is None]
+    if flat:
+        notes.append(
+            "By the same amount at every seed, so without an interval or a test, differ from the "
+            f"baseline: {'; '.join(flat)}."
+        )
+    if rows and max(row.mean for row in rows) < 1.5 * chance:
+        notes.append(
+            f"No row is above guessing ({100 * chance:.1f} %): that says nothing of candidates. "
+            "It takes more epochs or another learning rate."
+        )
     if rows and max(row.seeds for row in rows) == 1:
         notes.append("One seed: no interval, and no difference can be told from luck.")
     return notes

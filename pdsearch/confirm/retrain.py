@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,7 +74,8 @@ class _Session:
             directory=self.stored.directory,
         )
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.
-        accuracy = 1 / len(dataset.classes) if result.diverged else result.value
+        chance = 1 / len(dataset.classes)
+        accuracy = chance if result.diverged else result.value
         record = {
             "schema": SCHEMA,
             "setting": document,
@@ -87,6 +89,7 @@ class _Session:
             "learning_rate": rate,
             "speed": speed,
             "accuracy": float(accuracy),
+            "chance": chance,
             "diverged": result.diverged,
             "epochs": [
                 {"epoch": e.epoch, "loss": _number(e.loss), "accuracy": _number(e.accuracy)}
@@ -240,6 +243,8 @@ def confirm(
             for contender in contenders:
                 rate = rates[contender.identity]
                 session.run(contender, setting, dataset, seed=number, split="test", rate=rate)
+    with suppress(OSError):  # not empty: another call is at work
+        (stored.output / "confirm").rmdir()
     main, *others = (
         assemble(stored.name, setting.to_dict(), session.records.values()) for setting in stages
     )
