@@ -1,1 +1,29 @@
 """What a study, a check or a family looks like: figures, one-file HTML reports, terminal plots."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdsearch.report.criteria_page import criteria_report
+    from pdsearch.report.figures import plot
+    from pdsearch.report.files import write_html
+    from pdsearch.report.study_page import study_report
+    from pdsearch.report.terminal import criteria_text, sparkline
+
+_OWNERS = {
+    "criteria_report": "criteria_page",
+    "criteria_text": "terminal",
+    "plot": "figures",
+    "sparkline": "terminal",
+    "study_report": "study_page",
+    "write_html": "files",
+}
+
+__all__ = ["criteria_report", "criteria_text", "plot", "sparkline", "study_report", "write_html"]
+
+
+def __getattr__(name: str) -> Any:
+    # A line plot in the terminal must not wait for plotly.
+    if name not in _OWNERS:
+        raise AttributeError(f"module 'pdsearch.report' has no attribute {name!r}")
+    return getattr(import_module(f"pdsearch.report.{_OWNERS[name]}"), name)

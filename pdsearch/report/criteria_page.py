@@ -1,0 +1,123 @@
+"""The criteria of one candidate or family as one HTML file."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.family import Candidate, Family
+from pdsearch.report.figures import criteria_figure, family_figure
+from pdsearch.report.markup import Markup, h
+from pdsearch.report.mathml import equation, symbol
+from pdsearch.report.page import criteria_table, document, figure_box
+from pdsearch.report.terminal import number
+
+if TYPE_CHECKING:
+    from pdsearch.criteria import Report
+
+__all__ = ["about", "criteria_report"]
+
+
+def criteria_report(report: "Report", candidate: "Candidate | Family") -> str:
+    """The criteria as one HTML file: the shape, where it fails, and every verdict.
+
+    Args:
+        report: of `check`.
+        candidate: what was checked; for a family, each witness is drawn on the member that it
+            names.
+
+    Returns:
+        HTML text that loads nothing from anywhere.
+    """
+    entries = report.to_dict()["criteria"]
+    family = candidate if isinstance(candidate, Family) else candidate.family
+    member = candidate.default if isinstance(candidate, Family) else candidate
+    required = [entry for entry in entries if entry["required"]]
+    failing = [entry["name"] for entry in required if not entry["passed"]]
+    if failing:
+        verdict = f"{len(failing)} of {len(required)} required criteria not shown to hold"
+        more = ", ".join(failing)
+    else:
+        verdict = f"All {len(required)} required criteria hold"
+        more = ", ".join(entry["name"] for entry in required)
+    others = [e["name"] for e in entries if not e["required"] and not e["passed"]]
+    headline = h(
+        "div",
+        h("p", f"{verdict} (profile {report.profile}).", class_="big"),
+        h("p", more, class_="quiet"),
+        h("p", f"Not required, and not shown to hold: {', '.join(others)}.") if others else None,
+        class_="headline",
+    )
+    marked = [(member, entries)]
+    if isinstance(candidate, Family):
+        marked = _members(candidate, entries)
+    shapes = [
+        figure_box(
+            criteria_figure(one, some),
+            f"{one.name} beside the step, failures marked",
+            caption=f"{one.name} and the step, ReLU's own derivative. Rings mark where a refuted "
+            "criterion fails."
+            if any(entry.get("witness") for entry in some)
+            else f"{one.name} and the step, ReLU's own derivative.",
+            height=420,
+        )
+        for one, some in marked
+    ]
+    if isinstance(candidate, Family) and candidate.parameters:
+        shapes.append(
+            figure_box(
+                family_figure(candidate),
+                f"{candidate.name} over the range of each parameter",
+                caption="The family over each parameter's range, the others at their defaults.",
+                height=440,
+            )
+        )
+    legend = h(
+        "p",
+        "proved: by certified enclosures or an exact identity. refuted: with a point, an interval "
+        "or a certified number that was itself evaluated rigorously. measured: looked at, not "
+        "proved. undecided: the budget was spent, and it does not pass. Comparisons with a bound "
+        "allow 1e-6. Criteria are checked at t = 0.",
+        class_="quiet small",
+    )
+    return document(
+        f"{report.target}: design criteria",
+        head=[about(family, None if isinstance(candidate, Family) else candidate), headline],
+        sections=[
+            ("shape", "Shape", shapes),
+            ("criteria", "Criteria", [criteria_table(entries), legend]),
+        ],
+    )
+
+
+def about(family: Family, candidate: Candidate | None) -> list[Any]:
+    """Formula, parameters and reference."""
+    argument = "g(x, t)" if family.annealed else "g(x)"
+    parts: list[Any] = [h("div", equation(family.expression, left=argument), class_="formula")]
+    values: list[Any] = []
+    for i, name in enumerate(family.parameters):
+        joint = Markup(", ") if i else Markup("with ")
+        if candidate is not None:
+            values += [joint, symbol(name), f" = {number(float(candidate.parameters[name]), 6)}"]
+        else:
+            low, high = (getattr(family.space[name], end) for end in ("low", "high"))
+            values += [joint, symbol(name), f" in [{number(low)}, {number(high)}]"]
+    if values:
+        parts.append(h("p", values))
+    if family.reference:
+        parts.append(h("p", family.reference, class_="quiet small"))
+    return parts
+
+
+def _members(
+    family: Family, entries: Sequence[Mapping[str, Any]]
+) -> list[tuple[Candidate, list[Mapping[str, Any]]]]:
+    """The members that the witnesses name, each with the criteria that it breaks."""
+    found: dict[Candidate, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        witness = entry.get("witness") or {}
+        values = {
+            k: witness[k] for k in family.parameters if isinstance(witness.get(k), int | float)
+        }
+        member = family.bind(**values)
+        if entry.get("witness") and len(found) < 6:
+            found.setdefault(member, []).append(entry)
+    return list(found.items()) or [(family.default, list(entries))]

@@ -1,0 +1,315 @@
+"""Figures of shapes: a candidate or several beside the step, a family's fan, witnesses."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from pdsearch.errors import InputError
+from pdsearch.family import Candidate, Family
+from pdsearch.report import shapes
+from pdsearch.report.markup import plain
+from pdsearch.report.style import INK, colour, faint, layout
+
+if TYPE_CHECKING:
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+__all__ = ["criteria_figure", "family_figure", "plot", "shapes_figure"]
+
+LOW, HIGH = -6.0, 4.0
+FAN = 7
+"""Curves of a family for each parameter: enough to see the change, few enough to tell apart."""
+
+STEP = "step (ReLU)"
+
+
+def plot(
+    target: "Candidate | Family | Sequence[Candidate]", *, low: float = LOW, high: float = HIGH
+) -> go.Figure:
+    """The shape of a pseudo-derivative beside the step, ReLU's own derivative.
+
+    Args:
+        target: a candidate; several, drawn together; or a family, drawn as a fan of curves over
+            the range of each of its parameters, one parameter at a time.
+        low: left end of the x axis.
+        high: right end.
+
+    Returns:
+        A plotly figure: `.show()`, `.write_html(path)`.
+
+    Raises:
+        InputError: the target is none of these, or low ≥ high.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"low must be below high, got low = {low}, high = {high}")
+    if isinstance(target, Family):
+        return family_figure(target, low=low, high=high)
+    if isinstance(target, Candidate):
+        return shapes_figure([target], low=low, high=high)
+    several = list(target) if isinstance(target, list | tuple) else []
+    if several and all(isinstance(one, Candidate) for one in several):
+        return shapes_figure(several, low=low, high=high)
+    raise InputError(
+        f"plot needs a Candidate, several of them, or a Family, got {type(target).__name__}"
+    )
+
+
+def _step(low: float, high: float) -> go.Scatter:
+    xs, ys = shapes.step(low, high)
+    return go.Scatter(
+        x=xs,
+        y=ys,
+        name=STEP,
+        mode="lines",
+        line={"color": INK, "width": 2, "dash": "dot"},
+        hoverinfo="text",
+        hovertext=f"{STEP}: the true derivative of max(x, 0)",
+    )
+
+
+def _curve(
+    candidate: Candidate,
+    label: str,
+    *,
+    low: float,
+    high: float,
+    progress: float = 0.0,
+    **style: Any,
+) -> go.Scatter:
+    xs, ys = shapes.curve(candidate, low, high, progress=progress)
+    note = f"{plain(label)}<br>g(x) = {_wrapped(candidate.formula)}"
+    return go.Scatter(
+        x=xs,
+        y=[None if math.isnan(y) else y for y in ys],
+        name=plain(label),
+        mode="lines",
+        hoverinfo="text",
+        hovertext=[f"x = {x:.4g}, g = {y:.5g}<br>{note}" for x, y in zip(xs, ys, strict=True)],
+        **style,
+    )
+
+
+def _wrapped(formula: str, width: int = 70) -> str:
+    """A formula on several lines of a hover text, cut at blanks."""
+    import textwrap
+
+    lines = textwrap.wrap(formula, width, break_long_words=False, break_on_hyphens=False)
+    return "<br>&nbsp;&nbsp;&nbsp;".join(plain(line) for line in lines[:12])
+
+
+def _axes(values: Sequence[float], low: float, high: float, **more: Any) -> dict[str, Any]:
+    bottom, top = shapes.span(list(values))
+    return layout(
+        xaxis={"title": {"text": "pre-activation x", "standoff": 8}, "range": [low, high]},
+        yaxis={
+            "title": {"text": "pseudo-derivative g(x)", "standoff": 8},
+            "range": [bottom, top],
+        },
+        shapes=[
+            {
+                "type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1,
+                "line": {"color": faint(INK, 0.45), "width": 1}, "layer": "below",
+            },
+            {
+                "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0,
+                "line": {"color": faint(INK, 0.45), "width": 1}, "layer": "below",
+            },
+        ],
+        **more,
+    )  # fmt: skip
+
+
+def _heights(figure: go.Figure) -> list[float]:
+    return [
+        float(y)
+        for trace in figure.data
+        for y in (trace.y if trace.y is not None else ())
+        if y is not None
+    ]
+
+
+def shapes_figure(
+    candidates: Sequence[Candidate],
+    *,
+    labels: Sequence[str] | None = None,
+    dashed: Sequence[Candidate] = (),
+    low: float = LOW,
+    high: float = HIGH,
+) -> go.Figure:
+    """Candidates beside the step; `dashed` ones, for comparison, thinner."""
+    figure = go.Figure()
+    labels = labels or [candidate.name for candidate in candidates]
+    for i, (candidate, label) in enumerate(zip(candidates, labels, strict=True)):
+        line = {"color": colour(i), "width": 3.2 if i == 0 else 2.2}
+        figure.add_trace(_curve(candidate, label, low=low, high=high, line=line))
+        if candidate.annealed:
+            line = {"color": colour(i), "width": 1.6, "dash": "dash"}
+            figure.add_trace(
+                _curve(candidate, f"{label}, t = 0.5", low=low, high=high, progress=0.5, line=line)
+            )
+    for i, candidate in enumerate(dashed, start=len(candidates)):
+        line = {"color": colour(i), "width": 1.6, "dash": "dash"}
+        figure.add_trace(_curve(candidate, candidate.name, low=low, high=high, line=line))
+    figure.add_trace(_step(low, high))
+    figure.update_layout(_axes(_heights(figure), low, high))
+    return figure
+
+
+# ------------------------------------------------------------------------------------ family
+
+
+def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go.Figure:
+    """A fan of curves over each parameter's range, chosen by buttons; the default is thick."""
+    figure = go.Figure()
+    owners: list[str] = []
+
+    def add(owner: str, trace: go.Scatter) -> None:
+        owners.append(owner)
+        figure.add_trace(trace)
+
+    for name in family.parameters:
+        values = _fan_values(family.space[name])
+        for i, value in enumerate(values):
+            tone = _tone(i / max(1, len(values) - 1))
+            add(
+                name,
+                _curve(
+                    family.bind(**{name: value}),
+                    f"{name} = {value:.4g}",
+                    low=low,
+                    high=high,
+                    line={"color": tone, "width": 1.8},
+                ),
+            )
+    if family.annealed:
+        for i in range(5):
+            line = {"color": _tone(i / 4), "width": 1.8}
+            label = f"t = {i / 4:g}"
+            curve = _curve(family.default, label, low=low, high=high, progress=i / 4, line=line)
+            add("t", curve)
+    add("", _step(low, high))
+    line = {"color": colour(0), "width": 3.4}
+    add("", _curve(family.default, f"default {family.default.name}", low=low, high=high, line=line))
+    choices = list(dict.fromkeys(owner for owner in owners if owner))
+
+    def shown(choice: str) -> list[bool]:
+        return [owner in ("", choice) for owner in owners]
+
+    if choices:
+        for trace, visible in zip(figure.data, shown(choices[0]), strict=True):
+            trace.visible = visible
+    figure.update_layout(_axes(_heights(figure), low, high))
+    if len(choices) > 1:
+        buttons = [
+            {"label": f"vary {choice}", "method": "update", "args": [{"visible": shown(choice)}]}
+            for choice in choices
+        ]
+        menu = {
+            "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True,
+            "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "pad": {"b": 6},
+        }  # fmt: skip
+        figure.update_layout(
+            updatemenus=[menu],
+            legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"},
+        )
+    return figure
+
+
+def _fan_values(distribution: Any) -> list[float]:
+    ranged: FloatDistribution | IntDistribution = distribution
+    low, high = float(ranged.low), float(ranged.high)
+    if low == high:
+        return [low]
+    if ranged.step:
+        count = min(FAN, round((high - low) / ranged.step) + 1)
+        steps = [
+            round(i * (high - low) / ranged.step / max(1, count - 1)) * ranged.step
+            for i in range(count)
+        ]
+        return list(dict.fromkeys(low + offset for offset in steps))
+    if ranged.log:
+        return [low * (high / low) ** (i / (FAN - 1)) for i in range(FAN - 1)] + [high]
+    return [low + (high - low) * i / (FAN - 1) for i in range(FAN - 1)] + [high]
+
+
+def _tone(share: float) -> str:
+    """From blue through violet to orange: ordered, and visible on white and on black."""
+    ends = ((64, 145, 220), (150, 105, 200), (230, 120, 40))
+    first, second, within = (
+        (ends[0], ends[1], share * 2) if share < 0.5 else (ends[1], ends[2], share * 2 - 1)
+    )
+    red, green, blue = (round(a + (b - a) * within) for a, b in zip(first, second, strict=True))
+    return f"rgb({red},{green},{blue})"
+
+
+# ---------------------------------------------------------------------------------- witnesses
+
+
+def criteria_figure(
+    candidate: Candidate,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    low: float = LOW,
+    high: float = HIGH,
+) -> go.Figure:
+    """The shape with its step, and where each refuted criterion fails.
+
+    Args:
+        candidate: the pseudo-derivative.
+        results: entries of `Report.to_dict()["criteria"]`.
+        low: left end, moved out where a witness lies beyond.
+        high: right end, likewise.
+    """
+    marked = [(entry, _ends(entry)) for entry in results]
+    found = [(entry, ends) for entry, ends in marked if ends is not None]
+    for _, ends in found:
+        # A witness at −10⁶ must not flatten the picture; it is told in the table.
+        low = min([low, *(end - 1 for end in ends if -60 <= end < low)])
+        high = max([high, *(end + 1 for end in ends if high < end <= 60)])
+    figure = go.Figure()
+    line = {"color": colour(0), "width": 3}
+    figure.add_trace(_curve(candidate, candidate.name, low=low, high=high, line=line))
+    figure.add_trace(_step(low, high))
+    figure.update_layout(_axes(_heights(figure), low, high))
+    for i, (entry, ends) in enumerate(found):
+        visible = [end for end in ends if low <= end <= high]
+        if not visible:
+            continue
+        tone = colour(i + 4)
+        label = plain(str(entry["name"]))
+        text = f"{label}: {plain(str(entry['statement']))}<br>" + (
+            f"fails at x = {ends[0]:.8g}"
+            if len(ends) == 1
+            else f"fails over x in [{ends[0]:.8g}, {ends[1]:.8g}]"
+        )
+        if len(ends) == 2:
+            figure.add_vrect(
+                x0=max(low, ends[0]), x1=min(high, ends[1]),
+                fillcolor=faint(tone, 0.12), line_width=0, layer="below",
+            )  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=visible,
+                y=[shapes.evaluate(candidate, end) for end in visible],
+                mode="markers",
+                name=f"{label} fails",
+                marker={
+                    "color": tone,
+                    "size": 11,
+                    "symbol": "circle-open-dot",
+                    "line": {"width": 2.5},
+                },
+                hoverinfo="text",
+                hovertext=text,
+            )
+        )
+    return figure
+
+
+def _ends(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """A witness's place on the x axis: a point or two ends."""
+    place = (entry.get("witness") or {}).get("x")
+    values = place if isinstance(place, list | tuple) else [place]
+    finite = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
+    return tuple(finite) if finite and len(finite) == len(values) else None

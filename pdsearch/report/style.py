@@ -1,0 +1,65 @@
+"""Colours and layout that every figure shares."""
+
+from typing import Any
+
+INK = "#7d8590"
+"""The step and ReLU: a grey that shows on white and on black."""
+
+PALETTE = (
+    "#2f7ed8", "#e0701a", "#1a9c78", "#a05fd0", "#d6455d", "#1b9fb5", "#8f8a17", "#c2569f",
+    "#6b7fe3", "#b07d48",
+)  # fmt: skip
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
+
+
+def colour(index: int) -> str:
+    """The palette's colour, over again where it ends."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def faint(hex_colour: str, opacity: float) -> str:
+    """The colour with that opacity, for fills."""
+    red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+AXIS: dict[str, Any] = {
+    "showline": True,
+    "linecolor": "#adb5bd",
+    "gridcolor": "rgba(125,133,144,0.18)",
+    "zeroline": False,
+    "ticks": "outside",
+    "tickcolor": "#adb5bd",
+    "ticklen": 4,
+    "automargin": True,
+    "title": {"standoff": 10},
+}
+
+
+def layout(**changes: Any) -> dict[str, Any]:
+    """A figure's layout; nested settings are merged into the shared ones."""
+    shared: dict[str, Any] = {
+        "template": "none",
+        "font": {"family": FONT, "size": 13, "color": "#24292f"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 58, "r": 18, "t": 24, "b": 48},
+        "hoverlabel": {"align": "left", "font": {"family": FONT, "size": 12}},
+        "hovermode": "closest",
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "bgcolor": "rgba(0,0,0,0)",
+        },
+    }
+    for name, value in changes.items():
+        if name.startswith(("xaxis", "yaxis")):
+            value = {**AXIS, **value}
+        if isinstance(value, dict) and isinstance(shared.get(name), dict):
+            value = {**shared[name], **value}
+        shared[name] = value
+    return shared
