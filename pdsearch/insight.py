@@ -34,12 +34,13 @@ ADVISORY = frozenset({"cheap", "alive_in_half"})
 # What a criterion's value is, where that is a quantity of its own; the others count as met or not
 # (a fall that was certified need not be the largest, so `non_decreasing` is among those).
 MEANING = {
+    "forward_is_relu": "number of outputs unlike torch.relu's",
     "alive_below_zero": "share of [-R, 0) where g is nearly zero",
     "consistent": "mean distance of g from the step",
     "limits": "distance of the limits from 0 and 1",
     "sign_preserving": "smallest value of g",
     "bounded": "largest value of |g|",
-    "gain": "mean of g squared, relative to ReLU's",
+    "gain": "mean of g squared (ReLU's is 1)",
 }
 
 MET = "whether it is met"

@@ -115,7 +115,9 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
             raise InputError(f"unknown data set {spec!r}")
         return SimpleNamespace(classes=tuple("0123456789"), fingerprint=f"content of {spec}")
 
-    def resolve_settings(settings: TrialSettings, dataset: Any, place: Any) -> TrialSettings:
+    def resolve_settings(
+        settings: TrialSettings, dataset: Any, place: Any, *, directory: Path
+    ) -> TrialSettings:
         laboratory.probes += 1
         return settings.model_copy(update={"precision": "float32", "memory_format": "contiguous"})
 
@@ -540,7 +542,7 @@ dataset = "digits"
 epochs = 1
 batch_size = 128
 learning_rate = 0.1
-precision = "float32"
+precision = "auto"
 [confirm]
 seeds = 2
 epochs = 2
@@ -596,9 +598,11 @@ def test_the_whole_path_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     best = stored.best()
     assert best is not None and best.candidate is not None
     assert candidate.name == best.candidate.name
+    attributes = stored.study.user_attrs
+    kept = next(value for key, value in attributes.items() if key.startswith("pdsearch:confirm/"))
     alone = pdsearch.trial.run_trial(
         best.candidate,
-        stored.settings.trial.model_copy(update={"epochs": 2}),
+        stored.settings.trial.model_copy(update={"epochs": 2, **kept["speed"]}),
         load_dataset("digits"),
         seed=FIRST_SEED,
         device="cpu",

@@ -123,7 +123,12 @@ class _Session:
             done = (r["speed"] for r in self.records.values() if r["setting"] == setting.to_dict())
             found = next(done, None)
             if found is None:
-                resolved = resolve_settings(setting.trial, dataset, resolve_device(self.device))
+                resolved = resolve_settings(
+                    setting.trial,
+                    dataset,
+                    resolve_device(self.device),
+                    directory=self.stored.directory,
+                )
                 found = {
                     "precision": resolved.precision,
                     "memory_format": resolved.memory_format,
