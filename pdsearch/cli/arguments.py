@@ -189,9 +189,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("study", metavar="STUDY.toml")
     search.add_argument("--trials", type=_positive, metavar="N", help="the study's total")
     _storage(search)
-    search.add_argument(
-        "--workers", type=_positive, default=1, metavar="N", help="processes side by side"
-    )
+    search.add_argument("--workers", type=_positive, metavar="N", help="processes side by side")
     search.add_argument(
         "--set",
         action="append",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli import show
-from pdsearch.cli.output import emit, emit_json, note
+from pdsearch.cli.output import emit, emit_json, note, width
 from pdsearch.errors import InputError, PdsearchError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def check(arguments: Namespace) -> int:
     if arguments.json:
         emit_json(report.to_dict())
     else:
-        emit(show.report_text(report, target))
+        from pdsearch.report import criteria_text
+
+        emit(criteria_text(report, candidate, width=width()))
     if arguments.html:
         note(f"report: {arguments.html}")
     return 0 if report.passed else 1
@@ -87,7 +89,7 @@ def check(arguments: Namespace) -> int:
 
 def search(arguments: Namespace) -> int:
     """Run a study to its total, then write its report and its best candidate."""
-    from pdsearch.study import load_study_file, open_study
+    from pdsearch.study import load_study_file
     from pdsearch.study import search as run
 
     overrides = dict(_split(pair, "section.key=value") for pair in arguments.set)
@@ -102,7 +104,7 @@ def search(arguments: Namespace) -> int:
         seed=arguments.seed,
         progress=_progress(arguments),
     )
-    written = _write_results(open_study(result.study, storage=arguments.storage))
+    written = _write_results(result.stored)
     if arguments.json:
         emit_json(result.to_dict())
     else:
@@ -146,15 +148,17 @@ def _provenance(stored: "StoredStudy", trial: int, value: float | None) -> dict[
 
 def worker(arguments: Namespace) -> int:
     """Join a study that others are running."""
-    from pdsearch.study import search as run
+    from pdsearch.study import worker as join
 
-    stored = _stored(arguments)
-    run(
-        stored.settings,
+    if arguments.seed is not None:
+        kept = _stored(arguments).settings.study.seed
+        if arguments.seed != kept:
+            raise InputError(f"a worker trains with its study's seed, {kept}: leave --seed out")
+    join(
+        arguments.study,
         storage=arguments.storage,
         device=arguments.device,
         threads=arguments.threads,
-        seed=arguments.seed,
         progress=_progress(arguments),
     )
     return 0

@@ -3,12 +3,13 @@
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["can_draw", "emit", "emit_json", "flush", "note", "plain", "table"]
+__all__ = ["can_draw", "emit", "emit_json", "flush", "note", "plain", "table", "width"]
 
 
 def one_line(text: str) -> str:
@@ -73,6 +74,13 @@ def can_draw() -> bool:
     """Whether stdout is a terminal that shows block characters."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     return sys.stdout.isatty() and encoding == "utf8" and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """Columns to fill: the terminal's up to 100, and 100 where stdout is none."""
+    if not sys.stdout.isatty():
+        return 100
+    return max(40, min(100, shutil.get_terminal_size().columns))
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:

@@ -4,24 +4,15 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.cli.output import can_draw, table
+from pdsearch.cli.output import can_draw, table, width
 
 if TYPE_CHECKING:
-    from pdsearch.criteria import Report, Result
     from pdsearch.doctor import Finding
-    from pdsearch.family import Candidate, Family
-
-WIDTH = 100
-MARKS = {True: "yes", False: "NO"}
+    from pdsearch.family import Family
 
 
 def number(value: Any) -> str:
-    """A number, an enclosure or nothing, to five digits."""
-    if value is None:
-        return ""
-    if isinstance(value, tuple | list):
-        low, high = (number(end) for end in value)
-        return low if low == high else f"[{low}, {high}]"
+    """A number to five digits."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
@@ -71,7 +62,7 @@ def _sparkline(family: "Family") -> str:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+        text, width(), initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
     )
 
 
@@ -82,50 +73,6 @@ def _ranges(parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
         + f", default {number(entry['default'])}"
         for name, entry in parameters.items()
     ]
-
-
-# ------------------------------------------------------------------------------------- check
-
-
-def report_text(report: "Report", target: "Family | Candidate") -> str:
-    """The criteria as a table, then whether the required ones hold."""
-    rows: list[tuple[str, ...]] = [("", "criterion", "holds", "verdict", "value", "bound")]
-    rows += [_criterion_row(result) for result in report.criteria]
-    lines = [report.target, *_wrapped("g(x) = " + target.formula), "", table(rows, right=(4,)), ""]
-    for result in report.criteria:
-        if not result.passed:
-            lines += _explanation(result)
-    required = [result for result in report.criteria if result.required]
-    failing = [result.name for result in required if not result.passed]
-    lines.append(
-        f"profile {report.profile}: "
-        + (
-            f"{', '.join(failing)} required and not shown to hold"
-            if failing
-            else f"all {len(required)} required criteria hold"
-        )
-    )
-    return "\n".join(lines)
-
-
-def _criterion_row(result: "Result") -> tuple[str, ...]:
-    return (
-        "*" if result.required else "",
-        result.name,
-        MARKS[result.passed],
-        result.verdict,
-        number(result.value),
-        result.bound if isinstance(result.bound, str) else number(result.bound),
-    )
-
-
-def _explanation(result: "Result") -> list[str]:
-    witness = ", ".join(f"{name} = {number(at)}" for name, at in (result.witness or {}).items())
-    parts = [result.statement, f"{result.verdict}{f' at {witness}' if witness else ''}"]
-    if result.detail:
-        parts.append(result.detail)
-    text = f"{result.name}: {'; '.join(parts)}"
-    return [*textwrap.wrap(text, WIDTH, subsequent_indent="    "), ""]
 
 
 # ------------------------------------------------------------------------------------- study
