@@ -148,10 +148,10 @@ def non_decreasing(shape: Shape, demands: Demands) -> Result:
     for index, (piece, function) in enumerate(zip(shape.pieces, shape.functions, strict=True)):
         if not function.local.has(piece.variable):
             continue
-        if not piece.smooth and _may_jump(piece.expression):
+        if not piece.smooth and may_jump(piece.expression):
             proved, box = False, box or "conditions that are not resolved"
         slope = function.partial(0)
-        rising = negated(slope) if piece.lo is -oo else slope
+        rising = slope if piece.rising else negated(slope)
         low = minimum(rising, shape.budget.fresh(), above=0.0, below=0.0)
         if low.hi < 0.0 and low.point is not None:
             where = shape.x_at(index, low.point[0])
@@ -165,7 +165,8 @@ def non_decreasing(shape: Shape, demands: Demands) -> Result:
     return demands.result(name, UNDECIDED, detail=box)
 
 
-def _may_jump(expression: sympy.Expr) -> bool:
+def may_jump(expression: sympy.Expr) -> bool:
+    """Whether conditions are left that may make the expression jump."""
     return expression.has(sympy.Piecewise, sympy.sign, sympy.Heaviside)
 
 
@@ -355,6 +356,8 @@ def _local_box(piece: Piece, a: Fraction, b: Fraction) -> iv.Interval:
     else:
         left, right = _fraction(piece.lo), _fraction(piece.hi)
         low, high = (a - left) / (right - left), (b - left) / (right - left)
+        if piece.mirrored:
+            low, high = 1 - high, 1 - low
     lo, hi = rational_interval(low)[0], rational_interval(high)[1]
     if piece.variable != y and not (piece.lo.is_Rational and piece.hi.is_Rational):
         lo, hi = lo - 1e-15, hi + 1e-15

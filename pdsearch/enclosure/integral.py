@@ -68,6 +68,8 @@ def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb
     if not piece.tail:
         lo, hi = _number(piece.lo), _number(piece.hi)
         formula = prepare(piece.expression)
+        if piece.mirrored:
+            lo, hi = hi, lo
         return _stretch(function, formula, lo, hi, 0.0, 1.0, power, budget)
     local = piece.local
     start = piece.start[0]
@@ -121,7 +123,7 @@ def _stretch(
     *,
     position: sympy.Symbol | None = x,
 ) -> arb:
-    """Integrate over the x in [lo, hi], to which the local coordinates [first, last] belong."""
+    """Integrate over the x between lo and hi, the places of the local coordinates first and last."""
     variable = y_symbol if position is None else x
     program = Program(formula, (variable,))
 
@@ -179,6 +181,8 @@ def _run(
     budget: Budget,
 ) -> arb:
     lo, hi = place(first), place(last)
+    if lo > hi:
+        lo, hi = hi, lo
     if sign:
         value = _arb_integral(program, lo, hi, sign, power)
         if value is not None:

@@ -151,9 +151,14 @@ def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
     factor = sympy.cancel(term / node / constant)
     if isinstance(node, sympy.atan):
         factor = factor * sympy.pi / 2
+    if isinstance(node, sympy.erfc):
+        factor = factor * 2  # 2 - erfc(u) = erfc(-u)
+        constant = constant / 2
     if factor not in (S.One, S.NegativeOne):
         return None
     sign = int(factor)
+    if isinstance(node, sympy.erfc):
+        return cast(sympy.Expr, constant * sympy.erfc(-node.args[0])) if sign == -1 else None
     if isinstance(node, Pow):
         return cast(sympy.Expr, constant * sech2(node.base.args[0])) if sign == -1 else None
     argument = node.args[0]
@@ -166,7 +171,7 @@ def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
     return cast(sympy.Expr, 2 * constant / sympy.pi * arccot(-sign * argument))
 
 
-_JOINED = (sigmoid, sympy.tanh, sympy.erf, sympy.atan)
+_JOINED = (sigmoid, sympy.tanh, sympy.erf, sympy.erfc, sympy.atan)
 
 
 def _is_tanh_squared(node: sympy.Expr) -> bool:

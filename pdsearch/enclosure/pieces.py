@@ -1,7 +1,8 @@
 """The real line cut where an expression bends or jumps, each piece smooth and in its own variable.
 
-A piece between two breakpoints is written in s ∈ [0, 1] with x = lo + (hi - lo)·s, in exact
-arithmetic, so that a zero at a breakpoint sits at s = 0 or s = 1, where floats are exact. An
+A piece between two breakpoints is written in s ∈ [0, 1] with x = lo + (hi - lo)·s (or x = lo·s if
+it ends at 0), in exact arithmetic, so that a zero at a breakpoint sits at s = 0 or s = 1, where
+floats are exact. An
 unbounded end is written in y = |x| ≥ Y, with leading powers taken out of sums.
 
 Breakpoints are roots of the arguments of `Abs`, `Heaviside`, `Min`, … and of conditions: those
@@ -130,6 +131,21 @@ class Piece:
     smooth: bool
 
     @property
+    def rising(self) -> bool:
+        """Whether x grows with the piece's variable."""
+        return self.tail_side > 0 if self.tail else not self.mirrored
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether a bounded piece is counted from its right end."""
+        return not self.tail and bool(self.hi.is_zero)
+
+    @property
+    def tail_side(self) -> int:
+        """1 for the piece that ends at oo, -1 for the one that starts at -oo."""
+        return -1 if self.lo is -sympy.oo else 1
+
+    @property
     def tail(self) -> bool:
         """Whether the piece is unbounded."""
         return self.variable == y
@@ -214,7 +230,8 @@ def cut(
 
 def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> list[Piece]:
     if lo.is_finite and hi.is_finite:
-        position = lo + (hi - lo) * s
+        # Most formulas are simplest around 0, so a piece that ends there is counted from there.
+        position = lo * s if hi.is_zero else lo + (hi - lo) * s
         return [_piece(lo, hi, formula, position=position, start=(0.0, 1.0, 0))]
     if lo is -sympy.oo:
         edge = _beyond(-hi, domain)

@@ -41,6 +41,10 @@ class Budget:
             return False
         return self.used % 64 != 0 or time.monotonic() - self._started < self.seconds
 
+    def over(self) -> bool:
+        """Whether the time is spent."""
+        return time.monotonic() - self._started >= self.seconds
+
     def fresh(self) -> "Budget":
         """A new budget of the same size, its clock started now."""
         return Budget(boxes=self.boxes, seconds=self.seconds)
@@ -108,8 +112,16 @@ class Smooth:
         known = self._partials.get(index)
         if known is None:
             derivative = self._derivative(self.variables[index])
+            plain = None
+            if self.plain is not None and self.depth == 0:
+                plain = prepare(self.plain.diff(self.variables[index]))
             known = Smooth(
-                derivative, self.variables[0], self.domain, self.start, depth=self.depth + 1
+                derivative,
+                self.variables[0],
+                self.domain,
+                self.start,
+                plain=plain,
+                depth=self.depth + 1,
             )
             self._partials[index] = known
         return known

@@ -1,0 +1,574 @@
+"""Criteria over a whole parameter box, and the box cut into where they hold and where not.
+
+A box of parameters is *proved* when the criterion holds for every point of it, *refuted* when it
+fails for every point (the same x fails for all of them, or a certified share or integral does),
+and is bisected otherwise. One refuted candidate refutes the family.
+"""
+
+import functools
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, cast
+
+import sympy
+from flint import arb, ctx
+from optuna.distributions import FloatDistribution, IntDistribution
+from sympy import S, oo
+
+from pdsearch.criteria import decide
+from pdsearch.criteria.result import (
+    PROVED,
+    REFUTED,
+    SLACK,
+    UNDECIDED,
+    Demands,
+    Result,
+)
+from pdsearch.criteria.shape import Shape
+from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.integral import mass
+from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.limits import limit_at_infinity
+from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare
+from pdsearch.enclosure.pieces import Domain, Piece, cut
+from pdsearch.enclosure.program import Program
+from pdsearch.enclosure.search import Budget, Smooth, minimum
+from pdsearch.expression import symbol, t, x
+from pdsearch.family import Candidate, Family
+
+Box = tuple[Interval, ...]
+Verdict = tuple[str, Mapping[str, Any] | None]
+"""proved | refuted | undecided for a box, and where it fails if the same x fails all over it."""
+
+CERTIFIED: Mapping[str, Callable[[Shape, Demands], Result]] = {
+    "alive_below_zero": decide.alive_below_zero,
+    "consistent": decide.consistent,
+    "limits": decide.limits,
+    "sign_preserving": decide.sign_preserving,
+    "bounded": decide.bounded,
+    "non_decreasing": decide.non_decreasing,
+    "gain": decide.gain,
+}
+"""The certified criteria of a bound candidate."""
+
+_CELLS = 96
+"""Cells of equal normal probability for integrals over a box; twice that on later, smaller ones."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box of the parameters' space with its verdict.
+
+    Attributes:
+        ranges: low and high of each parameter.
+        verdict: `proved`, `refuted` or `undecided`.
+        volume: its share of the space, in the distributions' own scales (log where log).
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    verdict: str
+    volume: float
+
+
+@dataclass(frozen=True)
+class FamilyMap:
+    """A family's parameter box cut into parts for one criterion."""
+
+    family: str
+    criterion: str
+    parts: tuple[Part, ...]
+
+    def share(self, verdict: str) -> float:
+        """The share of the space with a verdict, as a fraction."""
+        return math.fsum(part.volume for part in self.parts if part.verdict == verdict)
+
+    @property
+    def verdict(self) -> str:
+        """`proved` if all of it is, `refuted` if any of it is, else `undecided`."""
+        found = {part.verdict for part in self.parts}
+        return PROVED if found == {PROVED} else (REFUTED if REFUTED in found else UNDECIDED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: shares and parts."""
+        return {
+            "family": self.family,
+            "criterion": self.criterion,
+            "shares": {name: self.share(name) for name in (PROVED, REFUTED, UNDECIDED)},
+            "parts": [
+                {
+                    "ranges": {name: list(ends) for name, ends in part.ranges.items()},
+                    "verdict": part.verdict,
+                    "volume": part.volume,
+                }
+                for part in self.parts
+            ],
+        }
+
+
+class FamilyShape:
+    """A family's pieces and programs, made once for all boxes of its parameters."""
+
+    def __init__(self, family: Family, demands: Demands) -> None:
+        self.family = family
+        self.demands = demands
+        self.names = family.parameters
+        self.distributions = [
+            cast("FloatDistribution | IntDistribution", family.space[name]) for name in self.names
+        ]
+        # A parameter that is known to be positive simplifies better.
+        self.symbols = tuple(
+            sympy.Symbol(name, positive=True) if d.low > 0 else symbol(name)
+            for name, d in zip(self.names, self.distributions, strict=True)
+        )
+        self.box: Box = tuple((float(d.low), float(d.high), 0) for d in self.distributions)
+        replaced = {symbol(s.name): s for s in self.symbols} | {t: S.Zero}
+        self.expression = cast(sympy.Expr, family.expression.xreplace(replaced))
+        self.domain = Domain(self.symbols, self.box)
+        self._candidates: dict[tuple[tuple[float, ...], str], Result] = {}
+
+    @functools.cached_property
+    def pieces(self) -> list[Piece]:
+        """Pieces whose ends may depend on the parameters."""
+        return cut(self.expression, self.domain)
+
+    @functools.cached_property
+    def functions(self) -> list[Smooth]:
+        """G on each piece, as a function of position and parameters."""
+        return [Smooth.on(piece, self.domain) for piece in self.pieces]
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """G as it was written, of x and the parameters."""
+        return Program(prepare(self.expression), (x, *self.symbols))
+
+    @functools.cached_property
+    def at_breakpoints(self) -> list[tuple[sympy.Expr, sympy.Expr | None, sympy.Expr]]:
+        """Left limit, value and right limit at each breakpoint, in the parameters."""
+        found = []
+        for left, right in itertools.pairwise(self.pieces):
+            if left.tail or right.tail:
+                continue
+            place = left.hi
+            value: sympy.Expr | None = self.expression.xreplace({x: place})
+            if value is not None and value.has(sympy.Piecewise, *NOT_SMOOTH):
+                value = sympy.piecewise_fold(value) if not value.has(x) else None
+            found.append(
+                (left.expression.xreplace({x: place}), value, right.expression.xreplace({x: place}))
+            )
+        return found
+
+    def candidate_at(self, box: Box, share: float = 0.5) -> Candidate:
+        """A candidate inside of a box: its middle, or a corner for share 0 or 1."""
+        values: dict[str, float] = {}
+        for name, d, (lo, hi, _) in zip(self.names, self.distributions, box, strict=True):
+            value = lo if share == 0.0 else (hi if share == 1.0 else _between(lo, hi, log=d.log))
+            values[name] = self._allowed(d, value)
+        return self.family.bind(**values)
+
+    @staticmethod
+    def _allowed(d: FloatDistribution | IntDistribution, value: float) -> float:
+        if isinstance(d, IntDistribution):
+            return int(min(max(round(value), d.low), d.high))
+        return min(max(value, d.low), d.high)
+
+    def bound_result(self, criterion: str, candidate: Candidate) -> Result:
+        """The criterion's result for one candidate, kept."""
+        key = (tuple(candidate.parameters.values()), criterion)
+        if key not in self._candidates:
+            shape = Shape(candidate.expression, budget=Budget(boxes=2000, seconds=1.0))
+            self._candidates[key] = CERTIFIED[criterion](shape, self.demands)
+        return self._candidates[key]
+
+    def point_box(self, candidate: Candidate) -> Box:
+        """The degenerate box of a candidate's parameters."""
+        return tuple((float(v), float(v), 0) for v in candidate.parameters.values())
+
+    def over(self, place: float | Fraction, box: Box) -> Interval:
+        """G at one x for all parameters of a box."""
+        exact = Fraction(place)
+        assert Fraction(float(exact)) == exact
+        at = float(exact)
+        return self.program.enclose(((at, at, 0), *box))
+
+
+def _between(lo: float, hi: float, *, log: bool) -> float:
+    if log and lo > 0:
+        return math.sqrt(lo) * math.sqrt(hi)
+    return lo + (hi - lo) / 2
+
+
+# ------------------------------------------------------------------- one box, one criterion
+
+
+def _floor_holds(shape: FamilyShape, box: Box, budget: Budget, *, floor: float, sign: int) -> bool:
+    """Whether sign·g ≥ floor for every x and all parameters of the box."""
+    for function in shape.functions:
+        oriented = function if sign > 0 else _negated(function)
+        low = minimum(oriented, budget, above=floor, below=floor, box=(function.start, *box))
+        if not (low.complete and low.lo >= floor):
+            return False
+    for _, value, _ in shape.at_breakpoints:
+        if value is None:
+            return False
+        lo, hi, flag = Program(prepare(value), shape.symbols).enclose(box)
+        if flag & iv.UNDEFINED or (lo if sign > 0 else -hi) < floor:
+            return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def _negated(function: Smooth) -> Smooth:
+    from pdsearch.criteria.shape import negated
+
+    return negated(function)
+
+
+def _sign_preserving(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
+    if _floor_holds(shape, box, budget, floor=0.0, sign=1):
+        return PROVED, None
+    return _same_place(shape, box, "sign_preserving", lambda value: value[1] < 0.0)
+
+
+def _bounded(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
+    bound = shape.demands.number("bounded") + SLACK
+    if all(_floor_holds(shape, box, budget, floor=-bound, sign=sign) for sign in (1, -1)):
+        return PROVED, None
+    return _same_place(shape, box, "bounded", lambda value: value[0] > bound or value[1] < -bound)
+
+
+def _same_place(
+    shape: FamilyShape, box: Box, criterion: str, fails: Callable[[Interval], bool]
+) -> Verdict:
+    """Whether the witness of the box's middle fails all over the box."""
+    middle = shape.candidate_at(box)
+    result = shape.bound_result(criterion, middle)
+    if result.verdict != REFUTED or result.witness is None:
+        return UNDECIDED, None
+    place = result.witness["x"]
+    value = shape.over(place, box)
+    if not value[2] & iv.UNDEFINED and fails(value):
+        return REFUTED, {**middle.parameters, "x": place}
+    return UNDECIDED, None
+
+
+def _non_decreasing(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
+    if _rises(shape, box, budget):
+        return PROVED, None
+    middle = shape.candidate_at(box)
+    result = shape.bound_result("non_decreasing", middle)
+    if result.verdict == REFUTED and result.witness is not None:
+        first, second = (shape.over(place, box) for place in result.witness["x"])
+        if not (first[2] | second[2]) & iv.UNDEFINED and first[0] > second[1]:
+            return REFUTED, {**middle.parameters, "x": result.witness["x"]}
+    return UNDECIDED, None
+
+
+def _rises(shape: FamilyShape, box: Box, budget: Budget) -> bool:
+    for piece in shape.pieces:
+        if not piece.smooth and decide.may_jump(piece.expression):
+            return False
+    for left, value, right in shape.at_breakpoints:
+        if value is None:
+            return False
+        for first, second in ((left, value), (value, right)):
+            difference = sympy.factor(second - first)
+            if difference.is_zero:
+                continue
+            lo, _, flag = Program(prepare(difference), shape.symbols).enclose(box)
+            if flag or lo < 0.0:
+                return False
+    for piece, function in zip(shape.pieces, shape.functions, strict=True):
+        if not function.local.has(piece.variable):
+            continue
+        slope = function.partial(0)
+        rising = slope if piece.rising else _negated(slope)
+        low = minimum(rising, budget, above=0.0, below=0.0, box=(function.start, *box))
+        if not (low.complete and low.lo >= 0.0):
+            return False
+    return True
+
+
+def _limits(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
+    del budget
+    open_ = False
+    for piece, wanted, end in (
+        (shape.pieces[0], S.Zero, "-oo"),
+        (shape.pieces[-1], S.One, "+oo"),
+    ):
+        limit = limit_at_infinity(piece.local, Domain(shape.symbols, box))
+        if limit is None:
+            open_ = True
+            continue
+        failing = {**shape.candidate_at(box).parameters, "x": end}
+        if limit in (oo, -oo):
+            return REFUTED, failing
+        difference = sympy.simplify(limit - wanted)
+        if difference.is_zero:
+            continue
+        lo, hi, flag = Program(prepare(difference), shape.symbols).enclose(box)
+        if not flag and (lo > 0.0 or hi < 0.0):
+            return REFUTED, failing
+        open_ = True
+    return (UNDECIDED if open_ else PROVED), None
+
+
+@functools.cache
+def _cells(count: int) -> tuple[tuple[float, float, float, float], ...]:
+    """Cells of the line with lower and upper bounds of their normal probability."""
+    from statistics import NormalDist
+
+    normal = NormalDist()
+    inner = [normal.inv_cdf(i / count) for i in range(1, count)]
+    ends = sorted({*inner, 0.0})
+    cells = []
+    with ctx.workprec(64):
+        for lo, hi in itertools.pairwise([-math.inf, *ends, math.inf]):
+            low = arb(-1e4) if lo == -math.inf else arb(lo)
+            high = arb(1e4) if hi == math.inf else arb(hi)
+            least, most, _ = iv.ball_interval(mass(low, high))
+            cells.append((lo, hi, max(least, 0.0), most + 1e-300))
+    return tuple(cells)
+
+
+def _mean(shape: FamilyShape, box: Box, budget: Budget, *, power: int) -> tuple[float, float]:
+    """Enclose the normal mean of |g - c|^power for all parameters of the box."""
+    low, high = [], []
+    for lo, hi, least, most in _cells(_CELLS):
+        budget.spend()
+        value = shape.program.enclose(((lo, hi, 0), *box))
+        if power == 1 and lo >= 0.0:
+            value = iv.add(value, (-1.0, -1.0, 0))
+        size = iv.absolute(value)
+        if not math.isfinite(size[1]) or size[2] & iv.UNDEFINED:
+            size = _by_pieces(shape, lo, hi, box, shifted=power == 1 and lo >= 0.0)
+        if power == 2:
+            size = iv.integer_power(size, 2)
+        low.append(size[0] * least)
+        high.append(size[1] * most)
+    return math.fsum(low) * (1 - 1e-12), math.fsum(high) * (1 + 1e-12)
+
+
+def _by_pieces(shape: FamilyShape, lo: float, hi: float, box: Box, *, shifted: bool) -> Interval:
+    """|g| on an unbounded cell by its tail's own formula."""
+    for piece, function in zip(shape.pieces, shape.functions, strict=True):
+        near = -hi if piece.lo is -oo else lo
+        if piece.tail and math.inf in (hi, -lo) and near > 0:
+            if near < function.start[0]:
+                continue
+            value = function.enclose(((near, math.inf, 0), *box))
+            if shifted:
+                value = iv.add(value, (-1.0, -1.0, 0))
+            return iv.absolute(value)
+    return (0.0, math.inf, iv.UNDEFINED)
+
+
+def _consistent(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
+    bound = shape.demands.number("consistent") + SLACK
+    lo, hi = _mean(shape, box, budget, power=1)
+    return _compared(shape, box, lo, hi, -math.inf, bound)
+
+
+def _gain(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
+    low, high = shape.demands.range("gain")
+    lo, hi = _mean(shape, box, budget, power=2)
+    return _compared(shape, box, 2 * lo, 2 * hi, low - SLACK, high + SLACK)
+
+
+def _compared(
+    shape: FamilyShape, box: Box, lo: float, hi: float, low: float, high: float
+) -> Verdict:
+    if low <= lo and hi <= high:
+        return PROVED, None
+    if hi < low or lo > high:
+        return REFUTED, dict(shape.candidate_at(box).parameters)
+    return UNDECIDED, None
+
+
+def _alive(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
+    """Cells of [-R, 0), bisected where |g| ≥ ε is open for the box, down to 2⁻¹² of the length."""
+    demands = shape.demands
+    bound = demands.number("alive_below_zero") + SLACK
+    least = iv.down(demands.epsilon)
+    radius = demands.radius
+    dead = open_ = 0.0
+    stack = [(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
+    finest = radius / 2**12
+    while stack:
+        a, b = stack.pop()
+        budget.spend()
+        lo, hi, flag = iv.absolute(shape.program.enclose(((a, b, 0), *box)))
+        if not flag & iv.UNDEFINED and (lo > demands.epsilon or (lo >= demands.epsilon)):
+            continue
+        if not flag & iv.UNDEFINED and hi < least:
+            dead += b - a
+        elif b - a <= finest or open_ > (bound + 0.02) * radius:
+            open_ += b - a
+        else:
+            middle = (a + b) / 2
+            stack += [(a, middle), (middle, b)]
+        if dead > (bound + 1e-9) * radius:
+            witness = shape.bound_result("alive_below_zero", shape.candidate_at(box)).witness
+            return REFUTED, {**shape.candidate_at(box).parameters, **(witness or {})}
+    if (dead + open_) / radius * (1 + 1e-12) <= bound:
+        return PROVED, None
+    return UNDECIDED, None
+
+
+_OVER_A_BOX: Mapping[str, Callable[[FamilyShape, Box, Budget], Verdict]] = {
+    "alive_below_zero": _alive,
+    "consistent": _consistent,
+    "limits": _limits,
+    "sign_preserving": _sign_preserving,
+    "bounded": _bounded,
+    "non_decreasing": _non_decreasing,
+    "gain": _gain,
+}
+
+
+# ------------------------------------------------------------------------ the whole space
+
+
+def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Result:
+    """Decide one criterion for the whole space: proved for all, or refuted with parameters."""
+    demands = shape.demands
+    corners = [shape.candidate_at(shape.box, share) for share in (0.0, 1.0, 0.5)]
+    corners += [shape.family.default, *_other_corners(shape)]
+    for candidate in corners:
+        result = shape.bound_result(criterion, candidate)
+        if result.verdict == REFUTED:
+            return demands.result(
+                criterion,
+                REFUTED,
+                value=result.value,
+                witness={**candidate.parameters, **(result.witness or {})},
+                detail=f"fails for {candidate.name}; {result.detail}".rstrip("; "),
+            )
+    if not shape.names:
+        only = shape.bound_result(criterion, shape.family.default)
+        return demands.result(criterion, only.verdict, value=only.value, detail=only.detail)
+    counter = itertools.count()
+    heap = [(-1.0, next(counter), shape.box)]
+    left = 0.0
+    while heap:
+        volume, _, box = heapq.heappop(heap)
+        part = Budget(boxes=400, seconds=max(budget.seconds / 10, 0.1))
+        verdict, witness = _OVER_A_BOX[criterion](shape, box, part)
+        budget.used += part.used
+        if verdict == PROVED:
+            continue
+        middle = shape.candidate_at(box)
+        result = shape.bound_result(criterion, middle)
+        if result.verdict == REFUTED:
+            found = {**middle.parameters, **(result.witness or {})}
+            return demands.result(
+                criterion, REFUTED, value=result.value, witness=found,
+                detail=f"fails for {middle.name}",
+            )  # fmt: skip
+        del witness
+        parts = _split(shape, box)
+        if parts is None or not budget.spend() or budget.over():
+            left = -volume + sum(-v for v, _, _ in heap)
+            shown = ", ".join(
+                f"{name} in [{lo:.6g}, {hi:.6g}]"
+                for name, (lo, hi, _) in zip(shape.names, box, strict=True)
+            )
+            return demands.result(
+                criterion, UNDECIDED, detail=f"{left:.1%} of the space left open, such as {shown}"
+            )
+        for half in parts:
+            heapq.heappush(heap, (volume / 2, next(counter), half))
+    return demands.result(criterion, PROVED, detail="for every point of the parameters' space")
+
+
+def _other_corners(shape: FamilyShape) -> list[Candidate]:
+    if len(shape.names) < 2:
+        return []
+    found = []
+    for ends in itertools.islice(itertools.product((0, 1), repeat=len(shape.names)), 16):
+        box = tuple((side[end], side[end], 0) for side, end in zip(shape.box, ends, strict=True))
+        found.append(shape.candidate_at(box))
+    return found
+
+
+def _split(shape: FamilyShape, box: Box) -> tuple[Box, Box] | None:
+    """Halves across the side that is widest in units of the space, in its own scale."""
+    widest, size = -1, 0.0
+    for index, (side, whole, d) in enumerate(zip(box, shape.box, shape.distributions, strict=True)):
+        if side[0] == side[1]:
+            continue
+        log = d.log and side[0] > 0
+        extent = math.log(side[1] / side[0]) if log else side[1] - side[0]
+        total = math.log(whole[1] / whole[0]) if log else whole[1] - whole[0]
+        if total > 0 and extent / total > size:
+            widest, size = index, extent / total
+    if widest < 0 or size < 2.0**-30:
+        return None
+    lo, hi, _ = box[widest]
+    middle = _between(lo, hi, log=shape.distributions[widest].log)
+    if not lo < middle < hi:
+        return None
+    first, second = list(box), list(box)
+    first[widest], second[widest] = (lo, middle, 0), (middle, hi, 0)
+    return tuple(first), tuple(second)
+
+
+def map_criterion(
+    shape: FamilyShape, criterion: str, budget: Budget, *, parts: int = 400
+) -> FamilyMap:
+    """Cut the space into proved, refuted and undecided parts, largest undecided part first."""
+    counter = itertools.count()
+    done: list[tuple[Box, str, float]] = []
+    heap = [(-1.0, next(counter), shape.box)]
+    while heap:
+        volume, _, box = heapq.heappop(heap)
+        part = Budget(boxes=400, seconds=max(budget.seconds / 10, 0.1))
+        verdict, _ = _OVER_A_BOX[criterion](shape, box, part)
+        budget.used += part.used
+        halves = _split(shape, box) if verdict == UNDECIDED else None
+        if verdict != UNDECIDED or halves is None:
+            done.append((box, verdict, -volume))
+        elif len(done) + len(heap) >= parts or not budget.spend() or budget.over():
+            done.append((box, UNDECIDED, -volume))
+            done += [(other, UNDECIDED, -v) for v, _, other in heap]
+            break
+        else:
+            for half in halves:
+                heapq.heappush(heap, (volume / 2, next(counter), half))
+    return FamilyMap(
+        shape.family.name,
+        criterion,
+        tuple(
+            Part(
+                {name: (lo, hi) for name, (lo, hi, _) in zip(shape.names, box, strict=True)},
+                verdict,
+                volume,
+            )
+            for box, verdict, volume in done
+        ),
+    )
+
+
+def narrowed(maps: Sequence[FamilyMap], family: Family) -> dict[str, tuple[float, float]] | None:
+    """The smallest ranges that hold every point not refuted by any of the maps.
+
+    Returns:
+        Ranges by parameter; None where some map refutes all of the space.
+    """
+    ranges = {
+        name: (float(cast(Any, d).low), float(cast(Any, d).high))
+        for name, d in family.space.items()
+    }
+    for one in maps:
+        left = [part for part in one.parts if part.verdict != REFUTED]
+        if not left:
+            return None
+        for name, (low, high) in ranges.items():
+            ranges[name] = (
+                max(low, min(part.ranges[name][0] for part in left)),
+                min(high, max(part.ranges[name][1] for part in left)),
+            )
+    return ranges
