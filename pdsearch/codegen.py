@@ -53,30 +53,30 @@ class _TorchPrinter(StrPrinter):
         inner = self._print(argument)
         return f"torch.{name}({inner})" if _is_tensor(argument) else f"torch.{name}(_s({inner}, x))"
 
-    def _print_Symbol(self, expr: sympy.Symbol) -> str:  # noqa: N802
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:
         return expr.name
 
-    def _print_Integer(self, expr: sympy.Integer) -> str:  # noqa: N802
+    def _print_Integer(self, expr: sympy.Integer) -> str:
         return str(int(expr)) + ".0"
 
-    def _print_Rational(self, expr: sympy.Rational) -> str:  # noqa: N802
+    def _print_Rational(self, expr: sympy.Rational) -> str:
         return repr(_double(expr))
 
-    def _print_NumberSymbol(self, expr: sympy.Expr) -> str:  # noqa: N802
+    def _print_NumberSymbol(self, expr: sympy.Expr) -> str:
         return repr(_double(expr))
 
     _print_Pi = _print_Exp1 = _print_NumberSymbol
 
-    def _print_BooleanTrue(self, expr: Any) -> str:  # noqa: N802
+    def _print_BooleanTrue(self, expr: Any) -> str:
         return "torch.ones_like(x, dtype=torch.bool)"
 
-    def _print_BooleanFalse(self, expr: Any) -> str:  # noqa: N802
+    def _print_BooleanFalse(self, expr: Any) -> str:
         return "torch.zeros_like(x, dtype=torch.bool)"
 
-    def _print_DiracDelta(self, expr: sympy.Expr) -> str:  # noqa: N802
+    def _print_DiracDelta(self, expr: sympy.Expr) -> str:
         return "0.0"
 
-    def _print_Add(self, expr: sympy.Add, order: Any = None) -> str:  # noqa: N802
+    def _print_Add(self, expr: sympy.Add, order: Any = None) -> str:
         constant, terms = _stable_terms(expr)
         parts = [self._stable(term) or self.parenthesize(term, PRECEDENCE["Add"]) for term in terms]
         if constant != 0:
@@ -92,7 +92,7 @@ class _TorchPrinter(StrPrinter):
             return f"{scale}*{self._unary(term.function, z)}"
         return f"{scale}*torch.atan2(torch.ones_like(x), {self._print(z)})"
 
-    def _print_Mul(self, expr: sympy.Mul) -> str:  # noqa: N802
+    def _print_Mul(self, expr: sympy.Mul) -> str:
         if expr.is_number:
             return repr(_double(expr))
         number, rest = expr.as_coeff_Mul()
@@ -110,7 +110,7 @@ class _TorchPrinter(StrPrinter):
         text = "*".join(numerator) or "1.0"
         return text + "".join(f"/{part}" for part in denominator)
 
-    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:  # noqa: N802
+    def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:
         base, exponent = expr.args
         if expr.is_number:
             return repr(_double(expr))
@@ -130,10 +130,10 @@ class _TorchPrinter(StrPrinter):
             left = f"_s({left}, x)"
         return f"torch.pow({left}, {self._print(exponent)})"
 
-    def _print_ExpBase(self, expr: sympy.Expr) -> str:  # noqa: N802
+    def _print_ExpBase(self, expr: sympy.Expr) -> str:
         return self._unary("exp", cast(sympy.Expr, expr.args[0]))
 
-    def _print_Function(self, expr: sympy.Function) -> str:  # noqa: N802
+    def _print_Function(self, expr: sympy.Function) -> str:
         name = type(expr).__name__
         if name == "softplus":
             argument = self._print(expr.args[0])
@@ -147,7 +147,7 @@ class _TorchPrinter(StrPrinter):
     _print_tanh = _print_atan = _print_erf = _print_erfc = _print_Function
     _print_sigmoid = _print_softplus = _print_Abs = _print_sign = _print_Function
 
-    def _print_Heaviside(self, expr: sympy.Heaviside) -> str:  # noqa: N802
+    def _print_Heaviside(self, expr: sympy.Heaviside) -> str:
         argument, at_zero = expr.args
         z = self._print(argument)
         scalar = z if _is_tensor(argument) else f"_s({z}, x)"
@@ -164,27 +164,27 @@ class _TorchPrinter(StrPrinter):
             text = f"torch.{function}({text}, {part})"
         return text
 
-    def _print_Max(self, expr: sympy.Max) -> str:  # noqa: N802
+    def _print_Max(self, expr: sympy.Max) -> str:
         return self._extremum("maximum", expr)
 
-    def _print_Min(self, expr: sympy.Min) -> str:  # noqa: N802
+    def _print_Min(self, expr: sympy.Min) -> str:
         return self._extremum("minimum", expr)
 
-    def _print_Relational(self, expr: Any) -> str:  # noqa: N802
+    def _print_Relational(self, expr: Any) -> str:
         left, right = expr.lhs, expr.rhs
         text = self._print(left) if _is_tensor(left) else f"_s({self._print(left)}, x)"
         return f"({text} {expr.rel_op} {self._print(right)})"
 
-    def _print_And(self, expr: Any) -> str:  # noqa: N802
+    def _print_And(self, expr: Any) -> str:
         return "(" + " & ".join(self._print(a) for a in sorted(expr.args, key=str)) + ")"
 
-    def _print_Or(self, expr: Any) -> str:  # noqa: N802
+    def _print_Or(self, expr: Any) -> str:
         return "(" + " | ".join(self._print(a) for a in sorted(expr.args, key=str)) + ")"
 
-    def _print_Not(self, expr: Any) -> str:  # noqa: N802
+    def _print_Not(self, expr: Any) -> str:
         return f"(~{self._print(expr.args[0])})"
 
-    def emptyPrinter(self, expr: Any) -> str:  # noqa: N802
+    def emptyPrinter(self, expr: Any) -> str:
         raise InputError(f"pdsearch cannot compile {type(expr).__name__} to torch")
 
 
@@ -413,10 +413,12 @@ class Kernel:
     """
 
     def __init__(self, expression: sympy.Expr, parameters: tuple[str, ...]) -> None:
-        self.functions = tuple(
-            torch_function(derivative(expression, order) if order else expression, parameters)
-            for order in range(KEPT_ORDERS)
-        )
+        expressions = [
+            derivative(expression, order) if order else expression for order in range(KEPT_ORDERS)
+        ]
+        self.functions = tuple(torch_function(e, parameters) for e in expressions)
+        self._choosing = tuple(_chooses(e) for e in expressions)
+        self._reach = tuple(_reach(f, len(parameters)) for f in self.functions)
 
     def __call__(
         self, input: "torch.Tensor", t: "torch.Tensor", values: "torch.Tensor", order: int = 0
@@ -425,6 +427,7 @@ class Kernel:
 
         float64 inside for every dtype: near a zero of g, or in a tail that is a difference,
         arithmetic in the input's own precision would lose digits that the result can show.
+        At +inf and -inf it is the value at the largest finite number, at NaN it is NaN.
 
         Args:
             input: any shape, floating-point.
@@ -435,11 +438,47 @@ class Kernel:
         Returns:
             Same shape and dtype as `input`.
         """
+        import torch
+
         if order >= len(self.functions):
             raise UnsupportedError(
                 f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
             )
-        return self.functions[order](input.double(), t, *values.unbind()).to(input.dtype)
+        reach = torch.finfo(input.dtype).max
+        if input.dtype == torch.float64:
+            reach = self._reach[order]
+        wide = torch.clamp(input.double(), -reach, reach)
+        result = self.functions[order](wide, t, *values.unbind())
+        if self._choosing[order]:
+            result = torch.where(torch.isnan(wide), wide, result)
+        return result.to(input.dtype)
+
+
+def _chooses(expression: sympy.Expr) -> bool:
+    """Whether a NaN could be lost: an arm is chosen by comparing, or x is not in it."""
+    return _expression.x not in expression.free_symbols or expression.has(
+        sympy.Piecewise, sympy.Heaviside, sympy.sign
+    )
+
+
+def _reach(function: Callable[..., Any], parameters: int) -> float:
+    """How far out a float64 input is taken as it is.
+
+    Powers of x overflow beyond 1e75 at the earliest (MAX_EXPONENT aside), and inf·0 is NaN where
+    the formula multiplies such a power by something that vanishes. Formulas in which that
+    happens see 1e75 instead; all others, tails that fall like a power among them, see x.
+    """
+    import torch
+
+    largest = torch.finfo(torch.float64).max
+    far = torch.tensor([largest, 1e250, 1e200, 1e150, 1e120, 1e100], dtype=torch.float64)
+    points = torch.cat([far, -far])
+    with torch.no_grad():
+        for value in (0.5, 2.0):
+            found = function(points, 0.25, *([value] * parameters))
+            if not bool(torch.isfinite(found).all()):
+                return 1e75
+    return largest
 
 
 KEPT_ORDERS = 3

@@ -1,0 +1,152 @@
+"""What the backward pass of pd_relu costs, against ReLU's own, for every family of the library.
+
+    python benchmarks/backward.py [--json] [--families exp_tail,b_silu] [--device cuda] [--portable]
+
+Kernel: `Plan.scale` against `torch.ops.aten.threshold_backward`. Autograd: `torch.autograd.grad`
+of `pd_relu` against that of `torch.relu`, both with their forward pass. Every ratio is taken
+within one interleaved run: round by round ReLU's pass and ours follow each other, and the medians
+over the rounds are divided. 2 threads on the CPU.
+"""
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from pdsearch import kernels, library, pd_relu
+
+SIZES = {"64Ki": 1 << 16, "512Ki": 1 << 19, "4Mi": 1 << 22}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Tensors of 32 MiB and more pay page faults at every allocation: 4 Mi float32 ones have 16 MiB.
+
+
+def medians(functions: Sequence[Callable[[], object]], *, device: str, seconds: float) -> list[float]:
+    """Median seconds of each function, called in turn for about `seconds` in all."""
+    def timed(function: Callable[[], object]) -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for function in functions:
+        for _ in range(3):
+            function()
+    once = sum(timed(function) for function in functions)
+    rounds = max(7, min(2_000, int(seconds / max(once, 1e-6))))
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds):
+        for function, taken in zip(functions, times, strict=True):
+            taken.append(timed(function))
+    return [statistics.median(taken) for taken in times]
+
+
+def measure(name: str, dtype: torch.dtype, size: int, *, device: str, seconds: float) -> dict[str, object]:
+    candidate = library()[name].default
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(size, generator=generator).to(device, dtype)
+    upstream = torch.randn(size, generator=generator).to(device, dtype)
+    where = {"progress": 0.0, "dtype": dtype, "device": x.device}
+    plan = kernels.plan(candidate, **where, save="auto", exact=False)
+    kept = torch.relu(x) if plan.keeps == "output" else x
+    leaf = x.clone().requires_grad_()
+    functions: list[Callable[[], object]] = [
+        lambda: torch.ops.aten.threshold_backward(upstream, x, 0),
+        lambda: plan.scale(upstream, kept),
+        lambda: torch.autograd.grad(torch.relu(leaf), leaf, upstream),
+        lambda: torch.autograd.grad(pd_relu(leaf, candidate), leaf, upstream),
+    ]
+    byte = None
+    if kernels.available() is None and device == "cpu":
+        byte = kernels.plan(candidate, **where, save="uint8", exact=False)
+        code = byte.encode(x) if byte.keeps == "code" else kept
+        functions.append(lambda: byte.scale(upstream, code))
+    taken = medians(functions, device=device, seconds=seconds)
+    return {
+        "family": name,
+        "route": plan.route,
+        "error": plan.error,
+        "relu_us": taken[0] * 1e6,
+        "kernel": taken[1] / taken[0],
+        "autograd": taken[3] / taken[2],
+        "uint8": taken[4] / taken[0] if byte is not None else None,
+        "uint8_error": byte.error if byte is not None else None,
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(math.log(v) for v in values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--families", default="")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seconds", type=float, default=0.4, help="for each family, dtype and size")
+    parser.add_argument("--portable", action="store_true", help="without AVX-512")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    names = arguments.families.split(",") if arguments.families else sorted(library())
+    reason = kernels.available()
+    if arguments.portable and reason is None:
+        torch.ops.pdsearch.set_portable(True)
+    if arguments.device == "cuda":
+        hardware = torch.cuda.get_device_name()
+    else:
+        avx512 = reason is None and torch.ops.pdsearch.set_portable(arguments.portable)
+        hardware = f"{platform.machine()}, {'AVX-512' if avx512 else 'no AVX-512'}, 2 threads"
+    report = {
+        "hardware": hardware,
+        "torch": torch.__version__,
+        "fused": reason or "yes",
+        "seconds": arguments.seconds,
+        "rows": [],
+        "summary": [],
+    }
+    for dtype_name, dtype in DTYPES.items():
+        for size_name, size in SIZES.items():
+            rows = []
+            for name in names:
+                row = measure(name, dtype, size, device=arguments.device, seconds=arguments.seconds)
+                rows.append({"dtype": dtype_name, "size": size_name, **row})
+                print(f"\r{dtype_name} {size_name} {name:24}", end="", file=sys.stderr)
+            report["rows"] += rows
+            summary = {"dtype": dtype_name, "size": size_name, "n": len(rows)}
+            for column in ("kernel", "uint8", "autograd"):
+                values = [row[column] for row in rows if row[column] is not None]
+                if values:
+                    worst = max(rows, key=lambda row: row[column] or 0)["family"]
+                    summary[column] = {"mean": mean(values), "worst": max(values), "family": worst}
+            report["summary"].append(summary)
+    print(file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+        return
+    print(f"{hardware}; torch {torch.__version__}; fused kernels: {report['fused']}")
+    print("ratio to ReLU's own: geometric mean over the families (worst, which)")
+    print(f"{'':16} {'ReLU us':>8} {'kernel':>34} {'uint8':>34} {'through autograd':>34}")
+    for summary in report["summary"]:
+        rows = [r for r in report["rows"] if (r["dtype"], r["size"]) == (summary["dtype"], summary["size"])]
+        cells = [
+            f"{s['mean']:.2f} ({s['worst']:.2f} {s['family']})" if (s := summary.get(c)) else "-"
+            for c in ("kernel", "uint8", "autograd")
+        ]
+        own = statistics.median(r["relu_us"] for r in rows)
+        print(f"{summary['dtype']:9} {summary['size']:6} {own:8.1f} " + " ".join(f"{c:>34}" for c in cells))
+    print("\nfamily, route, largest error found (float32), bound of uint8")
+    for row in report["rows"]:
+        if (row["dtype"], row["size"]) == ("float32", "64Ki"):
+            print(f"{row['family']:24} {row['route']:8} {row['error']:.1e} {row['uint8_error'] or 0:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""`pd_relu` and its three autograd functions.
+
+They are `torch.autograd.Function`s rather than a `torch.library.custom_op`, for three reasons:
+forward-mode AD of a custom op silently gives zero tangents; Dynamo traces a Function's formula, so
+that Inductor fuses it with its neighbours, and treats a custom op as a wall; and its double
+backward needs no second op. There are three because no single one is right everywhere:
+
+* `_Eager`: plain tensors outside of any transform. The fused kernels, the least bookkeeping.
+* `_Transformed`: inside torch.func transforms, with forward-mode AD and for tensor subclasses. The
+  formula; it has a `jvp`.
+* `_Traced`: under torch.compile. The formula; no `jvp`, because Dynamo refuses vmap of a
+  Function that has one, and ignores it in a compiled jvp.
+"""
+
+import functools
+from typing import Any, cast
+
+import torch
+from torch.autograd import forward_ad
+
+from pdsearch import codegen, kernels
+from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.family import Candidate
+
+__all__ = ["Rule", "check_progress", "pd_relu"]
+
+
+class _TracedScale(torch.autograd.Function):
+    """`grad_output * g⁽ᵒʳᵈᵉʳ⁾(input)`, differentiable in both."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad_output: torch.Tensor,
+        input: torch.Tensor,
+        t: torch.Tensor,
+        values: torch.Tensor,
+        kernel: codegen.Kernel,
+        order: int,
+    ) -> torch.Tensor:
+        return grad_output * kernel(input, t, values, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        *tensors, ctx.kernel, ctx.order = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_output, input, t, values = ctx.saved_tensors
+        return *_product_rule(_TracedScale, ctx, grads[0], grad_output, input, t, values), *[
+            None
+        ] * 4
+
+
+class _TransformedScale(_TracedScale):
+    """The same, and forward-mode AD."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        *tensors, ctx.kernel, ctx.order = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_output, input, t, values = ctx.saved_tensors
+        rule = _product_rule(_TransformedScale, ctx, grads[0], grad_output, input, t, values)
+        return *rule, *[None] * 4
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> torch.Tensor:
+        grad_output, input, t, values = ctx.saved_tensors
+        result = torch.zeros_like(grad_output)
+        if tangents[0] is not None:
+            result = result + _TransformedScale.apply(
+                tangents[0], input, t, values, ctx.kernel, ctx.order
+            )
+        if tangents[1] is not None:
+            result = result + _TransformedScale.apply(
+                tangents[1] * grad_output, input, t, values, ctx.kernel, ctx.order + 1
+            )
+        return result
+
+
+def _product_rule(
+    scale: type[torch.autograd.Function],
+    ctx: Any,
+    incoming: torch.Tensor,
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    t: torch.Tensor,
+    values: torch.Tensor,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of grad_output·g⁽ᵒʳᵈᵉʳ⁾(input) in its two factors."""
+    to_grad_output = to_input = None
+    if ctx.needs_input_grad[0]:
+        to_grad_output = scale.apply(incoming, input, t, values, ctx.kernel, ctx.order)
+    if ctx.needs_input_grad[1]:
+        to_input = scale.apply(incoming * grad_output, input, t, values, ctx.kernel, ctx.order + 1)
+    return to_grad_output, to_input
+
+
+class _Traced(torch.autograd.Function):
+    """`torch.relu` forward; backward `grad_output * g(input)` by the formula."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+    ) -> torch.Tensor:
+        return torch.relu(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        *tensors, ctx.kernel = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, t, values = ctx.saved_tensors
+        return _TracedScale.apply(grads[0], input, t, values, ctx.kernel, 0), None, None, None
+
+
+class _Transformed(torch.autograd.Function):
+    """The same, and forward-mode AD: its tangent is `tangent * g(input)`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+    ) -> torch.Tensor:
+        return torch.relu(input)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        *tensors, ctx.kernel = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, t, values = ctx.saved_tensors
+        return _TransformedScale.apply(grads[0], input, t, values, ctx.kernel, 0), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> torch.Tensor:
+        input, t, values = ctx.saved_tensors
+        return _TransformedScale.apply(tangents[0], input, t, values, ctx.kernel, 0)
+
+
+class _Eager(torch.autograd.Function):
+    """The fused way: keeps what the plan says, and lets the plan scale."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, plan: kernels.Plan) -> torch.Tensor:
+        output = torch.relu(input)
+        ctx.plan = plan
+        if plan.keeps == "input":
+            ctx.save_for_backward(input)
+        elif plan.keeps == "output":
+            ctx.save_for_backward(output)
+        else:
+            ctx.save_for_backward(plan.encode(input))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+        (kept,) = ctx.saved_tensors
+        plan = ctx.plan
+        if not torch.is_grad_enabled():
+            return plan.scale(grads[0], kept), None
+        # create_graph=True: the gradient itself is going to be differentiated.
+        if plan.keeps == "code":
+            raise UnsupportedError(
+                'save="uint8" keeps too little for double backward (create_graph=True): use '
+                'save="input"'
+            )
+        scaled = _TransformedScale.apply(grads[0], kept, plan.t, plan.values, plan.kernel, 0)
+        return scaled, None
+
+
+class Rule:
+    """One candidate at one training progress: what `pd_relu` needs at every call.
+
+    Plans are made when a dtype and device first come by.
+    """
+
+    def __init__(self, candidate: Candidate, *, progress: float, save: str, exact: bool) -> None:
+        self.candidate, self.progress, self.save, self.exact = candidate, progress, save, exact
+        self._plans: dict[tuple[torch.dtype, torch.device], kernels.Plan] = {}
+
+    def plan(self, input: torch.Tensor) -> kernels.Plan:
+        """The plan for an input's dtype and device."""
+        key = (input.dtype, input.device)
+        found = self._plans.get(key)
+        if found is None:
+            found = kernels.plan(
+                self.candidate,
+                progress=self.progress,
+                dtype=input.dtype,
+                device=input.device,
+                save=self.save,
+                exact=self.exact,
+            )
+            self._plans[key] = found
+        return found
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+        """The op on anything but what torch.compile traces."""
+        if _is_transformed(input):
+            plan = self.plan(input)
+            return cast(torch.Tensor, _Transformed.apply(input, plan.t, plan.values, plan.kernel))
+        if not (input.requires_grad and torch.is_grad_enabled()):
+            return torch.relu(input)
+        return cast(torch.Tensor, _Eager.apply(input, self.plan(input)))
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _is_transformed(input: torch.Tensor) -> bool:
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or type(input) not in _PLAIN
+    )
+
+
+def traced(
+    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+) -> torch.Tensor:
+    """The op as torch.compile and torch.export see it: an export is the forward, a plain relu."""
+    if torch.compiler.is_exporting():
+        return torch.relu(input)
+    return cast(torch.Tensor, _Traced.apply(input, t, values, kernel))
+
+
+@functools.lru_cache(maxsize=256)
+def _rule(candidate: Candidate, progress: float, save: str, exact: bool) -> Rule:
+    return Rule(candidate, progress=progress, save=save, exact=exact)
+
+
+def pd_relu(
+    input: torch.Tensor,
+    candidate: Candidate,
+    *,
+    t: float = 0.0,
+    save: str = "auto",
+    exact: bool = False,
+) -> torch.Tensor:
+    r"""ReLU whose backward pass multiplies by g instead of the step.
+
+    .. math:: y = \max(x, 0), \qquad
+              \frac{\partial L}{\partial x} := g(x, t) \, \frac{\partial L}{\partial y}
+
+    At x = +inf and -inf, g is its value at the largest finite number; at NaN it is NaN.
+
+    Args:
+        input: any shape, strides and floating-point dtype.
+        candidate: the pseudo-derivative; its parameters get no gradient.
+        t: training progress in [0, 1], for annealed families.
+        save: what the backward pass keeps. "auto": nothing beyond what ReLU keeps where g depends
+            on the sign of x alone, else the input. "input": the input. "uint8": one byte an
+            element, with an error of g up to about 0.005 (`kernels.Plan.error` says how much), no
+            double backward, CPU only; under torch.compile and torch.func it has no effect.
+        exact: always evaluate the formula itself. Otherwise g may come from a table that is
+            within 1e-5 of it (float32), or is its correctly rounded value (16-bit dtypes).
+
+    Returns:
+        `torch.relu(input)`, bit for bit.
+
+    Raises:
+        InputError: a wrong dtype, `t`, `save` or candidate.
+        UnsupportedError: `save="uint8"` without the fused kernels.
+    """
+    if not isinstance(candidate, Candidate):
+        raise InputError(
+            f"pd_relu needs a Candidate, got {type(candidate).__name__} (bind a family first)"
+        )
+    if not isinstance(input, torch.Tensor) or not input.is_floating_point():
+        kind = str(input.dtype) if isinstance(input, torch.Tensor) else type(input).__name__
+        raise InputError(f"pd_relu needs a floating-point tensor, got {kind}")
+    check_progress(t)
+    if torch.compiler.is_compiling():
+        progress = torch.tensor(t, dtype=torch.float64, device=input.device)
+        values = codegen.parameter_values(candidate, device=input.device)
+        return traced(input, progress, values, codegen.kernel(candidate.family))
+    return _rule(candidate, float(t), save, exact)(input)
+
+
+def check_progress(t: float) -> None:
+    """Refuse a training progress outside of [0, 1]."""
+    if not 0.0 <= t <= 1.0:
+        raise InputError(f"t must be in [0, 1], got {t!r}")

@@ -1,0 +1,185 @@
+"""The fast backward passes, and the choice between them and the formula.
+
+A candidate's g is turned into a table once (`table.py`), and one compiled kernel (`fused.cpp`)
+serves every table: the shape is data. Where a table cannot be good enough, or no kernel fits the
+dtype or the device, the formula itself is evaluated.
+"""
+
+import functools
+from dataclasses import dataclass, field
+
+import torch
+
+from pdsearch import codegen
+from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.family import Candidate
+from pdsearch.kernels import build, pieces, table
+
+__all__ = ["SAVE_MODES", "Plan", "available", "plan"]
+
+SAVE_MODES = ("auto", "input", "uint8")
+
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def available() -> str | None:
+    """None where the fused kernels can be used, else why not, in one line."""
+    return build.load()
+
+
+@dataclass(eq=False)
+class Plan:
+    """How the backward pass of one candidate runs for one dtype on one device.
+
+    Args:
+        candidate: the pseudo-derivative.
+        progress: its t.
+        keeps: what the forward pass keeps: "output" where g depends on the sign of x alone (it is
+            what ReLU keeps), "input", or "code", one byte an element.
+        dtype: of the input.
+        device: of the input.
+        exact: whether the formula was asked for.
+    """
+
+    candidate: Candidate
+    progress: float
+    keeps: str
+    dtype: torch.dtype
+    device: torch.device
+    exact: bool
+    _table: torch.Tensor | None = field(default=None, init=False)
+    _ready: bool = field(default=False, init=False)
+    _route: str = field(default="formula", init=False)
+    _error: float = field(default=0.0, init=False)
+    _why: str = field(default="", init=False)
+
+    @functools.cached_property
+    def kernel(self) -> codegen.Kernel:
+        """The family's formula."""
+        return codegen.kernel(self.candidate.family)
+
+    @functools.cached_property
+    def t(self) -> torch.Tensor:
+        """0-d, float64."""
+        return torch.tensor(self.progress, dtype=torch.float64, device=self.device)
+
+    @functools.cached_property
+    def values(self) -> torch.Tensor:
+        """The parameters, float64."""
+        return codegen.parameter_values(self.candidate, device=self.device)
+
+    @functools.cached_property
+    def codes(self) -> table.Codes:
+        """The table of save="uint8"."""
+        return _codes(self.candidate, self.progress, self.dtype)
+
+    @property
+    def route(self) -> str:
+        """`table`, `codes` or `formula`."""
+        self._prepare()
+        return self._route
+
+    @property
+    def why(self) -> str:
+        """Why the formula is used; empty where it is not."""
+        self._prepare()
+        return self._why
+
+    @property
+    def error(self) -> float:
+        """Bound on the absolute error of g beyond the rounding to the dtype, checked."""
+        self._prepare()
+        return self._error
+
+    def scale(self, grad_output: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """`grad_output * g` from what was kept."""
+        if not self._ready:
+            self._prepare()
+        if self.keeps == "code":
+            return torch.ops.pdsearch.scale_coded(grad_output, kept, self.codes.values)
+        if self._table is not None:
+            return torch.ops.pdsearch.scale(grad_output, kept, self._table)
+        return grad_output * self.kernel(kept, self.t, self.values)
+
+    def encode(self, input: torch.Tensor) -> torch.Tensor:
+        """The code of each element, uint8, same shape and strides."""
+        codes = self.codes
+        return torch.ops.pdsearch.encode(input, codes.cells, codes.ends, codes.parts)
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        if self.keeps == "code":
+            self._route, self._error = "codes", self.codes.error
+        else:
+            self._why = self._reason() or ""
+            if not self._why:
+                found = _table(self.candidate, self.progress, self.dtype)
+                if found is None:
+                    self._why = f"no table is within {table.LIMIT:g} of this shape"
+                else:
+                    self._route, (self._table, self._error) = "table", found
+        self._ready = True
+
+    def _reason(self) -> str | None:
+        if self.exact:
+            return "exact=True"
+        return _unfit(self.dtype, self.device)
+
+
+def _unfit(dtype: torch.dtype, device: torch.device) -> str | None:
+    if dtype not in FUSED_DTYPES:
+        return f"no fused kernel for {dtype}"
+    if device.type != "cpu":
+        return f"no fused kernel for {device.type}"
+    return available()
+
+
+def plan(
+    candidate: Candidate,
+    *,
+    progress: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    save: str,
+    exact: bool,
+) -> Plan:
+    """Choose what to keep and how to compute.
+
+    Raises:
+        InputError: an unknown `save`, or "uint8" together with `exact`.
+        UnsupportedError: "uint8" where there is no fused kernel.
+    """
+    if save not in SAVE_MODES:
+        raise InputError(f"save must be one of {', '.join(SAVE_MODES)}, got {save!r}")
+    progress = progress if candidate.annealed else 0.0
+    keeps = "input"
+    if save != "input" and _sides(candidate, progress) is not None:
+        keeps = "output"
+    elif save == "uint8":
+        if exact:
+            raise InputError('save="uint8" keeps rounded values of g: not with exact=True')
+        if reason := _unfit(dtype, device):
+            raise UnsupportedError(f'save="uint8" needs the fused kernels: {reason}')
+        keeps = "code"
+    return Plan(candidate, progress, keeps, dtype, device, exact)
+
+
+@functools.lru_cache(maxsize=1_024)
+def _sides(candidate: Candidate, progress: float) -> tuple[float, float] | None:
+    return pieces.sides(candidate, progress)
+
+
+@functools.lru_cache(maxsize=256)  # 128 KiB each at most
+def _table(
+    candidate: Candidate, progress: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, float] | None:
+    if dtype != torch.float32:
+        return table.every_value(candidate, progress, dtype), 0.0
+    found = table.segments(candidate, progress)
+    return None if found is None else (found.values, found.error)
+
+
+@functools.lru_cache(maxsize=256)
+def _codes(candidate: Candidate, progress: float, dtype: torch.dtype) -> table.Codes:
+    return table.codes(candidate, progress, dtype)
