@@ -13,7 +13,7 @@ from pdsearch.expression.functions import x
 
 # sympy joins neighbouring arms of equal value into one condition in conjunctive form, whose size
 # is the product of the sizes of the parts.
-_MOST_CLAUSES = 64
+_MOST_CLAUSES = 32
 _MOST_NODES = 60
 
 
@@ -53,11 +53,15 @@ def check_arms(arms: Sequence[tuple[sympy.Expr, Boolean]]) -> None:
 
 
 def check_relation(relation: Any) -> None:
-    """Keep comparisons small: sympy looks for a common denominator of some.
+    """Keep comparisons small and plain.
+
+    sympy looks for a common denominator of some, and simplifies those that hold a Piecewise.
 
     Raises:
-        FormulaError: it is too large.
+        FormulaError: it is too large, or compares a Piecewise.
     """
+    if relation.has(sympy.Piecewise):
+        raise FormulaError("a Piecewise cannot be compared: compare x and parameters")
     if sum(1 for _ in sympy.preorder_traversal(relation)) > _MOST_NODES:
         raise FormulaError(f"a comparison has more than {_MOST_NODES} parts: simplify it")
 
@@ -93,16 +97,16 @@ def _truth(conditions: Sequence[Boolean]) -> list[list[bool]] | None:
     else:
         return None
     place = {bound: Fraction(number) for number, bound in enumerate(ordered)}
+    places = {relation: place[bound] for relation, bound in bounds.items()}
     # Cells: the bounds themselves, and a point on each side of each.
     cells = [Fraction(2 * i - 1, 2) for i in range(len(ordered) + 1)] + list(place.values())
-    return [
-        [_holds(c, cell, {r: place[b] for r, b in bounds.items()}) for cell in cells]
-        for c in conditions
-    ]
+    return [[_holds(c, cell, places) for cell in cells] for c in conditions]
 
 
 def _bound(relation: Any) -> sympy.Expr | None:
     """The b of a relation that says `x … b`, where it does."""
+    if relation.lhs == x and not relation.rhs.has(x):
+        return relation.rhs
     difference = relation.lhs - relation.rhs
     slope = difference.coeff(x, 1)
     rest = difference - slope * x
@@ -121,13 +125,16 @@ def _holds(condition: Any, cell: Fraction, place: dict[Any, Fraction]) -> bool:
     if isinstance(condition, sympy.Not):
         return not _holds(condition.args[0], cell, place)
     side = cell - place[condition]
-    if (condition.lhs - condition.rhs).coeff(x, 1) < 0:
+    if side != 0 and condition.lhs != x and (condition.lhs - condition.rhs).coeff(x, 1) < 0:
         side = -side
-    return {
-        ">": side > 0,
-        ">=": side >= 0,
-        "<": side < 0,
-        "<=": side <= 0,
-        "==": side == 0,
-        "!=": side != 0,
-    }[condition.rel_op]
+    return bool(_TESTS[condition.rel_op](side))
+
+
+_TESTS = {
+    ">": lambda side: side > 0,
+    ">=": lambda side: side >= 0,
+    "<": lambda side: side < 0,
+    "<=": lambda side: side <= 0,
+    "==": lambda side: side == 0,
+    "!=": lambda side: side != 0,
+}

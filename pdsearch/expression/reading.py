@@ -27,7 +27,7 @@ from pdsearch.expression.functions import (
     t,
     x,
 )
-from pdsearch.expression.values import check_constant
+from pdsearch.expression.values import Spread, check_constant
 from pdsearch.expression.writing import format_formula
 
 # A formula is a line a person types; these caps are some ten times what the largest of the
@@ -35,10 +35,12 @@ from pdsearch.expression.writing import format_formula
 MAX_LENGTH = 10_000
 MAX_NODES = 2_000
 MAX_DEPTH = 60
-MAX_DIGITS = 80  # the product of SELU's two constants has 62
+MAX_DIGITS = 660
+MAX_BITS = 2_200  # as many digits, and twice the 1 064 bits of 1e-320 as an exact decimal
 MAX_EXPONENT = 64
 # sympy compares the arguments of these pairwise, and what is in them at every step.
 MAX_CHOICES = 48
+MAX_ARMS = 64
 _CHOICES = frozenset({"Min", "min", "Max", "max", "clamp", "Abs", "abs", "sign", "Heaviside"})
 # exp of a constant beyond this is beyond 10^1000
 _MAX_EXP = 2_302
@@ -150,8 +152,7 @@ def _check_nodes(expr: sympy.Basic) -> None:
 
 
 def _check_digits(number: sympy.Rational) -> None:
-    if max(abs(int(number.p)).bit_length(), int(number.q).bit_length()) > 2_200:
-        # 1e-320 as an exact decimal needs 1 064 bits
+    if max(abs(int(number.p)).bit_length(), int(number.q).bit_length()) > MAX_BITS:
         raise FormulaError("the formula holds a number of too many digits")
 
 
@@ -269,6 +270,15 @@ def _check_tokens(text: str, shift: int) -> None:
         raise FormulaError(f"the formula has {count:,} tokens: at most {2 * MAX_NODES:,} are read")
 
 
+_OPERATORS: Mapping[type, str] = {
+    ast.FloorDiv: "//",
+    ast.Mod: "%",
+    ast.MatMult: "@",
+    ast.BitXor: "^ (a power is written **)",
+    ast.LShift: "<<",
+    ast.RShift: ">>",
+}
+
 _COMPARISONS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Gt: sympy.Gt,
     ast.GtE: sympy.Ge,
@@ -291,7 +301,9 @@ class _Interpreter:
         self.nodes = 0
         self.depth = 0
         self.choices = 0
+        self.arms = 0
         self.constants: dict[sympy.Expr, Any] = {}
+        self.spread = Spread()
 
     def error(self, node: ast.AST, what: str) -> FormulaError:
         column = getattr(node, "col_offset", None)
@@ -323,6 +335,7 @@ class _Interpreter:
         if not isinstance(value, sympy.Expr):
             kind = "a condition" if isinstance(value, Boolean) else "a tuple"
             self.fail(node, f"a number is needed, got {kind}")
+        self.checked(node, self.spread.check, value)
         if value.is_Rational:
             self.checked(node, _check_digits, value)
         elif not value.free_symbols:
@@ -344,7 +357,7 @@ class _Interpreter:
 
     def condition(self, node: ast.AST) -> Boolean:
         value = self.visit(node)
-        if not isinstance(value, Boolean):
+        if isinstance(value, sympy.Expr) or not isinstance(value, Boolean):  # a symbol is both
             self.fail(node, "a condition is needed (such as x > 0, or True), got a number")
         return value
 
@@ -354,7 +367,7 @@ class _Interpreter:
             return sympy.true if value else sympy.false
         if isinstance(value, int):
             if value >= 10**MAX_DIGITS:
-                self.fail(node, f"an integer of more than {MAX_DIGITS} digits")
+                self.fail(node, f"a number may have at most {MAX_DIGITS} digits")
             return sympy.Integer(value)
         if isinstance(value, float):
             # From the text, not from the float: every digit of the literal counts.
@@ -363,7 +376,7 @@ class _Interpreter:
             if not _DECIMAL.match(literal) or abs(int(power)) > 400:
                 self.fail(node, f"the number {shown(literal)} is out of range")
             if len(literal) > MAX_DIGITS:
-                self.fail(node, f"a number of more than {MAX_DIGITS} digits")
+                self.fail(node, f"a number may have at most {MAX_DIGITS} digits")
             return sympy.Rational(literal)
         kind = "a complex number" if isinstance(value, complex) else f"{type(value).__name__}"
         kind = {"str": "a string", "bytes": "a string", "NoneType": "None"}.get(kind, kind)
@@ -398,17 +411,28 @@ class _Interpreter:
             case ast.BitAnd() | ast.BitOr():
                 both = (self.condition(node.left), self.condition(node.right))
                 return (sympy.And if isinstance(node.op, ast.BitAnd) else sympy.Or)(*both)
-            case ast.Add():
-                return self.expression(node.left) + self.expression(node.right)
-            case ast.Sub():
-                return self.expression(node.left) - self.expression(node.right)
+            case ast.Add() | ast.Sub():
+                return self.sum(node)
             case ast.Mult() | ast.Div():
                 return self.product(node)
             case ast.Pow():
                 return self.power(node)
-        symbols = {"FloorDiv": "//", "Mod": "%", "MatMult": "@", "BitXor": "^ (power is **)"}
-        name = type(node.op).__name__
-        self.fail(node, f"operator {symbols.get(name, name)} is not allowed in a formula")
+        self.fail(node, f"operator {_OPERATORS[type(node.op)]} is not allowed in a formula")
+
+    def sum(self, node: ast.AST) -> sympy.Expr:
+        """A chain of sums and differences, however long: its tree is as deep as it has terms."""
+        terms: list[sympy.Expr] = []
+        stack: list[tuple[ast.AST, bool]] = [(node, False)]
+        while stack:
+            part, negative = stack.pop()
+            if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add | ast.Sub):
+                self.nodes += 1
+                stack.append((part.right, negative ^ isinstance(part.op, ast.Sub)))
+                stack.append((part.left, negative))
+            else:
+                term = self.expression(part)
+                terms.append(-term if negative else term)
+        return cast(sympy.Expr, sympy.Add(*terms))
 
     def product(self, node: ast.AST) -> sympy.Expr:
         """A chain of products, quotients and signs, multiplied at once.
@@ -430,7 +454,7 @@ class _Interpreter:
                 stack.append((part.operand, inverse))
             else:
                 factor = self.expression(part)
-                if inverse and factor.is_zero:
+                if inverse and factor == 0:
                     self.fail(part, "division by zero")
                 factors.append(1 / factor if inverse else factor)
         return cast(sympy.Expr, sympy.Mul(*factors))
@@ -439,17 +463,22 @@ class _Interpreter:
         base, exponent = self.expression(node.left), self.expression(node.right)
         if base is sympy.E:
             return self.call(node, "exp", [exponent])
+        if base.is_Rational and exponent.is_Rational:
+            bits = max(int(base.p).bit_length(), int(base.q).bit_length())
+            if abs(base) != 1 and (bits * abs(exponent) > 2 * MAX_BITS or exponent.q > 1_000):
+                self.fail(node, "this power of a number has too many digits")
+            if base == 0 and exponent < 0:
+                self.fail(node, "division by zero")
+            return cast(sympy.Expr, base**exponent)
         self.checked(node.right, _check_exponent, exponent)
         if not exponent.free_symbols:
             value = self.constant(node.right, exponent)
             if abs(value) > MAX_EXPONENT:
                 self.fail(node.right, f"an exponent must be at most {MAX_EXPONENT} in size")
-            if base.is_zero and value < 0:
+            if base == 0 and value < 0:
                 self.fail(node, "division by zero")
-            if base.is_Rational and exponent.is_Rational:
-                bits = int(base.p).bit_length() + int(base.q).bit_length()
-                if bits * abs(value) > 4_400 or exponent.q > 1_000:
-                    self.fail(node, "a power of a number that has too many digits")
+        power = sympy.Pow(base, exponent, evaluate=False)
+        self.checked(node, self.spread.check, power)
         return cast(sympy.Expr, base**exponent)
 
     def on_Compare(self, node: ast.Compare) -> Any:
@@ -514,6 +543,9 @@ class _Interpreter:
 
     def arm(self, node: ast.expr) -> tuple[sympy.Expr, Boolean]:
         self.nodes += 1
+        self.arms += 1
+        if self.arms > MAX_ARMS:
+            raise FormulaError(f"the formula has more than {MAX_ARMS} arms of Piecewise")
         if not isinstance(node, ast.Tuple) or len(node.elts) != 2:
             self.fail(node, "each arm of Piecewise is (value, condition)")
         return self.expression(node.elts[0]), self.condition(node.elts[1])

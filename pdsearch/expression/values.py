@@ -8,7 +8,7 @@ A proof that a formula is finite everywhere is not attempted: that is for the en
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -122,6 +122,11 @@ def _odd_hyperbolic(z: Number) -> Number:
     return _context.sinh(_wide(z)) if z != 0 else Fraction(0)
 
 
+def _ordered(numbers: tuple[Number, ...]) -> Callable[[Number], Any]:
+    """A key to compare by: Fractions and mpf do not compare with one another."""
+    return (lambda z: z) if all(isinstance(z, Fraction) for z in numbers) else _wide
+
+
 def _wave(function: Any, at_zero: int, z: Number) -> Number:
     if abs(z) > _FAR:
         raise Unknown
@@ -170,8 +175,8 @@ _EXACT: Mapping[str, Any] = {
     "Abs": abs,
     "sign": lambda z: Fraction((z > 0) - (z < 0)),
     "Heaviside": _heaviside,
-    "Min": min,
-    "Max": max,
+    "Min": lambda *z: min(z, key=_ordered(z)),
+    "Max": lambda *z: max(z, key=_ordered(z)),
 }
 
 # The same on floats: quick, and exact enough to see that nothing is wrong.
@@ -247,6 +252,10 @@ class _Evaluator:
             raise Undefined("is undefined (no arm of Piecewise is taken)")
         if isinstance(node, sympy.exp):
             return self.table["exp"](self.value(node.args[0]))
+        if node is sympy.I:
+            raise Undefined("is not real")
+        if node in (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
+            raise Undefined("is not finite")
         function = self.table.get(type(node).__name__)
         if function is None:
             raise Unknown
@@ -262,7 +271,8 @@ class _Evaluator:
         if isinstance(condition, sympy.Not):
             return not self.truth(condition.args[0])
         test = _TESTS[condition.rel_op]
-        return bool(test(self.value(condition.lhs), self.value(condition.rhs)))
+        sides = (self.value(condition.lhs), self.value(condition.rhs))
+        return bool(test(*(sides if self.quick else map(_ordered(sides), sides))))
 
 
 def evaluate(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> Number:
@@ -304,6 +314,46 @@ def _constant(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -
         if expression.is_Add and not isinstance(value, Fraction) and size < _mpf(10) ** -40:
             raise FormulaError("a constant of the formula cannot be told from 0")
     return value
+
+
+class Spread:
+    """How many bits a formula's numbers would take over one common denominator.
+
+    sympy forms it whenever it asks for the sign of a sum: harmless for (x + 1/3)**64, but
+    (((x + 1/3)**64 + 1/3)**64 + 1/3)**64 has a denominator of 3^262144. An upper estimate.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[Any, int] = {}
+
+    def bits(self, node: Any) -> int:
+        """The estimate; a parameter counts as a number of 17 digits."""
+        found = self.known.get(node)
+        if found is None:
+            found = self.known[node] = self._compute(node)
+        return found
+
+    def _compute(self, node: Any) -> int:
+        if node.is_Rational:
+            return max(int(node.p).bit_length(), int(node.q).bit_length()) if node.q != 1 else 0
+        if node.is_Symbol:
+            return 0 if node == x else 60
+        total = min(sum(self.bits(a) for a in node.args), 10**9)
+        if node.is_Pow and node.base is not sympy.E:
+            exponent = node.exp
+            return int(
+                self.bits(node.base) * max(1, abs(exponent)) if exponent.is_Rational else total
+            )
+        return total
+
+    def check(self, node: Any) -> None:
+        """Refuse what is beyond 300 000 bits.
+
+        Raises:
+            FormulaError: it is.
+        """
+        if self.bits(node) > 300_000:
+            raise FormulaError("powers are nested too deeply here")
 
 
 def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Rational]) -> None:
@@ -383,47 +433,87 @@ def _trouble(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) ->
         return str(error)
     except Unknown:
         return None
-    if abs(value) > _mpf(10) ** 300:
+    if abs(value) > 10**300:
         return "overflows"
     # Irrational roots are known to 25 digits; nothing else grows that large beside one.
     near_a_root = values[x].denominator > 10**20
-    return "grows without bound" if near_a_root and abs(value) > _mpf(10) ** 12 else None
+    return "grows without bound" if near_a_root and abs(value) > 10**12 else None
 
 
 def _roots(base: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> list[Fraction]:
-    """Real roots in x of a polynomial of low degree; rational ones exactly."""
-    if not base.is_polynomial(x):
+    """Real roots in x of a polynomial of low degree; rational ones exactly, others to 25 digits."""
+    try:
+        coefficients = _coefficients(base, values)
+    except (Undefined, Unknown):
+        return []
+    while coefficients and coefficients[-1] == 0:
+        coefficients.pop()
+    if len(coefficients) == 2:
+        return [-coefficients[0] / coefficients[1]]
+    if len(coefficients) < 2:
         return []
     try:
-        terms = sympy.Poly(base, x).all_coeffs() if _degree(base) <= 12 else []
-        coefficients = [evaluate(c, values) for c in terms]
-    except (Undefined, Unknown, sympy.PolynomialError):
+        roots = _context.polyroots([_wide(c) for c in reversed(coefficients)], maxsteps=200)
+    except (mpmath.libmp.NoConvergence, ArithmeticError):
         return []
-    while coefficients and coefficients[0] == 0:
-        del coefficients[0]
-    if len(coefficients) < 2 or not all(isinstance(c, Fraction) for c in coefficients):
-        floats = [float(_wide(c)) for c in coefficients]
-        coefficients = [Fraction(c) for c in floats if math.isfinite(c)]
-    if len(coefficients) == 2:
-        return [-coefficients[1] / coefficients[0]]
-    if len(coefficients) < 2 or any(abs(c.numerator) > 10**60 for c in coefficients):
-        return []
-    exact = sympy.Poly([sympy.Rational(c.numerator, c.denominator) for c in coefficients], x)
-    rational = [_rational(root) for root in exact.ground_roots()]
-    middles = (
-        _rational((low + high) / 2)
-        for (low, high), _ in exact.intervals(eps=sympy.Rational(1, 10**25))
-    )
-    # A rational root may come back as an interval around it.
-    return rational + [m for m in middles if all(abs(m - r) > 1e-20 for r in rational)]
+    found = []
+    for root in roots:
+        if abs(root.imag) > 1e-20 * (1 + abs(root)) or not 1e-50 < abs(root) < 1e50:
+            continue
+        near = Fraction(str(_context.nstr(root.real, 30)))
+        plain = near.limit_denominator(10**6)
+        exactly = sum(c * plain**k for k, c in enumerate(coefficients)) == 0
+        found.append(plain if exactly else near)
+    return found + ([Fraction(0)] if coefficients[0] == 0 else [])
 
 
-def _degree(base: sympy.Expr) -> int:
-    """At most this degree in x, without expanding anything."""
-    if base.is_Add:
-        return max(_degree(a) for a in base.args)
-    if base.is_Mul:
-        return sum(_degree(a) for a in base.args)
-    if base.is_Pow and base.base.has(x):
-        return int(base.exp) * _degree(base.base) if base.exp.is_Integer else 1_000
-    return 1 if base == x else 0
+def _coefficients(node: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> list[Fraction]:
+    """Of a polynomial in x, from the constant on; of rational numbers only.
+
+    Not by `sympy.Poly`, which writes and compiles Python code for its arithmetic.
+    """
+    if node == x:
+        return [_ZERO, _ONE]
+    if not node.has(x):
+        value = evaluate(node, values)
+        if not isinstance(value, Fraction):
+            value = Fraction(float(value)) if abs(value) < 1e300 else _unknown()
+        return [value]
+    if node.is_Add:
+        total: list[Fraction] = []
+        for part in node.args:
+            terms = _coefficients(part, values)
+            total += [_ZERO] * (len(terms) - len(total))
+            for power, term in enumerate(terms):
+                total[power] += term
+        return total
+    if node.is_Mul:
+        product = [_ONE]
+        for part in node.args:
+            product = _product(product, _coefficients(part, values))
+        return product
+    if node.is_Pow and node.exp.is_Integer and 0 < node.exp <= _MOST_DEGREE:
+        base, product = _coefficients(node.base, values), [_ONE]
+        for _ in range(int(node.exp)):
+            product = _product(product, base)
+        return product
+    raise Unknown
+
+
+_MOST_DEGREE = 12
+
+
+def _unknown() -> Fraction:
+    raise Unknown
+
+
+def _product(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
+    if len(a) + len(b) - 2 > _MOST_DEGREE:
+        raise Unknown
+    product = [_ZERO] * (len(a) + len(b) - 1)
+    for i, left in enumerate(a):
+        for j, right in enumerate(b):
+            product[i + j] += left * right
+    if any(c.numerator.bit_length() + c.denominator.bit_length() > _MOST_BITS for c in product):
+        raise Unknown
+    return product

@@ -17,24 +17,27 @@ _MOST_PLACES = 60
 def decimal(number: sympy.Rational) -> str | None:
     """The exact decimal form, where there is one and it reads better than the fraction."""
     q = int(number.q)
-    if q < _FEWEST and q != 5:
+    if (q < _FEWEST and q not in (1, 5)) or (q == 1 and abs(number) < 10**21):
         return None
     twos = fives = 0
     while q % 2 == 0:
         q, twos = q // 2, twos + 1
     while q % 5 == 0:
         q, fives = q // 5, fives + 1
-    places = max(twos, fives)
-    if q != 1 or places > _MOST_PLACES:
+    if q != 1:
         return None
-    scaled = abs(int(number.p)) * 10**places // int(number.q)
+    places = max(twos, fives)
+    digits = str(abs(int(number.p)) * 10**places // int(number.q))
+    power = len(digits) - 1 - places  # of the first digit
+    digits = digits.rstrip("0")
     sign = "-" if number.p < 0 else ""
-    if scaled < 10 ** (places - 5):  # 1e-07, rather than a row of zeros
-        digits = str(scaled).rstrip("0")
-        exponent = len(str(scaled)) - 1 - places
-        return f"{sign}{digits[0]}{'.' + digits[1:] if digits[1:] else ''}e{exponent}"
-    digits = str(scaled).rjust(places + 1, "0")
-    return f"{sign}{digits[:-places]}.{digits[-places:]}"
+    if len(digits) > _MOST_PLACES:
+        return None
+    if -5 <= power < 21:
+        whole = digits.rjust(len(digits) - power, "0") if power < 0 else digits
+        cut = max(power, 0) + 1
+        return f"{sign}{whole[:cut].ljust(cut, '0')}.{whole[cut:]}".rstrip(".")
+    return f"{sign}{digits[0]}{'.' + digits[1:] if digits[1:] else ''}e{power}"
 
 
 def oriented(relation: Any) -> tuple[sympy.Expr, str, sympy.Expr]:
@@ -70,7 +73,10 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
     """
 
     def _print_Rational(self, expr: sympy.Rational) -> str:
-        return decimal(expr) or f"{expr.p}/{expr.q}"
+        return decimal(expr) or f"{self._print(sympy.Integer(expr.p))}/{expr.q}"
+
+    def _print_Integer(self, expr: sympy.Integer) -> str:
+        return decimal(expr) or str(expr.p)
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
         number, rest = expr.as_coeff_Mul()
@@ -78,7 +84,7 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
         number = abs(number)
         above: list[str] = []
         below: list[str] = []
-        shown = decimal(number) if number.is_Rational and not number.is_Integer else None
+        shown = decimal(number)
         if shown is not None:
             above.append(shown)
         elif number != 1:
@@ -159,6 +165,14 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
         return f"{self._print(left)} {operator} {self._print(right)}"
 
 
+def _scientific(text: str | None) -> str | None:
+    """The decimal with its power of ten in LaTeX."""
+    if text is None or "e" not in text:
+        return text
+    digits, _, power = text.partition("e")
+    return rf"{digits} \cdot 10^{{{power}}}"
+
+
 class _LatexPrinter(_PositiveFirst, LatexPrinter):
     """Adds exact decimals, and comparisons with x on the left."""
 
@@ -168,11 +182,15 @@ class _LatexPrinter(_PositiveFirst, LatexPrinter):
         return f"{self._print(left)} {sign} {self._print(right)}"
 
     def _print_Rational(self, expr: sympy.Rational) -> str:
-        return decimal(expr) or cast(str, super()._print_Rational(expr))
+        shown = _scientific(decimal(expr))
+        return shown or cast(str, super()._print_Rational(expr))
+
+    def _print_Integer(self, expr: sympy.Integer) -> str:
+        return _scientific(decimal(expr)) or str(expr.p)
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
         number, rest = expr.as_coeff_Mul()
-        shown = decimal(number) if number.is_Rational else None
+        shown = _scientific(decimal(number))
         if shown is None:
             return cast(str, super()._print_Mul(expr))
         above, below = sympy.fraction(rest)
