@@ -31,7 +31,8 @@ def _math(inner: str, *, display: str) -> Markup:
 def _print(expression: sympy.Basic) -> str:
     # Sympy leaves the signs of comparisons unescaped; nothing else in its text is a bare bracket.
     text = _Printer().doprint(expression)
-    return text.replace("<mo><</mo>", "<mo>&lt;</mo>").replace("<mo>></mo>", "<mo>&gt;</mo>")
+    text = text.replace("<mo><</mo>", "<mo>&lt;</mo>").replace("<mo>></mo>", "<mo>&gt;</mo>")
+    return text.replace("&ExponentialE;", "e")
 
 
 class _Printer(MathMLPresentationPrinter):
@@ -57,8 +58,8 @@ class _Printer(MathMLPresentationPrinter):
                 for value, condition in expr.args
             ),
         )
-        table.setAttribute("columnalign", "left left")
-        return self._element("mrow", self._element("mo", "{"), table)
+        table.setAttribute("class", "cases")
+        return table
 
     def _condition(self, condition: Any) -> Any:
         if condition == sympy.true:

@@ -59,21 +59,32 @@ def forest(confirmation: "Confirmation") -> go.Figure | None:
         layout(
             xaxis={
                 "title": {
-                    "text": "test accuracy minus ReLU's, percentage points (same seeds)",
+                    "text": "test accuracy − ReLU's, points",
                     "standoff": 8,
                 },
-                "zeroline": False,
             },
+            # Names stand above their intervals: beside them, long ones leave no room on a phone.
+            annotations=[
+                {
+                    "x": 0,
+                    "xref": "paper",
+                    "xanchor": "left",
+                    "y": i + 0.32,
+                    "showarrow": False,
+                    "text": plain(_short(row.name)),
+                    "font": {"size": 12},
+                }
+                for i, row in enumerate(compared)
+            ],
             yaxis={
-                "tickvals": list(range(len(compared))),
-                "ticktext": [plain(_short(row.name)) for row in compared],
-                "range": [-0.6, len(compared) - 0.4],
+                "range": [-0.5, len(compared) - 0.35],
                 "showgrid": False,
                 "showline": False,
+                "showticklabels": False,
                 "ticks": "",
             },
-            height=110 + 46 * len(compared),
-            margin={"l": 58, "r": 18, "t": 12, "b": 48},
+            height=90 + 52 * len(compared),
+            margin={"l": 14, "r": 18, "t": 12, "b": 48},
         )
     )
     return figure
@@ -133,7 +144,7 @@ def insight_scatter(insight: "Insight", learned: "Learned", *, percent: bool) ->
     figure.update_layout(
         layout(
             xaxis={
-                "title": {"text": f"{plain(learned.name)}: {learned.measure}", "standoff": 6},
+                "title": {"text": plain(learned.measure), "standoff": 6},
                 "nticks": 6,
             },
             yaxis={"nticks": 6, **({"tickformat": ".1%"} if percent else {})},

@@ -16,6 +16,7 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       "font.color": c.ink,
       "legend.font.color": c.ink,
+      "title.font.color": c.ink,
       "hoverlabel.bgcolor": c.panel,
       "hoverlabel.bordercolor": c.line,
       "hoverlabel.font.color": c.ink
@@ -42,7 +43,8 @@
     var config = {
       responsive: true,
       displaylogo: false,
-      displayModeBar: "hover",
+      // Small figures keep their hover texts; a toolbar would cover them.
+      displayModeBar: box.clientWidth < 520 || Number(box.dataset.height) < 300 ? false : "hover",
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
       toImageButtonOptions: { scale: 2, filename: box.dataset.name || "pdsearch" }
     };

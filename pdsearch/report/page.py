@@ -176,14 +176,15 @@ def criteria_table(entries: Sequence[Mapping[str, Any]]) -> Markup:
             notes.append(h("div", entry["detail"], class_="quiet small"))
         rows.append(
             [
-                [h("code", entry["name"]), h("div", "required", class_="quiet small")]
-                if entry["required"]
-                else h("code", entry["name"]),
+                [
+                    h("code", entry["name"], class_="name"),
+                    h("div", "required", class_="quiet small") if entry["required"] else None,
+                ],
                 badge(entry),
                 {"text": number(entry["value"]), "class_": "number"},
                 {"text": bound(entry["bound"]), "class_": "number"},
-                notes,
-                {"text": entry["source"], "class_": "quiet small"},
+                {"text": notes, "class_": "statement"},
+                {"text": entry["source"], "class_": "source quiet small"},
             ]
         )
     number_head = {"class_": "number"}

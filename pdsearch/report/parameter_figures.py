@@ -11,11 +11,12 @@ from pdsearch.report.study_figures import (
     compared,
     family_colours,
     family_of,
+    levels,
     note,
     robust_range,
     value_axis,
 )
-from pdsearch.report.style import INK, colour, faint, layout
+from pdsearch.report.style import INK, colour, layout
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
@@ -54,7 +55,7 @@ def by_family(
                 jitter=0.5,
                 pointpos=0,
                 fillcolor="rgba(0,0,0,0)",
-                line={"color": faint(colours.get(family, INK), 0.35), "width": 1},
+                line={"width": 0},
                 marker={"color": colours.get(family, INK), "size": 8},
                 hoveron="points",
                 hoverinfo="text",
@@ -62,13 +63,7 @@ def by_family(
                 showlegend=False,
             )
         )
-    for i, (name, row) in enumerate(compared(rows)):
-        tone = colours.get(family_of(row), INK)
-        figure.add_hline(y=row.value, line={"color": tone, "width": 1.5, "dash": "dash"})
-        figure.add_annotation(
-            x=1 - 0.26 * (i % 4), xref="paper", xanchor="right", y=row.value, yanchor="bottom",
-            text=plain(name), showarrow=False, font={"size": 11, "color": tone},
-        )  # fmt: skip
+    levels(figure, rows, colours)
     figure.update_layout(
         layout(
             xaxis={"type": "category"},
@@ -90,6 +85,8 @@ def slices(
     found = []
     for family in dict.fromkeys(map(family_of, finished)):
         chosen = [row for row in finished if family_of(row) == family]
+        if not any(row.status == "complete" for row in chosen):
+            continue
         space: Any = chosen[0].candidate.family.space if chosen[0].candidate else {}
         for name, distribution in space.items():
             if distribution.low == distribution.high:
@@ -155,18 +152,16 @@ def importances(
         names = [n for n in own[0].params if n.startswith(f"{family}.")]
         varied = [n for n in names if len({trial.params.get(n) for trial in own}) > 1]
         if len(varied) < 2:
-            what = "no parameter" if not names else f"{len(varied)} parameter(s) that varied"
-            notes.append(f"{family}: {what}, so there is nothing to share importance among.")
+            what = {0: "no parameter varied", 1: "only one parameter varied"}[len(varied)]
+            notes.append(f"{family}: {what}: nothing to share importance among.")
             continue
         if len(own) < FEWEST:
             notes.append(f"{family}: {len(own)} complete trials, fewer than {FEWEST}.")
             continue
-        alone = optuna.create_study(directions=stored.study.directions)
+        alone = _study(stored.study.directions[0])
         alone.add_trials([_only(trial, varied) for trial in own])
         try:
-            values = optuna.importance.get_param_importances(
-                alone, params=varied, target=lambda trial: trial.values[0]
-            )
+            values = optuna.importance.get_param_importances(alone, params=varied)
         except (ValueError, RuntimeError) as error:
             notes.append(f"{family}: Optuna cannot compute it ({error}).")
             continue
@@ -203,6 +198,18 @@ def importances(
     return figure, notes
 
 
+def _study(direction: Any) -> Any:
+    """A study in memory, without the line that Optuna logs for each new one."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(direction=direction)
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 def _only(trial: Any, names: Sequence[str]) -> Any:
     """The trial with these parameters alone; a study of its own wants all trials alike."""
     import optuna
@@ -210,7 +217,7 @@ def _only(trial: Any, names: Sequence[str]) -> Any:
     return optuna.trial.create_trial(
         params={name: trial.params[name] for name in names},
         distributions={name: trial.distributions[name] for name in names},
-        values=trial.values,
+        value=trial.values[0],
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "highlighted",
     "history",
     "learning_curves",
+    "levels",
     "note",
     "robust_range",
     "value_axis",
@@ -30,9 +31,9 @@ PERCENT = ".1%"
 
 
 def family_colours(stored: "StoredStudy") -> dict[str, str]:
-    """One colour a family, the baseline's grey."""
+    """One colour a family, the baseline's grey; the palette's first is for the best."""
     names = [name for name in stored.families if name != "relu"]
-    return {"relu": INK, **{name: colour(i) for i, name in enumerate(names)}}
+    return {"relu": INK, **{name: colour(i + 1) for i, name in enumerate(names)}}
 
 
 def family_of(row: "TrialRow") -> str:
@@ -69,6 +70,7 @@ def history(
     colours = family_colours(stored)
     drawn = [row for row in rows if row.kind == "candidate" and row.value is not None]
     for family in dict.fromkeys(family_of(row) for row in drawn):
+        named = False
         for status, symbol in _SYMBOLS.items():
             chosen = [r for r in drawn if family_of(r) == family and r.status == status]
             if chosen:
@@ -78,8 +80,9 @@ def history(
                         x=[row.number for row in chosen],
                         y=[row.value for row in chosen],
                         mode="markers",
-                        name=plain(family if status == "complete" else f"{family}, {status}"),
+                        name=plain(family),
                         legendgroup=family,
+                        showlegend=not named,
                         marker={
                             "color": tone,
                             "size": 9,
@@ -90,6 +93,7 @@ def history(
                         hovertext=[note(row) for row in chosen],
                     )
                 )
+                named = True
     complete = [row for row in drawn if row.status == "complete"]
     best: list[float] = []
     for row in complete:
@@ -107,8 +111,7 @@ def history(
                 hoverinfo="skip",
             )
         )
-    for i, (name, row) in enumerate(compared(rows)):
-        _level(figure, row, name, colours, right=i)
+    levels(figure, rows, colours)
     figure.update_layout(
         layout(
             xaxis={"title": {"text": "trial", "standoff": 8}, "rangemode": "tozero"},
@@ -130,24 +133,14 @@ def compared(rows: Sequence["TrialRow"]) -> list[tuple[str, "TrialRow"]]:
     return list(found.items())
 
 
-def _level(
-    figure: go.Figure, row: "TrialRow", name: str, colours: Mapping[str, str], *, right: int
-) -> None:
-    tone = colours.get(family_of(row), INK)
-    figure.add_hline(
-        y=row.value,
-        line={"color": tone, "width": 1.8, "dash": "solid" if row.kind == "baseline" else "dash"},
-    )
-    figure.add_annotation(
-        x=1 - 0.26 * (right % 4),
-        xref="paper",
-        xanchor="right",
-        y=row.value,
-        yanchor="bottom",
-        text=plain(name),
-        showarrow=False,
-        font={"size": 11, "color": tone},
-    )
+def levels(figure: go.Figure, rows: Sequence["TrialRow"], colours: Mapping[str, str]) -> None:
+    """Lines across a figure at the values of the baseline (solid) and the references (dashed)."""
+    for name, row in compared(rows):
+        tone = colours.get(family_of(row), INK)
+        line = {"color": tone, "width": 2, "dash": "solid" if row.kind == "baseline" else "dash"}
+        figure.add_hline(y=row.value, line=line, layer="below")
+        # A shape has no place in the legend; a line without points stands for it there.
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=plain(name), line=line))
 
 
 def robust_range(rows: Sequence["TrialRow"]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def layout(**changes: Any) -> dict[str, Any]:
         "margin": {"l": 58, "r": 18, "t": 24, "b": 48},
         "hoverlabel": {"align": "left", "font": {"family": FONT, "size": 12}},
         "hovermode": "closest",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#adb5bd", "activecolor": INK},
         "legend": {
             "orientation": "h",
             "x": 0,

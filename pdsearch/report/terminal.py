@@ -120,18 +120,25 @@ def _ascii(dots: set[tuple[int, int]], marks: set[tuple[int, int]], i: int, j: i
     return "*" if (i, j) in dots else "." if (i, j) in marks else " "
 
 
-def number(value: Any, digits: int = 5) -> str:
-    """A number with its error, an enclosure's end points where they differ visibly, or words."""
+def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
+    """A number; an enclosure as its middle and its error, or as its ends where that is wide.
+
+    Args:
+        value: a number, a pair of ends (None: infinite), words, or None for nothing.
+        digits: significant ones.
+        error: whether an enclosure's half width is told.
+    """
     if value is None:
         return ""
     if isinstance(value, tuple | list):
         low, high = value
         if low is None or high is None:
             return f"[{number(low) or '−∞'}, {number(high) or '∞'}]"
-        middle, error = (low + high) / 2, (high - low) / 2
+        middle, half = (low + high) / 2, (high - low) / 2
+        if half > 0.05 * abs(middle):
+            return f"[{low:.3g}, {high:.3g}]"
         shown = f"{middle:.{digits}g}"
-        # An error that the shown digits hide is told as a power of ten.
-        return f"{shown} ± {error:.1g}" if error > 0 else shown
+        return f"{shown} ± {half:.1g}" if half > 0 and error else shown
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     return str(value)

@@ -1,0 +1,272 @@
+"""The sections of a study's page that show figures."""
+
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.criteria import check, gate
+from pdsearch.report import outcome_figures, parameter_figures, study_figures
+from pdsearch.report.criteria_page import about
+from pdsearch.report.figures import criteria_figure, shapes_figure
+from pdsearch.report.markup import Markup, h
+from pdsearch.report.page import badge, criteria_table, figure_box, table
+from pdsearch.report.terminal import number
+from pdsearch.report.view import View, name, p_value
+
+if TYPE_CHECKING:
+    from pdsearch.study import TrialRow
+
+__all__ = ["criteria", "curves", "dead", "history", "learned", "parameters", "shapes"]
+
+SHOWN = 4
+"""The best candidates of different shape that are drawn and whose criteria are decided."""
+
+
+def shapes(view: View) -> list[Any]:
+    """The best candidates and the references beside the step, and the formula of the best."""
+    top = [row for row in view.ranked[:SHOWN] if row.candidate is not None]
+    candidates = [row.candidate for row in top if row.candidate is not None]
+    others = [row.candidate for row in view.references if row.candidate is not None]
+    if not candidates and not others:
+        return []
+    labels = [f"{name(row)}, {view.value(row.value)}" for row in top]
+    figure = shapes_figure(candidates, labels=labels, dashed=others)
+    parts: list[Any] = [
+        figure_box(
+            figure,
+            "the best candidates beside the step",
+            caption="The best candidates by validation value, the references (dashed), and the "
+            "step, ReLU's own derivative (dotted). Hover for the formula.",
+            height=460,
+        )
+    ]
+    if candidates:
+        parts += [h("h3", "The best: ", h("code", candidates[0].name))]
+        parts += about(candidates[0].family, candidates[0])
+    return parts
+
+
+def criteria(view: View) -> list[Any]:
+    """Every criterion of the best, the certified ones of the others, what ruled trials out."""
+    if view.best is None or view.best.candidate is None:
+        return []
+    candidate = view.best.candidate
+    asked = view.stored.settings.criteria
+    report = check(candidate, profile=asked.profile, thresholds=asked.bounds())
+    entries = report.to_dict()["criteria"]
+    # A study's own criteria are known from its trials alone.
+    names = {entry["name"] for entry in entries}
+    entries += [
+        entry
+        for entry in (view.best.criteria or {}).get("criteria", ())
+        if entry["name"] not in names
+    ]
+    shape = criteria_figure(candidate, entries)
+    marked = len(shape.data) > 2
+    return [
+        h("p", "The best candidate, profile ", h("code", asked.profile), "."),
+        figure_box(
+            shape,
+            f"{candidate.name} with witnesses",
+            caption="Rings mark where a criterion that was refuted fails.",
+            height=380,
+        )
+        if marked
+        else None,
+        criteria_table(entries),
+        h("h3", "Beside the others"),
+        _matrix(view),
+        _ruled_out(view),
+    ]
+
+
+def _matrix(view: View) -> Markup:
+    rows = [
+        *view.ranked[: SHOWN - 1],
+        *([view.baseline] if view.baseline else []),
+        *view.references,
+    ]
+    columns = {
+        ("ReLU" if row.kind == "baseline" else name(row)): row.candidate
+        for row in rows
+        if row.candidate is not None
+    }
+    asked = view.stored.settings.criteria
+    reports = {
+        name: gate(one, profile="strict", thresholds=asked.bounds()).to_dict()["criteria"]
+        for name, one in columns.items()
+    }
+    names = list(dict.fromkeys(entry["name"] for found in reports.values() for entry in found))
+    lines = []
+    for criterion in names:
+        cells: list[Any] = [h("code", criterion, class_="name")]
+        for found in reports.values():
+            entry = next(entry for entry in found if entry["name"] == criterion)
+            value = number(entry["value"], 4, error=False)
+            cells.append([badge(entry), h("div", value, class_="quiet small") if value else None])
+        lines.append(cells)
+    return table(["criterion", *({"text": one, "class_": "tall"} for one in columns)], lines)
+
+
+def _ruled_out(view: View) -> list[Any]:
+    reasons: dict[str, list[TrialRow]] = {}
+    for row in view.rows:
+        if row.status == "ruled_out":
+            for entry in (row.criteria or {}).get("criteria", ()):
+                if entry["required"] and not entry["passed"]:
+                    reasons.setdefault(entry["name"], []).append(row)
+    if not reasons:
+        return []
+    lines = [
+        [
+            h("code", criterion, class_="name"),
+            {"text": len(rows), "class_": "number"},
+            [h("code", name(rows[0])), f", trial {rows[0].number}"],
+        ]
+        for criterion, rows in reasons.items()
+    ]
+    return [
+        h("h3", "Ruled out before training"),
+        table(["criterion", {"text": "trials", "class_": "number"}, "for example"], lines),
+    ]
+
+
+def history(view: View) -> list[Any]:
+    """The trials in their order, and two objectives against each other."""
+    drawn = [row for row in view.rows if row.value is not None]
+    if not drawn:
+        return []
+    figure = study_figures.history(view.stored, view.rows, percent=view.percent, title=view.title)
+    parts = [
+        figure_box(
+            figure,
+            "value of each trial in order",
+            caption="One dot a trial: filled where it was trained to the end, open where it was "
+            "pruned. Horizontal lines: ReLU (solid) and the references (dashed). Values far below "
+            "are outside of the picture; double-click to see all.",
+        )
+    ]
+    pareto = parameter_figures.objectives(view.stored, view.rows)
+    if pareto is not None:
+        parts.append(
+            figure_box(pareto, "two objectives", caption="Ringed: no trial is better in both.")
+        )
+    return parts
+
+
+def curves(view: View) -> list[Any]:
+    """Value and loss by epoch."""
+    accuracy, loss = study_figures.learning_curves(
+        view.rows, view.best, percent=view.percent, title=view.title
+    )
+    boxes = [
+        figure_box(accuracy, "value by epoch", height=360),
+        figure_box(loss, "training loss by epoch", height=360),
+    ]
+    return [h("div", boxes, class_="pair")] if any(boxes) else []
+
+
+def dead(view: View) -> list[Any]:
+    """Dead units by epoch and by layer."""
+    boxes = [
+        figure_box(
+            study_figures.dead_over_time(view.rows, view.best), "dead units by epoch", height=340
+        ),
+        figure_box(
+            study_figures.dead_by_layer(view.rows, view.best), "dead units by layer", height=340
+        ),
+    ]
+    if not any(boxes):
+        return []
+    return [
+        h(
+            "p",
+            "A unit is dead where its pre-activation is not above zero for any image that was "
+            "looked at after the epoch.",
+            class_="quiet",
+        ),
+        h("div", boxes, class_="pair"),
+    ]
+
+
+def parameters(view: View) -> list[Any]:
+    """Value by family and along each parameter, importances."""
+    by_family = figure_box(
+        parameter_figures.by_family(view.stored, view.rows, percent=view.percent, title=view.title),
+        "value by family",
+        caption="One dot a trial that was trained to the end.",
+        height=360,
+    )
+    if by_family is None:
+        return []
+    importance, notes = parameter_figures.importances(view.stored, view.rows)
+    cells = [
+        h("div", h("h3", h("code", name)), figure_box(figure, f"value along {name}", height=230))
+        for name, figure in parameter_figures.slices(
+            view.stored, view.rows, percent=view.percent, title=view.title
+        )
+    ]
+    return [
+        by_family,
+        h("h3", "Importances"),
+        figure_box(importance, "parameter importances")
+        or h("p", "No importance can be computed from this study."),
+        h(
+            "p",
+            "PED-ANOVA (Optuna's default), within each family: parameters of different families "
+            "never meet in one trial. An adaptive sampler's crowding bears on these shares.",
+            class_="quiet small",
+        ),
+        h("ul", [h("li", note) for note in notes], class_="quiet small"),
+        [h("h3", f"{view.title.capitalize()} along each parameter"), h("div", cells, class_="grid")]
+        if cells
+        else None,
+    ]
+
+
+def learned(view: View) -> list[Any]:
+    """What the trials say about the criteria."""
+    from pdsearch.insight import learned_criteria
+
+    insight = learned_criteria(view.stored)
+    if not insight.criteria:
+        return []
+    right = {"class_": "number"}
+    rows = []
+    for one in insight.criteria:
+        found = one.correlation
+        interval = found.interval if found is not None else None
+        rows.append(
+            [
+                h("code", one.name),
+                {"text": one.n, **right},
+                {"text": f"{found.rho:+.2f}" if found is not None else "–", **right},
+                {
+                    "text": f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "–",
+                    **right,
+                },
+                {"text": p_value(one.p_adjusted), **right},
+                one.sentence,
+            ]
+        )
+    cells = [
+        h(
+            "div",
+            h("h3", h("code", one.name)),
+            figure_box(
+                outcome_figures.insight_scatter(insight, one, percent=view.percent),
+                f"accuracy against {one.name}",
+                height=230,
+            ),
+        )
+        for one in insight.criteria
+        if one.correlation is not None
+    ]
+    heads = ["trials", "Spearman's ρ", "95 % (bootstrap)", "p adjusted"]
+    return [
+        h("p", h("strong", insight.headline)),
+        table(
+            ["criterion", *({"text": text, **right} for text in heads), "reading"],
+            rows,
+        ),
+        [h("p", note, class_="quiet small") for note in insight.notes],
+        h("div", cells, class_="grid") if cells else None,
+    ]

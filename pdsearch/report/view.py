@@ -1,0 +1,121 @@
+"""A study read once, and how its figures are written."""
+
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pdsearch.confirm import Confirmation, load_confirmation
+
+if TYPE_CHECKING:
+    from pdsearch.study import StoredStudy, TrialRow
+
+__all__ = ["View", "duration", "name", "p_value", "quoted"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A study with its rows read once, so that every part of the page tells of the same moment."""
+
+    stored: "StoredStudy"
+    rows: tuple["TrialRow", ...]
+
+    @cached_property
+    def best(self) -> "TrialRow | None":
+        """The best candidate, as the study ranks them."""
+        ranked = self.ranked
+        return ranked[0] if ranked else None
+
+    @cached_property
+    def ranked(self) -> list["TrialRow"]:
+        """Complete candidates, the best first, as the study ranks them; each shape once."""
+        complete = [
+            row
+            for row in self.rows
+            if row.kind == "candidate" and row.status == "complete" and row.value is not None
+        ]
+        sign = 1 if self.stored.minimize else -1
+        retried = any(row.seeds for row in complete)
+        # Where the best few were trained over more seeds, their mean ranks them before all others.
+        complete.sort(
+            key=lambda row: (
+                bool(retried and not row.seeds),
+                sign * float((row.score if retried else row.value) or 0.0),
+                row.number,
+            )
+        )
+        once: dict[str, TrialRow] = {}
+        for row in complete:
+            if row.candidate is not None and row.duplicate_of is None:
+                once.setdefault(row.candidate.formula, row)
+        return list(once.values())
+
+    @cached_property
+    def baseline(self) -> "TrialRow | None":
+        """ReLU's trial."""
+        rows = [r for r in self.rows if r.kind == "baseline" and r.value is not None]
+        return rows[-1] if rows else None
+
+    @cached_property
+    def references(self) -> list["TrialRow"]:
+        """The references' trials."""
+        found = {}
+        for row in self.rows:
+            if row.kind == "reference" and row.status != "failed" and row.candidate is not None:
+                found[row.candidate.name] = row
+        return list(found.values())
+
+    @property
+    def percent(self) -> bool:
+        """Whether values are accuracies; a Python function may yield anything."""
+        return not self.by_function and self.stored.settings.study.objectives[0] == "accuracy"
+
+    @property
+    def by_function(self) -> bool:
+        """Whether a Python function trains, of whose values nothing is known."""
+        return self.stored.study.user_attrs.get("pdsearch:train") is not None
+
+    @property
+    def title(self) -> str:
+        """What a value is."""
+        return "validation accuracy" if self.percent else "value"
+
+    def value(self, value: float | None) -> str:
+        """A value as shown."""
+        if value is None:
+            return "–"
+        return f"{100 * value:.2f} %" if self.percent else f"{value:.5g}"
+
+    def difference(self, value: float) -> str:
+        """A difference of two values as shown."""
+        return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
+
+    @cached_property
+    def confirmation(self) -> Confirmation | None:
+        """What the storage holds of a confirmation."""
+        found = load_confirmation(self.stored)
+        return found if found is not None and found.rows else None
+
+
+def name(row: "TrialRow") -> str:
+    """A trial's candidate."""
+    return row.candidate.name if row.candidate is not None else "–"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value as shown."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def quoted(name: str) -> str:
+    """A name as a shell takes it."""
+    return shlex.quote(name)
