@@ -75,7 +75,7 @@ def _curve(
     low: float,
     high: float,
     progress: float = 0.0,
-    **style: Any,
+    line: Mapping[str, Any],
 ) -> go.Scatter:
     xs, ys = shapes.curve(candidate, low, high, progress=progress)
     note = f"{plain(label)}<br>g(x) = {_wrapped(candidate.formula)}"
@@ -86,7 +86,8 @@ def _curve(
         mode="lines",
         hoverinfo="text",
         hovertext=[f"x = {x:.4g}, g = {y:.5g}<br>{note}" for x, y in zip(xs, ys, strict=True)],
-        **style,
+        # Plotly otherwise leaves out points, and bends become corners.
+        line={**line, "simplify": False},
     )
 
 
