@@ -1,5 +1,6 @@
 """Criteria that are measured: bit comparisons and timings, labelled so."""
 
+import functools
 import math
 import statistics
 import time
@@ -52,6 +53,7 @@ def _bits(values: "torch.Tensor") -> "torch.Tensor":
     return values.view(integer)
 
 
+@functools.cache
 def _battery() -> "list[torch.Tensor]":
     import torch
 

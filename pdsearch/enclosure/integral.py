@@ -123,7 +123,7 @@ def _stretch(
     *,
     position: sympy.Symbol | None = x,
 ) -> arb:
-    """Integrate over the x between lo and hi, the places of the local coordinates first and last."""
+    """Integrate between lo and hi, the places of the local coordinates first and last."""
     variable = y_symbol if position is None else x
     program = Program(formula, (variable,))
 

@@ -1,0 +1,110 @@
+"""How long the criteria take: certified ones of each library family, and the gate of a study.
+
+    OMP_NUM_THREADS=1 python benchmarks/criteria.py [--json] [--rounds 5] [--families]
+
+Prints, over the library at its defaults: the time of all seven certified criteria of a candidate
+seen for the first time (median and maximum over families), and of the gate for further candidates
+of a family whose required criteria are proved or not. `--families` also decides every criterion
+over every parameter space and counts what is left undecided.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from typing import Any
+
+import flint
+import sympy
+
+from pdsearch.criteria import Budget, decide_family, gate
+from pdsearch.criteria.family import CERTIFIED
+from pdsearch.criteria.result import CRITERIA, PROVED, demands
+from pdsearch.criteria.shape import Shape
+from pdsearch.family import Family, library
+
+
+def certified_seconds(family: Family) -> float:
+    """All certified criteria of the default candidate, with nothing cached for it."""
+    sympy.core.cache.clear_cache()
+    expression = family.default.expression
+    wanted = demands("strict")
+    begun = time.perf_counter()
+    shape = Shape(expression)
+    for decide in CERTIFIED.values():
+        decide(shape, wanted)
+    return time.perf_counter() - begun
+
+
+def gate_seconds(family: Family, *, known: dict[str, str], rounds: int) -> float:
+    """The median gate time over candidates not seen before."""
+    times = []
+    for i in range(rounds + 1):
+        values = {
+            name: d.low + (d.high - d.low) * (0.31 + 0.07 * i) for name, d in family.space.items()
+        }
+        candidate = family.bind(**values)
+        begun = time.perf_counter()
+        gate(candidate, known=known)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--families", action="store_true")
+    arguments = parser.parse_args()
+    families = library()
+    certified = {
+        name: statistics.median(certified_seconds(family) for _ in range(arguments.rounds))
+        for name, family in families.items()
+    }
+    gates, gates_known = {}, {}
+    proved = {name: PROVED for name in CRITERIA if name in CERTIFIED}
+    for name, family in families.items():
+        if family.parameters:
+            gates[name] = gate_seconds(family, known={}, rounds=arguments.rounds)
+            gates_known[name] = gate_seconds(family, known=proved, rounds=arguments.rounds)
+    found: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "python-flint": flint.__version__,
+        "sympy": sympy.__version__,
+        "families": len(families),
+        "rounds": arguments.rounds,
+        "certified_median_s": statistics.median(certified.values()),
+        "certified_max_s": max(certified.values()),
+        "certified_slowest": max(certified, key=lambda name: certified[name]),
+        "gate_median_s": statistics.median(gates.values()),
+        "gate_max_s": max(gates.values()),
+        "gate_known_median_s": statistics.median(gates_known.values()),
+        "gate_known_max_s": max(gates_known.values()),
+    }
+    if arguments.families:
+        begun = time.perf_counter()
+        verdicts = {
+            (family.name, criterion): verdict
+            for family in families.values()
+            for criterion, verdict in decide_family(
+                family, profile="strict", budget=Budget(boxes=20_000, seconds=10.0)
+            ).items()
+        }
+        open_ = [f"{a}/{b}" for (a, b), verdict in verdicts.items() if verdict == "undecided"]
+        found |= {
+            "family_pairs": len(verdicts),
+            "family_undecided": open_,
+            "family_seconds": time.perf_counter() - begun,
+        }
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    for key, value in found.items():
+        print(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
+
+
+if __name__ == "__main__":
+    main()
