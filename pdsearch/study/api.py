@@ -23,7 +23,7 @@ from pdsearch.study.settings import (
     validate,
 )
 from pdsearch.study.space import as_spec, check_installed, resolve_families
-from pdsearch.study.storage import shown_url, storage_errors
+from pdsearch.study.storage import settle, shown_url, storage_errors
 from pdsearch.study.stored import PREFIX, StoredStudy, open_named, open_study, summary
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
 
@@ -132,6 +132,11 @@ def search(
         url = settings.study.storage
         # Wrong data or a wrong model must be told before anything is written.
         dataset = None if train is not None else _dataset(settings, progress=progress)
+        function = None if train is None else FunctionTrainer(train)
+        if dataset is not None:
+            _check_trial(settings, dataset)
+        if function is not None and settings.study.tie_seeds and not function.takes_seed:
+            raise InputError("study.tie_seeds needs a train function that takes a seed")
         threads = threads or _threads(settings.study.workers)
         kept = {
             "device": _device(device, train),
@@ -150,12 +155,7 @@ def search(
             decide=lambda file: _decided(file, dataset, device=device),
             direction=direction,
         )
-        trainer = (
-            FunctionTrainer(train)
-            if train is not None
-            else _image_trainer(stored, dataset, device=device)
-        )
-        _check_ties(settings, trainer)
+        trainer = function or _image_trainer(stored, dataset, device=device)
         _run(
             stored,
             trainer,
@@ -237,6 +237,40 @@ def _dataset(settings: StudyFile, *, progress: bool) -> "Dataset":
     return load_dataset(settings.trial.dataset, directory=settings.directory)
 
 
+def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
+    """What the first trial would find out: that the model cannot be had, or a batch not be filled.
+
+    Raises:
+        InputError: with the setting's name.
+        UnsupportedError: the model's ReLUs cannot be replaced.
+    """
+    import torch
+
+    from pdsearch.autograd import convert
+    from pdsearch.data import stratified_split
+    from pdsearch.family import load_family
+    from pdsearch.models import build_model
+
+    trial = settings.trial
+    train, _ = stratified_split(
+        dataset.train_labels, share=trial.validation, seed=settings.study.seed
+    )
+    if trial.batch_size > len(train):
+        raise InputError(
+            f"trial.batch_size: must be ≤ {len(train)}, the images of {trial.dataset!r} less those "
+            f"held back, got {trial.batch_size}"
+        )
+    with torch.random.fork_rng():
+        model = build_model(
+            trial.model,
+            classes=len(dataset.classes),
+            initialisation=trial.initialisation,
+            dropout=trial.dropout,
+            directory=settings.directory,
+        )
+        convert(model, load_family("relu").default)
+
+
 def _device(device: str, train: Callable[..., Any] | None) -> str:
     if train is not None:
         return "the train function's"
@@ -246,7 +280,10 @@ def _device(device: str, train: Callable[..., Any] | None) -> str:
 
 
 def _threads(workers: int) -> int:
-    """The machine's cores, shared out; at least one a trial."""
+    """The machine's cores, shared out, or what OMP_NUM_THREADS says; at least one a trial."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdigit() and int(said) > 0:
+        return int(said)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // workers)
 
@@ -257,7 +294,9 @@ def _decided(settings: StudyFile, dataset: "Dataset | None", *, device: str) -> 
         return settings
     from pdsearch.trial import resolve_device, resolve_settings
 
-    trial = resolve_settings(settings.trial, dataset, resolve_device(device))
+    trial = resolve_settings(
+        settings.trial, dataset, resolve_device(device), directory=settings.directory
+    )
     return settings.model_copy(update={"trial": trial})
 
 
@@ -271,11 +310,6 @@ def _image_trainer(
         device=device,
         threads=threads or attrs.get(PREFIX + "threads"),
     )
-
-
-def _check_ties(settings: StudyFile, trainer: Trainer) -> None:
-    if settings.study.tie_seeds and not getattr(trainer, "takes_seed", True):
-        raise InputError("study.tie_seeds needs a train function that takes a seed")
 
 
 def _run(
@@ -309,6 +343,7 @@ def _run(
                 session.decide_ties()
         finally:
             _end(helpers)
+            settle(stored.study)
 
 
 def _start_worker(stored: StoredStudy, url: str, *, device: str) -> "subprocess.Popen[bytes]":

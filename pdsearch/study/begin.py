@@ -9,7 +9,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
-from pdsearch.errors import InputError, StorageError
+from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
 from pdsearch.study.settings import OBJECTIVES, StudyFile
 from pdsearch.study.space import BASELINE, FIXED, grid
@@ -74,22 +74,27 @@ def begin(
         **kept,
     }
     with storage_errors(url):
-        study = _create(backend, name, directions)
+        study = None
+        if name not in optuna.get_all_study_names(backend):
+            # Before anything is written: what fails here leaves nothing behind.
+            attributes["settings"] = decide(settings).model_dump(mode="json")
+            study = _create(backend, name, directions)
         if study is None:
             study = _existing(backend, name, url)
-            stored = read(study, url)
-            resolved = _with_decided(settings, stored.settings)
-            attributes["settings"] = resolved.model_dump(mode="json")
-            if _check_same(stored, attributes):
-                for key in ("settings", "directory"):
-                    study.set_user_attr(PREFIX + key, attributes[key])
-                _queue_fixed(study, references)
-                _queue_grid(study, settings, searched)
-                return read(study, url)
+            if PREFIX + "settings" in study.user_attrs:
+                stored = read(study, url)
+                resolved = _with_decided(settings, stored.settings)
+                attributes["settings"] = resolved.model_dump(mode="json")
+                if _check_same(stored, attributes):
+                    for key in ("settings", "directory"):
+                        study.set_user_attr(PREFIX + key, attributes[key])
+                    _queue_fixed(study, references)
+                    _queue_grid(study, settings, searched)
+                    return read(study, url)
             # Nothing has come of it yet (a mistake in the file, most likely): begin anew.
+            attributes["settings"] = decide(settings).model_dump(mode="json")
             optuna.delete_study(study_name=name, storage=backend)
             study = optuna.create_study(study_name=name, storage=backend, directions=directions)
-        attributes["settings"] = decide(settings).model_dump(mode="json")
         for key, value in attributes.items():
             study.set_user_attr(PREFIX + key, value)
         with warnings.catch_warnings():
@@ -131,11 +136,7 @@ def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "opt
                 study.set_user_attr(PREFIX + "schema", SCHEMA)
                 break
             if not study.user_attrs and not study.get_trials(deepcopy=False):
-                optuna.delete_study(study_name=name, storage=backend)
-                raise StorageError(
-                    f"the making of study {name!r} in {shown_url(url)} had been interrupted; what "
-                    "there was of it is removed: run the same command again"
-                )
+                break  # killed even before that: begun anew
             raise InputError(
                 f"{shown_url(url)} holds a study {name!r} that pdsearch did not make: choose "
                 "another study.name"

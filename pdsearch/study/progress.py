@@ -32,7 +32,7 @@ class Display:
 
     def __enter__(self) -> Self:
         if self._bars:
-            from tqdm import tqdm
+            from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
             self._study = tqdm(total=self._total, desc="study", unit="trial", position=0)
         return self
@@ -71,7 +71,7 @@ class Display:
         """A trial begins to train."""
         self._name, self._spoke, self._epochs = name, time.monotonic(), epochs or 1
         if self._bars:
-            from tqdm import tqdm
+            from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
             self._trial = tqdm(
                 total=epochs,

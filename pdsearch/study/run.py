@@ -26,7 +26,7 @@ from pdsearch.study.space import (
     suggest,
 )
 from pdsearch.study.storage import Owner, fail_dead_trials, requeue
-from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from
+from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from, counts_of
 from pdsearch.study.train import Trainer, checkpoint_path, drop_checkpoints
 
 SAME = 1e-6
@@ -81,6 +81,7 @@ class Session:
         self._current: int | None = None
         self._checkpoint: Path | None = None
         self._given_up = 0
+        self._seen_epochs: int | None = None
         self._owner = Owner.here()
         self._study.sampler = CandidateSampler(self._settings, self._sign)
 
@@ -167,9 +168,9 @@ class Session:
         rows = self._stored.trials()
         row = next((row for row in rows if row.number == trial.number), None)
         if row is not None:
-            counted, _, _ = self._tally()
             best = best_of(rows, minimize=self._stored.minimize)
-            self._display.end(row, done=counted, best=best.value if best else None)
+            done = counts_of(rows)["total"]
+            self._display.end(row, done=done, best=best.value if best else None)
 
     def _release(self) -> None:
         """Gives an interrupted trial back to the queue, whatever state it is in."""
@@ -187,10 +188,13 @@ class Session:
         """Steps of a whole trial: the trainer's word, or what the baseline took."""
         if self._trainer.epochs is not None:
             return self._trainer.epochs
+        if self._seen_epochs is not None:
+            return self._seen_epochs
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             if trial.user_attrs.get(PREFIX + "kind") in FIXED and trial.intermediate_values:
-                return max(trial.intermediate_values)
-        return None
+                self._seen_epochs = max(trial.intermediate_values)
+                break
+        return self._seen_epochs
 
     # ---------------------------------------------------------------------------------- one trial
 
@@ -249,7 +253,7 @@ class Session:
             trial.set_user_attr(PREFIX + "candidate", candidate.to_dict())
         if PREFIX + "kind" not in trial.user_attrs:
             trial.set_user_attr(PREFIX + "kind", kind)
-        if kind not in FIXED:
+        if kind not in FIXED and PREFIX + "criteria" not in trial.user_attrs:
             self._gate(trial, candidate)
         twin = self._twin(trial, candidate)
         if twin is not None:
@@ -267,8 +271,9 @@ class Session:
         )
         trial.set_user_attr(PREFIX + "criteria", report.to_dict())
         failed = [entry.name for entry in report.criteria if entry.required and not entry.passed]
-        # Samplers then tell "not allowed" from "not good".
-        trial.set_constraint("criteria", float(len(failed)))
+        if self._settings.sampler in ("tpe", "nsga2"):
+            # They can tell "not allowed" from "not good"; CMA-ES warns, GP never sees these trials.
+            trial.set_constraint("criteria", float(len(failed)))
         if failed:
             raise self._pruned(trial, "ruled_out", f"does not hold: {', '.join(failed)}")
 

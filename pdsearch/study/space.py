@@ -1,6 +1,7 @@
 """Families as one conditional Optuna space, and who samples and prunes in it."""
 
 import contextlib
+import copy
 import hashlib
 import importlib.util
 import itertools
@@ -211,6 +212,8 @@ class _Candidates(optuna.Study):
 
     def __init__(self, study: "Study") -> None:
         super().__init__(study.study_name, study._storage)
+        # Samplers ask a dozen times a trial, and asking a database takes milliseconds.
+        self.known: list[FrozenTrial] | None = None
 
     def _get_trials(
         self,
@@ -218,8 +221,11 @@ class _Candidates(optuna.Study):
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy=deepcopy, states=states, use_cache=False)
-        return [trial for trial in trials if trial.user_attrs.get(KIND) not in FIXED]
+        if self.known is None:
+            trials = super()._get_trials(deepcopy=False)
+            self.known = [trial for trial in trials if trial.user_attrs.get(KIND) not in FIXED]
+        found = [trial for trial in self.known if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
 
 
 FIXED = ("baseline", "reference")
@@ -249,6 +255,8 @@ class CandidateSampler(BaseSampler):
     def before_trial(self, study: "Study", trial: FrozenTrial) -> None:
         """Signs the trial, before anything can happen to it, and seeds its sampler."""
         self._begin(study, trial)
+        if self._view is not None:
+            self._view.known = None
         self._inner = make_sampler(self._settings, seed=trial_seed(self._settings, trial.number))
         if trial.user_attrs.get(KIND) not in FIXED:
             self._inner.before_trial(self._seen(study), trial)
@@ -285,6 +293,8 @@ class CandidateSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """As the inner sampler's, for candidates."""
+        if self._view is not None:
+            self._view.known = None
         if trial.user_attrs.get(KIND) not in FIXED:
             self._inner.after_trial(self._seen(study), trial, state, values)
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -213,8 +214,15 @@ def _open(
         # Optuna reads a row and then writes it. In SQLite's default mode two processes can both
         # read before either writes, and so claim the same trial: take the write lock first.
         @event.listens_for(storage.engine, "connect")
-        def _manual(connection: Any, record: Any) -> None:
+        def _prepare(connection: Any, record: Any) -> None:
             connection.isolation_level = None
+            with contextlib.suppress(sqlite3.OperationalError):
+                # A trial writes some fifty times. Each waits for the disk (22 ms on a busy machine)
+                # in the default mode, and none does in this one, in which a killed process loses
+                # nothing either, and a power cut the last seconds at most. Where another process
+                # holds the file in the default mode, that mode stays.
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
 
         @event.listens_for(storage.engine, "begin")
         def _begin(connection: Any) -> None:
@@ -222,6 +230,25 @@ def _open(
 
         storage.engine.dispose()  # connections made so far lack the listeners
     return storage
+
+
+def settle(study: "optuna.Study") -> None:
+    """Leaves a SQLite storage as one plain file, if no other process is at it."""
+    import sqlalchemy
+
+    backend: Any = getattr(study._storage, "_backend", None)
+    engine = getattr(backend, "engine", None)
+    if engine is None or engine.dialect.name != "sqlite":
+        return
+    backend.remove_session()
+    connection = engine.raw_connection()
+    try:
+        with contextlib.suppress(sqlite3.OperationalError, sqlalchemy.exc.OperationalError):
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        connection.close()
+        engine.dispose()
 
 
 # ---------------------------------------------------------------------------------- who runs what

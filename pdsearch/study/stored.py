@@ -4,7 +4,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -254,7 +254,11 @@ def open_study(study: str | Path, *, storage: str | None = None) -> StoredStudy:
     """
     if is_file_spec(study):
         file = load_study_file(study)
-        return open_named(file.study.name, storage or file.study.storage)
+        stored = open_named(file.study.name, storage or file.study.storage)
+        # How to confirm may be changed at any time; what made the trials may not.
+        settings = stored.settings.model_copy(update={"confirm": file.confirm})
+        settings._directory = stored.directory
+        return replace(stored, settings=settings)
     return open_named(check_name(str(study)), storage or default_storage())
 
 

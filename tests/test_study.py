@@ -1,0 +1,596 @@
+"""Searches around a Python function, read back by plain Optuna."""
+
+import itertools
+import math
+import warnings
+
+import optuna
+import pytest
+import torch
+
+from pdsearch import Family, InputError, load_family
+from pdsearch.criteria import check
+from pdsearch.errors import PdsearchError
+from pdsearch.study import load_study_file, open_study, search, status
+from pdsearch.study import run as loop
+from pdsearch.study.settings import StudySection
+from pdsearch.study.space import (
+    FIXED,
+    grid,
+    make_pruner,
+    make_sampler,
+    resolve_families,
+    trial_seed,
+)
+
+KIND = "pdsearch:kind"
+
+
+def at_minus_one(candidate):
+    return float(candidate(torch.tensor([-1.0]))[0])
+
+
+def train(candidate, seed):
+    """Best where g(-1) = 0.3; the order among candidates is the same at every epoch."""
+    for epoch in range(1, 5):
+        yield 1 - abs(at_minus_one(candidate) - 0.3) - 0.1 / epoch
+
+
+def find(tmp_path, **keys):
+    arguments = {
+        "families": ["exp_tail", "leaky"],
+        "references": ["b_silu"],
+        "train": train,
+        "trials": 10,
+        "storage": f"sqlite:///{tmp_path}/study.db",
+        "progress": False,
+        **keys,
+    }
+    return search(**arguments)
+
+
+def plain(tmp_path, name="pdsearch"):
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/study.db")
+
+
+@pytest.fixture(autouse=True)
+def _here(workdir):
+    """Every search of this file writes its results to a folder of its own."""
+
+
+# --------------------------------------------------------------------------------- the whole path
+
+
+def test_a_search_as_plain_optuna_sees_it(tmp_path):
+    result = find(tmp_path)
+    study = plain(tmp_path)
+    assert [t.user_attrs[KIND] for t in study.trials[:2]] == ["baseline", "reference"]
+    assert all(t.user_attrs[KIND] == "candidate" for t in study.trials[2:])
+    assert len(study.trials) == 10
+    assert all(not t.params for t in study.trials[:2])
+    for trial in study.trials[2:]:
+        family = trial.params["family"]
+        assert {name.split(".")[0] for name in trial.params} == {"family", family}
+    candidates = [
+        t
+        for t in study.trials
+        if t.user_attrs[KIND] == "candidate" and t.state == optuna.trial.TrialState.COMPLETE
+    ]
+    best = max(candidates, key=lambda trial: trial.value)
+    data = result.to_dict()
+    assert data["best"]["trial"] == best.number
+    assert data["best"]["value"] == best.value
+    assert data["best"]["family"] == best.params["family"]
+    assert data["baseline"]["value"] == study.trials[0].value == pytest.approx(0.7 - 0.025)
+    assert list(data["references"]) == ["b_silu"]
+    states = [t.state.name for t in study.trials]
+    assert data["trials"]["complete"] == states.count("COMPLETE")
+    assert data["trials"]["pruned"] + data["trials"]["ruled_out"] == states.count("PRUNED")
+    assert data["trials"]["total"] == 10
+    assert set(data) == {"study", "storage", "trials", "best", "baseline", "references"}
+
+
+def test_what_is_kept_with_a_study(tmp_path):
+    result = find(tmp_path, trials=4)
+    attrs = plain(tmp_path).user_attrs
+    assert attrs["pdsearch:schema"] == 1
+    assert attrs["pdsearch:versions"]["torch"] == torch.__version__.split("+")[0]
+    assert attrs["pdsearch:versions"]["optuna"] == optuna.__version__
+    assert Family.from_dict(attrs["pdsearch:families"]["exp_tail"]) == load_family("exp_tail")
+    assert attrs["pdsearch:settings"]["study"]["trials"] == 4
+    stored = open_study("pdsearch", storage=f"sqlite:///{tmp_path}/study.db")
+    assert stored.settings == result.stored.settings
+    assert set(stored.families) == {"relu", "exp_tail", "leaky", "b_silu"}
+    for row in stored.trials():
+        assert row.candidate is not None
+        assert row.epochs[-1]["accuracy"] == pytest.approx(row.value)
+        assert row.seconds >= 0
+
+
+def test_the_total_is_the_studys(tmp_path):
+    find(tmp_path, trials=5)
+    before = {t.number: t.value for t in plain(tmp_path).trials}
+    find(tmp_path, trials=5)
+    assert {t.number: t.value for t in plain(tmp_path).trials} == before
+    find(tmp_path, trials=8)
+    after = {t.number: t.value for t in plain(tmp_path).trials}
+    assert len(after) == 8
+    assert after.items() >= before.items()
+
+
+def test_a_resumed_search_draws_what_an_uninterrupted_one_draws(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    # TPE starts up longer in a longer study; random search has no such phase.
+    find(tmp_path / "a", sampler="random", trials=9)
+    find(tmp_path / "b", sampler="random", trials=5)
+    find(tmp_path / "b", sampler="random", trials=9)
+    once, twice = plain(tmp_path / "a").trials, plain(tmp_path / "b").trials
+    assert [t.params for t in once] == [t.params for t in twice]
+
+
+def test_trial_seeds_differ_by_study_seed_and_number():
+    sections = [StudySection(name="s", families=["leaky"], seed=seed) for seed in range(3)]
+    seeds = {trial_seed(section, n) for section in sections for n in range(100)}
+    assert len(seeds) == 300
+
+
+# --------------------------------------------------------------------------- criteria, references
+
+
+def test_ruled_out_candidates_are_never_trained(tmp_path):
+    trained = []
+
+    def note(candidate):
+        trained.append(candidate)
+        yield at_minus_one(candidate)
+
+    steep = {"formula": "a + x - x", "space": {"a": [0.9, 1.0]}, "name": "constant"}
+    steep["formula"] = "Piecewise((1, x > 0), (a, True))"
+    result = find(tmp_path, train=note, families=[steep], trials=6, references=["nelu"])
+    # A constant near 1 below zero is not consistent with ReLU's derivative: E|g - 1[x>0]| = a/2.
+    rows = result.stored.trials()
+    assert [row.status for row in rows] == ["complete", "complete", *["ruled_out"] * 4]
+    assert len(trained) == 2
+    for row in rows[2:]:
+        assert "consistent" in row.reason
+        assert not check(row.candidate)["consistent"].passed
+        assert row.criteria["passed"] is False
+        assert row.value is None
+    assert result.to_dict()["best"] is None
+    assert result.to_dict()["trials"]["ruled_out"] == 4
+    frozen = plain(tmp_path).trials[2]
+    assert frozen.state == optuna.trial.TrialState.PRUNED
+    assert frozen.constraints == {"criteria": 1.0}
+
+
+def test_thresholds_move_the_gate(tmp_path):
+    file = tmp_path / "s.toml"
+    file.write_text(
+        '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 4\n'
+        f'storage = "sqlite:///{tmp_path}/study.db"\n[criteria]\nconsistent = 1e-4\n'
+    )
+    rows = search(file, train=train, progress=False).stored.trials()
+    assert [row.status for row in rows] == ["complete", *["ruled_out"] * 3]
+
+
+def test_references_are_never_best_and_never_pruned(tmp_path):
+    def prefers_the_reference(candidate):
+        value = 0.9 if candidate.family.name == "b_silu" else 0.1
+        for epoch in range(1, 9):
+            yield value / epoch  # worse every epoch: what pruners stop
+
+    result = find(tmp_path, train=prefers_the_reference, trials=8)
+    data = result.to_dict()
+    assert data["best"]["family"] != "b_silu"
+    assert data["references"]["b_silu"] > data["best"]["value"]
+    assert [row.status for row in result.stored.trials()[:2]] == ["complete", "complete"]
+
+
+def test_own_criteria_gate_too(tmp_path):
+    def small_tail(candidate):
+        value = at_minus_one(candidate)
+        return value, value < 0.05
+
+    rows = find(tmp_path, criteria=[small_tail], families=["leaky"], trials=6).stored.trials()
+    for row in rows[2:]:
+        assert (row.status == "ruled_out") == (at_minus_one(row.candidate) >= 0.05)
+
+
+# ---------------------------------------------------------------- pruning, divergence, duplicates
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+def test_pruners_stop_the_worse_ones(tmp_path, pruner):
+    steps = []
+
+    def count(candidate):
+        for epoch, value in enumerate(train(candidate, 0), start=1):
+            steps.append((candidate, epoch))
+            yield value
+
+    result = find(tmp_path, train=count, trials=12, pruner=pruner, families=["exp_tail"])
+    counts = result.stored.counts()
+    assert counts["pruned"] > 0
+    assert counts["total"] == 12
+    for row in result.stored.trials():
+        if row.status == "pruned":
+            assert len(row.epochs) < 4
+            assert steps.count((row.candidate, 4)) == 0
+            assert row.reason == f"pruned after epoch {len(row.epochs)}"
+
+
+def test_no_pruner_prunes_nothing(tmp_path):
+    counts = find(tmp_path, trials=7, pruner="none").stored.counts()
+    assert counts["pruned"] == 0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "brackets"), [(2, 1, 1), (8, 2, 2), (30, 8, 2), (100, 25, 2)]
+)
+def test_hyperbands_resources_are_epochs(epochs, first, brackets):
+    settings = StudySection(name="s", families=["leaky"])
+    pruner = make_pruner(settings, epochs=epochs)
+    assert (pruner._min_resource, pruner._max_resource) == (first, epochs)
+    assert math.floor(math.log(epochs / first, 3)) + 1 == brackets
+
+
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_nothing_is_pruned_in_one_epoch(epochs):
+    settings = StudySection(name="s", families=["leaky"])
+    assert isinstance(make_pruner(settings, epochs=epochs), optuna.pruners.NopPruner)
+
+
+def test_divergence_is_a_prune_with_its_reason(tmp_path):
+    def blows_up(candidate):
+        yield 0.5
+        yield math.nan if candidate.family.name == "rational_tail" else 0.6
+
+    result = find(tmp_path, train=blows_up, families=["rational_tail"], trials=5, pruner="none")
+    rows = result.stored.trials()
+    diverged = [row for row in rows[2:] if row.status != "ruled_out"]
+    assert diverged
+    assert all(row.status == "diverged" and "epoch 2" in row.reason for row in diverged)
+    counts = result.to_dict()["trials"]
+    assert (counts["pruned"], counts["failed"], counts["total"]) == (len(diverged), 0, 5)
+
+
+def test_duplicates_share_the_result(tmp_path):
+    calls = []
+
+    def once(candidate):
+        calls.append(candidate)
+        yield at_minus_one(candidate)
+
+    # silu has no parameters: each candidate of it is the same g.
+    result = find(tmp_path, train=once, families=["silu"], references=["leaky"], trials=8)
+    rows = result.stored.trials()
+    trained = {candidate.family.name for candidate in calls}
+    if "silu" in trained:
+        assert len(calls) == 3
+        assert [row.duplicate_of for row in rows[2:]] == [None, 2, 2, 2, 2, 2]
+        assert len({row.value for row in rows[2:]}) == 1
+    assert result.stored.counts()["total"] == 8
+
+
+def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path):
+    calls = []
+
+    def once(candidate):
+        calls.append(candidate.family.name)
+        yield at_minus_one(candidate)
+
+    same = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.01, 0.01]}}
+    result = find(tmp_path, train=once, families=[same], references=["leaky"], trials=4)
+    assert calls == ["relu", "leaky"]
+    assert [row.duplicate_of for row in result.stored.trials()] == [None, None, 1, 1]
+
+
+# --------------------------------------------------------------------------------------- samplers
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "grid"])
+def test_each_sampler(tmp_path, sampler):
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    result = find(tmp_path, sampler=sampler, families=["exp_tail"], trials=18, pruner="none")
+    study = plain(tmp_path)
+    assert len(study.trials) == 18
+    points = [t.params for t in study.trials if t.user_attrs[KIND] == "candidate"]
+    # GP comes back to the best point; its duplicates are not trained again.
+    assert len({tuple(sorted(p.items())) for p in points}) >= (10 if sampler == "gp" else 16)
+    assert result.stored.counts()["total"] == 18
+    if sampler in ("cmaes", "gp"):
+        keys = {key.split(":")[0] for t in study.trials[2:] for key in t.system_attrs}
+        assert keys & {"cma", "gp"}, "the sampler fell back on random draws"
+
+
+def test_tpe_learns_from_candidates_only(tmp_path, monkeypatch):
+    seen = []
+    original = optuna.samplers.TPESampler._sample
+
+    def spy(self, study, trial, space):
+        seen.append(
+            (dict(space), [t.user_attrs.get(KIND) for t in study._get_trials(deepcopy=False)])
+        )
+        return original(self, study, trial, space)
+
+    monkeypatch.setattr(optuna.samplers.TPESampler, "_sample", spy)
+    find(tmp_path, trials=14)
+    assert seen
+    assert not any(kind in FIXED for _, kinds in seen for kind in kinds)
+    assert any("exp_tail.alpha" in space for space, _ in seen)
+
+
+@pytest.mark.slow
+def test_tpe_comes_closer_than_random(tmp_path):
+    gaps = {}
+    for sampler in ("tpe", "random"):
+        result = find(tmp_path, name=sampler, sampler=sampler, trials=40, pruner="none")
+        rows = [row for row in result.stored.trials() if row.kind == "candidate" and row.value]
+        late = sorted(abs(at_minus_one(row.candidate) - 0.3) for row in rows[-15:])
+        gaps[sampler] = late[len(late) // 2]
+    assert gaps["tpe"] < gaps["random"]
+
+
+@pytest.mark.parametrize("points", [1, 7, 10, 16, 27])
+def test_grid_fits_its_points(points):
+    family = load_family("exp_tail")
+    found = grid(family, points)
+    assert 0.6 * points <= len(found) <= points
+    for name, distribution in family.space.items():
+        values = sorted({point[f"exp_tail.{name}"] for point in found})
+        if len(values) > 1:
+            assert values[0] == pytest.approx(distribution.low)
+            assert values[-1] == pytest.approx(distribution.high)
+        if len(values) > 2:
+            steps = [b / a if distribution.log else b - a for a, b in itertools.pairwise(values)]
+            assert steps == pytest.approx([steps[0]] * len(steps))
+
+
+def test_two_objectives(tmp_path):
+    section = StudySection(name="s", families=["leaky"], sampler="nsga2")
+    assert section.objectives == ["accuracy", "dead_units"]
+    assert section.pruner == "none"
+    assert isinstance(make_sampler(section, seed=0), optuna.samplers.NSGAIISampler)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"sampler": "cmaes"}, "one family only.*use tpe or random"),
+        ({"sampler": "gp"}, "one family only"),
+        ({"sampler": "grid"}, "one family only"),
+        ({"sampler": "anneal"}, "study.sampler: must be one of tpe | random"),
+        ({"pruner": "sha"}, "study.pruner: must be one of hyperband"),
+        ({"sampler": "grid", "families": ["silu"]}, "needs parameters to search"),
+        ({"sampler": "cmaes", "families": ["leaky"]}, "two parameters or more"),
+        ({"families": ["exp_tial"]}, "study.families.0: no family .*exp_tail"),
+        ({"families": ["leaky", "leaky"]}, "is there twice"),
+        ({"families": []}, "study.families: needs at least 1 entry"),
+        ({"references": ["relu"]}, "is the baseline"),
+        ({"trials": 0}, "study.trials: must be ≥ 1, got 0"),
+        ({"workers": 2}, "workers must be 1 with a train function"),
+        ({"train": 5}, "train must be callable"),
+        ({"direction": "up"}, "direction must be maximize | minimize"),
+        ({"direction": "minimize", "train": None}, "for a train function"),
+        ({"families": None}, "needs a study file, or families"),
+        ({"families": [{"formula": "x", "spacee": {}}]}, "unknown key 'spacee'"),
+        ({"families": [{"space": {}}]}, "needs formula"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, keys, message):
+    with pytest.raises(InputError, match=message):
+        find(tmp_path, **keys)
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_all_families_that_cannot_be_had_are_told_at_once(tmp_path):
+    settings = StudySection(name="s", families=["nope", "leaky"], references=["nada"])
+    with pytest.raises(InputError, match=r"families\.0: no family 'nope'") as caught:
+        resolve_families(settings, directory=tmp_path)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+# ---------------------------------------------------------------------------- the user's function
+
+
+def test_a_function_may_return_its_value(tmp_path):
+    result = find(tmp_path, train=lambda candidate: at_minus_one(candidate), trials=4)
+    row = result.stored.trials()[1]
+    assert row.value == at_minus_one(row.candidate)
+
+
+def test_smaller_can_be_better(tmp_path):
+    result = find(
+        tmp_path, train=lambda candidate: at_minus_one(candidate), direction="minimize", trials=8
+    )
+    rows = [r for r in result.stored.trials() if r.kind == "candidate" and r.status == "complete"]
+    assert result.stored.best().value == min(row.value for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda candidate: "good", "must yield numbers, got 'g'"),
+        (lambda candidate: None, "must yield a number an epoch or return one"),
+        (lambda candidate: iter(()), "yielded no value"),
+    ],
+)
+def test_what_a_function_gives_is_checked(tmp_path, function, message):
+    with pytest.raises(InputError, match=message):
+        find(tmp_path, train=function)
+
+
+def test_a_wrong_program_ends_at_once_and_loses_nothing(tmp_path):
+    calls = []
+
+    def broken(candidate):
+        calls.append(1)
+        if len(calls) == 3:
+            raise TypeError("a bug of the user's")
+        yield at_minus_one(candidate)
+
+    with pytest.raises(TypeError, match="a bug of the user's"):
+        find(tmp_path, train=broken, trials=6)
+    names = [t.state.name for t in plain(tmp_path).trials]
+    assert names == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
+    failed, again = plain(tmp_path).trials[2:]
+    assert again.params == failed.params
+    result = find(tmp_path, train=broken, trials=6)
+    assert result.to_dict()["trials"]["total"] == 6
+
+
+def test_a_failing_machine_is_tried_again(tmp_path):
+    calls = []
+
+    def sometimes(candidate):
+        calls.append(candidate)
+        if len(calls) in (1, 3):
+            raise RuntimeError("CUDA error: out of memory")
+        yield at_minus_one(candidate)
+
+    result = find(tmp_path, train=sometimes, trials=6)
+    counts = result.to_dict()["trials"]
+    assert (counts["total"], counts["failed"]) == (6, 2)
+    failed = [row for row in result.stored.trials() if row.status == "failed"]
+    assert all(row.reason == "RuntimeError: CUDA error: out of memory" for row in failed)
+    assert calls[0] == calls[2] == calls[3]
+    assert result.to_dict()["baseline"]["value"] == 0.0
+
+
+def test_a_machine_that_always_fails_ends_the_study(tmp_path):
+    calls = []
+
+    def never(candidate):
+        calls.append(candidate)
+        raise OSError("No space left on device")
+        yield
+
+    with pytest.raises(PdsearchError, match=r"\(baseline\) failed at every attempt.*No space left"):
+        find(tmp_path, train=never)
+    # The references wait their turn between the baseline's attempts.
+    assert sum(candidate.family.name == "relu" for candidate in calls) == 3
+
+
+def test_near_ties_are_decided_by_more_seeds(tmp_path):
+    def noisy(candidate, seed):
+        # Over the study's own seed all nearly tie; over others smaller tails are better.
+        yield 0.9 - (0.0 if seed == 0 else at_minus_one(candidate)) + at_minus_one(candidate) / 1e6
+
+    file = tmp_path / "s.toml"
+    file.write_text(
+        '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 8\ntie_seeds = 2\n'
+        f'pruner = "none"\nstorage = "sqlite:///{tmp_path}/study.db"\n'
+    )
+    result = search(file, train=noisy, progress=False)
+    rows = [row for row in result.stored.trials() if row.kind == "candidate" and row.value]
+    retried = [row for row in rows if row.seeds]
+    assert len(retried) == 3
+    assert all(set(row.seeds) == {1, 2} for row in retried)
+    best = result.stored.best()
+    assert best == min(retried, key=lambda row: at_minus_one(row.candidate))
+    assert best.value != max(row.value for row in rows)
+    assert result.stored.counts()["total"] == 8
+
+
+def test_ties_need_a_function_with_seeds(tmp_path):
+    file = tmp_path / "s.toml"
+    file.write_text('[study]\nname = "s"\nfamilies = ["leaky"]\ntie_seeds = 2\n')
+    with pytest.raises(InputError, match="takes a seed"):
+        search(file, train=lambda candidate: 1.0, progress=False)
+
+
+# --------------------------------------------------------------------------------------- resuming
+
+
+def test_other_settings_are_refused_with_their_names(tmp_path):
+    find(tmp_path, trials=4)
+    with pytest.raises(InputError, match=r"study\.sampler 'tpe' → 'random'; study\.seed 0 → 5"):
+        find(tmp_path, trials=4, sampler="random", seed=5)
+    with pytest.raises(InputError, match=r"study\.families"):
+        ours = load_family("exp_tail")
+        other = Family("exp_tail", ours.expression**2, space=ours.space, defaults=ours.defaults)
+        find(tmp_path, trials=4, families=[other, "leaky"])
+
+
+def test_settings_may_change_as_long_as_nothing_came_of_them(tmp_path):
+    def broken(candidate):
+        raise ValueError("batch too large")
+
+    with pytest.raises(ValueError, match="batch too large"):
+        find(tmp_path, train=broken)
+    result = find(tmp_path, train=train, sampler="random", trials=5)
+    assert result.to_dict()["trials"] == {
+        "complete": result.to_dict()["trials"]["complete"],
+        "pruned": result.to_dict()["trials"]["pruned"],
+        "ruled_out": result.to_dict()["trials"]["ruled_out"],
+        "failed": 0,
+        "total": 5,
+    }
+
+
+def test_a_study_that_is_not_ours_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("pdsearch.study.begin.MAKING", 0.1)
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="pdsearch", storage=url)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    with pytest.raises(InputError, match="that pdsearch did not make"):
+        find(tmp_path)
+    with pytest.raises(InputError, match="was not made by pdsearch"):
+        open_study("pdsearch", storage=url)
+    assert len(plain(tmp_path).trials) == 2
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    find(tmp_path, trials=3)
+    plain(tmp_path).set_user_attr("pdsearch:schema", 99)
+    with pytest.raises(InputError, match="written by a newer pdsearch"):
+        find(tmp_path, trials=3)
+
+
+def test_status(tmp_path):
+    stored = find(tmp_path, trials=4).stored
+    data = status(stored)
+    assert data["target"] == 4
+    assert data["running"] == []
+    assert data["trials"]["total"] == 4
+
+
+def test_confirm_settings_come_from_the_file(tmp_path):
+    text = (
+        '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 2\n'
+        f'storage = "sqlite:///{tmp_path}/study.db"\n'
+    )
+    file = tmp_path / "s.toml"
+    file.write_text(text)
+    search(file, train=train, progress=False)
+    file.write_text(text + "[confirm]\nseeds = 3\n")
+    assert open_study(file).settings.confirm.seeds == 3
+    assert load_study_file(file).confirm.seeds == 3
+
+
+def test_no_warning_and_no_log_of_optunas(tmp_path, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find(tmp_path, trials=4)
+    assert capfd.readouterr().err == ""
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def test_surplus_trials_of_a_race_are_no_part_of_the_study(tmp_path, monkeypatch):
+    """Two workers see the last place at once: the later one's trial is dropped."""
+    tally = loop.Session._tally
+    monkeypatch.setattr(loop.Session, "_tally", lambda self: (tally(self)[0], 0, 0))
+    extra = []
+
+    def slow(candidate):
+        if len(extra) == 0:
+            extra.append(1)
+            # Somebody else draws a trial meanwhile, and the total has room for one only.
+            other = plain(tmp_path)
+            other.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING))
+        yield 0.5
+
+    result = find(tmp_path, train=slow, references=[], trials=2, families=["leaky"])
+    assert result.stored.counts()["total"] == 2
