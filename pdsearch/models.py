@@ -1,9 +1,11 @@
 """Models for 32×32 RGB images: AlexNet, torchvision's classifiers, and your own functions."""
 
 import difflib
+import hashlib
 import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -163,9 +165,9 @@ def _torchvision(name: str, *, classes: int) -> nn.Module:
     names = model_names()
     if name not in names:
         close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        hint = f" did you mean {', '.join(close)}?" if close else ""
         raise InputError(
-            f"no model {name!r}{hint} Valid are alexnet, torchvision's classifiers (such as "
+            f"no model {name!r}:{hint} valid are alexnet, torchvision's classifiers (such as "
             f"resnet18, vgg16, mobilenet_v3_small) and path.py:function"
         )
     options: dict[str, Any] = {}
@@ -232,13 +234,18 @@ def _own(spec: str, *, classes: int, directory: Path | None) -> nn.Module:
 
 
 def _load_function(path: Path, name: str, spec: str) -> Callable[..., object]:
-    module_spec = importlib.util.spec_from_file_location(f"pdsearch_model_{path.stem}", path)
+    # The path is in the name: two studies' model.py are two modules.
+    key = f"pdsearch_model_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(key, path)
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"model {spec!r}: {path} is no Python file")
     module = importlib.util.module_from_spec(module_spec)
+    # There, `inspect` finds the source of its classes, which `convert` looks through for F.relu.
+    sys.modules[key] = module
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:  # likewise
+        del sys.modules[key]
         raise InputError(
             f"model {spec!r}: running {path} raised {type(error).__name__}: {_one_line(error)}"
         ) from error

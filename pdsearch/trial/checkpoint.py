@@ -113,3 +113,9 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.
     model.load_state_dict(weights)
     described = optimizer.state_dict()
     optimizer.load_state_dict({"state": entries, "param_groups": described["param_groups"]})
+    # torch's fused optimisers walk weights and their state in the order they lie in memory, and
+    # are silently wrong where the two differ (torch 2.14): give the state the weights' strides.
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                entry[name] = torch.empty_like(parameter).copy_(value)

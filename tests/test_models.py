@@ -1,0 +1,201 @@
+"""Models: shapes by hand, initial weights by their moments, wrong names by their messages."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pdsearch.errors import InputError
+from pdsearch.models import AlexNet, build_model, model_names
+
+
+def outputs(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+    for module in model.modules():
+        if isinstance(module, kinds):
+            module.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape[1:])))
+    model.eval()(torch.zeros(1, 3, 32, 32))
+    return shapes
+
+
+def test_alexnet_shapes() -> None:
+    model = build_model("alexnet", classes=10)
+    assert isinstance(model, AlexNet)
+    # By hand: (32 + 2·5 − 11)//4 + 1 = 8, pooled to 4, to 2, to 1.
+    assert outputs(model, (nn.Conv2d, nn.Linear)) == [
+        (64, 8, 8),
+        (192, 4, 4),
+        (384, 2, 2),
+        (256, 2, 2),
+        (256, 2, 2),
+        (1024,),
+        (1024,),
+        (10,),
+    ]
+    assert sum(isinstance(m, nn.ReLU) for m in model.modules()) == 7
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    convolutions = 64 * 364 + 192 * 1601 + 384 * 1729 + 256 * 3457 + 256 * 2305
+    classifier = 1024 * 257 + 1024 * 1025 + 10 * 1025
+    assert sum(p.numel() for p in model.parameters()) == convolutions + classifier
+
+
+def test_same_seed_same_weights() -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        states.append(build_model("alexnet", classes=10, initialisation="he").state_dict())
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
+
+
+def test_he_initialisation_keeps_the_variance() -> None:
+    torch.manual_seed(0)
+    model = build_model("alexnet", classes=10, initialisation="he")
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for number, layer in enumerate(layers):
+        fan_in = layer.weight[0].numel()
+        wanted = math.sqrt((1 if number == len(layers) - 1 else 2) / fan_in)
+        # A sample of n normal values has a deviation accurate to about 1/sqrt(2n).
+        assert float(layer.weight.detach().std()) == pytest.approx(
+            wanted, rel=5 / math.sqrt(2 * layer.weight.numel())
+        )
+        assert layer.bias is not None
+        assert not layer.bias.any()
+
+
+def test_caffe_initialisation() -> None:
+    torch.manual_seed(0)
+    model = build_model("alexnet", classes=10, initialisation="caffe")
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    # bvlc_alexnet/train_val.prototxt: weight_filler std and bias_filler value by layer.
+    wanted = [(0.01, 0), (0.01, 0.1), (0.01, 0), (0.01, 0.1), (0.01, 0.1)]
+    wanted += [(0.005, 0.1), (0.005, 0.1), (0.01, 0)]
+    for layer, (deviation, bias) in zip(layers, wanted, strict=True):
+        assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.05)
+        assert layer.bias is not None
+        assert (layer.bias == bias).all()
+
+
+def test_dropout_is_set() -> None:
+    model = build_model("alexnet", classes=10, dropout=0.25)
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.25, 0.25]
+    with pytest.raises(InputError, match=r"dropout must be in \[0, 1\), got 1"):
+        build_model("alexnet", classes=10, dropout=1.0)
+
+
+def test_resnet_is_adapted() -> None:
+    model = build_model("resnet18", classes=7)
+    shapes = outputs(model, (nn.Conv2d, nn.Linear))
+    # He et al. 2016 keep the full resolution in the first stage and halve it three times.
+    assert shapes[0] == (64, 32, 32)
+    assert shapes[-1] == (7,)
+    assert (512, 4, 4) in shapes
+
+
+def test_vgg_is_adapted() -> None:
+    model = build_model("vgg11", classes=7)
+    assert outputs(model, (nn.Linear,)) == [(512,), (512,), (7,)]
+    assert sum(p.numel() for p in model.parameters()) < 1e7 + 1e6
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v3_small", "squeezenet1_1"])
+def test_other_classifiers_of_torchvision(name: str) -> None:
+    model = build_model(name, classes=5).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet81", r"no model 'resnet81': did you mean resnet18"),
+        ("", r"no model ''"),
+        ("qqqq", r"no model 'qqqq': valid are alexnet, torchvision's classifiers"),
+        ("vit_b_16", r"holds no nn.ReLU module, so there is no derivative to replace; it has GELU"),
+        ("mobilenet_v2", r"holds no nn.ReLU .*it has ReLU6"),
+        ("nothing.py:net", r"there is no file .*nothing.py"),
+        ("nothing.py", r"names no function: write path.py:function"),
+        ("nothing.py:", r"names no function"),
+    ],
+)
+def test_wrong_models(spec: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        build_model(spec, classes=10, directory=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_initialisation() -> None:
+    with pytest.raises(
+        InputError, match="no initialisation 'xavier': valid are pytorch, caffe, he"
+    ):
+        build_model("alexnet", classes=10, initialisation="xavier")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'caffe' is AlexNet's, not for model 'resnet18'"):
+        build_model("resnet18", classes=10, initialisation="caffe")
+
+
+def test_names() -> None:
+    names = model_names()
+    assert {"alexnet", "resnet18", "vgg16"} <= set(names)
+    assert "fcn_resnet50" not in names  # segments images, classifies none
+
+
+OWN = """
+import torch
+from torch import nn
+
+def good(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, classes))
+
+def plain(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+def narrow(classes):
+    return nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3072, 3))
+
+def large(classes):
+    return nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3 * 224 * 224, classes))
+
+def nothing(classes):
+    return 5
+
+def fails(classes):
+    raise KeyError("a\\nb")
+
+def other(number):
+    return None
+
+constant = 3
+"""
+
+
+def test_own_model(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    model = build_model("own.py:good", classes=4, directory=tmp_path)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("god", r"own.py has no function 'god'; it has fails, good, large, narrow, nothing, other"),
+        ("constant", r"has no function 'constant'"),
+        ("plain", r"holds no nn.ReLU module, so there is no derivative to replace"),
+        ("narrow", r"makes \(2, 3\) of 2 images, but \(2, 10\) is needed"),
+        ("large", r"does not take 32×32 RGB images: "),
+        ("nothing", r"nothing returned int, not a torch.nn.Module"),
+        ("fails", r"fails raised KeyError: 'a.*b'"),
+        ("other", r"other must take the keyword argument classes alone"),
+    ],
+)
+def test_wrong_own_models(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(InputError, match=message) as caught:
+        build_model(f"own.py:{name}", classes=10, directory=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_own_file_that_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def f(:\n")
+    with pytest.raises(InputError, match=r"running .*own.py raised SyntaxError"):
+        build_model("own.py:f", classes=10, directory=tmp_path)
