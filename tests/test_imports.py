@@ -18,6 +18,7 @@ ORDER = (
     "expression",
     "codegen",
     "family",
+    "compose",
     "kernels",
     "autograd",
     "enclosure",

@@ -12,7 +12,8 @@ from pdsearch.cli.output import emit, emit_json, note, width
 from pdsearch.errors import InputError, PdsearchError, UnsupportedError
 
 if TYPE_CHECKING:
-    from pdsearch.family import Candidate
+    from pdsearch.criteria import FamilyMap, Report
+    from pdsearch.family import Candidate, Family
     from pdsearch.study import StoredStudy
 
 
@@ -72,19 +73,33 @@ def check(arguments: Namespace) -> int:
     from pdsearch.criteria import check as decide
 
     report = decide(target, profile=arguments.profile)
+    maps = _maps(family, report) if arguments.map else []
     if arguments.html:
         from pdsearch.report import criteria_report, write_html
 
         write_html(criteria_report(report, candidate), Path(arguments.html))
     if arguments.json:
-        emit_json(report.to_dict())
+        emit_json(report.to_dict() | ({"maps": [m.to_dict() for m in maps]} if maps else {}))
     else:
         from pdsearch.report import criteria_text
 
         emit(criteria_text(report, candidate, width=width()))
+        if maps:
+            emit(show.maps_text(maps))
     if arguments.html:
         note(f"report: {arguments.html}")
     return 0 if report.passed else 1
+
+
+def _maps(family: "Family", report: "Report") -> list["FamilyMap"]:
+    """A map for each certified criterion that is not proved for the whole family."""
+    from pdsearch.criteria import family_map
+
+    return [
+        family_map(family, result.name, profile=report.profile)
+        for result in report.criteria
+        if result.verdict in ("refuted", "undecided")
+    ]
 
 
 def search(arguments: Namespace) -> int:

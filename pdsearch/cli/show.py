@@ -1,12 +1,14 @@
 """Results as plain data for `--json` and as text for people."""
 
+import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli.output import can_draw, table, width
 
 if TYPE_CHECKING:
+    from pdsearch.criteria import FamilyMap
     from pdsearch.doctor import Finding
     from pdsearch.family import Family
 
@@ -75,7 +77,25 @@ def _ranges(parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+# ------------------------------------------------------------------------------------- check
+
+
+def maps_text(maps: Sequence["FamilyMap"]) -> str:
+    """How much of the parameter space each verdict holds for."""
+    verdicts = ("proved", "refuted", "undecided")
+    rows = [("share of the parameter space", *verdicts)]
+    rows += [
+        (m.criterion, *(f"{100 * m.share(verdict):.1f} %" for verdict in verdicts)) for m in maps
+    ]
+    return "\n" + table(rows, right=(1, 2, 3))
+
+
 # ------------------------------------------------------------------------------------- study
+
+
+def rounded(formula: str) -> str:
+    """The formula with long decimals to six digits: the exact ones are in `--json` and exports."""
+    return re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", formula)
 
 
 def accuracy(value: float | None) -> str:
@@ -95,7 +115,8 @@ def search_text(data: Mapping[str, Any]) -> str:
     if best:
         values = ", ".join(f"{name} = {number(v)}" for name, v in best["parameters"].items())
         lines += [f"{best['family']}{f' with {values}' if values else ''}"]
-        lines += _wrapped("g(x) = " + best["formula"])
+        shown = rounded(best["formula"])
+        lines += _wrapped(f"g(x) {'=' if shown == best['formula'] else '≈'} {shown}")
     else:
         lines.append("no candidate finished")
     lines.append("One seed's validation accuracy picks; `pdsearch confirm` tells whether it holds.")
