@@ -3,6 +3,7 @@
 Each truth below was worked out by hand; the comment says how where it is not obvious.
 """
 
+import itertools
 import random
 
 import mpmath
@@ -203,7 +204,7 @@ def test_random_functions_are_never_misjudged() -> None:
             if bound.verdict == "refuted":
                 assert abs(oracle(raw, {x: mpmath.mpf(bound.witness["x"])})) > 1.5, (raw, bound)
             if rising.verdict == "proved":
-                pairs = zip(values, values[1:], strict=False)
+                pairs = itertools.pairwise(values)
                 assert all(left[1] <= right[1] + 1e-35 for left, right in pairs), (raw, rising)
             if rising.verdict == "refuted":
                 left, right = (oracle(raw, {x: mpmath.mpf(v)}) for v in rising.witness["x"])

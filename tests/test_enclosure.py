@@ -1,5 +1,6 @@
 """Enclosures hold every value: random expressions and boxes against mpmath at 60 digits."""
 
+import itertools
 import math
 import random
 from fractions import Fraction
@@ -364,7 +365,7 @@ def test_pieces_cover_the_line_and_agree_with_the_expression() -> None:
         expression = parse(text)
         pieces = cut(expression)
         assert pieces[0].lo == -sympy.oo and pieces[-1].hi == sympy.oo
-        for left, right in zip(pieces, pieces[1:], strict=False):
+        for left, right in itertools.pairwise(pieces):
             assert left.hi == right.lo
         for piece in pieces:
             for _ in range(3):
@@ -435,7 +436,7 @@ def test_gaussian_integrals_against_mpmath(text: str, power: int) -> None:
 
 
 def test_an_integral_that_diverges_is_not_bounded() -> None:
-    lo, hi, _ = gaussian_integral(cut(parse("exp(x**2)")), 1, Budget(boxes=200), shift=lambda _: 0)
+    _lo, hi, _ = gaussian_integral(cut(parse("exp(x**2)")), 1, Budget(boxes=200), shift=lambda _: 0)
     assert hi == math.inf
 
 

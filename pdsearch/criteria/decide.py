@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import sympy
+from flint import arb
 from sympy import S, oo
 
 from pdsearch.criteria.result import (
@@ -39,7 +40,7 @@ def sign_preserving(shape: Shape, demands: Demands) -> Result:
     for _, place, _ in shape.breakpoints:
         number = shape.value_at(place)
         sign = None if number is None else sign_of(number)
-        if sign == -1:
+        if number is not None and sign == -1:
             return demands.result(
                 name,
                 REFUTED,
@@ -96,9 +97,7 @@ def bounded(shape: Shape, demands: Demands) -> Result:
     return demands.result(name, UNDECIDED, value=value, detail=box)
 
 
-def _witness(
-    shape: Shape, index: int, low: Minimum, holds: Callable[[object], bool]
-) -> float | None:
+def _witness(shape: Shape, index: int, low: Minimum, holds: Callable[[arb], bool]) -> float | None:
     """A float at which the evidence is certified by g itself, near the minimum's point."""
     if low.point is None:
         return None

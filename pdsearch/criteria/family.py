@@ -5,59 +5,27 @@ fails for every point (the same x fails for all of them, or a certified share or
 and is bisected otherwise. One refuted candidate refutes the family.
 """
 
-import functools
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from statistics import NormalDist
 from typing import Any, cast
 
-import sympy
-from flint import arb, ctx
-from optuna.distributions import FloatDistribution, IntDistribution
-from sympy import S, oo
-
-from pdsearch.criteria import decide
-from pdsearch.criteria.result import (
-    PROVED,
-    REFUTED,
-    SLACK,
-    UNDECIDED,
-    Demands,
-    Result,
-)
-from pdsearch.criteria.shape import Shape
-from pdsearch.enclosure import interval as iv
-from pdsearch.enclosure.integral import mass
-from pdsearch.enclosure.interval import Interval
-from pdsearch.enclosure.limits import limit_at_infinity
-from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare
-from pdsearch.enclosure.pieces import Domain, Piece, cut
-from pdsearch.enclosure.program import Program
-from pdsearch.enclosure.search import Budget, Smooth, minimum
-from pdsearch.expression import symbol, t, x
+from pdsearch.criteria.over_box import CERTIFIED, OVER_A_BOX, Box, FamilyShape, between
+from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Result
+from pdsearch.enclosure.search import Budget
 from pdsearch.family import Candidate, Family
 
-Box = tuple[Interval, ...]
-Verdict = tuple[str, Mapping[str, Any] | None]
-"""proved | refuted | undecided for a box, and where it fails if the same x fails all over it."""
-
-CERTIFIED: Mapping[str, Callable[[Shape, Demands], Result]] = {
-    "alive_below_zero": decide.alive_below_zero,
-    "consistent": decide.consistent,
-    "limits": decide.limits,
-    "sign_preserving": decide.sign_preserving,
-    "bounded": decide.bounded,
-    "non_decreasing": decide.non_decreasing,
-    "gain": decide.gain,
-}
-"""The certified criteria of a bound candidate."""
-
-_CELLS = 96
-"""Cells of equal normal probability for integrals over a box."""
+__all__ = [
+    "CERTIFIED",
+    "FamilyMap",
+    "FamilyShape",
+    "Part",
+    "decide_criterion",
+    "map_criterion",
+    "narrowed",
+]
 
 
 @dataclass(frozen=True)
@@ -110,406 +78,6 @@ class FamilyMap:
         }
 
 
-class FamilyShape:
-    """A family's pieces and programs, made once for all boxes of its parameters."""
-
-    def __init__(self, family: Family, demands: Demands) -> None:
-        self.family = family
-        self.demands = demands
-        self.names = family.parameters
-        self.distributions = [
-            cast("FloatDistribution | IntDistribution", family.space[name]) for name in self.names
-        ]
-        # A parameter that is known to be positive simplifies better.
-        self.symbols = tuple(
-            sympy.Symbol(name, positive=True) if d.low > 0 else symbol(name)
-            for name, d in zip(self.names, self.distributions, strict=True)
-        )
-        self.box: Box = tuple((float(d.low), float(d.high), 0) for d in self.distributions)
-        replaced = {symbol(s.name): s for s in self.symbols} | {t: S.Zero}
-        self.expression = cast(sympy.Expr, family.expression.xreplace(replaced))
-        self.domain = Domain(self.symbols, self.box)
-        self._candidates: dict[tuple[tuple[float, ...], str], Result] = {}
-
-    @functools.cached_property
-    def pieces(self) -> list[Piece]:
-        """Pieces whose ends may depend on the parameters."""
-        return cut(self.expression, self.domain)
-
-    @functools.cached_property
-    def functions(self) -> list[Smooth]:
-        """G on each piece, as a function of position and parameters."""
-        return [Smooth.on(piece, self.domain) for piece in self.pieces]
-
-    @functools.cached_property
-    def program(self) -> Program:
-        """G as it was written, of x and the parameters."""
-        return Program(prepare(self.expression), (x, *self.symbols))
-
-    @functools.cached_property
-    def tail_start(self) -> float:
-        """|x| from which both unbounded pieces apply."""
-        return max(self.functions[0].start[0], self.functions[-1].start[0])
-
-    @functools.cached_property
-    def slopes(self) -> list[Program | None]:
-        """Derivatives in the parameters at fixed x; None where a jump moves with a parameter."""
-        found: list[Program | None] = []
-        for parameter in self.symbols:
-            moves = any(
-                piece.lo.has(parameter) and not _joins(left, piece)
-                for left, piece in itertools.pairwise(self.pieces)
-            ) or any(not piece.smooth for piece in self.pieces)
-            derivative = prepare(self.expression.diff(parameter))
-            found.append(None if moves else Program(derivative, (x, *self.symbols)))
-        return found
-
-    @functools.cached_property
-    def at_breakpoints(self) -> list[tuple[sympy.Expr, sympy.Expr | None, sympy.Expr]]:
-        """Left limit, value and right limit at each breakpoint, in the parameters."""
-        found = []
-        for left, right in itertools.pairwise(self.pieces):
-            if left.tail or right.tail:
-                continue
-            place = left.hi
-            value: sympy.Expr | None = self.expression.xreplace({x: place})
-            if value is not None and value.has(sympy.Piecewise, *NOT_SMOOTH):
-                value = sympy.piecewise_fold(value) if not value.has(x) else None
-            found.append(
-                (left.expression.xreplace({x: place}), value, right.expression.xreplace({x: place}))
-            )
-        return found
-
-    def candidate_at(self, box: Box, share: float = 0.5) -> Candidate:
-        """A candidate inside of a box: its middle, or a corner for share 0 or 1."""
-        values: dict[str, float] = {}
-        for name, d, (lo, hi, _) in zip(self.names, self.distributions, box, strict=True):
-            value = lo if share == 0.0 else (hi if share == 1.0 else _between(lo, hi, log=d.log))
-            values[name] = self._allowed(d, value)
-        return self.family.bind(**values)
-
-    @staticmethod
-    def _allowed(d: FloatDistribution | IntDistribution, value: float) -> float:
-        if isinstance(d, IntDistribution):
-            return int(min(max(round(value), d.low), d.high))
-        return min(max(value, d.low), d.high)
-
-    def bound_result(self, criterion: str, candidate: Candidate) -> Result:
-        """The criterion's result for one candidate, kept."""
-        key = (tuple(candidate.parameters.values()), criterion)
-        if key not in self._candidates:
-            shape = Shape(candidate.expression, budget=Budget(boxes=2000, seconds=1.0))
-            self._candidates[key] = CERTIFIED[criterion](shape, self.demands)
-        return self._candidates[key]
-
-    def point_box(self, candidate: Candidate) -> Box:
-        """The degenerate box of a candidate's parameters."""
-        return tuple((float(v), float(v), 0) for v in candidate.parameters.values())
-
-    def over(self, place: float | Fraction, box: Box) -> Interval:
-        """G at one x for all parameters of a box."""
-        exact = Fraction(place)
-        assert Fraction(float(exact)) == exact
-        at = float(exact)
-        return self.program.enclose(((at, at, 0), *box))
-
-
-def _joins(left: Piece, right: Piece) -> bool:
-    """Whether two neighbouring pieces meet without a jump."""
-    place = right.lo
-    jump = right.expression.xreplace({x: place}) - left.expression.xreplace({x: place})
-    return bool(sympy.simplify(jump).is_zero)
-
-
-def _between(lo: float, hi: float, *, log: bool) -> float:
-    if log and lo > 0:
-        return math.sqrt(lo) * math.sqrt(hi)
-    return lo + (hi - lo) / 2
-
-
-# ------------------------------------------------------------------- one box, one criterion
-
-
-def _floor_holds(shape: FamilyShape, box: Box, budget: Budget, *, floor: float, sign: int) -> bool:
-    """Whether sign·g ≥ floor for every x and all parameters of the box."""
-    for function in shape.functions:
-        oriented = function if sign > 0 else _negated(function)
-        low = minimum(oriented, budget, above=floor, below=floor, box=(function.start, *box))
-        if not (low.complete and low.lo >= floor):
-            return False
-    for _, value, _ in shape.at_breakpoints:
-        if value is None:
-            return False
-        lo, hi, flag = Program(prepare(value), shape.symbols).enclose(box)
-        if flag & iv.UNDEFINED or (lo if sign > 0 else -hi) < floor:
-            return False
-    return True
-
-
-@functools.lru_cache(maxsize=4096)
-def _negated(function: Smooth) -> Smooth:
-    from pdsearch.criteria.shape import negated
-
-    return negated(function)
-
-
-def _sign_preserving(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
-    if _floor_holds(shape, box, budget, floor=0.0, sign=1):
-        return PROVED, None
-    return _same_place(shape, box, "sign_preserving", lambda value: value[1] < 0.0)
-
-
-def _bounded(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
-    bound = shape.demands.number("bounded") + SLACK
-    if all(_floor_holds(shape, box, budget, floor=-bound, sign=sign) for sign in (1, -1)):
-        return PROVED, None
-    return _same_place(shape, box, "bounded", lambda value: value[0] > bound or value[1] < -bound)
-
-
-def _same_place(
-    shape: FamilyShape, box: Box, criterion: str, fails: Callable[[Interval], bool]
-) -> Verdict:
-    """Whether the witness of the box's middle fails all over the box."""
-    middle = shape.candidate_at(box)
-    result = shape.bound_result(criterion, middle)
-    if result.verdict != REFUTED or result.witness is None:
-        return UNDECIDED, None
-    place = result.witness["x"]
-    value = shape.over(place, box)
-    if not value[2] & iv.UNDEFINED and fails(value):
-        return REFUTED, {**middle.parameters, "x": place}
-    return UNDECIDED, None
-
-
-def _non_decreasing(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
-    if _rises(shape, box, budget):
-        return PROVED, None
-    middle = shape.candidate_at(box)
-    result = shape.bound_result("non_decreasing", middle)
-    if result.verdict == REFUTED and result.witness is not None:
-        first, second = (shape.over(place, box) for place in result.witness["x"])
-        if not (first[2] | second[2]) & iv.UNDEFINED and first[0] > second[1]:
-            return REFUTED, {**middle.parameters, "x": result.witness["x"]}
-    return UNDECIDED, None
-
-
-def _rises(shape: FamilyShape, box: Box, budget: Budget) -> bool:
-    for piece in shape.pieces:
-        if not piece.smooth and decide.may_jump(piece.expression):
-            return False
-    for left, value, right in shape.at_breakpoints:
-        if value is None:
-            return False
-        for first, second in ((left, value), (value, right)):
-            difference = sympy.factor(second - first)
-            if difference.is_zero:
-                continue
-            lo, _, flag = Program(prepare(difference), shape.symbols).enclose(box)
-            if flag or lo < 0.0:
-                return False
-    for piece, function in zip(shape.pieces, shape.functions, strict=True):
-        if not function.local.has(piece.variable):
-            continue
-        slope = function.partial(0)
-        rising = slope if piece.rising else _negated(slope)
-        low = minimum(rising, budget, above=0.0, below=0.0, box=(function.start, *box))
-        if not (low.complete and low.lo >= 0.0):
-            return False
-    return True
-
-
-def _limits(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
-    del budget
-    open_ = False
-    for piece, wanted, end in (
-        (shape.pieces[0], S.Zero, -math.inf),
-        (shape.pieces[-1], S.One, math.inf),
-    ):
-        limit = limit_at_infinity(piece.local, Domain(shape.symbols, box))
-        if limit is None:
-            open_ = True
-            continue
-        failing = {**shape.candidate_at(box).parameters, "x": end}
-        if limit in (oo, -oo):
-            return REFUTED, failing
-        difference = sympy.simplify(limit - wanted)
-        if difference.is_zero:
-            continue
-        lo, hi, flag = Program(prepare(difference), shape.symbols).enclose(box)
-        if not flag and (lo > 0.0 or hi < 0.0):
-            return REFUTED, failing
-        open_ = True
-    return (UNDECIDED if open_ else PROVED), None
-
-
-@functools.lru_cache(maxsize=64)
-def _cells(tail: float) -> tuple[tuple[float, float, float, float], ...]:
-    """Cells of the line with lower and upper bounds of their normal probability.
-
-    Of equal probability within, and cut at 0 and where the tails start.
-    """
-    normal = NormalDist()
-    inner = {normal.inv_cdf(i / _CELLS) for i in range(1, _CELLS)}
-    ends = sorted({e for e in inner if abs(e) < tail} | {0.0, 3.0, -3.0, tail, -tail})
-    cells = []
-    with ctx.workprec(64):
-        for lo, hi in itertools.pairwise([-math.inf, *ends, math.inf]):
-            low = arb(-1e4) if lo == -math.inf else arb(lo)
-            high = arb(1e4) if hi == math.inf else arb(hi)
-            least, most, _ = iv.ball_interval(mass(low, high))
-            # Beyond 1e4 lies less than 1e-300.
-            cells.append((lo, hi, max(least, 0.0), most + 1e-300))
-    return tuple(cells)
-
-
-def _mean(shape: FamilyShape, box: Box, budget: Budget, *, power: int) -> tuple[float, float]:
-    """Enclose the normal mean of |g - c|^power for all parameters of the box.
-
-    Where the mean is monotone in a parameter, only that parameter's ends are looked at; with all
-    of them at an end the candidate's own integral is exact to nine digits.
-    """
-    corners = [_extreme_corner(shape, box, budget, power=power, end=end) for end in (0, 1)]
-    low = _plain_mean(shape, corners[0], budget, power=power)[0]
-    high = _plain_mean(shape, corners[1], budget, power=power)[1]
-    return low, high
-
-
-def _plain_mean(shape: FamilyShape, box: Box, budget: Budget, *, power: int) -> tuple[float, float]:
-    if all(lo == hi for lo, hi, _ in box) and not any(
-        isinstance(d, IntDistribution) for d in shape.distributions
-    ):
-        name = "consistent" if power == 1 else "gain"
-        result = shape.bound_result(name, shape.candidate_at(box))
-        if isinstance(result.value, tuple):
-            scale = 1.0 if power == 1 else 0.5
-            return result.value[0] * scale, result.value[1] * scale
-    low, high = [], []
-    for lo, hi, least, most in _cells(shape.tail_start):
-        budget.spend()
-        size = iv.absolute(_offset(shape, lo, hi, box, step=power == 1))
-        if power == 2:
-            size = iv.integer_power(size, 2)
-        if size[2] & iv.UNDEFINED:
-            size = (0.0, math.inf, 0)
-        low.append(size[0] * least)
-        high.append(size[1] * most)
-    return math.fsum(low) * (1 - 1e-12), math.fsum(high) * (1 + 1e-12)
-
-
-def _offset(shape: FamilyShape, lo: float, hi: float, box: Box, *, step: bool) -> Interval:
-    """G minus the step (if asked for) on a cell, for all parameters of the box."""
-    if math.isinf(lo) or math.isinf(hi):
-        index = 0 if math.isinf(lo) else -1
-        value = shape.functions[index].enclose(((shape.tail_start, math.inf, 0), *box))
-    else:
-        value = shape.program.enclose(((lo, hi, 0), *box))
-    return iv.add(value, (-1.0, -1.0, 0)) if step and lo >= 0.0 else value
-
-
-def _extreme_corner(shape: FamilyShape, box: Box, budget: Budget, *, power: int, end: int) -> Box:
-    """The face of the box on which the mean is least (end 0) or greatest (end 1)."""
-    face = list(box)
-    for index, (lo, hi, _) in enumerate(box):
-        if lo == hi:
-            continue
-        trend = _trend(shape, index, tuple(face), budget, power=power)
-        if trend:
-            side = hi if (trend > 0) == bool(end) else lo
-            face[index] = (side, side, 0)
-    return tuple(face)
-
-
-def _trend(shape: FamilyShape, index: int, box: Box, budget: Budget, *, power: int) -> int:
-    """1 where |g - c|^power grows with a parameter at every x, -1 where it falls, else 0."""
-    slope = shape.slopes[index]
-    if slope is None:
-        return 0
-    trend = 0
-    for lo, hi, _, most in _cells(shape.tail_start):
-        if math.isinf(lo) or math.isinf(hi):
-            index_ = 0 if math.isinf(lo) else -1
-            tail = shape.functions[index_]
-            change = tail.partial(index + 1).enclose(((shape.tail_start, math.inf, 0), *box))
-        else:
-            change = slope.enclose(((lo, hi, 0), *box))
-        budget.spend()
-        offset = _offset(shape, lo, hi, box, step=power == 1)
-        if (change[2] | offset[2]) & iv.UNDEFINED:
-            return 0
-        low, high, _flag = iv.multiply((change[0], change[1], 0), (offset[0], offset[1], 0))
-        if low == high == 0.0:
-            continue
-        sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
-        if sign == 0 or trend not in (0, sign):
-            return 0
-        trend = sign
-        del most
-    return trend
-
-
-def _consistent(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
-    bound = shape.demands.number("consistent") + SLACK
-    lo, hi = _mean(shape, box, budget, power=1)
-    return _compared(shape, box, lo, hi, -math.inf, bound)
-
-
-def _gain(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
-    low, high = shape.demands.range("gain")
-    lo, hi = _mean(shape, box, budget, power=2)
-    return _compared(shape, box, 2 * lo, 2 * hi, low - SLACK, high + SLACK)
-
-
-def _compared(
-    shape: FamilyShape, box: Box, lo: float, hi: float, low: float, high: float
-) -> Verdict:
-    if low <= lo and hi <= high:
-        return PROVED, None
-    if hi < low or lo > high:
-        return REFUTED, dict(shape.candidate_at(box).parameters)
-    return UNDECIDED, None
-
-
-def _alive(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
-    """Cells of [-R, 0), bisected where |g| ≥ ε is open for the box, down to 2⁻¹² of the length."""
-    demands = shape.demands
-    bound = demands.number("alive_below_zero") + SLACK
-    least = iv.down(demands.epsilon)
-    radius = demands.radius
-    dead = open_ = 0.0
-    stack = [(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
-    finest = radius / 2**12
-    while stack:
-        a, b = stack.pop()
-        budget.spend()
-        lo, hi, flag = iv.absolute(shape.program.enclose(((a, b, 0), *box)))
-        if not flag & iv.UNDEFINED and (lo > demands.epsilon or (lo >= demands.epsilon)):
-            continue
-        if not flag & iv.UNDEFINED and hi < least:
-            dead += b - a
-        elif b - a <= finest or open_ > (bound + 0.02) * radius:
-            open_ += b - a
-        else:
-            middle = (a + b) / 2
-            stack += [(a, middle), (middle, b)]
-        if dead > (bound + 1e-9) * radius:
-            witness = shape.bound_result("alive_below_zero", shape.candidate_at(box)).witness
-            return REFUTED, {**shape.candidate_at(box).parameters, **(witness or {})}
-    if (dead + open_) / radius * (1 + 1e-12) <= bound:
-        return PROVED, None
-    return UNDECIDED, None
-
-
-_OVER_A_BOX: Mapping[str, Callable[[FamilyShape, Box, Budget], Verdict]] = {
-    "alive_below_zero": _alive,
-    "consistent": _consistent,
-    "limits": _limits,
-    "sign_preserving": _sign_preserving,
-    "bounded": _bounded,
-    "non_decreasing": _non_decreasing,
-    "gain": _gain,
-}
-
-
 # ------------------------------------------------------------------------ the whole space
 
 
@@ -537,7 +105,7 @@ def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Resu
     while heap:
         volume, _, box = heapq.heappop(heap)
         part = Budget(boxes=400, seconds=max(budget.seconds / 10, 0.1))
-        verdict, witness = _OVER_A_BOX[criterion](shape, box, part)
+        verdict, witness = OVER_A_BOX[criterion](shape, box, part)
         budget.used += part.used
         if verdict == PROVED:
             continue
@@ -589,7 +157,7 @@ def _split(shape: FamilyShape, box: Box) -> tuple[Box, Box] | None:
     if widest < 0 or size < 2.0**-30:
         return None
     lo, hi, _ = box[widest]
-    middle = _between(lo, hi, log=shape.distributions[widest].log)
+    middle = between(lo, hi, log=shape.distributions[widest].log)
     if not lo < middle < hi:
         return None
     first, second = list(box), list(box)
@@ -607,7 +175,7 @@ def map_criterion(
     while heap:
         volume, _, box = heapq.heappop(heap)
         part = Budget(boxes=400, seconds=max(budget.seconds / 10, 0.1))
-        verdict, _ = _OVER_A_BOX[criterion](shape, box, part)
+        verdict, _ = OVER_A_BOX[criterion](shape, box, part)
         budget.used += part.used
         halves = _split(shape, box) if verdict == UNDECIDED else None
         if verdict != UNDECIDED or halves is None:

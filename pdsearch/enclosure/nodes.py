@@ -78,10 +78,7 @@ def prepare(expression: sympy.Expr) -> sympy.Expr:
         return S.Zero  # jumps are looked at on their own
     args = [prepare(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
     if isinstance(expression, Piecewise):
-        arms = [
-            (prepare(arm.expr), _prepare_condition(arm.cond))  # type: ignore[attr-defined]
-            for arm in expression.args
-        ]
+        arms = [(prepare(arm.expr), _prepare_condition(arm.cond)) for arm in expression.args]
         return cast(sympy.Expr, Piecewise(*arms, evaluate=False))
     if isinstance(expression, Heaviside):
         return expression.func(*args)

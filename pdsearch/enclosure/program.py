@@ -8,8 +8,7 @@ No sympy is left in the inner loops.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -20,222 +19,41 @@ from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import Interval
-from pdsearch.enclosure.nodes import arccot, bell, elasticity, erfc_ratio, prepare, sech2, tail_form
-from pdsearch.expression import sigmoid, softplus
+from pdsearch.enclosure.nodes import elasticity, prepare, tail_form
+from pdsearch.enclosure.operations import (
+    ADD,
+    AND,
+    CHOICES,
+    CONSTANT,
+    FUNCTIONS,
+    HEAVISIDE,
+    MAX,
+    MIN,
+    MULTIPLY,
+    NEGATE,
+    NOT,
+    OR,
+    PIECEWISE,
+    POWER,
+    RECIPROCAL,
+    RELATION_OPERATIONS,
+    RELATIONS,
+    SQRT,
+    Operation,
+    UndecidedError,
+    integer_power,
+    taken,
+)
 
 Box = Sequence[Interval]
 
 
-class UndecidedError(ArithmeticError):
-    """A condition could not be decided at the working precision."""
-
-
-def _acb_nan() -> acb:
-    return acb(arb.nan(), arb.nan())
-
-
-def _acb_atan(z: acb) -> acb:
-    # The branch cuts run from ±i to ±i∞; Arb's atan does not check them.
-    if z.real.contains(0) and float(abs(z.imag).upper()) >= 1.0:
-        return _acb_nan()
-    return z.atan()
-
-
-def _acb_sigmoid(z: acb) -> acb:
-    if float(z.real.mid()) < 0.0:
-        power = z.exp()
-        return power / (1 + power)
-    return 1 / (1 + (-z).exp())
-
-
-def _acb_bell(z: acb) -> acb:
-    power = (-z if float(z.real.mid()) > 0.0 else z).exp()
-    return power / (1 + power) ** 2
-
-
-def _acb_softplus(z: acb) -> acb:
-    if float(z.real.mid()) > 0.0:
-        return z + (1 + (-z).exp()).log(analytic=True)
-    return (1 + z.exp()).log(analytic=True)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation in each arithmetic; ``complex`` is None where it has no analytic form."""
-
-    name: str
-    interval: Callable[..., Any]
-    ball: Callable[..., Any]
-    complex: Callable[..., Any] | None
-
-
-def _unary(name: str, interval: Any, ball: Any, complex_ball: Any) -> Operation:
-    return Operation(name, interval, ball, complex_ball)
-
-
-def _ball_sign(a: arb) -> arb:
-    if a > 0:
-        return arb(1)
-    if a < 0:
-        return arb(-1)
-    if a.is_zero():
-        return arb(0)
-    raise UndecidedError
-
-
-def _ball_step(a: arb, at_zero: arb) -> arb:
-    if a > 0:
-        return arb(1)
-    if a < 0:
-        return arb(0)
-    if a.is_zero():
-        return at_zero
-    raise UndecidedError
-
-
-def _ball_real_power(a: arb, b: arb) -> arb:
-    if a.is_zero() and b > 0:
-        return arb(0)
-    return a**b
-
-
-def _ball_relation(kind: str) -> Callable[[arb], bool]:
-    def decide(difference: arb) -> bool:
-        if difference > 0:
-            return kind in (">", ">=", "!=")
-        if difference < 0:
-            return kind in ("<", "<=", "!=")
-        if difference.is_zero():
-            return kind in (">=", "<=", "==")
-        raise UndecidedError
-
-    return decide
-
-
-def _interval_relation(kind: str) -> Callable[[Interval], tuple[bool, bool, int]]:
-    """(may be true, may be false, flag) of ``difference kind 0``."""
-
-    def decide(difference: Interval) -> tuple[bool, bool, int]:
-        lo, hi, flag = difference
-        above, below, zero = hi > 0.0, lo < 0.0, lo <= 0.0 <= hi
-        may = {
-            ">": (above, below or zero),
-            ">=": (above or zero, below),
-            "<": (below, above or zero),
-            "<=": (below or zero, above),
-            "==": (zero, above or below),
-            "!=": (above or below, zero),
-        }[kind]
-        return (*may, flag)
-
-    return decide
-
-
-_RELATIONS = {
-    sympy.StrictGreaterThan: ">",
-    sympy.GreaterThan: ">=",
-    sympy.StrictLessThan: "<",
-    sympy.LessThan: "<=",
-    sympy.Equality: "==",
-    sympy.Unequality: "!=",
-}
-_RELATION_OPERATIONS = {
-    kind: Operation(kind, _interval_relation(kind), _ball_relation(kind), None)
-    for kind in _RELATIONS.values()
-}
-
-_AND = Operation(
-    "and",
-    lambda a, b: (a[0] and b[0], a[1] or b[1], a[2] | b[2]),
-    lambda a, b: a and b,
-    None,
-)
-_OR = Operation(
-    "or",
-    lambda a, b: (a[0] or b[0], a[1] and b[1], a[2] | b[2]),
-    lambda a, b: a or b,
-    None,
-)
-_NOT = Operation("not", lambda a: (a[1], a[0], a[2]), lambda a: not a, None)
-
-
-def _interval_piecewise(*values: Any) -> Interval:
-    result: Interval | None = None
-    arms = 0
-    flag = 0
-    for value, condition in zip(values[::2], values[1::2], strict=True):
-        may, may_not, condition_flag = condition
-        flag |= condition_flag
-        if may:
-            arms += 1
-            result = value if result is None else iv.hull(result, value)
-        if not may_not:
-            break
-    else:
-        flag |= iv.UNDEFINED  # a gap: no arm is certain to apply
-    if result is None:
-        return iv.NOWHERE
-    if arms > 1:
-        flag |= iv.JUMP
-    return (result[0], result[1], result[2] | flag)
-
-
-def _ball_piecewise(*values: Any) -> Any:
-    for value, condition in zip(values[::2], values[1::2], strict=True):
-        if isinstance(condition, UndecidedError):
-            return condition
-        if condition:
-            return value
-    return arb.nan()
-
-
-_ADD = Operation("add", iv.add, lambda a, b: a + b, lambda a, b: a + b)
-_MULTIPLY = Operation("mul", iv.multiply, lambda a, b: a * b, lambda a, b: a * b)
-_NEGATE = Operation("neg", iv.negate, lambda a: -a, lambda a: -a)
-_RECIPROCAL = Operation("inv", iv.reciprocal, lambda a: 1 / a, lambda a: 1 / a)
-_SQRT = Operation("sqrt", iv.square_root, lambda a: a.sqrt(), lambda a: a.sqrt(analytic=True))
-_POWER = Operation("pow", iv.real_power, _ball_real_power, lambda a, b: a.pow(b, analytic=True))
-_MIN = Operation("min", iv.minimum, lambda a, b: a.min(b), None)
-_MAX = Operation("max", iv.maximum, lambda a, b: a.max(b), None)
-_HEAVISIDE = Operation("step", iv.step, _ball_step, None)
-_PIECEWISE = Operation("piecewise", _interval_piecewise, _ball_piecewise, None)
-
-_FUNCTIONS: dict[type, Operation] = {
-    sympy.exp: _unary("exp", iv.exponential, lambda a: a.exp(), lambda a: a.exp()),
-    sympy.log: _unary("log", iv.logarithm, lambda a: a.log(), lambda a: a.log(analytic=True)),
-    sympy.sin: _unary("sin", iv.sine, lambda a: a.sin(), lambda a: a.sin()),
-    sympy.cos: _unary("cos", iv.cosine, lambda a: a.cos(), lambda a: a.cos()),
-    sympy.tanh: _unary("tanh", iv.tanh, lambda a: a.tanh(), lambda a: a.tanh()),
-    sympy.sinh: _unary("sinh", iv.sinh, lambda a: a.sinh(), lambda a: a.sinh()),
-    sympy.cosh: _unary("cosh", iv.cosh, lambda a: a.cosh(), lambda a: a.cosh()),
-    sympy.atan: _unary("atan", iv.atan, lambda a: a.atan(), _acb_atan),
-    sympy.erf: _unary("erf", iv.erf, lambda a: a.erf(), lambda a: a.erf()),
-    sympy.erfc: _unary("erfc", iv.erfc, lambda a: a.erfc(), lambda a: a.erfc()),
-    sigmoid: _unary("sigmoid", iv.sigmoid, iv.arb_sigmoid, _acb_sigmoid),
-    softplus: _unary("softplus", iv.softplus, iv.arb_softplus, _acb_softplus),
-    arccot: _unary("arccot", iv.arccot, iv.arb_arccot, lambda a: acb.pi() / 2 - _acb_atan(a)),
-    bell: _unary("bell", iv.bell, iv.arb_bell, _acb_bell),
-    sech2: _unary("sech2", iv.sech2, iv.arb_sech2, lambda a: 4 * _acb_bell(2 * a)),
-    erfc_ratio: _unary("erfc_ratio", iv.erfc_ratio, iv.arb_erfc_ratio, None),
-    sympy.Abs: _unary("abs", iv.absolute, abs, None),
-    sympy.sign: _unary("sign", iv.sign, _ball_sign, None),
-}
-
-
-def _integer_power(exponent: int) -> Operation:
-    return Operation(
-        f"pow{exponent}",
-        lambda a: iv.integer_power(a, exponent),
-        lambda a: a**exponent,
-        lambda a: a**exponent,
-    )
-
-
 def rational_interval(value: Fraction) -> Interval:
     """The floats around an exact rational."""
-    nearest = float(value)
-    if math.isinf(nearest):
-        return (math.inf, math.inf, 0) if nearest > 0 else (-math.inf, -math.inf, 0)
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return (1.7e308, math.inf, 0) if value > 0 else (-math.inf, -1.7e308, 0)
     exact = Fraction(nearest)
     if exact == value:
         return (nearest, nearest, 0)
@@ -275,7 +93,7 @@ class _Compiler:
         key = ("constant", isinstance(value, bool), value)  # True == 1 in Python
         if key not in self.index:
             self.constants.append((self.count, value))
-            self.code.append((_CONSTANT, ()))
+            self.code.append((CONSTANT, ()))
             self.index[key] = self.count
             self.count += 1
         return self.index[key]
@@ -286,14 +104,14 @@ class _Compiler:
             return self.index[key]
         if isinstance(node, BooleanTrue | BooleanFalse):
             return self.constant(bool(node))
-        if type(node) in _RELATIONS:
+        if type(node) in RELATIONS:
             left, right = node.args
-            operation = _RELATION_OPERATIONS[_RELATIONS[type(node)]]
+            operation = RELATION_OPERATIONS[RELATIONS[type(node)]]
             return self.emit(key, operation, self.expression(left - right))
         if isinstance(node, Not):
-            return self.emit(key, _NOT, self.condition(node.args[0]))
+            return self.emit(key, NOT, self.condition(node.args[0]))
         if isinstance(node, And | Or):
-            operation = _AND if isinstance(node, And) else _OR
+            operation = AND if isinstance(node, And) else OR
             indices = [self.condition(arg) for arg in node.args]
             result = indices[0]
             for other in indices[1:]:
@@ -320,33 +138,33 @@ class _Compiler:
         if node.is_number and (node.is_Rational or node in (S.Pi, S.Exp1)):
             return self.constant(node)
         if isinstance(node, Add):
-            return self._fold(_ADD, [self.expression(arg) for arg in node.args])
+            return self._fold(ADD, [self.expression(arg) for arg in node.args])
         if isinstance(node, Mul):
             if node.args[0] is S.NegativeOne:
                 rest = Mul(*node.args[1:])
                 if rest != -node or not isinstance(rest, Mul) or rest.args[0] is not S.One:
-                    return self.emit(None, _NEGATE, self.expression(rest))
+                    return self.emit(None, NEGATE, self.expression(rest))
             if self.tail is not None:
                 result = self._tail_product(node, self.tail)
                 if result is not None:
                     return result
-            return self._fold(_MULTIPLY, [self.expression(arg) for arg in node.args])
+            return self._fold(MULTIPLY, [self.expression(arg) for arg in node.args])
         if isinstance(node, Pow):
             return self._power(node)
         if isinstance(node, Min | Max):
-            operation = _MIN if isinstance(node, Min) else _MAX
-            return self._fold(operation, [self.expression(arg) for arg in node.args])
+            extreme = MIN if isinstance(node, Min) else MAX
+            return self._fold(extreme, [self.expression(arg) for arg in node.args])
         if isinstance(node, Heaviside):
             at_zero = node.args[1] if len(node.args) > 1 else S.Half
             return self.emit(
-                None, _HEAVISIDE, self.expression(node.args[0]), self.expression(at_zero)
+                None, HEAVISIDE, self.expression(node.args[0]), self.expression(at_zero)
             )
         if isinstance(node, Piecewise):
             indices = []
             for value, condition in node.args:
                 indices += [self.expression(value), self.condition(condition)]
-            return self.emit(None, _PIECEWISE, *indices)
-        operation = _FUNCTIONS.get(type(node))
+            return self.emit(None, PIECEWISE, *indices)
+        operation = FUNCTIONS.get(type(node))
         if operation is None:
             raise TypeError(f"no enclosure for {type(node).__name__} in {node}")
         return self.emit(None, operation, self.expression(node.args[0]))
@@ -362,80 +180,31 @@ class _Compiler:
         if len(moving) < 2:
             return None
         product = Mul(*moving)
-        natural = self._fold(_MULTIPLY, [self.expression(factor) for factor in moving])
+        natural = self._fold(MULTIPLY, [self.expression(factor) for factor in moving])
         operation = _tail_product(product, self.variables)
         bounded = self.emit(None, operation, natural, *range(len(self.variables)))
         others = [self.expression(factor) for factor in node.args if factor not in moving]
-        return self._fold(_MULTIPLY, [bounded, *others])
+        return self._fold(MULTIPLY, [bounded, *others])
 
     def _power(self, node: Pow) -> int:
         base, exponent = node.args
         if isinstance(exponent, sympy.Integer):
             number = int(exponent)
             if number < 0:
-                return self.emit(None, _RECIPROCAL, self.expression(base ** (-number)))
-            return self.emit(None, _integer_power(number), self.expression(base))
+                return self.emit(None, RECIPROCAL, self.expression(base ** (-number)))
+            return self.emit(None, integer_power(number), self.expression(base))
         if isinstance(exponent, sympy.Rational) and exponent.q == 2:
             if exponent < 0:
-                return self.emit(None, _RECIPROCAL, self.expression(base ** (-exponent)))
+                return self.emit(None, RECIPROCAL, self.expression(base ** (-exponent)))
             root = self.index.get(("sqrt", base))
             if root is None:
-                root = self.emit(("sqrt", base), _SQRT, self.expression(base))
+                root = self.emit(("sqrt", base), SQRT, self.expression(base))
             if exponent.p == 1:
                 return root
-            return self.emit(None, _integer_power(int(exponent.p)), root)
+            return self.emit(None, integer_power(int(exponent.p)), root)
         if base is S.Exp1:
-            return self.emit(None, _FUNCTIONS[sympy.exp], self.expression(exponent))
-        return self.emit(None, _POWER, self.expression(base), self.expression(exponent))
-
-
-def _sign_choice(value: Interval, *_: Interval) -> int | None:
-    lo, hi, _flag = value
-    if lo == hi == 0.0:
-        return 0
-    return 1 if lo >= 0.0 else (-1 if hi <= 0.0 else None)
-
-
-def _strict_choice(value: Interval, *_: Interval) -> int | None:
-    lo, hi, _flag = value
-    return 1 if lo > 0.0 else (-1 if hi < 0.0 else None)
-
-
-def _order_choice(a: Interval, b: Interval) -> int | None:
-    """0 where a ≤ b all over the box, 1 where b ≤ a."""
-    return 0 if a[1] <= b[0] else (1 if b[1] <= a[0] else None)
-
-
-def _arm_choice(*values: Any) -> int | None:
-    for index, (may, may_not, _flag) in enumerate(values[1::2]):
-        if may and may_not:
-            return None
-        if may:
-            return 2 * index
-    return None
-
-
-_CHOICES: dict[str, Callable[..., int | None]] = {
-    "abs": _sign_choice,
-    "sign": _strict_choice,
-    "step": _strict_choice,
-    "min": _order_choice,
-    "max": lambda a, b: None if (c := _order_choice(a, b)) is None else 1 - c,
-    "piecewise": _arm_choice,
-}
-
-
-def _taken(name: str, choice: int, values: Sequence[Any]) -> Any:
-    if name == "abs":
-        return values[0] * choice if choice else values[0]
-    if name == "sign":
-        return acb(choice)
-    if name == "step":
-        return acb(1 if choice > 0 else 0)
-    return values[choice]
-
-
-_CONSTANT = Operation("constant", lambda: None, lambda: None, lambda: None)
+            return self.emit(None, FUNCTIONS[sympy.exp], self.expression(exponent))
+        return self.emit(None, POWER, self.expression(base), self.expression(exponent))
 
 
 def _settles(value: Interval) -> bool:
@@ -511,7 +280,7 @@ class Program:
         self._interval_code: list[tuple[Any, tuple[int, ...]]] = []
         start = len(self.variables)
         for position, (operation, args) in enumerate(compiler.code, start=start):
-            if operation is _CONSTANT:
+            if operation is CONSTANT:
                 self._interval_code.append((_interval_constant(self._constants[position]), ()))
             else:
                 self._interval_code.append((operation.interval, args))
@@ -545,9 +314,9 @@ class Program:
         for position, (operation, _) in enumerate(self._operations, start=len(values)):
             function, places = self._interval_code[position - len(self.variables)]
             inputs = [values[i] for i in places]
-            values.append(function(*inputs) if operation is not _CONSTANT else function)
-            if operation.name in _CHOICES:
-                choice = _CHOICES[operation.name](*inputs)
+            values.append(function(*inputs) if operation is not CONSTANT else function)
+            if operation.name in CHOICES:
+                choice = CHOICES[operation.name](*inputs)
                 if choice is None:
                     return None
                 chosen[position] = choice
@@ -558,7 +327,7 @@ class Program:
     ) -> Any:
         values: list[Any] = list(point)
         for position, (operation, args) in enumerate(self._operations, start=len(values)):
-            if operation is _CONSTANT:
+            if operation is CONSTANT:
                 value = _ball_constant(self._constants[position])
                 values.append(value if real or isinstance(value, bool) else acb(value))
                 continue
@@ -567,10 +336,10 @@ class Program:
             # An undecided condition matters only if an arm that is taken needs it.
             trouble = next((v for v in chosen if isinstance(v, UndecidedError)), None)
             if choices and position in choices:
-                values.append(_taken(operation.name, choices[position], chosen))
+                values.append(taken(operation.name, choices[position], chosen))
             elif function is None:
                 values.append(UndecidedError(operation.name))
-            elif trouble is not None and operation is not _PIECEWISE:
+            elif trouble is not None and operation is not PIECEWISE:
                 values.append(trouble)
             else:
                 try:
