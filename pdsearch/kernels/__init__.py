@@ -21,6 +21,12 @@ SAVE_MODES = ("auto", "input", "uint8")
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+TABLE_FROM = 1 << 15
+"""Elements from which a float32 tensor takes the table. Below it, the formula costs microseconds
+and gives the last digit, far tails included; from it on, it would cost many times ReLU's own
+backward pass. The half-precision tables hold every input's correctly rounded value and serve all
+sizes."""
+
 
 def available() -> str | None:
     """None where the fused kernels can be used, else why not, in one line."""
@@ -97,7 +103,7 @@ class Plan:
             self._prepare()
         if self.keeps == "code":
             return torch.ops.pdsearch.scale_coded(grad_output, kept, self.codes.values)
-        if self._table is not None:
+        if self._table is not None and (self.dtype != torch.float32 or kept.numel() >= TABLE_FROM):
             return torch.ops.pdsearch.scale(grad_output, kept, self._table)
         return grad_output * self.kernel(kept, self.t, self.values)
 
