@@ -1,0 +1,415 @@
+"""The criteria's verdicts: known answers, an independent table, families, and what is refused."""
+
+import json
+import math
+from pathlib import Path
+
+import mpmath
+import pytest
+import sympy
+from optuna.distributions import FloatDistribution, IntDistribution
+from test_enclosure import oracle
+
+from pdsearch.criteria import (
+    CRITERIA,
+    PROFILES,
+    Budget,
+    Report,
+    Result,
+    check,
+    decide_family,
+    family_map,
+    gate,
+    load_criterion,
+    narrow,
+)
+from pdsearch.criteria.family import CERTIFIED
+from pdsearch.criteria.result import demands
+from pdsearch.criteria.shape import Shape
+from pdsearch.errors import InputError
+from pdsearch.expression import parse, x
+from pdsearch.family import Candidate, Family, library, load_family
+
+STRICT = demands("strict")
+TABLE = json.loads((Path(__file__).parent / "data" / "criteria_table.json").read_text())
+
+
+def decided(target: str | Candidate, criterion: str) -> Result:
+    expression = parse(target) if isinstance(target, str) else target.expression
+    return CERTIFIED[criterion](Shape(expression), STRICT)
+
+
+def between(value: object) -> tuple[float, float]:
+    assert isinstance(value, tuple)
+    return value
+
+
+# ------------------------------------------------------------------------------ known answers
+
+
+def test_b_silu_against_its_known_numbers() -> None:
+    candidate = load_family("b_silu").default
+    signs = decided(candidate, "sign_preserving")
+    assert signs.verdict == "refuted" and signs.witness is not None
+    assert signs.witness["x"] < -2.7349
+    assert between(signs.value) == pytest.approx((-0.02372, -0.02372), abs=5e-6)
+    bound = decided(candidate, "bounded")
+    assert bound.verdict == "proved"
+    assert between(bound.value) == pytest.approx((1.29038, 1.29038), abs=5e-6)
+    mean = decided(candidate, "consistent")
+    assert mean.verdict == "proved"
+    assert between(mean.value) == pytest.approx((0.3507, 0.3507), abs=5e-5)
+
+
+def test_nelu_reverses_gradients_below_zero() -> None:
+    result = decided(load_family("nelu").default, "sign_preserving")
+    assert result.verdict == "refuted" and result.witness is not None and result.witness["x"] < 0
+    # 2αx/(1+x²)² is least at x = -1/√3: -(9√3/16)·... = -0.6495·α, α = 0.05
+    assert between(result.value) == pytest.approx((-0.03248, -0.03248), abs=1e-5)
+
+
+def test_the_derivative_of_elu() -> None:
+    candidate = load_family("elu").bind(alpha=1.0)
+    for name in ("sign_preserving", "bounded", "limits", "non_decreasing", "consistent"):
+        assert decided(candidate, name).verdict == "proved", name
+    # ∫ e^x φ over x < 0 is e^½ Φ(-1) = 0.261578...
+    assert between(decided(candidate, "consistent").value) == pytest.approx(
+        (math.exp(0.5) * 0.15865525393145707,) * 2, abs=1e-9
+    )
+
+
+def test_a_sigmoid_holds_all_that_is_certified() -> None:
+    candidate = load_family("sigmoid").bind(alpha=4.0)
+    for name in CERTIFIED:
+        assert decided(candidate, name).verdict == "proved", name
+    assert between(decided(candidate, "consistent").value) == pytest.approx(
+        (0.1288, 0.1288), abs=5e-5
+    )
+
+
+@pytest.mark.parametrize("alpha", [1e-9, 0.01, 0.1])
+def test_leaky_has_another_limit(alpha: float) -> None:
+    result = decided(f"Piecewise((1, x > 0), ({alpha!r}, True))", "limits")
+    assert result.verdict == "refuted" and result.witness is not None
+    assert result.witness["x"] == -math.inf
+    assert result.value == pytest.approx(alpha)
+
+
+def test_rect_is_dead_below_minus_one_half() -> None:
+    result = decided(load_family("rect").bind(alpha=1.0), "alive_below_zero")
+    assert result.verdict == "refuted" and result.witness is not None
+    # |g| < 1e-6 from -3 to -0.5 + 1e-6: 0.83333 + 3.3e-7
+    lo, hi = between(result.value)
+    assert lo - 1e-9 <= 2.500001 / 3 <= hi + 1e-9 and hi - lo < 1e-6
+    low, high = result.witness["x"]
+    assert low == -3.0 and high == pytest.approx(-0.5, abs=1e-5)
+
+
+def test_hardswish_is_bounded_by_exactly_its_supremum() -> None:
+    result = decided(load_family("hardswish").default, "bounded")
+    assert result.verdict == "proved"
+    lo, hi = between(result.value)
+    assert lo <= 1.5 <= hi and hi - lo < 1e-6
+
+
+def test_a_jump_down_is_shown_with_two_points() -> None:
+    result = decided(load_family("selu").default, "non_decreasing")
+    assert result.verdict == "refuted" and result.witness is not None
+    first, second = result.witness["x"]
+    expression = load_family("selu").default.expression
+    assert first < second
+    with mpmath.workdps(30):
+        values = [oracle(expression, {x: mpmath.mpf(v)}) for v in (first, second)]
+        assert values[0] > values[1]
+        assert result.value <= values[0] - values[1]
+
+
+# ------------------------------------------------------- every library family at its defaults
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_the_library_against_mpmath(name: str) -> None:
+    shape = Shape(load_family(name).default.expression)
+    for criterion, expected in TABLE[name].items():
+        if criterion not in CERTIFIED:
+            continue
+        result = CERTIFIED[criterion](shape, STRICT)
+        assert result.verdict == expected["verdict"], (criterion, result)
+        assert result.passed == (result.verdict == "proved")
+        if "value" in expected:
+            lo, hi = between(result.value)
+            assert lo - 1e-5 <= expected["value"] <= hi + 1e-5, (criterion, result)
+            assert hi - lo < 2e-5 * (1 + abs(hi)), (criterion, result)
+
+
+def test_the_table_holds_the_whole_library() -> None:
+    assert sorted(TABLE) == sorted(library())
+    assert all(tuple(row) == CRITERIA for row in TABLE.values())
+
+
+@pytest.mark.parametrize("name", ["erf", "sigmoid", "exp_tail", "rect", "gelu"])
+def test_the_measured_criteria_at_defaults(name: str) -> None:
+    report = check(load_family(name).default, profile="strict")
+    assert report["forward_is_relu"].verdict == "measured" and report["forward_is_relu"].passed
+    assert report["cheap"].verdict == "measured" and report["cheap"].value > 0
+    half = report["alive_in_half"]
+    assert half.verdict == "measured"
+    assert half.passed == TABLE[name]["alive_in_half"]["passed"], half
+    assert not half.required and not report["cheap"].required
+
+
+# -------------------------------------------------------------------------- reports and gates
+
+
+def test_a_report_is_the_documented_json() -> None:
+    report = check(load_family("b_silu").default)
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert list(data) == ["target", "profile", "passed", "criteria"]
+    assert [entry["name"] for entry in data["criteria"]] == list(CRITERIA) == list(report.names)
+    keys = {"name", "statement", "verdict", "passed", "required", "value", "bound", "witness",
+            "source"}  # fmt: skip
+    for entry in data["criteria"]:
+        assert keys <= set(entry)
+        assert entry["verdict"] in ("proved", "refuted", "undecided", "measured")
+        value = entry["value"]
+        assert value is None or isinstance(value, float) or len(value) == 2
+    assert data["passed"] is report.passed is True  # `paper` does not ask for the sign
+    assert report["sign_preserving"].witness is not None
+    with pytest.raises(KeyError, match="no criterion 'nothing'"):
+        report["nothing"]
+
+
+def test_profiles_ask_for_what_the_design_says() -> None:
+    assert PROFILES["paper"] == {"forward_is_relu", "alive_below_zero", "consistent"}
+    assert PROFILES["strict"] == set(CRITERIA) - {"cheap", "alive_in_half"}
+    strict = check(load_family("b_silu").default, profile="strict")
+    assert not strict.passed and strict["sign_preserving"].required
+    assert not check(load_family("relu").default).passed  # dead below zero
+
+
+def test_non_finite_numbers_become_null() -> None:
+    result = STRICT.result("bounded", "undecided", value=(1.0, math.inf))
+    assert result.to_dict()["value"] == [1.0, None]
+
+
+def test_the_gate_decides_only_what_is_required() -> None:
+    candidate = load_family("exp_tail").default
+    report = gate(candidate)
+    assert report.names == ("forward_is_relu", "alive_below_zero", "consistent")
+    assert report.passed
+    known = gate(candidate, known={"consistent": "proved", "alive_below_zero": "refuted"})
+    assert known["consistent"].detail == "proved for the whole family"
+    assert known["alive_below_zero"].verdict == "proved"  # one candidate may well pass
+
+
+def test_thresholds_change_the_verdict() -> None:
+    candidate = load_family("b_silu").default
+    assert not gate(candidate, thresholds={"consistent": 0.35})["consistent"].passed
+    assert gate(candidate, thresholds={"consistent": 0.36})["consistent"].passed
+    tight = check(candidate, profile="strict", thresholds={"gain": (1.0, 1.5), "bounded": 1.29})
+    assert tight["gain"].verdict == tight["bounded"].verdict == "refuted"
+    near = demands("paper", {"alive_radius": 0.4})
+    rect = Shape(load_family("rect").default.expression)
+    assert CERTIFIED["alive_below_zero"](rect, near).verdict == "proved"
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ({"consistant": 0.4}, "no threshold 'consistant': choose from alive_below_zero, consis"),
+        ({"limits": 0.1}, "the criterion 'limits' has no threshold: it holds or not"),
+        ({"consistent": "low"}, "must be a finite number, got 'low'"),
+        ({"consistent": True}, "must be a finite number, got True"),
+        ({"bounded": math.inf}, "must be a finite number, got inf"),
+        ({"bounded": -1.0}, "must be positive, got -1.0"),
+        ({"gain": 1.0}, "must be a pair"),
+        ({"gain": (2.0, 1.0)}, "is empty: low 2 is above high 1"),
+        ({"alive_epsilon": 0.0}, "must be positive, got 0.0"),
+        ({"alive_radius": 1e9}, "at most 1000"),
+    ],
+)
+def test_wrong_thresholds_are_named(thresholds: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(load_family("relu").default, thresholds=thresholds)
+
+
+def test_an_unknown_profile_is_named() -> None:
+    with pytest.raises(InputError, match="no profile 'lax' of criteria: choose one of paper, str"):
+        check(load_family("relu").default, profile="lax")
+
+
+def test_criteria_of_ones_own() -> None:
+    def below_one(candidate: Candidate) -> tuple[float, bool]:
+        """G is below one at x = -1."""
+        value = float(candidate.expression.subs(x, -1))
+        return value, value < 1
+
+    def whole(candidate: Candidate) -> Result:
+        return Result("whole", "s", "proved", True, False, None, "b", None, "mine")
+
+    report = check(load_family("exp_tail").default, extra=[below_one, whole])
+    assert report.names[-2:] == ("below_one", "whole")
+    own = report["below_one"]
+    assert own.verdict == "measured" and own.passed and own.required
+    assert own.statement == "G is below one at x = -1."
+    assert own.value == pytest.approx(0.3 * math.exp(-1))
+
+    def wrong(candidate: Candidate) -> str:
+        return "yes"
+
+    with pytest.raises(InputError, match="'wrong' must give a Result or a pair"):
+        gate(load_family("exp_tail").default, extra=[wrong])
+
+    def limits(candidate: Candidate) -> tuple[float, bool]:
+        return 0.0, True
+
+    with pytest.raises(InputError, match="cannot be called 'limits'"):
+        gate(load_family("exp_tail").default, extra=[limits])
+
+
+def test_a_criterion_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def small(candidate):\n    return 0.5, True\n")
+    assert load_criterion("mine.py:small", directory=tmp_path)(None) == (0.5, True)
+    with pytest.raises(InputError, match=r"no function 'large' \(it has: small\)"):
+        load_criterion("mine.py:large", directory=tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        load_criterion("gone.py:small", directory=tmp_path)
+    with pytest.raises(InputError, match=r"is named path\.py:function"):
+        load_criterion("mine.py")
+    (tmp_path / "broken.py").write_text("1/0\n")
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        load_criterion("broken.py:f", directory=tmp_path)
+
+
+def test_what_the_budget_cannot_settle_is_undecided_and_does_not_pass() -> None:
+    shape = Shape(parse("0.75+0.75*sin(400*x)*exp(-x**2/400)"), budget=Budget(boxes=20))
+    result = CERTIFIED["non_decreasing"](shape, STRICT)
+    assert result.verdict in ("refuted", "undecided") and not result.passed
+    # (e^x - 1/3)², which touches zero where no float is
+    text = "Piecewise((1, x > 0), (exp(2*x) - exp(x)*2/3 + 1/9, True))"
+    hidden = Shape(parse(text), budget=Budget(boxes=50))
+    open_ = CERTIFIED["sign_preserving"](hidden, STRICT)
+    assert open_.verdict == "undecided" and not open_.passed
+    assert "undecided box: x in" in open_.detail
+
+
+def test_annealed_families_are_checked_at_the_start() -> None:
+    annealed = Shape(load_family("annealed_exp_tail").default.expression)
+    plain = Shape(load_family("exp_tail").default.expression)
+    for name in CERTIFIED:
+        assert CERTIFIED[name](annealed, STRICT).value == pytest.approx(
+            CERTIFIED[name](plain, STRICT).value
+        )
+
+
+# ----------------------------------------------------------------------------------- families
+
+
+def test_a_family_is_proved_or_refuted_with_its_parameters() -> None:
+    report = check(load_family("exp_tail"), profile="strict")
+    for name in ("limits", "sign_preserving", "bounded", "non_decreasing", "gain"):
+        assert report[name].verdict == "proved", report[name]
+    for name in ("consistent", "alive_below_zero"):
+        result = report[name]
+        assert result.verdict == "refuted" and result.witness is not None
+        values = {key: result.witness[key] for key in ("alpha", "beta")}
+        alone = decided(load_family("exp_tail").bind(**values), name)
+        assert alone.verdict == "refuted"  # the witness is one indeed
+    assert not report.passed
+    assert report.target == "exp_tail"
+
+
+def test_a_fall_that_only_some_parameters_have() -> None:
+    result = check(load_family("elu"), profile="strict")["non_decreasing"]
+    assert result.verdict == "refuted" and result.witness is not None
+    assert result.witness["alpha"] > 1
+
+
+def test_families_without_parameters_are_their_candidate() -> None:
+    verdicts = decide_family(load_family("gelu"), profile="strict")
+    for name, verdict in verdicts.items():
+        assert verdict == TABLE["gelu"][name]["verdict"]
+
+
+def test_a_map_cuts_the_box_where_the_verdict_changes() -> None:
+    # sup α·e^x over x ≤ 0 is α: bounded by 1.5 for α ≤ 1.5, exactly
+    family = Family(
+        "wide",
+        sympy.Piecewise((1, x > 0), (sympy.Symbol("alpha") * sympy.exp(x), True)),
+        space={"alpha": FloatDistribution(0.5, 2.5)},
+    )
+    found = family_map(family, "bounded")
+    assert found.share("proved") == pytest.approx(0.5, abs=1e-3)
+    assert found.share("refuted") == pytest.approx(0.5, abs=1e-3)
+    assert math.fsum(part.volume for part in found.parts) == pytest.approx(1.0)
+    assert found.verdict == "refuted"
+    for part in found.parts:
+        low, high = part.ranges["alpha"]
+        if part.verdict == "proved":
+            assert high <= 1.5 + 2e-6
+        if part.verdict == "refuted":
+            assert low >= 1.5
+    data = found.to_dict()
+    assert json.dumps(data) and data["shares"]["proved"] == found.share("proved")
+
+
+def test_a_map_of_two_parameters_agrees_with_candidates() -> None:
+    family = load_family("exp_tail")
+    found = family_map(family, "consistent", parts=60)
+    assert {part.verdict for part in found.parts} >= {"proved", "refuted"}
+    for part in found.parts:
+        if part.verdict == "undecided":
+            continue
+        for side in (0, 1):
+            corner = {name: ends[side] for name, ends in part.ranges.items()}
+            assert decided(family.bind(**corner), "consistent").verdict in (
+                part.verdict, "undecided")  # fmt: skip
+
+
+def test_narrowing_cuts_off_only_what_fails() -> None:
+    family = load_family("exp_tail")
+    ranges = narrow(family)
+    assert ranges is not None
+    assert ranges["beta"][1] < 10.0
+    for alpha in (0.01, 0.1, 1.0):
+        for beta in (ranges["beta"][1] * 1.01, 9.0):
+            assert not gate(family.bind(alpha=alpha, beta=min(beta, 10.0))).passed
+    hopeless = Family("flat", sympy.Symbol("a") + 0 * x, space={"a": FloatDistribution(5.0, 6.0)})
+    assert narrow(hopeless) is None
+
+
+def test_whole_numbers_stay_whole_in_witnesses() -> None:
+    family = Family(
+        "powers",
+        sympy.Piecewise((1, x > 0), (2 * sympy.exp(x) / sympy.Symbol("n"), True)),
+        space={"n": IntDistribution(1, 5)},
+    )
+    result = check(family, profile="strict")["bounded"]
+    assert result.verdict == "refuted" and result.witness is not None
+    assert result.witness["n"] == 1 and isinstance(result.witness["n"], int)
+
+
+def test_maps_are_refused_where_they_make_no_sense() -> None:
+    with pytest.raises(InputError, match="'cheap' is measured, not proved"):
+        family_map(load_family("elu"), "cheap")
+    with pytest.raises(InputError, match="'nice' is not a criterion"):
+        family_map(load_family("elu"), "nice")
+    with pytest.raises(InputError, match="family 'gelu' has no parameters"):
+        family_map(load_family("gelu"), "bounded")
+
+
+@pytest.mark.slow
+def test_at_most_a_tenth_of_the_library_is_undecided_family_wide() -> None:
+    undecided, pairs = [], 0
+    for family in library().values():
+        for name, verdict in decide_family(family, profile="strict").items():
+            pairs += 1
+            if verdict == "undecided":
+                undecided.append((family.name, name))
+    assert len(undecided) <= 0.1 * pairs, undecided
+
+
+def test_reports_know_their_criteria() -> None:
+    report = Report("nothing", "paper", ())
+    assert report.passed and report.names == ()
