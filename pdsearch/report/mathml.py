@@ -29,6 +29,12 @@ def _math(inner: str, *, display: str) -> Markup:
 
 
 def _print(expression: sympy.Basic) -> str:
+    long = {
+        number: sympy.Float(number, 6)
+        for number in expression.atoms(sympy.Rational)
+        if max(abs(number.p), number.q) >= _LONG and number != int(number)
+    }
+    expression = expression.xreplace(long)
     # Sympy leaves the signs of comparisons unescaped; nothing else in its text is a bare bracket.
     text = _Printer().doprint(expression)
     text = text.replace("<mo><</mo>", "<mo>&lt;</mo>").replace("<mo>></mo>", "<mo>&gt;</mo>")
@@ -88,15 +94,3 @@ class _Printer(MathMLPresentationPrinter):
 
     def _print_sign(self, expr: Any) -> Any:
         return self._call("sign", expr.args[0])
-
-    def _print_Rational(self, expr: Any) -> Any:
-        if max(abs(expr.p), expr.q) < _LONG:
-            return super()._print_Rational(expr)
-        mantissa, _, exponent = f"{float(expr):.6g}".partition("e")
-        number = self._element("mn", mantissa.replace("-", "−"))
-        if not exponent:
-            return number
-        power = self._element(
-            "msup", self._element("mn", "10"), self._element("mn", str(int(exponent)))
-        )
-        return self._element("mrow", number, self._element("mo", "⋅"), power)

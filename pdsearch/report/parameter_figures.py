@@ -148,8 +148,9 @@ def importances(
     notes: list[str] = []
     bars: list[tuple[str, float, str]] = []
     for family in sorted(set(map(family_of, complete))):
-        own = [frozen[row.number] for row in complete if family_of(row) == family]
-        names = [n for n in own[0].params if n.startswith(f"{family}.")]
+        of_family = [row.number for row in complete if family_of(row) == family]
+        own = [frozen[number] for number in of_family if number in frozen]
+        names = [n for n in own[0].params if n.startswith(f"{family}.")] if own else []
         varied = [n for n in names if len({trial.params.get(n) for trial in own}) > 1]
         if len(varied) < 2:
             what = {0: "no parameter varied", 1: "only one parameter varied"}[len(varied)]

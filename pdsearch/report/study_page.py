@@ -17,7 +17,7 @@ from pdsearch.report.study_sections import (
 )
 from pdsearch.report.study_tables import settings as settings_section
 from pdsearch.report.study_tables import trials
-from pdsearch.report.view import View, duration, name, p_value, quoted
+from pdsearch.report.view import View, duration, name, p_value
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
@@ -36,13 +36,17 @@ def study_report(stored: "StoredStudy") -> str:
     """
     view = View(stored, tuple(stored.trials()))
     settings = stored.settings.trial
+    trained = (
+        "trained by a Python function"
+        if view.by_function
+        else f"{settings.model} on {settings.dataset}, {settings.epochs} epochs a trial"
+    )
     return document(
         f"{stored.name}: pseudo-derivative search",
         head=[
             h(
                 "p",
-                f"{settings.model} on {settings.dataset}, {settings.epochs} epochs a trial, "
-                f"{stored.settings.study.sampler} sampler",
+                f"{trained}, {stored.settings.study.sampler} sampler",
                 class_="quiet",
             ),
             headline(view),
@@ -100,7 +104,7 @@ def headline(view: View) -> Markup:
     else:
         advice = [
             "To get some, on the test set and over fresh paired seeds: ",
-            h("code", f"pdsearch confirm {quoted(view.stored.name)}"),
+            h("code", view.command("confirm")),
         ]
     return h("div", h("p", figure, class_="big"), h("p", caution, advice), class_="headline")
 

@@ -7,7 +7,7 @@ from typing import Any
 from pdsearch.report.markup import Markup, h
 from pdsearch.report.page import table
 from pdsearch.report.sketch import sketch
-from pdsearch.report.view import View, duration, name, quoted
+from pdsearch.report.view import View, duration, name
 
 __all__ = ["settings", "trials"]
 
@@ -92,7 +92,10 @@ def settings(view: View) -> list[Any]:
     document_ = stored.settings.model_dump(mode="json")
     parts: list[Any] = []
     for section, values in document_.items():
-        if isinstance(values, Mapping):
+        # A Python function knows nothing of the sections that say how images are trained on.
+        if isinstance(values, Mapping) and not (
+            view.by_function and section in ("trial", "confirm")
+        ):
             parts.append(h("h3", f"[{section}]"))
             parts.append(
                 _pairs({k: v for k, v in values.items() if (section, k) != ("study", "storage")})
@@ -108,17 +111,15 @@ def settings(view: View) -> list[Any]:
             }
         )
     )
-    name = quoted(stored.name)
-    parts += [
-        h("h3", "To reproduce"),
-        h(
-            "pre",
-            "pdsearch search STUDY.toml      # with the settings above; the same command resumes\n"
-            f"pdsearch report {name} -o report.html\n"
-            f"pdsearch confirm {name}\n"
-            f"pdsearch export {name} -o pd_relu.py",
-        ),
+    commands = [
+        "search(train=…) in Python, with the settings above; the same call resumes"
+        if view.by_function
+        else "pdsearch search STUDY.toml      # with the settings above; the same command resumes",
+        view.command("report", "-o report.html"),
+        None if view.by_function else view.command("confirm"),
+        view.command("export", "-o pd_relu.py"),
     ]
+    parts += [h("h3", "To reproduce"), h("pre", "\n".join(filter(None, commands)))]
     return [parts]
 
 

@@ -199,7 +199,8 @@ def criteria_text(
     required = [result for result in report.criteria if result.required]
     failing = [result.name for result in required if not result.passed]
     verdict = f"not shown to hold: {', '.join(failing)}" if failing else "all hold"
-    lines.append(f"required (*) by profile {report.profile}: {len(required)}; {verdict}")
+    last = f"required (*) by profile {report.profile}: {len(required)}; {verdict}"
+    lines += textwrap.wrap(last, width, subsequent_indent="  ", break_on_hyphens=False)
     text = "\n".join(lines)
     return text if fancy else _to_ascii(text)
 

@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pdsearch.confirm import Confirmation, load_confirmation
+from pdsearch.study.settings import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
 
-__all__ = ["View", "duration", "name", "p_value", "quoted"]
+__all__ = ["View", "duration", "name", "p_value"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class View:
         """A difference of two values as shown."""
         return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
 
+    def command(self, verb: str, rest: str = "") -> str:
+        """A command about this study, as typed in a shell."""
+        parts = ["pdsearch", verb, shlex.quote(self.stored.name)]
+        if self.stored.storage != DEFAULT_STORAGE:
+            parts.append(f"--storage {shlex.quote(self.stored.storage)}")
+        return " ".join([*parts, *([rest] if rest else [])])
+
     @cached_property
     def confirmation(self) -> Confirmation | None:
         """What the storage holds of a confirmation."""
@@ -114,8 +122,3 @@ def p_value(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
-
-
-def quoted(name: str) -> str:
-    """A name as a shell takes it."""
-    return shlex.quote(name)
