@@ -57,6 +57,14 @@ def test_links_lead_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
+def test_the_index_of_the_docs_has_every_page() -> None:
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\((?!https://)([^)#]+)", index))
+    assert all((docs / target).exists() for target in linked)
+    assert {path.name for path in docs.glob("*.md")} - {"index.md"} <= linked
+
+
 def test_the_study_file_is_valid(workdir: Path) -> None:
     from pdsearch.study import load_study_file
 

@@ -83,7 +83,7 @@ def _ranges(parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def maps_text(maps: Sequence["FamilyMap"]) -> str:
     """How much of the parameter space each verdict holds for."""
     verdicts = ("proved", "refuted", "undecided")
-    rows = [("share of the parameter space", *verdicts)]
+    rows: list[tuple[str, ...]] = [("share of the parameter space", *verdicts)]
     rows += [
         (m.criterion, *(f"{100 * m.share(verdict):.1f} %" for verdict in verdicts)) for m in maps
     ]
