@@ -1,0 +1,131 @@
+"""The op against mpmath: every library family, every dtype, at its defaults.
+
+The oracle is sympy's evaluation of the exact expression in 30 digits (mpmath), which shares
+nothing with the torch text or the tables but the expression itself.
+"""
+
+import pytest
+import sympy
+import torch
+from torch import nn
+
+from pdsearch.autograd import PDReLU, convert, pd_relu, set_progress
+from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.expression import t, x
+from pdsearch.family import library, load_family
+
+POINTS = torch.cat(
+    [
+        torch.linspace(-6, 6, 25, dtype=torch.float64),
+        torch.tensor([0.0, -0.0, 1e-6, -1e-6, -9.9, -20.3, -80.0, 40.0, 1e3, -1e3, 1e15, -1e15]),
+    ]
+)
+# (dtype, largest relative error, smallest normal number)
+PRECISIONS = [
+    (torch.float64, 1e-12, 2.3e-308),
+    (torch.float32, 4e-6, 1.2e-38),
+    (torch.bfloat16, 2.0**-8, 1.2e-38),
+    (torch.float16, 2.0**-11, 6.2e-5),
+]
+
+
+@pytest.mark.parametrize("name", sorted(library()))
+def test_gradient_is_g(name: str) -> None:
+    candidate = load_family(name).default
+    expression = candidate.expression.xreplace({t: sympy.Integer(0)})
+    for dtype, relative, tiny in PRECISIONS:
+        points = POINTS.to(dtype)
+        points = points[points.isfinite()].requires_grad_()
+        (grad,) = torch.autograd.grad(
+            pd_relu(points, candidate), points, torch.full_like(points, 2.0)
+        )
+        for at, got in zip(points.tolist(), (grad.double() / 2).tolist(), strict=True):
+            want = float(sympy.N(expression.xreplace({x: sympy.Rational(at)}), 30, maxn=5_000))
+            if tiny <= abs(want) <= torch.finfo(dtype).max:
+                # Half an ulp of rounding is allowed on top in half precision: 1 ulp in all.
+                assert abs(got - want) <= relative * abs(want) * 1.001, (dtype, at, got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_forward_is_relu_for_every_half_precision_value(dtype: torch.dtype) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    ours = pd_relu(every, load_family("exp_tail").default)
+    assert torch.equal(ours.view(torch.int16), torch.relu(every).view(torch.int16))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.randn(3, 4, 5, 6),
+        lambda: torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last),
+        lambda: torch.randn(6, 5).t(),
+        lambda: torch.randn(8, 8)[::2, 1::3],
+        lambda: torch.randn(()),
+        lambda: torch.randn(0, 3),
+        lambda: torch.randn(1, 4).expand(3, 4),
+        lambda: torch.randn(40, 40, 40),  # large enough for the table
+        lambda: torch.randn(9, 40, 20, 20).to(memory_format=torch.channels_last),
+    ],
+)
+def test_any_shape_and_stride(make: object) -> None:
+    candidate = load_family("exp_tail").default
+    base = make()  # type: ignore[operator]  # a parametrised factory
+    points = base.detach().requires_grad_()
+    out = pd_relu(points, candidate)
+    assert torch.equal(out, torch.relu(points))
+    upstream = torch.randn_like(out)
+    (grad,) = torch.autograd.grad(out, points, upstream)
+    g = torch.where(points > 0, 1.0, 0.3 * torch.exp(points.double())).float()
+    torch.testing.assert_close(grad, (upstream * g).detach(), rtol=0, atol=5e-5)
+
+
+def test_double_backward_is_the_symbolic_derivative() -> None:
+    candidate = load_family("exp_tail").bind(alpha=0.5, beta=2.0)
+    points = torch.tensor([-2.0, -0.5, 0.5], dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(pd_relu(points, candidate).sum(), points, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), points)
+    want = torch.where(points > 0, 0.0, torch.exp(2 * points))
+    torch.testing.assert_close(second, want.detach(), rtol=1e-12, atol=0)
+
+
+def test_vmap_of_grad_is_right() -> None:
+    candidate = load_family("b_silu").default
+    points = torch.randn(4, 3, dtype=torch.float64)
+    per_sample = torch.func.vmap(torch.func.grad(lambda z: pd_relu(z, candidate).sum()))(points)
+    torch.testing.assert_close(per_sample, candidate(points), rtol=1e-12, atol=0)
+
+
+def test_annealed_family_ends_at_the_step() -> None:
+    layer = PDReLU(load_family("annealed_exp_tail").default)
+    points = torch.tensor([-1.0, 1.0], requires_grad=True)
+    gradients = []
+    for progress in (0.0, 0.5, 1.0):
+        set_progress(layer, progress)
+        (grad,) = torch.autograd.grad(layer(points).sum(), points)
+        gradients.append(grad.tolist())
+    below = [g[0] for g in gradients]
+    assert below[0] == pytest.approx(0.3 * 0.36787944, rel=1e-5)
+    assert below[1] == pytest.approx(below[0] / 2, rel=1e-5)
+    assert below[2] == 0.0
+    assert [g[1] for g in gradients] == [1.0, 1.0, 1.0]
+
+
+def test_convert_replaces_every_relu_in_place() -> None:
+    shared = nn.ReLU()
+    model = nn.Sequential(nn.Linear(2, 2), shared, nn.Sequential(shared, nn.ReLU(inplace=True)))
+    candidate = load_family("leaky").default
+    assert convert(model, candidate) is model
+    kinds = [type(m).__name__ for m in model.modules()]
+    assert "ReLU" not in kinds
+    assert model[1] is model[2][0]
+    assert isinstance(convert(nn.ReLU(), candidate), PDReLU)
+
+
+def test_convert_refuses_what_it_cannot_do() -> None:
+    with pytest.raises((InputError, UnsupportedError), match="no nn.ReLU"):
+        convert(nn.Linear(2, 2), load_family("leaky").default)
+
+
+def test_integers_are_refused() -> None:
+    with pytest.raises(InputError, match="floating-point"):
+        pd_relu(torch.arange(3), load_family("leaky").default)
