@@ -323,7 +323,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     (folder / "tiny.toml").write_text(STUDY)
     (folder / "tiny.py").write_text(MODEL)
-    done = _process("search", "tiny.toml", "--json", cwd=folder)
+    done = _process("search", "tiny.toml", "--json", "--threads", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "search.json").write_text(done.stdout)
     (folder / "search.err").write_text(done.stderr)
@@ -392,7 +392,8 @@ def test_export_of_a_study(there: Any, study: Path) -> None:
 
 
 def test_confirm(there: Any) -> None:
-    outcome = there("confirm", "tiny", "--top", "1", "--candidate", "b_silu", "--json")
+    words = ("confirm", "tiny", "--top", "1", "--threads", "1")
+    outcome = there(*words, "--candidate", "b_silu", "--json")
     assert outcome.status == 0, outcome.err
     data = json.loads(outcome.out)
     assert {"study", "rows", "epochs", "dataset", "model", "learning_rate"} <= set(data)
@@ -403,7 +404,7 @@ def test_confirm(there: Any) -> None:
             *("ci95", "p_value", "p_adjusted"),
         } <= set(row)
         assert row["seeds"] == len(row["accuracy"]) == 2
-    assert there("confirm", "tiny", "--top", "1", "-q").status == 0
+    assert there(*words, "-q").status == 0
 
 
 def test_learned_criteria(there: Any) -> None:
