@@ -121,7 +121,7 @@ def slices(
                         "range": [ends[0] - margin, ends[1] + margin],
                         **({"dtick": 1} if log and ends[1] - ends[0] >= 2 else {"nticks": 6}),
                     },
-                    yaxis={**value_axis(percent, ""), **robust_range(finished), "nticks": 6},
+                    yaxis={**value_axis(percent, ""), **robust_range(chosen), "nticks": 6},
                     showlegend=False,
                     margin={"l": 48, "r": 10, "t": 8, "b": 42},
                 )

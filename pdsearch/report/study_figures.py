@@ -147,6 +147,9 @@ def robust_range(rows: Sequence["TrialRow"]) -> dict[str, Any]:
     """An axis that a few early-stopped or failed trials do not flatten; zooming out shows them."""
     values = sorted(float(row.value) for row in rows if row.value is not None)
     complete = [float(r.value) for r in rows if r.value is not None and r.status == "complete"]
+    if values and values[0] == values[-1]:
+        room = max(0.02 * abs(values[0]), 1e-3)
+        return {"range": [values[0] - room, values[0] + room]}
     if len(values) < 4 or not complete:
         return {}
     low, high = min(complete), max(complete)
