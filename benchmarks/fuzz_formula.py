@@ -20,6 +20,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from typing import Any
 
@@ -190,6 +191,8 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         # ast.parse compiles to a tree only; it announces itself with the text and no code object.
         if sys._getframe(1).f_code.co_name != "parse":
             broken.append(f"compile {arguments!r:.80}")
+            if len(broken) == 1:
+                broken.append("".join(traceback.format_stack(limit=16)))
     elif event == "open":
         path, mode, flags = arguments
         if (isinstance(mode, str) and set(mode) & set("wax+")) or flags & (

@@ -54,6 +54,13 @@ def oriented(relation: Any) -> tuple[sympy.Expr, str, sympy.Expr]:
     return relation.lhs, relation.rel_op, relation.rhs
 
 
+def goes_below(factor: sympy.Expr) -> bool:
+    """Whether a factor is written in the denominator."""
+    return bool(
+        factor.is_Pow and factor.base is not sympy.E and factor.exp.as_coeff_Mul()[0].is_negative
+    )
+
+
 class _PositiveFirst:
     """Sums begin with a term that has no minus sign, where there is one: `1 - exp(-x)/2`."""
 
@@ -96,7 +103,7 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
         for factor in factors:
             if factor == 1:
                 continue
-            if self._goes_below(factor):
+            if goes_below(factor):
                 inverse = sympy.Pow(factor.base, -factor.exp)
                 below.append(self.parenthesize(inverse, PRECEDENCE["Mul"] + 1))
             else:
@@ -105,13 +112,6 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
         if not below:
             return text
         return text + "/" + (below[0] if len(below) == 1 else f"({'*'.join(below)})")
-
-    def _goes_below(self, factor: sympy.Expr) -> bool:
-        return bool(
-            factor.is_Pow
-            and factor.base is not sympy.E
-            and factor.exp.as_coeff_Mul()[0].is_negative
-        )
 
     def _factor(self, factor: sympy.Expr) -> str:
         if factor.is_Rational and not factor.is_Integer:
@@ -124,7 +124,7 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
             return f"exp({self._print(exponent)})"
         if exponent == sympy.Rational(1, 2):
             return f"sqrt({self._print(base)})"
-        if self._goes_below(expr):
+        if goes_below(expr):
             inverse = sympy.Pow(base, -exponent)
             return f"1/{self.parenthesize(inverse, PRECEDENCE['Mul'] + 1)}"
         left = self.parenthesize(base, PRECEDENCE["Pow"] + 1)
@@ -189,16 +189,39 @@ class _LatexPrinter(_PositiveFirst, LatexPrinter):
         return _scientific(decimal(expr)) or str(expr.p)
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
+        # Not sympy's: to tell constants apart it simplifies, which may take for ever.
         number, rest = expr.as_coeff_Mul()
+        sign = "- " if number < 0 else ""
+        number = abs(number)
         shown = _scientific(decimal(number))
-        if shown is None:
-            return cast(str, super()._print_Mul(expr))
-        above, below = sympy.fraction(rest)
-        text = self._print(above)
-        if above.is_Add:
-            text = rf"\left({text}\right)"
-        text = shown if above == 1 else f"{shown} {text}"
-        return text if below == 1 else rf"\frac{{{text}}}{{{self._print(below)}}}"
+        factors = rest.as_ordered_factors() if rest.is_Mul else [rest]
+        below = [sympy.Pow(f.base, -f.exp) for f in factors if goes_below(f)]
+        above = [f for f in factors if not goes_below(f)]
+        top = [shown or str(number.p)] if shown or number.p != 1 else []
+        bottom = [str(number.q)] if not shown and number.q != 1 else []
+        divided = bool(below or bottom)
+        # One sum alone above or below a line needs no brackets.
+        top += self._factors(above, alone=divided and not top)
+        bottom += self._factors(below, alone=not bottom)
+        if not divided:
+            return sign + " ".join(top)
+        return rf"{sign}\frac{{{' '.join(top) or '1'}}}{{{' '.join(bottom)}}}"
+
+    def _factors(self, factors: list[sympy.Expr], *, alone: bool) -> list[str]:
+        bare = alone and len(factors) == 1
+        return [
+            rf"\left({self._print(f)}\right)"
+            if self._needs_mul_brackets(f) and not bare
+            else self._print(f)
+            for f in factors
+        ]
+
+    def _print_Symbol(self, expr: sympy.Symbol, style: str = "plain") -> str:
+        text = cast(str, super()._print_Symbol(expr, style))
+        word, _, index = text.partition("_")
+        if word.isalpha() and len(word) > 1:  # a word, rather than a product of its letters
+            return rf"\mathit{{{word}}}" + (f"_{index}" if index else "")
+        return text
 
 
 @functools.lru_cache(maxsize=4_096)

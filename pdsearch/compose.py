@@ -1,0 +1,268 @@
+r"""New families from activations and from other families.
+
+`family_of` differentiates an activation; `below`, `mixture`, `scale` and `shift` combine families.
+What they return is a family like any other: one expression, the union of the parameters. A
+parameter of the second family whose name the first has too is renamed (`alpha` to `alpha_2`);
+what the families' defaults and ranges were is kept.
+
+    >>> from pdsearch import load_family
+    >>> from pdsearch.compose import below
+    >>> below(load_family("exp_tail"), load_family("sigmoid")).parameters
+    ('alpha', 'beta', 'alpha_2')
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import sympy
+from optuna.distributions import BaseDistribution, FloatDistribution
+from sympy.core.relational import Relational
+
+from pdsearch.errors import FormulaError, InputError
+from pdsearch.expression import canonical, check_parameters_used, parse, symbol, x
+from pdsearch.family import Family
+
+__all__ = ["below", "family_of", "mixture", "scale", "shift"]
+
+_NAME_LENGTH = 64
+
+
+def family_of(
+    activation: sympy.Expr | str,
+    *,
+    name: str = "activation",
+    space: Mapping[str, BaseDistribution] | None = None,
+    defaults: Mapping[str, float] | None = None,
+    reference: str = "",
+) -> Family:
+    """The family whose g is the derivative of an activation.
+
+    Where the activation has a corner, g takes the value of the arm of Piecewise that holds there;
+    at a jump its derivative does not exist and the jump is not in g.
+
+    Args:
+        activation: a sympy expression in `pdsearch.x`, or the text of one.
+        name: of the family.
+        space: a distribution for each parameter.
+        defaults: values inside of the ranges.
+        reference: where the activation comes from.
+
+    Raises:
+        FormulaError: the activation cannot be read or differentiated.
+        InputError: the parameters do not fit the space.
+    """
+    space = dict(space or {})
+    expression = (
+        parse(activation, parameters=space)
+        if isinstance(activation, str)
+        else canonical(activation)
+    )
+    check_parameters_used(expression, space)
+    derivative = sympy.diff(expression, x)
+    derivative = derivative.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero).doit()
+    if derivative.has(sympy.Derivative, sympy.DiracDelta):
+        raise FormulaError(f"the derivative of {name} has no closed form that pdsearch can compile")
+    return Family(
+        name,
+        derivative,
+        # A parameter that only moves the activation up or down is not in its derivative.
+        space={n: d for n, d in space.items() if symbol(n) in derivative.free_symbols},
+        defaults={
+            n: v for n, v in (defaults or {}).items() if symbol(n) in derivative.free_symbols
+        },
+        reference=reference or "derivative of an activation",
+    )
+
+
+def below(negative: Family, positive: Family, *, name: str | None = None) -> Family:
+    """The negative side (x <= 0) of one family, the positive side (x > 0) of another.
+
+    Parameters that matter only on a side that was dropped are dropped with it.
+    """
+    left = _side(negative.expression, positive=False)
+    right = _side(positive.expression, positive=True)
+    right, space, defaults = _joined(negative, left, positive, right)
+    return Family(
+        name or _name(f"{negative.name}_below_{positive.name}"),
+        sympy.Piecewise((right, x > 0), (left, True)),
+        space=space,
+        defaults=defaults,
+        reference=f"{negative.name} below zero, {positive.name} above",
+    )
+
+
+def mixture(
+    first: Family,
+    second: Family,
+    *,
+    weight: float | FloatDistribution | None = None,
+    name: str | None = None,
+) -> Family:
+    """The convex mixture (1 - weight)·first + weight·second.
+
+    Args:
+        first: the family at weight 0.
+        second: the family at weight 1.
+        weight: a number in [0, 1], or a range for a parameter `weight`; None: all of [0, 1].
+        name: of the mixture.
+
+    Raises:
+        InputError: the weight is outside of [0, 1].
+    """
+    expression, space, defaults = _joined(first, first.expression, second, second.expression)
+    factor = _parameter("weight", weight, FloatDistribution(0.0, 1.0), space, defaults, 0.5)
+    bounds = (weight.low, weight.high) if isinstance(weight, FloatDistribution) else (weight,)
+    if any(bound is not None and not 0 <= bound <= 1 for bound in bounds):
+        raise InputError(f"the weight of a mixture must be in [0, 1], got {weight}")
+    return Family(
+        name or _name(f"{first.name}_and_{second.name}"),
+        _merged(first.expression, expression, lambda a, b: (1 - factor) * a + factor * b),
+        space=space,
+        defaults=defaults,
+        reference=f"mixture of {first.name} and {second.name}",
+    )
+
+
+def scale(
+    family: Family,
+    *,
+    width: float | FloatDistribution | None = None,
+    height: float | FloatDistribution | None = None,
+    name: str | None = None,
+) -> Family:
+    """The shape stretched: height·g(x/width).
+
+    Args:
+        family: what is stretched.
+        width: a positive number or range, for a parameter `width`.
+        height: a number or range, for a parameter `height`.
+        name: of the result.
+
+    Raises:
+        InputError: neither is given, or the width is not positive.
+    """
+    if width is None and height is None:
+        raise InputError("scale needs a width or a height")
+    lowest = width.low if isinstance(width, FloatDistribution) else width
+    if lowest is not None and not lowest > 0:
+        raise InputError(f"the width must be positive, got {width}")
+    space, defaults = dict(family.space), dict(family.defaults)
+    expression = family.expression
+    if width is not None:
+        factor = _parameter("width", width, None, space, defaults, 1.0)
+        expression = expression.xreplace({x: x / factor})
+    if height is not None:
+        factor = _parameter("height", height, None, space, defaults, 1.0)
+        expression = _merged(factor, expression, lambda a, b: a * b)
+    return Family(
+        name or _name(f"scaled_{family.name}"),
+        expression,
+        space=space,
+        defaults=defaults,
+        reference=f"{family.name}, stretched",
+    )
+
+
+def shift(
+    family: Family, *, by: float | FloatDistribution | None = None, name: str | None = None
+) -> Family:
+    """The shape moved along the axis: g(x + shift), to the left where shift is positive.
+
+    Args:
+        family: what is moved.
+        by: a number, or a range for a parameter `shift`; None: [-1, 1].
+        name: of the result.
+    """
+    space, defaults = dict(family.space), dict(family.defaults)
+    moved = _parameter("shift", by, FloatDistribution(-1.0, 1.0), space, defaults, 0.0)
+    return Family(
+        name or _name(f"shifted_{family.name}"),
+        family.expression.xreplace({x: x + moved}),
+        space=space,
+        defaults=defaults,
+        reference=f"{family.name}, shifted",
+    )
+
+
+def _joined(
+    first: Family, first_part: sympy.Expr, second: Family, second_part: sympy.Expr
+) -> tuple[sympy.Expr, dict[str, BaseDistribution], dict[str, float]]:
+    """The second's part without clashes, and the ranges and defaults of what both parts hold."""
+    held = {s.name for s in first_part.free_symbols}
+    space = {n: d for n, d in first.space.items() if n in held}
+    defaults = {n: first.defaults[n] for n in space}
+    own = {s.name for s in second_part.free_symbols} & set(second.space)
+    renamed = {}
+    for old in second.space:
+        if old in own:
+            # Clear of the first's names, of those given already, and of the second's own.
+            new = _fresh(old, {*space, *(own - {old})})
+            renamed[symbol(old)] = symbol(new)
+            space[new] = second.space[old]
+            defaults[new] = second.defaults[old]
+    return second_part.xreplace(renamed), space, defaults
+
+
+def _fresh(name: str, taken: Iterable[str]) -> str:
+    """`name`, or with the first number from 2 on that makes it new."""
+    taken = set(taken)
+    if name not in taken:
+        return name
+    stem = name[:36]
+    return next(n for n in (f"{stem}_{i}" for i in range(2, len(taken) + 3)) if n not in taken)
+
+
+def _parameter(
+    name: str,
+    given: float | FloatDistribution | None,
+    otherwise: FloatDistribution | None,
+    space: dict[str, BaseDistribution],
+    defaults: dict[str, float],
+    default: float,
+) -> sympy.Expr:
+    """A number as it is, or a new parameter with the given range."""
+    distribution = otherwise if given is None else given
+    if not isinstance(distribution, FloatDistribution):
+        return canonical(distribution)
+    new = _fresh(name, space)
+    space[new] = distribution
+    if distribution.low <= default <= distribution.high:
+        defaults[new] = default
+    return symbol(new)
+
+
+def _name(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else name[:_NAME_LENGTH]
+
+
+def _side(expression: sympy.Expr, *, positive: bool) -> sympy.Expr:
+    """The expression where x > 0, or where x <= 0: conditions decided there are resolved."""
+    decided = {}
+    for relation in expression.atoms(Relational):
+        turned = relation if relation.lhs == x else relation.reversed
+        if turned.lhs != x or not turned.rhs.is_Rational:
+            continue
+        bound, operator = turned.rhs, turned.rel_op
+        if positive and bound <= 0:
+            decided[relation] = sympy.sympify(operator in (">", ">=", "!="))
+        elif not positive and (bound > 0 or (bound == 0 and operator in (">", "<="))):
+            decided[relation] = sympy.sympify(operator in ("<", "<=", "!="))
+    return expression.xreplace(decided)
+
+
+def _merged(
+    first: sympy.Expr,
+    second: sympy.Expr,
+    combine: Callable[[sympy.Expr, sympy.Expr], sympy.Expr],
+) -> sympy.Expr:
+    """`combine` of two expressions, arm by arm where they are split by the same conditions."""
+    conditions = {
+        tuple(c for _, c in e.args) for e in (first, second) if isinstance(e, sympy.Piecewise)
+    }
+    if len(conditions) != 1:
+        return combine(first, second)
+    (common,) = conditions
+    arms = [
+        [value for value, _ in e.args] if isinstance(e, sympy.Piecewise) else [e] * len(common)
+        for e in (first, second)
+    ]
+    return sympy.Piecewise(*((combine(a, b), c) for a, b, c in zip(*arms, common, strict=True)))
