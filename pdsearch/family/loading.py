@@ -167,7 +167,11 @@ def load_target(
         InputError: nothing of the kind, or a setting that does not fit.
     """
     settings = dict(settings or {})
-    ranges = dict(_parse_range(param) for param in params)
+    ranges: dict[str, Range] = {}
+    for name, distribution in map(_parse_range, params):
+        if name in ranges:
+            raise InputError(f"--param {name} is given twice")
+        ranges[name] = distribution
     is_name = bool(FAMILY_NAME.match(text)) and text not in ("x", "t")
     is_file = text.endswith((".py", ".json")) or ".py:" in text
     if (is_name or is_file) and ranges:
