@@ -167,6 +167,8 @@ def _stretch(
     total = arb(0)
     for a, b, sign in runs:
         total += _run(function, program, place, a, b, sign, power, budget)
+        if not total.is_finite():
+            break
     return total
 
 
@@ -183,17 +185,21 @@ def _run(
     lo, hi = place(first), place(last)
     if lo > hi:
         lo, hi = hi, lo
-    if sign:
+    low, high, flag = iv.absolute(function.enclose(((first, last, 0),)))
+    undefined = bool(flag & iv.UNDEFINED) or not math.isfinite(high)
+    if sign and not undefined and not budget.over():
         value = _arb_integral(program, lo, hi, sign, power)
         if value is not None:
             return value
-        if last - first > 1e-9 and budget.spend():
-            middle = first + (last - first) / 2.0
-            return _run(function, program, place, first, middle, sign, power, budget) + _run(
-                function, program, place, middle, last, sign, power, budget
-            )
-    low, high, flag = iv.absolute(function.enclose(((first, last, 0),)))
-    if flag & iv.UNDEFINED or not math.isfinite(high):
+    # Where a pole or worse remains on so short a stretch, nothing finite will be shown.
+    shortest = 2.0**-20 if undefined else 1e-9
+    if sign and last - first > shortest and budget.spend() and not budget.over():
+        middle = first + (last - first) / 2.0
+        part = _run(function, program, place, first, middle, sign, power, budget)
+        if not part.is_finite():
+            return part
+        return part + _run(function, program, place, middle, last, sign, power, budget)
+    if undefined:
         return arb(0, math.inf)
     weight = mass(lo, hi)
     return weight * arb((low + high) / 2, (high - low) / 2 + high * 1e-15) ** power
@@ -219,7 +225,7 @@ def _arb_integral(program: Program, lo: arb, hi: arb, sign: int, power: int) -> 
         acb(hi),
         rel_tol=arb(2) ** -40,
         abs_tol=arb(2) ** -44,
-        eval_limit=4000,
+        eval_limit=1500,
     )
     real = result.real
     if not real.is_finite() or float(real.rad()) > 1e-7:
