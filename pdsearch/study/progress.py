@@ -30,11 +30,15 @@ class Display:
         self._epochs = 1
         self._name = ""
 
+    @staticmethod
+    def _bar(**options: Any) -> Any:
+        from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
+
+        return tqdm(**options)
+
     def __enter__(self) -> Self:
         if self._bars:
-            from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
-
-            self._study = tqdm(total=self._total, desc="study", unit="trial", position=0)
+            self._study = self._bar(total=self._total, desc="study", unit="trial", position=0)
         return self
 
     def __exit__(
@@ -71,9 +75,7 @@ class Display:
         """A trial begins to train."""
         self._name, self._spoke, self._epochs = name, time.monotonic(), epochs or 1
         if self._bars:
-            from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
-
-            self._trial = tqdm(
+            self._trial = self._bar(
                 total=epochs,
                 desc=name[:40],
                 unit="epoch",

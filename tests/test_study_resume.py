@@ -1,0 +1,277 @@
+"""Studies whose processes are killed, stopped and interrupted: nothing finished is ever lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import datetime, timedelta
+
+import optuna
+import pytest
+
+from pdsearch import search
+from pdsearch.study import open_study, status
+from pdsearch.study import storage as keeping
+from pdsearch.study.storage import Owner, fail_dead_trials, process_started
+
+SCRIPT = """
+    import sys, time
+    from pathlib import Path
+    from pdsearch import search
+
+    def train(candidate, seed):
+        with open("calls.txt", "a") as log:
+            log.write(f"{candidate.name}\\n")
+        for epoch in range(1, 4):
+            time.sleep(float(sys.argv[1]))
+            yield 0.5 + epoch / 10
+            Path("epochs.txt").open("a").write(f"{candidate.name} {epoch}\\n")
+
+    try:
+        search(families=FAMILIES, references=["leaky"], train=train, trials=TOTAL,
+               pruner="none", storage="sqlite:///study.db")
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+TOTAL = 5
+# No candidate of it fails a criterion.
+FAMILIES = [
+    {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}, "name": "mild"}
+]
+URL = "sqlite:///study.db"
+
+
+@pytest.fixture(autouse=True)
+def _here(workdir):
+    """Processes and test share one folder."""
+    (workdir / "script.py").write_text(
+        textwrap.dedent(SCRIPT.replace("TOTAL", str(TOTAL)).replace("FAMILIES", str(FAMILIES)))
+    )
+
+
+def start(pause):
+    return subprocess.Popen(
+        [sys.executable, "script.py", str(pause)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def trials():
+    return optuna.load_study(study_name="pdsearch", storage=URL).trials
+
+
+def wait_for(what, process, timeout=120):
+    until = time.monotonic() + timeout
+    while not what():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def lines(workdir, name):
+    path = workdir / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def check_whole(before):
+    """The total is reached, and what was finished before is as it was."""
+    after = trials()
+    done = [t for t in after if t.state in (t.state.COMPLETE, t.state.PRUNED)]
+    assert len(done) == TOTAL
+    for trial in before:
+        if trial.state.is_finished():
+            assert after[trial.number] == trial
+    assert [t.state for t in after if t.state in (t.state.RUNNING, t.state.WAITING)] == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_ended_search_goes_on(workdir, how):
+    process = start(0.3)
+    # In the middle of the third trial: two are finished.
+    wait_for(lambda: len(lines(workdir, "epochs.txt")) >= 7, process)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    code = process.returncode
+    assert code == (-9 if how == signal.SIGKILL else 130)
+    before = trials()
+    if how == signal.SIGKILL:
+        assert [t.state.name for t in before] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    else:
+        assert [t.state.name for t in before] == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
+        assert before[2].user_attrs["pdsearch:reason"] == "interrupted"
+    again = start(0)
+    _, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    assert ("is gone" in error) == (how == signal.SIGKILL)
+    check_whole(before)
+    interrupted, retried = trials()[2:4]
+    assert retried.params == interrupted.params
+    assert interrupted.user_attrs["pdsearch:candidate"] == retried.user_attrs["pdsearch:candidate"]
+
+
+def test_killed_while_the_baseline_trains(workdir):
+    process = start(5)
+    wait_for(lambda: lines(workdir, "calls.txt"), process)
+    process.kill()
+    process.communicate()
+    again = start(0)
+    _, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    rows = open_study("pdsearch", storage=URL).trials()
+    assert [row.kind for row in rows if row.status == "complete"].count("baseline") == 1
+    check_whole([])
+
+
+def test_a_live_process_is_left_alone(workdir):
+    """A second search waits for the trial that the first one runs, and takes nothing from it."""
+    first = start(0.5)
+    wait_for(lambda: lines(workdir, "calls.txt"), first)
+    data = status(open_study("pdsearch", storage=URL))
+    (running,) = data["running"]
+    assert running["pid"] == first.pid
+    assert running["alive"] is True
+    second = start(0.1)
+    _, error = second.communicate(timeout=120)
+    assert second.returncode == 0, error
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    check_whole([])
+    assert all(row.status == "complete" for row in open_study("pdsearch", storage=URL).trials())
+    assert len(lines(workdir, "calls.txt")) <= TOTAL
+
+
+def test_a_process_that_slept_too_long_does_not_crash(workdir):
+    """SIGSTOP past the grace period: its trial is given to somebody else, and it goes on."""
+    process = start(0.3)
+    wait_for(lambda: len(lines(workdir, "epochs.txt")) >= 7, process)
+    process.send_signal(signal.SIGSTOP)
+    study = optuna.load_study(study_name="pdsearch", storage=URL)
+    (running,) = [t for t in study.trials if t.state.name == "RUNNING"]
+    # What Optuna does once no heartbeat has come for the grace period.
+    study._storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.FAIL)
+    keeping.requeue(study, running)
+    process.send_signal(signal.SIGCONT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert "Traceback" not in error
+    check_whole([])
+
+
+def test_the_last_epochs_loss_of_a_trial_does_not_crash_either(monkeypatch):
+    """Given to somebody else after its last report: Optuna cannot tell it, and we go on."""
+    lost = []
+
+    def train(candidate):
+        yield 0.5
+        if candidate.family.name == "mild" and not lost:
+            study = optuna.load_study(study_name="pdsearch", storage=URL)
+            (running,) = [t for t in study.trials if t.state.name == "RUNNING"]
+            study._storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.FAIL)
+            keeping.requeue(study, running)
+            lost.append(running.number)
+
+    search(families=FAMILIES, references=[], train=train, trials=3, storage=URL, progress=False)
+    rows = open_study("pdsearch", storage=URL).trials()
+    assert [row.status for row in rows if row.number == lost[0]] == ["failed"]
+    assert len([row for row in rows if row.status == "complete"]) == 3
+
+
+# ---------------------------------------------------------------------------- who is alive, who not
+
+
+def left_behind(owner, *, age=0.0):
+    """A study with one running trial of an owner."""
+    search(
+        families=FAMILIES,
+        references=[],
+        train=lambda candidate: 0.5,
+        trials=1,
+        storage=URL,
+        progress=False,
+    )
+    study = optuna.load_study(study_name="pdsearch", storage=URL)
+    attrs = {} if owner is None else {"pdsearch:owner": owner.to_dict()}
+    trial = optuna.create_trial(
+        state=optuna.trial.TrialState.RUNNING,
+        user_attrs={"pdsearch:kind": "candidate", **attrs},
+    )
+    trial.datetime_start = datetime.now() - timedelta(seconds=age)
+    study.add_trial(trial)
+    return study
+
+
+def ended():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def owner(**changes):
+    here = Owner.here()
+    return Owner(**{**here.to_dict(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("who", "age", "gone"),
+    [
+        (lambda: owner(pid=ended(), started="1"), 0, True),
+        (lambda: owner(pid=os.getppid(), started="1"), 0, True),  # the number is used again
+        (lambda: owner(pid=os.getppid(), started=process_started(os.getppid())), 1e4, False),
+        (lambda: owner(), 0, True),  # ours, and we run none at this moment
+        (lambda: owner(host="elsewhere"), 10, False),
+        (lambda: owner(host="elsewhere"), 1e4, True),  # it never gave a sign of life
+        (lambda: owner(scope="another boot"), 10, False),
+        (lambda: None, 1, False),  # it may be about to sign
+        (lambda: None, 60, True),
+    ],
+)
+def test_whose_trials_are_taken_over(who, age, gone):
+    study = left_behind(who(), age=age)
+    assert fail_dead_trials(study) == ([1] if gone else [])
+    states = [t.state.name for t in study.trials[1:]]
+    assert states == (["FAIL", "WAITING"] if gone else ["RUNNING"])
+
+
+def test_a_heartbeat_elsewhere_is_optunas_to_judge():
+    study = left_behind(owner(host="elsewhere"), age=1e4)
+    backend = keeping.connect(URL, write=True)
+    backend.record_heartbeat(study.trials[1]._trial_id)
+    assert fail_dead_trials(study) == []
+
+
+def test_a_trial_is_given_up_after_three_attempts():
+    study = left_behind(owner(pid=ended(), started="1"))
+    for _ in range(keeping.ATTEMPTS):
+        fail_dead_trials(study)
+        waiting = [t for t in study.trials if t.state.name == "WAITING"]
+        for trial in waiting:
+            study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
+            dead = owner(pid=ended(), started="1").to_dict()
+            study._storage.set_trial_user_attr(trial._trial_id, "pdsearch:owner", dead)
+    assert [t.state.name for t in study.trials[1:]] == ["FAIL"] * keeping.ATTEMPTS
+    assert study.trials[3].system_attrs["retry_history"] == [1, 2]
+
+
+def test_an_interruption_uses_up_no_attempt():
+    study = left_behind(owner())
+    for number in range(1, 6):
+        assert fail_dead_trials(study, mine=True) == [number]
+        (waiting,) = [t for t in study.trials if t.state.name == "WAITING"]
+        study._storage.set_trial_state_values(waiting._trial_id, optuna.trial.TrialState.RUNNING)
+        study._storage.set_trial_user_attr(
+            waiting._trial_id, "pdsearch:owner", Owner.here().to_dict()
+        )
+
+
+def test_a_zombie_is_not_alive():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    until = time.monotonic() + 30
+    while process_started(process.pid) is not None:
+        assert time.monotonic() < until
+        time.sleep(0.02)  # it ends, and stays in the table until waited for
+    process.wait()
