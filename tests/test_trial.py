@@ -1,5 +1,6 @@
 """Trials: against a plain training loop, torch's own schedulers, and themselves interrupted."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -23,6 +24,7 @@ from pdsearch.trial import (
     EpochRecord,
     TrialResult,
     TrialSettings,
+    convolution,
     learning_rate_at,
     loop,
     probe_precision,
@@ -345,7 +347,7 @@ def test_alexnet_bit_for_bit() -> None:
     )
     for precision in ("float32", "bfloat16"):
         chosen = TrialSettings(epochs=1, batch_size=40, precision=precision, initialisation="he")
-        one, two = (run_trial(TAIL, chosen, small, seed=3, threads=2) for _ in range(2))
+        one, two = (run_trial(TAIL, chosen, small, seed=3, threads=1) for _ in range(2))
         assert numbers(one) == numbers(two)
 
 
@@ -718,3 +720,102 @@ def test_compiled_training_is_the_same_training(models: Path) -> None:
     compiled = trial(models, settings=settings(epochs=2, dropout=0.0, compile=True))
     for one, two in zip(plain.epochs, compiled.epochs, strict=True):
         assert two.loss == pytest.approx(one.loss, rel=1e-3)
+
+
+# --- convolutions on small maps -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("size", "kernel"),
+    [
+        ((2, 2), (3, 3)),
+        ((4, 4), (5, 5)),
+        ((4, 4), (3, 3)),
+        ((1, 1), (3, 3)),
+        ((1, 2), (3, 3)),
+        ((2, 2), (7, 7)),
+        ((2, 2), (5, 3)),
+        ((3, 5), (1, 3)),
+        ((4, 1), (3, 1)),
+    ],
+)
+def test_small_maps_are_torchs_convolution(
+    size: tuple[int, int], kernel: tuple[int, int], bias: bool
+) -> None:
+    """In float64, where the two ways can only differ in rounding."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    images, weight = draw(6, 5, *size), draw(7, 5, *kernel)
+    offset = draw(7) if bias else None
+    upstream = draw(6, 7, *size)
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    results = []
+    for way in ("torch", "ours"):
+        given = [
+            v.clone().requires_grad_() if v is not None else None for v in (images, weight, offset)
+        ]
+        if way == "ours":
+            made = convolution._SmallMap.apply(*given)
+        else:
+            made = F.conv2d(*given, padding=padding)  # type: ignore[arg-type]
+        made.backward(upstream)
+        results.append([made.detach(), *(v.grad for v in given if v is not None)])
+    for theirs, ours in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_only_the_convolutions_that_fit_are_hastened() -> None:
+    fits = nn.Conv2d(3, 4, 3, padding=1)
+    others = [
+        nn.Conv2d(3, 4, 3),
+        nn.Conv2d(3, 4, 3, padding=1, stride=2),
+        nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Conv2d(3, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(3, 4, 1),
+        nn.Conv2d(3, 4, 3, padding="same"),
+    ]
+    convolution.hasten(nn.ModuleList([fits, *others]))
+    assert type(fits) is not nn.Conv2d
+    assert all(type(other) is nn.Conv2d for other in others)
+
+
+def test_hastened_training_is_as_exact_as_torchs() -> None:
+    """Gradients in bfloat16, ours and torch's, are equally far from float64's."""
+    from pdsearch.models import build_model
+
+    torch.manual_seed(0)
+    model = build_model("alexnet", classes=10, initialisation="he").eval()
+    images, labels = torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,))
+    names = [name for name, _ in model.named_parameters()]
+
+    def gradients(net: nn.Module, *, half: bool, inputs: torch.Tensor) -> list[torch.Tensor]:
+        net.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            loss = F.cross_entropy(net(inputs), labels)
+        loss.backward()
+        return [
+            parameter.grad.double() for parameter in net.parameters() if parameter.grad is not None
+        ]
+
+    exact = gradients(copy.deepcopy(model).double(), half=False, inputs=images.double())
+    torchs = gradients(copy.deepcopy(model), half=True, inputs=images)
+    convolution.hasten(model)
+    assert sum(type(m) is not nn.Conv2d and isinstance(m, nn.Conv2d) for m in model.modules()) == 4
+    ours = gradients(model, half=True, inputs=images)
+    for name, true, theirs, mine in zip(names, exact, torchs, ours, strict=True):
+        away = (mine - true).norm() / true.norm()
+        assert away < 1.1 * (theirs - true).norm() / true.norm() + 1e-3, name
+    # Without autocast it is torch's own convolution, bit for bit.
+    plain = gradients(copy.deepcopy(model), half=False, inputs=images)
+    again = copy.deepcopy(model)
+    for module in again.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = nn.Conv2d
+    assert all(
+        a.equal(b) for a, b in zip(plain, gradients(again, half=False, inputs=images), strict=True)
+    )

@@ -18,6 +18,7 @@ from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.models import build_model
 from pdsearch.trial.checkpoint import read_checkpoint, restore, write_checkpoint
+from pdsearch.trial.convolution import hasten
 from pdsearch.trial.loop import Loop, OnBatch, Split, TrialData, derive_seed, kept_bytes
 from pdsearch.trial.records import EpochRecord, RateSearch, TrialResult
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
@@ -106,6 +107,8 @@ def run_trial(
             kept, diverged = saved.state["kept_bytes"], saved.state["diverged"]
         else:
             kept, diverged = kept_bytes(model, data, settings), None
+        if place.type == "cpu" and settings.precision == "bfloat16" and not settings.compile:
+            hasten(model)
         for record in records:
             if on_epoch is not None:
                 on_epoch(record)

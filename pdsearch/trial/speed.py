@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pdsearch.data import Dataset
 from pdsearch.errors import InputError
 from pdsearch.models import build_model
+from pdsearch.trial.convolution import hasten
 from pdsearch.trial.settings import TrialSettings
 
 PROBE_IMAGES = 1024  # a precision: about 0.4 s on two cores, once a study
@@ -87,6 +88,8 @@ def probe_precision(
             layout: str = settings.memory_format
             if layout == "auto":
                 layout = _layout(precision, device)
+            if precision == "bfloat16" and device.type == "cpu" and not settings.compile:
+                hasten(model)
             shape = memory_format(layout)
             setups[precision] = (
                 model.to(device).to(memory_format=shape).train(),
