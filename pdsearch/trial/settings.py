@@ -83,8 +83,7 @@ class TrialSettings(BaseModel):
     )
     compile: bool = Field(
         False,
-        description="train through torch.compile: about a minute to begin with, which pays for "
-        "large models and long trials on a GPU",
+        description="train through torch.compile, which takes time to begin with",
     )
 
     @model_validator(mode="after")
