@@ -26,8 +26,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Tensors of 32 MiB and more pay page faults at every allocation: 4 Mi float32 ones have 16 MiB.
 
 
-def medians(functions: Sequence[Callable[[], object]], *, device: str, seconds: float) -> list[float]:
+def medians(
+    functions: Sequence[Callable[[], object]], *, device: str, seconds: float
+) -> list[float]:
     """Median seconds of each function, called in turn for about `seconds` in all."""
+
     def timed(function: Callable[[], object]) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
@@ -49,7 +52,9 @@ def medians(functions: Sequence[Callable[[], object]], *, device: str, seconds: 
     return [statistics.median(taken) for taken in times]
 
 
-def measure(name: str, dtype: torch.dtype, size: int, *, device: str, seconds: float) -> dict[str, object]:
+def measure(
+    name: str, dtype: torch.dtype, size: int, *, device: str, seconds: float
+) -> dict[str, object]:
     candidate = library()[name].default
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(size, generator=generator).to(device, dtype)
@@ -91,7 +96,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--families", default="")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seconds", type=float, default=0.4, help="for each family, dtype and size")
+    parser.add_argument(
+        "--seconds", type=float, default=0.4, help="for each family, dtype and size"
+    )
     parser.add_argument("--portable", action="store_true", help="without AVX-512")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -135,17 +142,26 @@ def main() -> None:
     print("ratio to ReLU's own: geometric mean over the families (worst, which)")
     print(f"{'':16} {'ReLU us':>8} {'kernel':>34} {'uint8':>34} {'through autograd':>34}")
     for summary in report["summary"]:
-        rows = [r for r in report["rows"] if (r["dtype"], r["size"]) == (summary["dtype"], summary["size"])]
+        rows = [
+            r
+            for r in report["rows"]
+            if (r["dtype"], r["size"]) == (summary["dtype"], summary["size"])
+        ]
         cells = [
             f"{s['mean']:.2f} ({s['worst']:.2f} {s['family']})" if (s := summary.get(c)) else "-"
             for c in ("kernel", "uint8", "autograd")
         ]
         own = statistics.median(r["relu_us"] for r in rows)
-        print(f"{summary['dtype']:9} {summary['size']:6} {own:8.1f} " + " ".join(f"{c:>34}" for c in cells))
+        print(
+            f"{summary['dtype']:9} {summary['size']:6} {own:8.1f} "
+            + " ".join(f"{c:>34}" for c in cells)
+        )
     print("\nfamily, route, largest error found (float32), bound of uint8")
     for row in report["rows"]:
         if (row["dtype"], row["size"]) == ("float32", "64Ki"):
-            print(f"{row['family']:24} {row['route']:8} {row['error']:.1e} {row['uint8_error'] or 0:.1e}")
+            print(
+                f"{row['family']:24} {row['route']:8} {row['error']:.1e} {row['uint8_error'] or 0:.1e}"
+            )
 
 
 if __name__ == "__main__":
