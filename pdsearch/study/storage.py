@@ -94,7 +94,9 @@ def _missing_driver(url: str, error: ImportError) -> StorageError:
         if scheme.startswith("postgres")
         else "install the driver of that database"
     )
-    missing = getattr(error, "name", None) or str(error).splitlines()[0]
+    # Optuna wraps the error that knows the module's name.
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    missing = cause.name or str(cause).splitlines()[0]
     return StorageError(f"storage {_masked(url)}: Python module {missing} is missing; {install}")
 
 
@@ -190,6 +192,8 @@ def _open(
     options: dict[str, Any] = {"pool_pre_ping": True}
     if is_file:
         options = {"connect_args": {"timeout": BUSY}}
+    if not write:  # a reader's connections are closed as soon as they have read
+        options = {**options, "poolclass": sqlalchemy.pool.NullPool}
 
     def make() -> RDBStorage:
         with warnings.catch_warnings():
@@ -233,22 +237,20 @@ def _open(
 
 
 def settle(study: "optuna.Study") -> None:
-    """Leaves a SQLite storage as one plain file, if no other process is at it."""
-    import sqlalchemy
-
+    """Closes a storage, and leaves a SQLite one as one plain file if no other process is at it."""
     backend: Any = getattr(study._storage, "_backend", None)
     engine = getattr(backend, "engine", None)
-    if engine is None or engine.dialect.name != "sqlite":
+    if engine is None:
         return
     backend.remove_session()
-    connection = engine.raw_connection()
-    try:
-        with contextlib.suppress(sqlite3.OperationalError, sqlalchemy.exc.OperationalError):
-            connection.execute("PRAGMA busy_timeout = 0")
+    engine.dispose()
+    file = engine.url.database
+    if engine.dialect.name == "sqlite" and file and Path(file).exists():
+        with (
+            contextlib.suppress(sqlite3.Error),  # it is fine as it is
+            contextlib.closing(sqlite3.connect(file, timeout=0)) as connection,
+        ):
             connection.execute("PRAGMA journal_mode = DELETE")
-    finally:
-        connection.close()
-        engine.dispose()
 
 
 # ---------------------------------------------------------------------------------- who runs what

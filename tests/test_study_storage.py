@@ -1,0 +1,364 @@
+"""Storages: their troubles in one line without a password, several processes, PostgreSQL."""
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import optuna
+import pytest
+
+from pdsearch import InputError, search
+from pdsearch.errors import StorageError
+from pdsearch.study import open_study, worker
+from pdsearch.study.storage import connect, parse_url, shown_url
+
+MILD = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}, "name": "mild"}
+
+
+@pytest.fixture(autouse=True)
+def _here(workdir):
+    """Relative storages and results land in a folder of the test's own."""
+
+
+def find(storage="sqlite:///study.db", **keys):
+    return search(
+        families=[MILD],
+        references=[],
+        storage=storage,
+        progress=False,
+        **{"train": lambda candidate: 0.5, "trials": 3, **keys},
+    )
+
+
+# ------------------------------------------------------------------------------------------ URLs
+
+
+@pytest.mark.parametrize(
+    ("password", "written"),
+    [
+        ("secret", "secret"),
+        ("p@ss", "p@ss"),
+        ("p@ss", "p%40ss"),
+        ("a{b}c", "a{b}c"),
+        ("50%off", "50%off"),
+        ("50%/@:{x}", "50%/@:{x}"),
+        ("ünï", "ünï"),
+    ],
+)
+def test_passwords_may_hold_anything_and_are_never_shown(password, written):
+    url = f"postgresql+psycopg://me:{written}@db.example:5432/studies"
+    parsed = parse_url(url)
+    assert parsed.password == password
+    assert (parsed.username, parsed.host, parsed.port) == ("me", "db.example", 5432)
+    assert shown_url(url) == "postgresql+psycopg://me:***@db.example:5432/studies"
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "sqlite", "nosuch://me:secret@host/db", "http://me:secret@h/", "://"]
+)
+def test_what_is_no_storage(url):
+    with pytest.raises(InputError, match="must be an SQLAlchemy URL") as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_driver_is_named():
+    with pytest.raises(StorageError, match="Python module MySQLdb is missing") as caught:
+        connect("mysql://me:secret@host/db", create=True)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_storage_in_memory_is_refused(url):
+    with pytest.raises(InputError, match="in memory is lost"):
+        find(url)
+
+
+# ----------------------------------------------------------------------------- files with troubles
+
+
+def test_no_file_is_made_by_looking():
+    with pytest.raises(InputError, match="no such file"):
+        open_study("s", storage="sqlite:///nothing.db")
+    assert not Path("nothing.db").exists()
+
+
+def test_a_study_that_is_not_there():
+    find()
+    with pytest.raises(InputError, match=r"holds no study 'other'.*it holds: pdsearch"):
+        open_study("other", storage="sqlite:///study.db")
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"x" * 5000])
+def test_a_damaged_file(content):
+    Path("study.db").write_bytes(content)
+    for act in (find, lambda: open_study("s", storage="sqlite:///study.db")):
+        with pytest.raises(StorageError, match=r"sqlite:///study.db: .*(damaged|not a database)"):
+            act()
+
+
+def test_a_file_cut_off_in_the_middle():
+    find()
+    data = Path("study.db").read_bytes()
+    Path("study.db").write_bytes(data[: len(data) // 2])
+    with pytest.raises(StorageError, match="damaged"):
+        find()
+
+
+def test_a_folder_that_does_not_exist():
+    with pytest.raises(StorageError, match=r"unable to open.*its folder does not exist"):
+        find("sqlite:///no/such/folder/study.db")
+
+
+def test_a_storage_that_is_a_directory():
+    Path("folder.db").mkdir()
+    with pytest.raises(StorageError, match="unable to open"):
+        find("sqlite:///folder.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_file_that_cannot_be_written():
+    find()
+    Path("study.db").chmod(stat.S_IRUSR)
+    with pytest.raises(StorageError, match="cannot be written"):
+        find(trials=5)
+    assert open_study("pdsearch", storage="sqlite:///study.db").counts()["total"] == 3
+
+
+def test_another_optunas_tables():
+    find()
+    connection = sqlite3.connect("study.db")
+    connection.execute("UPDATE alembic_version SET version_num = 'v2.4.0.a'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StorageError, match=r"optuna storage upgrade|compatible"):
+        find()
+
+
+def test_a_finished_study_is_one_plain_file():
+    find()
+    assert sorted(path.name for path in Path().glob("study.db*")) == ["study.db"]
+    connection = sqlite3.connect("study.db")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    connection.close()
+
+
+# ------------------------------------------------------------------------------ several processes
+
+JOIN = """
+    import sys, time
+    from pdsearch import search
+
+    def train(candidate):
+        yield 0.5
+        time.sleep(0.05)
+        yield 0.6
+
+    search(families=[MILD], references=["leaky"], train=train, trials=TOTAL, pruner="none",
+           sampler="random", storage=sys.argv[1], progress=False)
+"""
+
+
+def side_by_side(url, *, count, total):
+    text = JOIN.replace("MILD", repr(MILD)).replace("TOTAL", str(total))
+    Path("join.py").write_text(textwrap.dedent(text))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "join.py", url],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(count)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, errors
+    rows = open_study("pdsearch", storage=url).trials()
+    assert [row.status for row in rows] == ["complete"] * total
+    assert [row.kind for row in rows].count("baseline") == 1
+    assert [row.kind for row in rows].count("reference") == 1
+    drawn = [row.parameters["a"] for row in rows if row.kind == "candidate"]
+    assert len(set(drawn)) == len(drawn), "two workers drew the same"
+    return rows
+
+
+def test_processes_that_begin_at_once_share_one_study():
+    rows = side_by_side("sqlite:///study.db", count=3, total=14)
+    assert len({row.owner["pid"] for row in rows}) > 1
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    pgserver = pytest.importorskip("pgserver")
+    pytest.importorskip("psycopg")
+    server = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+@pytest.mark.slow
+def test_processes_share_a_study_in_postgresql(postgres):
+    side_by_side(postgres, count=3, total=14)
+
+
+@pytest.mark.slow
+def test_a_server_that_stops(tmp_path):
+    pgserver = pytest.importorskip("pgserver")
+    server = pgserver.get_server(tmp_path / "pg")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    stopped = []
+
+    def train(candidate):
+        yield 0.5
+        if candidate.family.name == "mild" and not stopped:
+            stopped.append(server.cleanup())
+        yield 0.6
+
+    with pytest.raises(StorageError, match=r"storage postgresql\+psycopg://"):
+        find(url, train=train)
+    server = pgserver.get_server(tmp_path / "pg")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    try:
+        result = find(url, train=train)
+        assert result.to_dict()["trials"]["total"] == 3
+    finally:
+        server.cleanup()
+
+
+def test_a_server_that_is_not_there():
+    pytest.importorskip("psycopg")
+    url = "postgresql+psycopg://me:sec{ret@127.0.0.1:9/db"
+    with pytest.raises(StorageError, match="storage postgresql") as caught:
+        find(url)
+    text = str(caught.value)
+    assert "sec{ret" not in text
+    assert len(text.splitlines()) == 1
+
+
+# ------------------------------------------------------------- real trials, and workers of the CLI
+
+TINY = """
+    from torch import nn
+
+    def build(classes):
+        return nn.Sequential(
+            nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, classes)
+        )
+"""
+FILE = """
+    [study]
+    name = "tiny"
+    families = ["exp_tail", "leaky"]
+    references = ["b_silu"]
+    trials = 5
+    storage = "sqlite:///study.db"
+    [trial]
+    model = "tiny.py:build"
+    dataset = "digits"
+    epochs = 2
+    batch_size = 64
+    learning_rate = 0.1
+    precision = "float32"
+"""
+
+
+@pytest.fixture
+def tiny(workdir):
+    folder = workdir / "here"
+    folder.mkdir()
+    (folder / "tiny.py").write_text(textwrap.dedent(TINY))
+    (folder / "study.toml").write_text(textwrap.dedent(FILE))
+    return folder / "study.toml"
+
+
+def test_a_study_of_images(tiny, workdir):
+    result = search(tiny, threads=1, device="cpu", progress=False)
+    stored = result.stored
+    assert stored.counts()["total"] == 5
+    assert stored.output == workdir / "here" / "results" / "tiny"
+    assert stored.study.user_attrs["pdsearch:device"] == "cpu"
+    assert stored.study.user_attrs["pdsearch:threads"] == 1
+    for row in stored.trials():
+        if row.status == "complete":
+            assert [entry["epoch"] for entry in row.epochs] == [1, 2]
+            assert set(row.epochs[0]) >= {"loss", "accuracy", "dead", "seconds"}
+            assert row.value == row.epochs[-1]["accuracy"]
+    assert not list((stored.output / "checkpoints").iterdir())
+    json.dumps(result.to_dict(), allow_nan=False)
+    # The same candidate over the same seed is the same, bit for bit: an own run of the baseline.
+    from pdsearch import load_family
+    from pdsearch.data import load_dataset
+    from pdsearch.trial import run_trial
+
+    again = run_trial(
+        load_family("relu").default,
+        stored.settings.trial,
+        load_dataset("digits"),
+        seed=0,
+        device="cpu",
+        threads=1,
+        directory=stored.directory,
+    )
+    assert again.value == stored.baseline().value
+
+
+def test_two_objectives_on_images(tiny):
+    text = tiny.read_text().replace("trials = 5", 'trials = 9\nsampler = "nsga2"')
+    tiny.write_text(text)
+    result = search(tiny, threads=1, device="cpu", progress=False)
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///study.db")
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.best_trials
+    complete = [row for row in result.stored.trials() if row.status == "complete"]
+    assert all(len(row.values) == 2 and 0 <= row.values[1] <= 1 for row in complete)
+
+
+def test_a_grid_of_learning_rates(tiny):
+    text = tiny.read_text().replace("[trial]", "[trial]\nlearning_rates = [0.001, 0.1]")
+    tiny.write_text(text.replace("trials = 5", "trials = 3"))
+    rows = search(tiny, threads=1, device="cpu", progress=False).stored.trials()
+    for row in rows:
+        if row.status == "complete" and row.duplicate_of is None:
+            assert [entry["epoch"] for entry in row.epochs] == [1, 2, 3, 4]
+            finals = {entry["learning_rate"]: entry["accuracy"] for entry in row.epochs[1::2]}
+            assert row.value == max(finals.values())
+            assert row.learning_rate in (0.001, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tiny.py:build", "nosuch.py:build", "nosuch.py"),
+        ("tiny.py:build", "alexnett", "alexnet"),
+        ("batch_size = 64", "batch_size = 99999", "trial.batch_size: must be ≤"),
+        ('"digits"', '"digitz"', "digits"),
+    ],
+)
+def test_wrong_trials_leave_nothing(tiny, old, new, message):
+    tiny.write_text(tiny.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        search(tiny, threads=1, device="cpu", progress=False)
+    assert not Path("study.db").exists()
+
+
+def test_workers_share_the_work(tiny):
+    tiny.write_text(tiny.read_text().replace("trials = 5", "trials = 10"))
+    result = search(tiny, workers=2, threads=1, device="cpu", progress=False)
+    rows = result.stored.trials()
+    assert result.stored.counts()["total"] == 10
+    assert all(row.status != "running" for row in rows)
+    # Nothing is left for one that joins now.
+    assert worker("tiny", storage="sqlite:///study.db", progress=False).counts()["total"] == 10
+
+
+def test_a_study_around_a_function_is_not_for_workers():
+    find()
+    with pytest.raises(InputError, match="trains by a Python function"):
+        worker("pdsearch", storage="sqlite:///study.db")
