@@ -158,7 +158,7 @@ def _joins(left: Piece, right: Piece) -> bool:
     """Whether two neighbouring pieces meet without a jump."""
     place = right.lo
     jump = right.expression.xreplace({x: place}) - left.expression.xreplace({x: place})
-    return bool(sympy.simplify(jump).is_zero)
+    return bool(sympy.expand(jump).is_zero)
 
 
 def between(lo: float, hi: float, *, log: bool) -> float:
@@ -271,7 +271,7 @@ def _limits(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
         failing = {**shape.candidate_at(box).parameters, "x": end}
         if limit in (oo, -oo):
             return REFUTED, failing
-        difference = sympy.simplify(limit - wanted)
+        difference = sympy.expand(limit - wanted)
         if difference.is_zero:
             continue
         lo, hi, flag = Program(prepare(difference), shape.symbols).enclose(box)

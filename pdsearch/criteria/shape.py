@@ -11,7 +11,7 @@ from flint import arb, ctx, fmpq
 from sympy import S
 
 from pdsearch.enclosure.nodes import prepare
-from pdsearch.enclosure.pieces import Domain, Piece, cut, exact_sign
+from pdsearch.enclosure.pieces import Domain, Piece, cut, exact_sign, has_long_power
 from pdsearch.enclosure.program import Program, UndecidedError
 from pdsearch.enclosure.search import Budget, Minimum, Smooth, minimum
 from pdsearch.expression import t, x
@@ -161,13 +161,33 @@ def negated(function: Smooth) -> Smooth:
 
 def evaluated(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
     """An expression in x at an exact point; None where it is undefined or conditions stay open."""
-    value = expression.xreplace({x: place})
+    if has_long_power(expression):
+        arm = _arm_at(expression, place)
+        if arm is None:
+            return None
+        with sympy.evaluate(False):
+            value = arm.xreplace({x: place})
+    else:
+        value = expression.xreplace({x: place})
     if value.free_symbols or value.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity):
         return None
     if value.is_real is False or value.has(sympy.Piecewise):
         return None
     ball = Program(prepare(value), ()).at(())
     return cast(sympy.Expr, value) if ball.is_finite() else None
+
+
+def _arm_at(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
+    """The arm of a Piecewise that applies at a point; the expression itself if it is none."""
+    if isinstance(expression, sympy.Piecewise):
+        for value, condition in expression.args:
+            truth = condition.xreplace({x: place})
+            if truth == sympy.true:
+                return _arm_at(cast(sympy.Expr, value), place)
+            if truth != sympy.false:
+                return None
+        return None
+    return expression
 
 
 def _float_ends(number: sympy.Expr) -> tuple[float, float]:

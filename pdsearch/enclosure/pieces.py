@@ -163,6 +163,19 @@ def localise(expression: sympy.Expr, position: sympy.Expr, variable: sympy.Symbo
     return tail_form(inside, y) if variable == y else inside
 
 
+def has_long_power(expression: sympy.Expr, *, deep: bool = True) -> bool:
+    """Whether there is a power with an exponent such as 0.1000000000000001, an exact rational.
+
+    sympy then takes 12**(p/q) apart into prime powers of thousands of millions of digits: such a
+    power must not be given a number as its base.
+    """
+    powers = expression.atoms(sympy.Pow) if deep else {expression}
+    return any(
+        isinstance(power, sympy.Pow) and power.exp.is_Rational and power.exp.q > 64
+        for power in powers
+    )
+
+
 @functools.lru_cache(maxsize=2048)
 def tidy(expression: sympy.Expr) -> sympy.Expr:
     """Functions' arguments expanded; a rational function as a product of its factors."""
@@ -170,7 +183,7 @@ def tidy(expression: sympy.Expr) -> sympy.Expr:
         return expression
     if expression.is_rational_function(*expression.free_symbols):
         return cast(sympy.Expr, sympy.factor(expression))
-    if isinstance(expression, Piecewise):
+    if isinstance(expression, Piecewise) or has_long_power(expression, deep=False):
         return expression
     return cast(
         sympy.Expr,
