@@ -1,6 +1,6 @@
 """Shapes that leave 1 above zero too: 1 minus a tail on the right, another tail on the left. Ours.
 
-With alpha = gamma = 1/2 they are continuous at zero; with gamma = 0 they are the one-sided tails.
+With alpha = gamma = 1/2 the first is continuous at zero; with gamma = 0 all are one-sided tails.
 """
 
 import sympy
@@ -12,7 +12,7 @@ alpha, beta, gamma, delta = sympy.symbols("alpha beta gamma delta", nonnegative=
 SPACE = {
     "alpha": FloatDistribution(0.01, 1.0),
     "beta": FloatDistribution(0.1, 10.0, log=True),
-    "gamma": FloatDistribution(0.0, 1.0),
+    "gamma": FloatDistribution(0.0, 0.5),
     "delta": FloatDistribution(0.1, 10.0, log=True),
 }
 DEFAULTS = {"alpha": 0.3, "beta": 1.0, "gamma": 0.2, "delta": 2.0}

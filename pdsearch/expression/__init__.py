@@ -6,6 +6,7 @@ an interpreter that knows names, numbers, arithmetic, comparisons, `and`/`or`/`n
 `Piecewise`, and calls of a fixed table of functions. Everything else is an error that says where.
 """
 
+from pdsearch.expression.definedness import check_binding, undefined_at
 from pdsearch.expression.functions import (
     FUNCTIONS,
     RESERVED,
@@ -18,7 +19,6 @@ from pdsearch.expression.functions import (
     x,
 )
 from pdsearch.expression.reading import canonical, check_parameters_used, parse
-from pdsearch.expression.values import check_binding, undefined_at
 from pdsearch.expression.writing import format_formula, format_latex
 
 __all__ = [

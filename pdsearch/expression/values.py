@@ -3,8 +3,6 @@
 Sympy evaluates constants as it builds them, and to any precision it takes: `exp(exp(exp(20)))`,
 `9**9**9` or `exp(10**9*log(2))` would keep it busy for ever. So constants are evaluated here
 first, where a number beyond 10^±1000 is an error rather than a computation.
-
-A proof that a formula is finite everywhere is not attempted: that is for the enclosures.
 """
 
 import math
@@ -17,17 +15,16 @@ import sympy
 from mpmath.ctx_mp import MPContext
 
 from pdsearch.errors import FormulaError
-from pdsearch.expression.functions import x
 
 LARGEST = 1_000
 """Constants of formulas must be below 10 to this power, and above its inverse unless 0."""
 
-_context = MPContext()  # an own one: its precision is nobody else's, so threads may share it
-_context.dps = 50
-_mpf = _context.mpf
+CONTEXT = MPContext()  # an own one: its precision is nobody else's, so threads may share it
+CONTEXT.dps = 50
+_mpf = CONTEXT.mpf
 _HUGE = 10**6  # arguments of exp beyond it are not computed: 10^434294 is no useful number
 _FAR = 10**20  # where bounded functions have long reached their limits
-_MOST_BITS = 4_000  # exact fractions larger than that go on as 50 digits
+MOST_BITS = 4_000  # exact fractions larger than that go on as 50 digits
 
 Number = Fraction | Any  # Any: mpf, which has no type to check
 
@@ -40,12 +37,13 @@ class Unknown(Exception):
     """The value cannot be told at a bounded cost."""
 
 
-def _rational(node: Any) -> Fraction:
+def rational(node: Any) -> Fraction:
+    """A sympy number as a Fraction."""
     return Fraction(int(node.p), int(node.q))
 
 
-def _wide(value: Number) -> Any:
-    """As a number of 50 digits."""
+def wide(value: Number) -> Any:
+    """The number with 50 digits."""
     if isinstance(value, Fraction):
         return _mpf(value.numerator) / value.denominator
     return value
@@ -54,22 +52,22 @@ def _wide(value: Number) -> Any:
 def _narrow(value: Number) -> Number:
     if (
         isinstance(value, Fraction)
-        and value.numerator.bit_length() + value.denominator.bit_length() > _MOST_BITS
+        and value.numerator.bit_length() + value.denominator.bit_length() > MOST_BITS
     ):
-        return _wide(value)
+        return wide(value)
     return value
 
 
 def _add(a: Number, b: Number) -> Number:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return _narrow(a + b)
-    return _wide(a) + _wide(b)
+    return wide(a) + wide(b)
 
 
 def _multiply(a: Number, b: Number) -> Number:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return _narrow(a * b)
-    return _wide(a) * _wide(b)
+    return wide(a) * wide(b)
 
 
 def _power(base: Number, exponent: Number) -> Number:
@@ -84,12 +82,12 @@ def _power(base: Number, exponent: Number) -> Number:
     whole = isinstance(exponent, Fraction) and exponent.denominator == 1
     if base < 0 and not whole:
         raise Undefined("is not real")
-    size = abs(float(_context.log(abs(_wide(base))))) * abs(float(_wide(exponent)))
+    size = abs(float(CONTEXT.log(abs(wide(base))))) * abs(float(wide(exponent)))
     if not size < _HUGE:
         raise Unknown
-    if whole and isinstance(base, Fraction) and size < _MOST_BITS / 2 and abs(exponent) <= 1_000:
+    if whole and isinstance(base, Fraction) and size < MOST_BITS / 2 and abs(exponent) <= 1_000:
         return _narrow(base ** int(exponent))
-    return _context.power(_wide(base), int(exponent) if whole else _wide(exponent))
+    return CONTEXT.power(wide(base), int(exponent) if whole else wide(exponent))
 
 
 def _exp(z: Number) -> Number:
@@ -97,7 +95,7 @@ def _exp(z: Number) -> Number:
         return Fraction(1)
     if z > _HUGE:
         raise Unknown
-    return _context.exp(_wide(z)) if z > -_HUGE else _mpf(0)
+    return CONTEXT.exp(wide(z)) if z > -_HUGE else _mpf(0)
 
 
 def _log(z: Number) -> Number:
@@ -107,30 +105,30 @@ def _log(z: Number) -> Number:
         raise Unknown
     if z <= 0:
         raise Undefined("takes the logarithm of a number that is not positive")
-    return _context.log(_wide(z))
+    return CONTEXT.log(wide(z))
 
 
 def _even_hyperbolic(z: Number) -> Number:
     if abs(z) > _HUGE:
         raise Unknown
-    return _context.cosh(_wide(z)) if z != 0 else Fraction(1)
+    return CONTEXT.cosh(wide(z)) if z != 0 else Fraction(1)
 
 
 def _odd_hyperbolic(z: Number) -> Number:
     if abs(z) > _HUGE:
         raise Unknown
-    return _context.sinh(_wide(z)) if z != 0 else Fraction(0)
+    return CONTEXT.sinh(wide(z)) if z != 0 else Fraction(0)
 
 
 def _ordered(numbers: tuple[Number, ...]) -> Callable[[Number], Any]:
     """A key to compare by: Fractions and mpf do not compare with one another."""
-    return (lambda z: z) if all(isinstance(z, Fraction) for z in numbers) else _wide
+    return (lambda z: z) if all(isinstance(z, Fraction) for z in numbers) else wide
 
 
 def _wave(function: Any, at_zero: int, z: Number) -> Number:
     if abs(z) > _FAR:
         raise Unknown
-    return function(_wide(z)) if z != 0 else Fraction(at_zero)
+    return function(wide(z)) if z != 0 else Fraction(at_zero)
 
 
 def _bounded(function: Any, low: Any, middle: Fraction, high: Any, z: Number) -> Number:
@@ -139,17 +137,17 @@ def _bounded(function: Any, low: Any, middle: Fraction, high: Any, z: Number) ->
         return middle
     if z > _FAR:
         return high
-    return low if z < -_FAR else function(_wide(z))
+    return low if z < -_FAR else function(wide(z))
 
 
 def _sigmoid(z: Any) -> Any:
-    return 1 / (1 + _context.exp(-z)) if z > -_HUGE else _mpf(0)
+    return 1 / (1 + CONTEXT.exp(-z)) if z > -_HUGE else _mpf(0)
 
 
 def _softplus(z: Number) -> Number:
     if z > _HUGE:
         return z
-    return _context.log(1 + _context.exp(_wide(z))) if z > -_HUGE else _mpf(0)
+    return CONTEXT.log(1 + CONTEXT.exp(wide(z))) if z > -_HUGE else _mpf(0)
 
 
 def _heaviside(z: Number, at_zero: Number) -> Number:
@@ -162,14 +160,14 @@ _ZERO = Fraction(0)
 _EXACT: Mapping[str, Any] = {
     "exp": _exp,
     "log": _log,
-    "sin": lambda z: _wave(_context.sin, 0, z),
-    "cos": lambda z: _wave(_context.cos, 1, z),
+    "sin": lambda z: _wave(CONTEXT.sin, 0, z),
+    "cos": lambda z: _wave(CONTEXT.cos, 1, z),
     "sinh": _odd_hyperbolic,
     "cosh": _even_hyperbolic,
-    "tanh": lambda z: _bounded(_context.tanh, -_ONE, _ZERO, _ONE, z),
-    "atan": lambda z: _context.atan(_wide(z)) if z != 0 else _ZERO,
-    "erf": lambda z: _bounded(_context.erf, -_ONE, _ZERO, _ONE, z),
-    "erfc": lambda z: _bounded(_context.erfc, 2 * _ONE, _ONE, _mpf(0), z),
+    "tanh": lambda z: _bounded(CONTEXT.tanh, -_ONE, _ZERO, _ONE, z),
+    "atan": lambda z: CONTEXT.atan(wide(z)) if z != 0 else _ZERO,
+    "erf": lambda z: _bounded(CONTEXT.erf, -_ONE, _ZERO, _ONE, z),
+    "erfc": lambda z: _bounded(CONTEXT.erfc, 2 * _ONE, _ONE, _mpf(0), z),
     "sigmoid": lambda z: _bounded(_sigmoid, _mpf(0), Fraction(1, 2), _ONE, z),
     "softplus": _softplus,
     "Abs": abs,
@@ -210,7 +208,7 @@ _TESTS: Mapping[str, Any] = {
 }
 
 
-class _Evaluator:
+class Evaluator:
     """Evaluates an expression at one point, with Fractions and 50 digits or with floats."""
 
     def __init__(self, values: Mapping[sympy.Symbol, Number], *, quick: bool) -> None:
@@ -219,14 +217,16 @@ class _Evaluator:
         self.table = _QUICK if quick else _EXACT
 
     def value(self, node: Any) -> Number:
+        """The value of a part, remembered."""
         found = self.known.get(node)
         if found is None:
             found = self.known[node] = self.compute(node)
         return found
 
     def compute(self, node: Any) -> Number:
+        """The value of a part from its arguments'."""
         if node.is_Rational:
-            return int(node.p) / int(node.q) if self.quick else _rational(node)
+            return int(node.p) / int(node.q) if self.quick else rational(node)
         if node.is_Add:
             total = self.value(node.args[0])
             for part in node.args[1:]:
@@ -242,9 +242,9 @@ class _Evaluator:
             base, exponent = (self.value(a) for a in node.args)
             return math.pow(base, exponent) if self.quick else _power(base, exponent)
         if node is sympy.pi:
-            return math.pi if self.quick else +_context.pi
+            return math.pi if self.quick else +CONTEXT.pi
         if node is sympy.E:
-            return math.e if self.quick else +_context.e
+            return math.e if self.quick else +CONTEXT.e
         if isinstance(node, sympy.Piecewise):
             for value, condition in node.args:
                 if self.truth(condition):
@@ -262,6 +262,7 @@ class _Evaluator:
         return function(*(self.value(a) for a in node.args))
 
     def truth(self, condition: Any) -> bool:
+        """Whether a condition holds."""
         if condition in (sympy.true, sympy.false):
             return condition == sympy.true
         if isinstance(condition, sympy.And):
@@ -283,21 +284,17 @@ def evaluate(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) ->
         Unknown: it cannot be told at a bounded cost.
     """
     try:
-        return _Evaluator(values, quick=False).value(expression)
+        return Evaluator(values, quick=False).value(expression)
     except (ArithmeticError, mpmath.libmp.ComplexResult, ValueError, MemoryError):
         raise Unknown from None
 
 
-def check_constant(expression: sympy.Expr) -> Number:
-    """The value of a formula's constant part, which must be of a reasonable size.
+def constant_value(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> Number:
+    """The value of a part without x at some parameters, which must be of a reasonable size.
 
     Raises:
         FormulaError: it is not finite, or beyond 10^±1000.
     """
-    return _constant(expression, {})
-
-
-def _constant(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> Number:
     try:
         value = evaluate(expression, values)
     except Undefined as error:
@@ -305,7 +302,7 @@ def _constant(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -
     except Unknown:
         raise FormulaError("a constant of the formula is too large to compute") from None
     if value != 0:
-        size = abs(_wide(value))
+        size = abs(wide(value))
         if size > _mpf(10) ** LARGEST or size < _mpf(10) ** -LARGEST:
             raise FormulaError(
                 f"a constant of the formula is beyond 10^{'' if size > 1 else '-'}{LARGEST}"
@@ -314,206 +311,3 @@ def _constant(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -
         if expression.is_Add and not isinstance(value, Fraction) and size < _mpf(10) ** -40:
             raise FormulaError("a constant of the formula cannot be told from 0")
     return value
-
-
-class Spread:
-    """How many bits a formula's numbers would take over one common denominator.
-
-    sympy forms it whenever it asks for the sign of a sum: harmless for (x + 1/3)**64, but
-    (((x + 1/3)**64 + 1/3)**64 + 1/3)**64 has a denominator of 3^262144. An upper estimate.
-    """
-
-    def __init__(self) -> None:
-        self.known: dict[Any, int] = {}
-
-    def bits(self, node: Any) -> int:
-        """The estimate; a parameter counts as a number of 17 digits."""
-        found = self.known.get(node)
-        if found is None:
-            found = self.known[node] = self._compute(node)
-        return found
-
-    def _compute(self, node: Any) -> int:
-        if node.is_Rational:
-            return max(int(node.p).bit_length(), int(node.q).bit_length()) if node.q != 1 else 0
-        if node.is_Symbol:
-            return 0 if node == x else 60
-        total = min(sum(self.bits(a) for a in node.args), 10**9)
-        if node.is_Pow and node.base is not sympy.E:
-            exponent = node.exp
-            return int(
-                self.bits(node.base) * max(1, abs(exponent)) if exponent.is_Rational else total
-            )
-        return total
-
-    def check(self, node: Any) -> None:
-        """Refuse what is beyond 300 000 bits.
-
-        Raises:
-            FormulaError: it is.
-        """
-        if self.bits(node) > 300_000:
-            raise FormulaError("powers are nested too deeply here")
-
-
-def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Rational]) -> None:
-    """Refuse values that would make sympy compute a constant of unreasonable size.
-
-    Putting a = 10^9 into 2**a, for instance, has sympy write out 10^9 bits.
-
-    Raises:
-        FormulaError: a part without x becomes undefined, or beyond 10^±1000.
-    """
-    numbers = {name: _rational(value) for name, value in values.items()}
-    constant = set(numbers)
-    for node in expression.atoms(sympy.Pow, sympy.exp, sympy.sinh, sympy.cosh, sympy.log):
-        parts = [node, *node.args]
-        for part in parts:
-            if part.free_symbols and part.free_symbols <= constant:
-                value = _constant(part, numbers)
-                if node.is_Pow and part is node.args[1] and abs(value) > LARGEST:
-                    raise FormulaError(f"an exponent is beyond {LARGEST:,} in size")
-
-
-_POINTS = tuple(
-    sorted(
-        {Fraction(n) for n in (0, 1, -1, 2, -2, 10, -10, 100, -100)}
-        | {Fraction(1, 3), Fraction(-1, 3), Fraction(-27, 10)}
-    )
-)
-_NEAR = Fraction(1, 1000)
-
-
-def undefined_at(
-    expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction] | None = None
-) -> tuple[sympy.Rational, str] | None:
-    """A point at which an expression is not a finite real number, if one is found.
-
-    Looks at the places where formulas break: 0, ±1, far out (±100), the bounds of conditions, and
-    the real zeros of polynomial denominators. It can only find a failure, never prove that there
-    is none: that is for the enclosures.
-
-    Args:
-        expression: in x and the symbols of `values`.
-        values: of t and the parameters.
-
-    Returns:
-        (the point, what happens there), or None.
-    """
-    values = dict(values or {})
-    points = set(_POINTS)
-    for relation in expression.atoms(sympy.core.relational.Relational):
-        points |= _around(_roots(relation.lhs - relation.rhs, values))
-    for node in expression.atoms(sympy.Pow, sympy.log):
-        base = node.args[0]
-        if base.has(x) and not (node.is_Pow and node.exp.is_Integer and node.exp > 0):
-            points |= _around(_roots(base, values))
-    quick = {name: float(value) for name, value in values.items()}
-    for point in sorted(points):
-        try:
-            value = _Evaluator({**quick, x: float(point)}, quick=True).value(expression)
-            if abs(value) < 1e8:
-                continue
-        except (Undefined, Unknown, ArithmeticError, ValueError):
-            pass  # looked at closely below
-        what = _trouble(expression, {**values, x: point})
-        if what is not None:
-            return sympy.Rational(point.numerator, point.denominator), what
-    return None
-
-
-def _around(roots: list[Fraction]) -> set[Fraction]:
-    return {point for root in roots for point in (root, root + _NEAR, root - _NEAR)}
-
-
-def _trouble(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> str | None:
-    try:
-        value = evaluate(expression, values)
-    except Undefined as error:
-        return str(error)
-    except Unknown:
-        return None
-    if abs(value) > 10**300:
-        return "overflows"
-    # Irrational roots are known to 25 digits; nothing else grows that large beside one.
-    near_a_root = values[x].denominator > 10**20
-    return "grows without bound" if near_a_root and abs(value) > 10**12 else None
-
-
-def _roots(base: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> list[Fraction]:
-    """Real roots in x of a polynomial of low degree; rational ones exactly, others to 25 digits."""
-    try:
-        coefficients = _coefficients(base, values)
-    except (Undefined, Unknown):
-        return []
-    while coefficients and coefficients[-1] == 0:
-        coefficients.pop()
-    if len(coefficients) == 2:
-        return [-coefficients[0] / coefficients[1]]
-    if len(coefficients) < 2:
-        return []
-    try:
-        roots = _context.polyroots([_wide(c) for c in reversed(coefficients)], maxsteps=200)
-    except (mpmath.libmp.NoConvergence, ArithmeticError):
-        return []
-    found = []
-    for root in roots:
-        if abs(root.imag) > 1e-20 * (1 + abs(root)) or not 1e-50 < abs(root) < 1e50:
-            continue
-        near = Fraction(str(_context.nstr(root.real, 30)))
-        plain = near.limit_denominator(10**6)
-        exactly = sum(c * plain**k for k, c in enumerate(coefficients)) == 0
-        found.append(plain if exactly else near)
-    return found + ([Fraction(0)] if coefficients[0] == 0 else [])
-
-
-def _coefficients(node: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> list[Fraction]:
-    """Of a polynomial in x, from the constant on; of rational numbers only.
-
-    Not by `sympy.Poly`, which writes and compiles Python code for its arithmetic.
-    """
-    if node == x:
-        return [_ZERO, _ONE]
-    if not node.has(x):
-        value = evaluate(node, values)
-        if not isinstance(value, Fraction):
-            value = Fraction(float(value)) if abs(value) < 1e300 else _unknown()
-        return [value]
-    if node.is_Add:
-        total: list[Fraction] = []
-        for part in node.args:
-            terms = _coefficients(part, values)
-            total += [_ZERO] * (len(terms) - len(total))
-            for power, term in enumerate(terms):
-                total[power] += term
-        return total
-    if node.is_Mul:
-        product = [_ONE]
-        for part in node.args:
-            product = _product(product, _coefficients(part, values))
-        return product
-    if node.is_Pow and node.exp.is_Integer and 0 < node.exp <= _MOST_DEGREE:
-        base, product = _coefficients(node.base, values), [_ONE]
-        for _ in range(int(node.exp)):
-            product = _product(product, base)
-        return product
-    raise Unknown
-
-
-_MOST_DEGREE = 12
-
-
-def _unknown() -> Fraction:
-    raise Unknown
-
-
-def _product(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
-    if len(a) + len(b) - 2 > _MOST_DEGREE:
-        raise Unknown
-    product = [_ZERO] * (len(a) + len(b) - 1)
-    for i, left in enumerate(a):
-        for j, right in enumerate(b):
-            product[i + j] += left * right
-    if any(c.numerator.bit_length() + c.denominator.bit_length() > _MOST_BITS for c in product):
-        raise Unknown
-    return product
