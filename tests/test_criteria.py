@@ -303,6 +303,13 @@ def test_annealed_families_are_checked_at_the_start() -> None:
         )
 
 
+@pytest.mark.parametrize("alpha", [3.2953125, 1.2345678901234567, 5.800000000000001])
+def test_exponents_with_many_digits_are_decided(alpha: float) -> None:
+    # sympy takes number**(p/q) apart into prime powers; with such p and q it would not return
+    shape = Shape(load_family("q_pseudo_spike").bind(alpha=alpha).expression)
+    assert {CERTIFIED[name](shape, STRICT).verdict for name in CERTIFIED} == {"proved"}
+
+
 # ----------------------------------------------------------------------------------- families
 
 

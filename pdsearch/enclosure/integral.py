@@ -62,7 +62,7 @@ def _number(value: sympy.Expr) -> arb:
 
 def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb | None:
     piece = piece.with_expression(piece.expression - shift) if shift else piece
-    if piece.local.is_zero:
+    if piece.local == sympy.S.Zero:  # no question to sympy's assumptions, which may factor
         return arb(0)
     function = Smooth.on(piece, Domain())
     if not piece.tail:

@@ -19,7 +19,7 @@ import sympy
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import elasticity, log_derivative, prepare, tail_form
-from pdsearch.enclosure.pieces import Domain, Piece, exact_sign, tidy
+from pdsearch.enclosure.pieces import Domain, Piece, exact_sign, has_long_power, tidy
 from pdsearch.enclosure.pieces import s as s_symbol
 from pdsearch.enclosure.pieces import y as y_symbol
 from pdsearch.enclosure.program import Program
@@ -144,7 +144,7 @@ class Smooth:
 
     def _away_from_zero(self, factor: sympy.Expr) -> bool:
         base = factor.as_base_exp()[0]
-        if base.is_positive or base.is_number:
+        if base.is_number or (not has_long_power(base) and base.is_positive):
             return True
         lo, hi, flag = Program(base, self.variables).enclose(self.box)
         return not flag and (lo > 0.0 or hi < 0.0)
