@@ -213,6 +213,13 @@ class Rule:
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
         """The op on anything but what torch.compile traces."""
+        if torch.jit.is_tracing() and torch.is_grad_enabled():
+            if torch.onnx.is_in_onnx_export():
+                return torch.relu(input)
+            raise UnsupportedError(
+                "torch.jit.trace records ReLU's own gradient, not a pseudo-derivative's: trace "
+                "under torch.no_grad() for inference, or use torch.compile"
+            )
         if _is_transformed(input):
             plan = self.plan(input)
             return cast(torch.Tensor, _Transformed.apply(input, plan.t, plan.values, plan.kernel))
@@ -232,12 +239,24 @@ def _is_transformed(input: torch.Tensor) -> bool:
     )
 
 
+def _refuse_torch_func_inside_torch_compile() -> None:
+    """Make Dynamo stop where it traces through a torch.func transform.
+
+    There it would inline the forward pass and differentiate that: ReLU's own gradient, silently
+    (torch 2.14). It cannot trace this call in a transform, so fullgraph=True is an error that shows
+    this function's name, and otherwise the frame runs in eager mode, which is right. Elsewhere it
+    is a constant.
+    """
+    torch._C._functorch.maybe_current_level()
+
+
 def traced(
     input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
 ) -> torch.Tensor:
     """The op as torch.compile and torch.export see it: an export is the forward, a plain relu."""
     if torch.compiler.is_exporting():
         return torch.relu(input)
+    _refuse_torch_func_inside_torch_compile()
     return cast(torch.Tensor, _Traced.apply(input, t, values, kernel))
 
 
@@ -288,9 +307,18 @@ def pd_relu(
         raise InputError(f"pd_relu needs a floating-point tensor, got {kind}")
     check_progress(t)
     if torch.compiler.is_compiling():
+        if not hasattr(candidate, "_traceable"):
+            raise UnsupportedError(
+                "torch.compile cannot make a candidate's kernel while it traces: use PDReLU, or "
+                "call pd_relu with this candidate once outside of what is compiled"
+            )
         progress = torch.tensor(t, dtype=torch.float64, device=input.device)
-        values = codegen.parameter_values(candidate, device=input.device)
-        return traced(input, progress, values, codegen.kernel(candidate.family))
+        return traced(input, progress, *candidate._traceable)
+    if not hasattr(candidate, "_traceable"):
+        # Where Dynamo finds them: a kernel shared by the family, and values that are a tensor, so
+        # that another candidate of the family is no reason to compile again.
+        traceable = (codegen.parameter_values(candidate), codegen.kernel(candidate.family))
+        object.__setattr__(candidate, "_traceable", traceable)
     return _rule(candidate, float(t), save, exact)(input)
 
 

@@ -101,6 +101,11 @@ class Plan:
         """`grad_output * g` from what was kept."""
         if not self._ready:
             self._prepare()
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            # Batched gradients (is_grads_batched=True): only torch's own operators take them.
+            if self.keeps == "code":
+                return grad_output * self.codes.values[kept.long()].to(grad_output.dtype)
+            return grad_output * self.kernel(kept, self.t, self.values)
         if self.keeps == "code":
             return torch.ops.pdsearch.scale_coded(grad_output, kept, self.codes.values)
         if self._table is not None and (self.dtype != torch.float32 or kept.numel() >= TABLE_FROM):

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import sympy
@@ -14,7 +14,7 @@ from pdsearch.family import Candidate
 
 __all__ = ["Values", "at_progress", "breakpoints", "sides"]
 
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
 
 
 class Values:
@@ -28,8 +28,8 @@ class Values:
     def __call__(self, points: Array) -> Array:
         """Values of g; same shape, float64."""
         with torch.no_grad():
-            points = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
-            return self._kernel(points, self._progress, self._values).numpy()
+            given = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
+            return self._kernel(given, self._progress, self._values).numpy()
 
 
 def at_progress(candidate: Candidate, progress: float) -> sympy.Expr:

@@ -7,6 +7,7 @@ is lost. A shape that 32 such segments cannot follow gets no table.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from pdsearch.kernels.pieces import Values, breakpoints
 
 __all__ = ["LIMIT", "Codes", "Segments", "codes", "every_value", "segments"]
 
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
 
 LIMIT = 1e-5  # absolute error of g in float32; a table that is worse is not used
 DEGREE = 5
@@ -291,13 +292,13 @@ def codes(candidate: Candidate, progress: float, dtype: torch.dtype) -> Codes:
         )
     high = np.arange(65_536, dtype=np.uint32) << 16
     inside = np.array([0, 0x3FFF, 0x7FFF, 0xBFFF, 0xFFFF], dtype=np.uint32)
-    samples = (high[:, None] | inside).view(np.float32).astype(np.float64)
-    finite = np.isfinite(samples).all(axis=1)
-    sampled = g(np.where(finite[:, None], samples, 0.0))
+    single = (high[:, None] | inside).view(np.float32)
+    finite = np.asarray(np.isfinite(single).all(axis=1))
+    samples = np.where(np.isfinite(single), single, 0).astype(np.float64)
+    sampled = g(samples)
     low, top = sampled.min(axis=1), sampled.max(axis=1)
-    starts, stops = [], []
     point = _ordinal(np.array([-np.inf, np.inf], dtype=np.float32))
-    starts.append(int(point[0])), stops.append(int(point[0]))
+    starts, stops = [int(point[0])], [int(point[0])]
     jumps = sorted({_floor(b) for b in breakpoints(candidate, progress) if abs(b) < TOP})
     marked = np.zeros(65_536, dtype=bool)
     for cell in sorted(
@@ -308,7 +309,8 @@ def codes(candidate: Candidate, progress: float, dtype: torch.dtype) -> Codes:
         cuts = sorted({c for j in jumps for c in (j - 1, j) if begin <= c < end})
         starts += [begin, *(c + 1 for c in cuts)]
         stops += [*cuts, end]
-    starts.append(int(point[1])), stops.append(int(point[1]))
+    starts.append(int(point[1]))
+    stops.append(int(point[1]))
     s, e = np.array(starts, dtype=np.int64), np.array(stops, dtype=np.int64)
     ordinals = s[:, None] + ((e - s)[:, None] * np.array([0, 0.25, 0.5, 0.75, 1])).astype(np.int64)
     part = g(_from_ordinal(ordinals).astype(np.float64))
@@ -322,12 +324,12 @@ def codes(candidate: Candidate, progress: float, dtype: torch.dtype) -> Codes:
     )
     cells = np.where(finite & ~marked, chosen[:65_536], NAN_CODE).astype(np.uint8)
     # Parts in order of the line; what lies between them is never asked for.
-    ends, after = [], []
+    ends: list[int] = []
+    after: list[int] = []
     for first, last, code in zip(s, e, chosen[65_536:], strict=True):
-        if not ends or ends[-1] < first - 1:
-            if first > point[0]:
-                ends.append(int(first - 1))
-                after.append(0)
+        if (not ends or ends[-1] < first - 1) and first > point[0]:
+            ends.append(int(first - 1))
+            after.append(0)
         ends.append(int(last))
         after.append(int(code))
     return Codes(
@@ -383,7 +385,7 @@ def _quantise(
         distance[row][tip] += 1e-9
     chosen = np.where(distance[0] < distance[1], left, right)
     error = np.maximum(np.abs(wide[chosen] - low), np.abs(wide[chosen] - top))
-    # Within a cell g was sampled at 5 points; between them it may go a quarter of its range further.
+    # A cell was sampled at 5 points; between them g may go a quarter of its range further.
     error = error + 0.25 * (top - low)
     result = np.full(256, np.nan, dtype=np.float32)
     result[: len(levels)] = levels
