@@ -160,7 +160,8 @@ def main() -> None:
     for row in report["rows"]:
         if (row["dtype"], row["size"]) == ("float32", "64Ki"):
             print(
-                f"{row['family']:24} {row['route']:8} {row['error']:.1e} {row['uint8_error'] or 0:.1e}"
+                f"{row['family']:24} {row['route']:8} {row['error']:.1e} "
+                f"{row['uint8_error'] or 0:.1e}"
             )
 
 

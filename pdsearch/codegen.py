@@ -140,6 +140,8 @@ class _TorchPrinter(StrPrinter):
             scalar = argument if _is_tensor(expr.args[0]) else f"_s({argument}, x)"
             # logaddexp has no threshold beyond which it becomes the identity, unlike softplus.
             return f"torch.logaddexp({scalar}, torch.zeros_like({scalar}))"
+        if name == "log" and expr.args[0].as_coeff_Add()[0] == 1:
+            return self._unary("log1p", cast(sympy.Expr, expr.args[0] - 1))
         return self._unary(_FUNCTIONS[name], cast(sympy.Expr, expr.args[0]))
 
     _print_exp = _print_ExpBase
@@ -227,8 +229,8 @@ def _stable_terms(expr: sympy.Add) -> tuple[sympy.Expr, list[Any]]:
     """Split a sum so that no `erf`, `erfc`, `atan` or `exp` cancels against its constant.
 
     c + b erf(z)  = (c - |b|) + |b| erfc(-z sign b),   c - b erfc(z) = (c - 2b) + b erfc(-z),
-    c + b exp(z) = (c + b) + b expm1(z),   c + b atan(z) = (c - |b| pi/2) + |b| atan2(1, -z sign b), each only where nothing is left of
-    the constant: otherwise there was no cancellation to zero.
+    c + b exp(z) = (c + b) + b expm1(z),   c + b atan(z) = (c - |b| pi/2) + |b| atan2(1, -z sign b),
+    each only where nothing is left of the constant: otherwise there was no cancellation to zero.
     """
     constant, rest = expr.as_coeff_Add()
     terms: list[Any] = []

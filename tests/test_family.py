@@ -151,7 +151,8 @@ NOT_FINITE = [
     (1 / (x - alpha), {"alpha": FloatDistribution(0, 1)}, "at x = 0.5, alpha = 0.5"),
     (1 / (2 - alpha) + x, {"alpha": FloatDistribution(0, 2)}, "divides by zero at alpha = 2"),
     (x ** (10**9 * alpha), {"alpha": FloatDistribution(0, 1)}, "the exponent .* is too large"),
-    (x * 2 ** (alpha**9), {"alpha": FloatDistribution(0, 1e4)}, "constant of the formula .*alpha"),
+    (x * 2 ** (alpha**9), {"alpha": FloatDistribution(0, 1e4)}, "is a power of constants"),
+    (x * sympy.exp(alpha**9), {"alpha": FloatDistribution(0, 1e4)}, "constant of the .*alpha"),
     ((1 - t) / (x**2 + 1 - t), {}, "divides by zero at x = 0, t = 1"),
 ]
 

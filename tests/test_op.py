@@ -122,7 +122,7 @@ def test_convert_replaces_every_relu_in_place() -> None:
 
 
 def test_convert_refuses_what_it_cannot_do() -> None:
-    with pytest.raises((InputError, UnsupportedError), match="no nn.ReLU"):
+    with pytest.raises((InputError, UnsupportedError), match=r"no nn\.ReLU"):
         convert(nn.Linear(2, 2), load_family("leaky").default)
 
 

@@ -37,6 +37,11 @@ def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Ra
     """
     numbers = {name: rational(value) for name, value in values.items()}
     constant = set(numbers)
+    for power in expression.atoms(sympy.Pow):
+        exponent = power.exp.free_symbols
+        if exponent and power.base is not sympy.E and power.free_symbols <= constant:
+            # sympy looks for roots in 12**0.1000000000000001, and does not come back.
+            raise FormulaError(f"{power} is a power of constants: make it one parameter")
     for node in expression.atoms(sympy.Pow, sympy.exp, sympy.sinh, sympy.cosh, sympy.log):
         parts = [node, *node.args]
         for part in parts:

@@ -77,7 +77,7 @@ class Plan:
     @functools.cached_property
     def codes(self) -> table.Codes:
         """The table of save="uint8"."""
-        return _codes(self.candidate, self.progress, self.dtype)
+        return _codes(self.candidate, self.progress)
 
     @property
     def route(self) -> str:
@@ -114,8 +114,7 @@ class Plan:
 
     def encode(self, input: torch.Tensor) -> torch.Tensor:
         """The code of each element, uint8, same shape and strides."""
-        codes = self.codes
-        return torch.ops.pdsearch.encode(input, codes.cells, codes.ends, codes.parts)
+        return torch.ops.pdsearch.encode(input, self.codes.table)
 
     def _prepare(self) -> None:
         if self._ready:
@@ -125,12 +124,18 @@ class Plan:
         else:
             self._why = self._reason() or ""
             if not self._why:
-                found = _table(self.candidate, self.progress, self.dtype)
-                if found is None:
-                    self._why = f"no table is within {table.LIMIT:g} of this shape"
-                else:
-                    self._route, (self._table, self._error) = "table", found
+                self._find_table()
         self._ready = True
+
+    def _find_table(self) -> None:
+        if self.dtype != torch.float32:
+            self._table = _every(self.candidate, self.progress, self.dtype)
+        elif (found := _segments(self.candidate, self.progress)) is not None:
+            self._table, self._error = found.values, found.error
+        else:
+            self._why = f"no table is within {table.LIMIT:g} of this shape"
+            return
+        self._route = "table"
 
     def _reason(self) -> str | None:
         if self.exact:
@@ -172,6 +177,10 @@ def plan(
             raise InputError('save="uint8" keeps rounded values of g: not with exact=True')
         if reason := _unfit(dtype, device):
             raise UnsupportedError(f'save="uint8" needs the fused kernels: {reason}')
+        if _segments(candidate, progress) is None:
+            raise UnsupportedError(
+                f'save="uint8": no table is within {table.LIMIT:g} of this shape'
+            )
         keeps = "code"
     return Plan(candidate, progress, keeps, dtype, device, exact)
 
@@ -181,16 +190,18 @@ def _sides(candidate: Candidate, progress: float) -> tuple[float, float] | None:
     return pieces.sides(candidate, progress)
 
 
-@functools.lru_cache(maxsize=256)  # 128 KiB each at most
-def _table(
-    candidate: Candidate, progress: float, dtype: torch.dtype
-) -> tuple[torch.Tensor, float] | None:
-    if dtype != torch.float32:
-        return table.every_value(candidate, progress, dtype), 0.0
-    found = table.segments(candidate, progress)
-    return None if found is None else (found.values, found.error)
+@functools.lru_cache(maxsize=256)
+def _segments(candidate: Candidate, progress: float) -> table.Segments | None:
+    return table.segments(candidate, progress)
+
+
+@functools.lru_cache(maxsize=128)  # 128 KiB each
+def _every(candidate: Candidate, progress: float, dtype: torch.dtype) -> torch.Tensor:
+    return table.every_value(candidate, progress, dtype)
 
 
 @functools.lru_cache(maxsize=256)
-def _codes(candidate: Candidate, progress: float, dtype: torch.dtype) -> table.Codes:
-    return table.codes(candidate, progress, dtype)
+def _codes(candidate: Candidate, progress: float) -> table.Codes:
+    found = _segments(candidate, progress)
+    assert found is not None  # `plan` looked
+    return table.codes(found, candidate, progress)

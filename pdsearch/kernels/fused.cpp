@@ -1,18 +1,17 @@
 // The fused backward kernels: grad_input = grad_output * g(input), with g as data.
 //
-// No formula is in here. A shape arrives as a table that pdsearch/kernels/table.py made from its
-// symbolic definition, so that this file is compiled once, whatever is searched:
+// No formula is in here. A shape arrives as a table that pdsearch/kernels made from its symbolic
+// definition, so that this file is compiled once, whatever is searched:
 //
-//   float32             up to 32 segments with a polynomial of degree 5 each. The ends of segments are
-//                       compared exactly; with AVX-512 both they and the coefficients stay in registers.
+//   float32             polynomials of degree 1 to 5 on up to 32 stretches of the line, in one of three
+//                       layouts (Side, Sides, Tree below); with AVX-512 all of it stays in registers.
 //   bfloat16, float16   the value of g at each of the 65 536 inputs.
 //   uint8               a code an element, made in the forward pass, and 256 values.
 //
 // Strides, broadcasting, threads and the output's memory format are TensorIterator's, as in torch's
-// own threshold_backward. AVX-512 is chosen when the processor has it; nothing else depends on it.
+// own threshold_backward. What the processor has is found out at run time.
 
 #include <ATen/TensorIterator.h>
-#include <ATen/ops/empty.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 #include <torch/library.h>
@@ -22,11 +21,14 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define PDSEARCH_X86 1
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c")))
+#define VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,f16c")))
+#define INLINE inline __attribute__((always_inline))
 #endif
 
 namespace {
@@ -43,111 +45,191 @@ bool has_avx512() {
 #endif
 }
 
+bool has_vbmi() {
+#ifdef PDSEARCH_X86
+  static const bool found = __builtin_cpu_supports("avx512vbmi");
+  return found && has_avx512();
+#else
+  return false;
+#endif
+}
+
 constexpr int64_t kBlock = 512;  // elements gathered at a time when a stride is not the element size
+constexpr float kTop = std::numeric_limits<float>::max();
 
-// ------------------------------------------------------------------------------ float32, segments
+// ---------------------------------------------------------------------- a table's beginning
+// 16 floats, then the coefficients. pdsearch/kernels/layout.py writes it.
+struct Header {
+  float kind;      // 0 Side, 1 Sides, 2 Tree
+  float size;      // Tree: stretches
+  float degree;
+  float mantissa;  // Side, Sides: bits m of the mantissa of w that take part in the index
+  float scale;     // w = |x| * scale + 1
+  float furthest;  // w is cut there
+  float centre;    // of a stretch's mantissa
+  float inverted;  // Side: the other side is x <= 0 rather than x > 0
+  float offset, slope;  // Side: on the other side g = offset + slope * polynomial
+  float levels, first;  // codes: floor(g * levels) + first
+  float unused[4];
+};
+static_assert(sizeof(Header) == 64);
 
-constexpr int kDegree = 5;
-// [segments] inner ends (the last one +inf), [segments] centres, then the coefficients, c0 first.
-constexpr int64_t table_size(int64_t segments) { return segments * (kDegree + 3); }
+// Side: a polynomial of v on each of 32 stretches of |x|, which are even near 0 and even in log |x| far
+// out: w = |x| * scale + 1 is cut by its exponent and m bits of its mantissa; v is the rest of the
+// mantissa. One side of zero is given by it, the other by `offset + slope * it`: a constant, or one minus it.
+// Sides: 16 stretches of |x| for each sign.
+// Tree: any ends, compared exactly; a polynomial of x - centre on each stretch.
 
-template <int S>
-void segments_portable(const float* g_out, const float* x, float* out, int64_t n, const float* table) {
-  const float* ends = table;
-  const float* centre = table + S;
-  const float* c = table + 2 * S;
-  constexpr float top = std::numeric_limits<float>::max();
-  for (int64_t i = 0; i < n; ++i) {
-    const float z = x[i] > top ? top : (x[i] < -top ? -top : x[i]);  // keeps NaN
+uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+float float_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+float evaluate(const float* table, float x) {
+  Header h;
+  std::memcpy(&h, table, sizeof h);
+  const float* c = table + 16;
+  const int degree = static_cast<int>(h.degree);
+  if (std::isnan(x)) return x;
+  if (h.kind == 2) {
+    const int size = static_cast<int>(h.size);
+    const float z = x > kTop ? kTop : (x < -kTop ? -kTop : x);
     int s = 0;
-    for (int step = S / 2; step > 0; step /= 2) s += z > ends[s + step - 1] ? step : 0;
-    const float u = z - centre[s];
-    float p = c[kDegree * S + s];
-    for (int k = kDegree - 1; k >= 0; --k) p = p * u + c[k * S + s];
-    out[i] = g_out[i] * p;
+    for (int step = size / 2; step > 0; step /= 2) s += z > c[s + step - 1] ? step : 0;
+    const float u = z - c[size + s];
+    float p = c[(2 + degree) * size + s];
+    for (int k = degree - 1; k >= 0; --k) p = p * u + c[(2 + k) * size + s];
+    return p;
   }
+  const int m = static_cast<int>(h.mantissa);
+  const float w = std::min(std::fma(std::fabs(x), h.scale, 1.0f), h.furthest);
+  const uint32_t bits = bits_of(w);
+  const bool above = x > 0;
+  uint32_t index = bits >> (23 - m);
+  index = h.kind == 0 ? index & 31 : (index & 15) | (above ? 16 : 0);
+  const float v = float_of((bits & ((1u << (23 - m)) - 1)) | 0x3f800000u) - h.centre;
+  float p = c[degree * 32 + index];
+  for (int k = degree - 1; k >= 0; --k) p = p * v + c[k * 32 + index];
+  if (h.kind == 0 && above != (h.inverted != 0)) p = p * h.slope + h.offset;
+  return p;
 }
 
 #ifdef PDSEARCH_X86
-// One table of S floats, S being 16 or 32, looked up by 16 indices.
-template <int S>
-struct Registers {
+struct Pair {  // 32 floats in two registers
   __m512 low, high;
 };
 
-template <int S>
-AVX512 inline Registers<S> load_registers(const float* values) {
-  return {_mm512_loadu_ps(values), S == 32 ? _mm512_loadu_ps(values + 16) : _mm512_setzero_ps()};
+AVX512 INLINE Pair load_pair(const float* values) { return {_mm512_loadu_ps(values), _mm512_loadu_ps(values + 16)}; }
+AVX512 INLINE __m512 pick(const Pair& pair, __m512i index) {
+  return _mm512_permutex2var_ps(pair.low, index, pair.high);
 }
 
-template <int S>
-AVX512 inline __m512 look_up(const Registers<S>& table, __m512i index) {
-  if constexpr (S == 32) return _mm512_permutex2var_ps(table.low, index, table.high);
-  return _mm512_permutexvar_ps(index, table.low);
-}
+template <int D, bool TwoSided>
+struct Cells {
+  Pair c[D + 1];
+  __m512 scale, furthest, centre, offset, slope;
+  __m512i low_bits;
+  __m128i shift;
+  __mmask16 inverted;
 
-template <int S>
-AVX512 void segments_avx512(const float* g_out, const float* x, float* out, int64_t n, const float* table) {
-  constexpr int levels = S == 32 ? 5 : 4;
-  // The ends as a search tree: level k holds 2^k of them.
-  __m512 tree[levels];
-  for (int k = 0; k < levels; ++k) {
-    alignas(64) float level[16];
-    const int step = S >> (k + 1);
-    for (int j = 0; j < 16; ++j) level[j] = table[(2 * (j & ((1 << k) - 1)) + 1) * step - 1];
-    tree[k] = _mm512_load_ps(level);
+  AVX512 INLINE explicit Cells(const float* table) {
+    Header h;
+    std::memcpy(&h, table, sizeof h);
+    for (int k = 0; k <= D; ++k) c[k] = load_pair(table + 16 + 32 * k);
+    scale = _mm512_set1_ps(h.scale);
+    furthest = _mm512_set1_ps(h.furthest);
+    centre = _mm512_set1_ps(h.centre);
+    offset = _mm512_set1_ps(h.offset);
+    slope = _mm512_set1_ps(h.slope);
+    const int free = 23 - static_cast<int>(h.mantissa);
+    low_bits = _mm512_set1_epi32((1 << free) - 1);
+    shift = _mm_cvtsi32_si128(free);
+    inverted = h.inverted != 0 ? 0xffff : 0;
   }
-  const Registers<S> centre = load_registers<S>(table + S);
-  Registers<S> c[kDegree + 1];
-  for (int k = 0; k <= kDegree; ++k) c[k] = load_registers<S>(table + (2 + k) * S);
-  const __m512 top = _mm512_set1_ps(std::numeric_limits<float>::max());
-  const __m512 bottom = _mm512_set1_ps(-std::numeric_limits<float>::max());
-  const __m512i one = _mm512_set1_epi32(1);
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 some = n - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (n - i)) - 1);
-    // min and max return their second operand for NaN, which so stays NaN.
-    const __m512 z = _mm512_max_ps(bottom, _mm512_min_ps(top, _mm512_maskz_loadu_ps(some, x + i)));
+
+  AVX512 INLINE __m512 operator()(__m512 x) const {
+    const __m512 zero = _mm512_setzero_ps();
+    const __mmask16 above = _mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ);
+    // min returns its second operand for NaN.
+    const __m512 w = _mm512_min_ps(furthest, _mm512_fmadd_ps(_mm512_abs_ps(x), scale, _mm512_set1_ps(1.0f)));
+    const __m512i bits = _mm512_castps_si512(w);
+    __m512i index = _mm512_srl_epi32(bits, shift);  // pick looks at its low five bits
+    if constexpr (TwoSided) {
+      index = _mm512_and_si512(index, _mm512_set1_epi32(15));
+      index = _mm512_mask_or_epi32(index, above, index, _mm512_set1_epi32(16));
+    }
+    const __m512i one = _mm512_castps_si512(_mm512_set1_ps(1.0f));
+    const __m512i mantissa = _mm512_ternarylogic_epi32(bits, low_bits, one, 0xea);  // (a & b) | c
+    const __m512 v = _mm512_sub_ps(_mm512_castsi512_ps(mantissa), centre);
+    __m512 p = _mm512_fmadd_ps(w, zero, pick(c[D], index));  // NaN stays NaN
+    for (int k = D - 1; k >= 0; --k) p = _mm512_fmadd_ps(p, v, pick(c[k], index));
+    if constexpr (!TwoSided) p = _mm512_mask_fmadd_ps(p, above ^ inverted, slope, offset);
+    return p;
+  }
+};
+
+template <int S, int D>
+struct Tree {
+  static constexpr int levels = S == 32 ? 5 : S == 16 ? 4 : S == 8 ? 3 : 2;
+  __m512 tree[levels];
+  Pair centre, c[D + 1];
+
+  AVX512 INLINE static Pair load(const float* values) {
+    float all[32];
+    for (int i = 0; i < 32; ++i) all[i] = values[i % S];
+    return load_pair(all);
+  }
+
+  AVX512 INLINE static __m512 pick_one(const Pair& pair, __m512i index) {
+    if constexpr (S == 32) return pick(pair, index);
+    return _mm512_permutexvar_ps(index, pair.low);
+  }
+
+  AVX512 INLINE explicit Tree(const float* table) {
+    const float* ends = table + 16;
+    for (int k = 0; k < levels; ++k) {
+      alignas(64) float level[16];
+      const int step = S >> (k + 1);
+      for (int j = 0; j < 16; ++j) level[j] = ends[(2 * (j & ((1 << k) - 1)) + 1) * step - 1];
+      tree[k] = _mm512_load_ps(level);
+    }
+    centre = load(ends + S);
+    for (int k = 0; k <= D; ++k) c[k] = load(ends + (2 + k) * S);
+  }
+
+  AVX512 INLINE __m512 operator()(__m512 x) const {
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512 z = _mm512_max_ps(_mm512_set1_ps(-kTop), _mm512_min_ps(_mm512_set1_ps(kTop), x));
     __m512i index = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(z, tree[0], _CMP_GT_OQ), one);
     for (int k = 1; k < levels; ++k) {
       const __mmask16 above = _mm512_cmp_ps_mask(z, _mm512_permutexvar_ps(index, tree[k]), _CMP_GT_OQ);
       index = _mm512_add_epi32(index, index);
       index = _mm512_mask_add_epi32(index, above, index, one);
     }
-    const __m512 u = _mm512_sub_ps(z, look_up<S>(centre, index));
-    __m512 p = look_up<S>(c[kDegree], index);
-    for (int k = kDegree - 1; k >= 0; --k) p = _mm512_fmadd_ps(p, u, look_up<S>(c[k], index));
-    _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, g_out + i), p));
+    const __m512 u = _mm512_sub_ps(z, pick_one(centre, index));
+    __m512 p = pick_one(c[D], index);
+    for (int k = D - 1; k >= 0; --k) p = _mm512_fmadd_ps(p, u, pick_one(c[k], index));
+    return p;
   }
-}
-#endif
+};
 
-void segments(const float* g_out, const float* x, float* out, int64_t n, const float* table, int64_t count) {
-#ifdef PDSEARCH_X86
-  if (has_avx512()) {
-    return count == 16 ? segments_avx512<16>(g_out, x, out, n, table)
-                       : segments_avx512<32>(g_out, x, out, n, table);
-  }
-#endif
-  return count == 16 ? segments_portable<16>(g_out, x, out, n, table)
-                     : segments_portable<32>(g_out, x, out, n, table);
+AVX512 INLINE __mmask16 first_of(int64_t left) {
+  return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
 }
 
-// ------------------------------------------------------------- bfloat16 and float16, every value
-
-template <typename T>
-void every_portable(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* table) {
-  for (int64_t i = 0; i < n; ++i) {
-    out[i] = static_cast<T>(static_cast<float>(g_out[i]) * static_cast<float>(table[x[i]]));
-  }
-}
-
-#ifdef PDSEARCH_X86
-AVX512 inline __m512 widen(__m256i bits, c10::BFloat16) {
+AVX512 INLINE __m512 widen(__m256i bits, c10::BFloat16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-AVX512 inline __m512 widen(__m256i bits, c10::Half) { return _mm512_cvtph_ps(bits); }
+AVX512 INLINE __m512 widen(__m256i bits, c10::Half) { return _mm512_cvtph_ps(bits); }
 
-AVX512 inline __m256i narrow(__m512 value, c10::BFloat16) {
+AVX512 INLINE __m256i narrow(__m512 value, c10::BFloat16) {
   // To nearest, ties to even; NaN stays NaN (its upper half alone could read as infinity).
   const __m512i bits = _mm512_castps_si512(value);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -156,91 +238,173 @@ AVX512 inline __m256i narrow(__m512 value, c10::BFloat16) {
       rounded, _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
-AVX512 inline __m256i narrow(__m512 value, c10::Half) {
+AVX512 INLINE __m256i narrow(__m512 value, c10::Half) {
   return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
 template <typename T>
-AVX512 void every_avx512(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* table) {
-  // A gather reads 32 bits from each 16-bit place: the table has one entry to spare.
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 some = n - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (n - i)) - 1);
-    const __m512i index = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, x + i));
-    const __m256i g = _mm512_cvtepi32_epi16(_mm512_i32gather_epi32(index, table, 2));
-    const __m512 product =
-        _mm512_mul_ps(widen(_mm256_maskz_loadu_epi16(some, g_out + i), T()), widen(g, T()));
-    _mm256_mask_storeu_epi16(out + i, some, narrow(product, T()));
+AVX512 INLINE __m512 load_as_float(const T* from, __mmask16 some) {
+  if constexpr (std::is_same_v<T, float>) return _mm512_maskz_loadu_ps(some, from);
+  else return widen(_mm256_maskz_loadu_epi16(some, from), T());
+}
+
+template <typename T>
+AVX512 INLINE void store_float(T* to, __mmask16 some, __m512 value) {
+  if constexpr (std::is_same_v<T, float>) _mm512_mask_storeu_ps(to, some, value);
+  else _mm256_mask_storeu_epi16(to, some, narrow(value, T()));
+}
+
+template <typename Shape>
+AVX512 void scale_avx512(const float* g_out, const float* x, float* out, int64_t n, const float* table) {
+  const Shape shape(table);
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    const __m512 first = shape(_mm512_loadu_ps(x + i));
+    const __m512 second = shape(_mm512_loadu_ps(x + i + 16));
+    _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_loadu_ps(g_out + i), first));
+    _mm512_storeu_ps(out + i + 16, _mm512_mul_ps(_mm512_loadu_ps(g_out + i + 16), second));
+  }
+  for (; i < n; i += 16) {
+    const __mmask16 some = first_of(n - i);
+    const __m512 g = shape(_mm512_maskz_loadu_ps(some, x + i));
+    _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, g_out + i), g));
   }
 }
-#endif
 
-template <typename T>
-void every(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* table) {
-#ifdef PDSEARCH_X86
-  if (has_avx512()) return every_avx512<T>(g_out, x, out, n, table);
-#endif
-  return every_portable<T>(g_out, x, out, n, table);
-}
-
-// ------------------------------------------------------------------------------ one byte each
-
-template <typename T>
-void coded_portable(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values) {
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(static_cast<float>(g_out[i]) * values[code[i]]);
-}
-
-#ifdef PDSEARCH_X86
-template <typename T>
-AVX512 void coded_avx512(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values) {
+template <typename Shape, typename T>
+AVX512 void encode_avx512(const T* x, uint8_t* out, int64_t n, const float* table) {
+  const Shape shape(table);
+  Header h;
+  std::memcpy(&h, table, sizeof h);
+  const __m512 levels = _mm512_set1_ps(h.levels), first = _mm512_set1_ps(h.first);
   for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 some = n - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (n - i)) - 1);
-    const __m512i index = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(some, code + i));
-    const __m512 g = _mm512_i32gather_ps(index, values, 4);
-    if constexpr (std::is_same_v<T, float>) {
-      _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, g_out + i), g));
-    } else {
-      const __m512 wide = widen(_mm256_maskz_loadu_epi16(some, g_out + i), T());
-      _mm256_mask_storeu_epi16(out + i, some, narrow(_mm512_mul_ps(wide, g), T()));
+    const __mmask16 some = first_of(n - i);
+    const __m512 g = shape(load_as_float(x + i, some));
+    __m512i code = _mm512_cvt_roundps_epi32(_mm512_fmadd_ps(g, levels, first), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    code = _mm512_min_epi32(_mm512_max_epi32(code, _mm512_setzero_si512()), _mm512_set1_epi32(252));
+    const auto mark = [&](__mmask16 where, int value) __attribute__((always_inline, target("avx512f"))) {
+      code = _mm512_mask_mov_epi32(code, where, _mm512_set1_epi32(value));
+    };
+    mark(_mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_EQ_OQ), 253);
+    mark(_mm512_cmp_ps_mask(g, _mm512_set1_ps(1.0f), _CMP_EQ_OQ), 254);
+    mark(_mm512_cmp_ps_mask(g, g, _CMP_UNORD_Q), 255);
+    _mm_mask_storeu_epi8(out + i, some, _mm512_cvtepi32_epi8(code));
+  }
+}
+
+// Calls f with the shape's type.
+template <typename F>
+void with_shape(const float* table, const F& f) {
+  Header h;
+  std::memcpy(&h, table, sizeof h);
+  const int degree = static_cast<int>(h.degree), size = static_cast<int>(h.size);
+#define TYPE(...) std::type_identity<__VA_ARGS__>()
+  if (h.kind == 0) return degree == 3 ? f(TYPE(Cells<3, false>)) : f(TYPE(Cells<5, false>));
+  if (h.kind == 1) return f(TYPE(Cells<5, true>));
+  if (size == 4) return degree == 1 ? f(TYPE(Tree<4, 1>)) : degree == 3 ? f(TYPE(Tree<4, 3>)) : f(TYPE(Tree<4, 5>));
+  if (size == 8) return degree == 1 ? f(TYPE(Tree<8, 1>)) : degree == 3 ? f(TYPE(Tree<8, 3>)) : f(TYPE(Tree<8, 5>));
+  return size == 16 ? f(TYPE(Tree<16, 5>)) : f(TYPE(Tree<32, 5>));
+#undef TYPE
+}
+
+// 64 codes at a time: each byte of the float16 values is a table of 256 bytes in four registers.
+template <typename T>
+VBMI void coded_vbmi(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values) {
+  alignas(64) uint8_t planes[2][256];
+  for (int i = 0; i < 256; ++i) {
+    const uint16_t half = c10::Half(values[i]).x;
+    planes[0][i] = half & 0xff;
+    planes[1][i] = half >> 8;
+  }
+  __m512i plane[2][4];
+  for (int p = 0; p < 2; ++p) {
+    for (int k = 0; k < 4; ++k) plane[p][k] = _mm512_load_si512(planes[p] + 64 * k);
+  }
+  // So that unpacking, which works within 128-bit lanes, gives elements 0 to 31 and 32 to 63.
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int64_t i = 0; i < n; i += 64) {
+    const int64_t left = n - i;
+    const __mmask64 some = left >= 64 ? ~0ull : (1ull << left) - 1;
+    const __m512i codes = _mm512_permutexvar_epi64(order, _mm512_maskz_loadu_epi8(some, code + i));
+    const __mmask64 upper = _mm512_movepi8_mask(codes);
+    __m512i found[2];
+    for (int p = 0; p < 2; ++p) {
+      found[p] = _mm512_mask_blend_epi8(
+          upper, _mm512_permutex2var_epi8(plane[p][0], codes, plane[p][1]),
+          _mm512_permutex2var_epi8(plane[p][2], codes, plane[p][3]));
+    }
+    const __m512i halves[2] = {_mm512_unpacklo_epi8(found[0], found[1]), _mm512_unpackhi_epi8(found[0], found[1])};
+    for (int part = 0; part < 4 && 16 * part < left; ++part) {
+      const __m256i sixteen = part % 2 == 0 ? _mm512_castsi512_si256(halves[part / 2])
+                                            : _mm512_extracti64x4_epi64(halves[part / 2], 1);
+      const int64_t at = i + 16 * part;
+      const __mmask16 here = first_of(n - at);
+      store_float(out + at, here, _mm512_mul_ps(load_as_float(g_out + at, here), _mm512_cvtph_ps(sixteen)));
+    }
+  }
+}
+
+// The table's loads are scalar: gathers are several times slower on some processors (Zen 5), and no
+// faster on the others.
+template <typename T>
+AVX512 void every_avx512(const T* g_out, const uint16_t* x, T* out, int64_t n, const uint16_t* table) {
+  alignas(64) uint16_t g[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = std::min(kBlock, n - at);
+    for (int64_t i = 0; i < m; ++i) g[i] = table[x[at + i]];
+    for (int64_t i = 0; i < m; i += 16) {
+      const __mmask16 some = first_of(m - i);
+      const __m512 wide = widen(_mm256_load_si256(reinterpret_cast<const __m256i*>(g + i)), T());
+      store_float(out + at + i, some, _mm512_mul_ps(load_as_float(g_out + at + i, some), wide));
     }
   }
 }
 #endif
 
-template <typename T>
-void coded(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values) {
+// ------------------------------------------------------------------------ with or without AVX-512
+
+void scale_float(const float* g_out, const float* x, float* out, int64_t n, const float* table) {
 #ifdef PDSEARCH_X86
-  if (has_avx512()) return coded_avx512<T>(g_out, code, out, n, values);
+  if (has_avx512()) {
+    return with_shape(table, [&](auto type) {
+      scale_avx512<typename decltype(type)::type>(g_out, x, out, n, table);
+    });
+  }
 #endif
-  return coded_portable<T>(g_out, code, out, n, values);
+  for (int64_t i = 0; i < n; ++i) out[i] = g_out[i] * evaluate(table, x[i]);
 }
 
-constexpr uint8_t kLookCloser = 255;  // a cell in which g jumps: its parts are told apart by comparing
-
-struct Closer {
-  const float* ends;
-  const uint8_t* codes;  // of the part of the line up to each end, inclusive
-  int64_t count;
-  uint8_t find(float x) const { return codes[std::lower_bound(ends, ends + count, x) - ends]; }
-};
-
-// The upper 16 bits of a float32 name its cell.
-void encode_float(const float* x, uint8_t* out, int64_t n, const uint8_t* cells, const Closer& closer) {
+template <typename T>
+void scale_every(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* table) {
+#ifdef PDSEARCH_X86
+  if (has_avx512()) return every_avx512<T>(g_out, x, out, n, reinterpret_cast<const uint16_t*>(table));
+#endif
   for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    const uint8_t code = cells[bits >> 16];
-    out[i] = code == kLookCloser && !std::isnan(x[i]) ? closer.find(x[i]) : code;
+    out[i] = static_cast<T>(static_cast<float>(g_out[i]) * static_cast<float>(table[x[i]]));
   }
 }
 
-// --------------------------------------------------------------- one side of zero or the other
+template <typename T>
+void scale_code(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values) {
+#ifdef PDSEARCH_X86
+  if (has_vbmi()) return coded_vbmi<T>(g_out, code, out, n, values);
+#endif
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(static_cast<float>(g_out[i]) * values[code[i]]);
+}
 
 template <typename T>
-void sides(const T* g_out, const T* x, T* out, int64_t n, float below, float above) {
+void encode_all(const T* x, uint8_t* out, int64_t n, const float* table) {
+#ifdef PDSEARCH_X86
+  if (has_avx512()) {
+    return with_shape(table, [&](auto type) { encode_avx512<typename decltype(type)::type, T>(x, out, n, table); });
+  }
+#endif
+  Header h;
+  std::memcpy(&h, table, sizeof h);
   for (int64_t i = 0; i < n; ++i) {
-    const float z = static_cast<float>(x[i]);
-    const float g = z > 0 ? above : (z <= 0 ? below : z);
-    out[i] = static_cast<T>(static_cast<float>(g_out[i]) * g);
+    const float g = evaluate(table, static_cast<float>(x[i]));
+    const float level = std::floor(std::fma(g, h.levels, h.first));
+    out[i] = g == 0 ? 253 : g == 1 ? 254 : std::isnan(g) ? 255 : static_cast<uint8_t>(std::clamp(level, 0.0f, 252.0f));
   }
 }
 
@@ -274,105 +438,84 @@ void over(at::TensorIteratorBase& iterator, const F& kernel) {
   });
 }
 
-at::TensorIterator pair(const at::Tensor& grad_output, const at::Tensor& other) {
+at::TensorIterator pair(at::ScalarType dtype, const at::Tensor& first, const at::Tensor& second) {
   return at::TensorIteratorConfig()
       .check_all_same_dtype(false)
-      .declare_static_dtype(grad_output.scalar_type())
+      .declare_static_dtype(dtype)
       .add_owned_output(at::Tensor())
-      .add_const_input(grad_output)
-      .add_const_input(other)
+      .add_const_input(first)
+      .add_const_input(second)
       .build();
+}
+
+const float* check_table(const at::Tensor& table) {
+  TORCH_CHECK(table.scalar_type() == at::kFloat && table.is_contiguous() && table.numel() > 16, "pdsearch: not a table");
+  const float* values = table.const_data_ptr<float>();
+  Header h;
+  std::memcpy(&h, values, sizeof h);
+  const int64_t needed = h.kind == 2 ? 16 + (h.degree + 3) * h.size : 16 + (h.degree + 1) * 32;
+  TORCH_CHECK(table.numel() == needed, "pdsearch: a table of a wrong size");
+  return values;
 }
 
 at::Tensor scale(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& table) {
   const auto dtype = input.scalar_type();
   TORCH_CHECK(grad_output.scalar_type() == dtype && table.scalar_type() == dtype && table.is_contiguous(),
               "pdsearch::scale: grad_output, input and table need one dtype");
-  auto iterator = pair(grad_output, input);
+  auto iterator = pair(dtype, grad_output, input);
   if (dtype == at::kFloat) {
-    const int64_t count = table.numel() / (kDegree + 3);
-    TORCH_CHECK((count == 16 || count == 32) && table.numel() == table_size(count), "pdsearch::scale: table size");
-    const float* values = table.const_data_ptr<float>();
+    const float* values = check_table(table);
     over<float, float, float>(iterator, [&](const float* g, const float* x, float* out, int64_t n) {
-      segments(g, x, out, n, values, count);
+      scale_float(g, x, out, n, values);
     });
+    return iterator.output();
+  }
+  TORCH_CHECK(table.numel() == 65536, "pdsearch::scale: a table of a wrong size");
+  if (dtype == at::kBFloat16) {
+    const auto* values = table.const_data_ptr<at::BFloat16>();
+    over<at::BFloat16, at::BFloat16, uint16_t>(
+        iterator, [&](const at::BFloat16* g, const uint16_t* x, at::BFloat16* out, int64_t n) {
+          scale_every(g, x, out, n, values);
+        });
   } else {
-    TORCH_CHECK(table.numel() == 65536 + 2, "pdsearch::scale: table size");
-    if (dtype == at::kBFloat16) {
-      const auto* values = table.const_data_ptr<at::BFloat16>();
-      over<at::BFloat16, at::BFloat16, uint16_t>(
-          iterator, [&](const at::BFloat16* g, const uint16_t* x, at::BFloat16* out, int64_t n) {
-            every(g, x, out, n, values);
-          });
-    } else {
-      TORCH_CHECK(dtype == at::kHalf, "pdsearch::scale: no kernel for ", dtype);
-      const auto* values = table.const_data_ptr<at::Half>();
-      over<at::Half, at::Half, uint16_t>(
-          iterator,
-          [&](const at::Half* g, const uint16_t* x, at::Half* out, int64_t n) { every(g, x, out, n, values); });
-    }
+    TORCH_CHECK(dtype == at::kHalf, "pdsearch::scale: no kernel for ", dtype);
+    const auto* values = table.const_data_ptr<at::Half>();
+    over<at::Half, at::Half, uint16_t>(
+        iterator,
+        [&](const at::Half* g, const uint16_t* x, at::Half* out, int64_t n) { scale_every(g, x, out, n, values); });
   }
   return iterator.output();
+}
+
+template <typename F>
+void by_dtype(at::ScalarType dtype, const F& run) {
+  switch (dtype) {
+    case at::kFloat: return run(float());
+    case at::kBFloat16: return run(at::BFloat16());
+    case at::kHalf: return run(at::Half());
+    default: TORCH_CHECK(false, "pdsearch: no kernel for ", dtype);
+  }
 }
 
 at::Tensor scale_coded(const at::Tensor& grad_output, const at::Tensor& code, const at::Tensor& values) {
   TORCH_CHECK(code.scalar_type() == at::kByte && values.scalar_type() == at::kFloat && values.numel() == 256 &&
                   values.is_contiguous(), "pdsearch::scale_coded: dtype or size");
   const float* table = values.const_data_ptr<float>();
-  auto iterator = pair(grad_output, code);
-  const auto run = [&](auto kind) {
+  auto iterator = pair(grad_output.scalar_type(), grad_output, code);
+  by_dtype(grad_output.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
-    over<T, T, uint8_t>(iterator, [&](const T* g, const uint8_t* c, T* out, int64_t n) { coded(g, c, out, n, table); });
-  };
-  switch (grad_output.scalar_type()) {
-    case at::kFloat: run(float()); break;
-    case at::kBFloat16: run(at::BFloat16()); break;
-    case at::kHalf: run(at::Half()); break;
-    default: TORCH_CHECK(false, "pdsearch::scale_coded: no kernel for ", grad_output.scalar_type());
-  }
+    over<T, T, uint8_t>(iterator, [&](const T* g, const uint8_t* c, T* out, int64_t n) { scale_code(g, c, out, n, table); });
+  });
   return iterator.output();
 }
 
-at::Tensor scale_sides(const at::Tensor& grad_output, const at::Tensor& output, double below, double above) {
-  auto iterator = pair(grad_output, output);
-  const auto run = [&](auto kind) {
+at::Tensor encode(const at::Tensor& input, const at::Tensor& table) {
+  const float* values = check_table(table);
+  auto iterator = pair(at::kByte, input, input);
+  by_dtype(input.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
-    over<T, T, T>(iterator, [&](const T* g, const T* x, T* out, int64_t n) {
-      sides(g, x, out, n, static_cast<float>(below), static_cast<float>(above));
-    });
-  };
-  TORCH_CHECK(grad_output.scalar_type() == output.scalar_type(), "pdsearch::scale_sides: one dtype");
-  switch (grad_output.scalar_type()) {
-    case at::kFloat: run(float()); break;
-    case at::kBFloat16: run(at::BFloat16()); break;
-    case at::kHalf: run(at::Half()); break;
-    default: TORCH_CHECK(false, "pdsearch::scale_sides: no kernel for ", grad_output.scalar_type());
-  }
-  return iterator.output();
-}
-
-at::Tensor encode(const at::Tensor& input, const at::Tensor& cells, const at::Tensor& ends, const at::Tensor& codes) {
-  TORCH_CHECK(cells.scalar_type() == at::kByte && cells.numel() == 65536 && codes.numel() == ends.numel() + 1,
-              "pdsearch::encode: dtype or size");
-  const uint8_t* cell = cells.const_data_ptr<uint8_t>();
-  const Closer closer{ends.const_data_ptr<float>(), codes.const_data_ptr<uint8_t>(), ends.numel()};
-  auto iterator = at::TensorIteratorConfig()
-                      .check_all_same_dtype(false)
-                      .declare_static_dtype(at::kByte)
-                      .add_owned_output(at::Tensor())
-                      .add_const_input(input)
-                      .add_const_input(input)
-                      .build();
-  if (input.scalar_type() == at::kFloat) {
-    over<uint8_t, float, float>(iterator, [&](const float* x, const float*, uint8_t* out, int64_t n) {
-      encode_float(x, out, n, cell, closer);
-    });
-  } else {
-    TORCH_CHECK(input.element_size() == 2, "pdsearch::encode: no kernel for ", input.scalar_type());
-    over<uint8_t, uint16_t, uint16_t>(iterator, [&](const uint16_t* x, const uint16_t*, uint8_t* out, int64_t n) {
-      for (int64_t i = 0; i < n; ++i) out[i] = cell[x[i]];
-    });
-  }
+    over<uint8_t, T, T>(iterator, [&](const T* x, const T*, uint8_t* out, int64_t n) { encode_all(x, out, n, values); });
+  });
   return iterator.output();
 }
 
@@ -386,14 +529,12 @@ bool set_portable(bool value) {
 TORCH_LIBRARY(pdsearch, library) {
   library.def("scale(Tensor grad_output, Tensor input, Tensor table) -> Tensor");
   library.def("scale_coded(Tensor grad_output, Tensor code, Tensor values) -> Tensor");
-  library.def("scale_sides(Tensor grad_output, Tensor output, float below, float above) -> Tensor");
-  library.def("encode(Tensor input, Tensor cells, Tensor ends, Tensor codes) -> Tensor");
+  library.def("encode(Tensor input, Tensor table) -> Tensor");
   library.def("set_portable(bool value) -> bool", &set_portable);
 }
 
 TORCH_LIBRARY_IMPL(pdsearch, CPU, library) {
   library.impl("scale", &scale);
   library.impl("scale_coded", &scale_coded);
-  library.impl("scale_sides", &scale_sides);
   library.impl("encode", &encode);
 }

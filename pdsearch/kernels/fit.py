@@ -1,0 +1,261 @@
+"""Fitting float32 tables to g: the cheapest layout that is good enough.
+
+Near zeros and in tails the tolerance is a quarter of g itself, down to 2.5e-7, so that neither a
+sign nor a value above 1e-6 is lost.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pdsearch.kernels.layout import TOP, Cells, Tree, floor_ordinal, from_ordinal, horner, ordinal
+
+__all__ = ["LIMIT", "fit"]
+
+Array = np.ndarray[Any, Any]
+Function = Callable[[Array], Array]
+
+LIMIT = 1e-5  # absolute error of g; a table that is worse is not used
+WITHIN = 4e-6  # what fits aim at
+SIGN_FLOOR = 1e-6  # a g above this in size never changes its sign or becomes zero
+
+
+def fit(g: Function, breakpoints: tuple[float, ...]) -> tuple[Cells | Tree, float, int] | None:
+    """The cheapest layout within the limit; None where there is none.
+
+    Args:
+        g: float64 arrays to float64 arrays.
+        breakpoints: where g may jump or bend.
+
+    Returns:
+        Layout, the largest error found and a tenth more, and the number of points looked at.
+    """
+    edges = sorted({e for b in breakpoints if abs(e := floor_ordinal(b)) < floor_ordinal(TOP)})
+    points = _check_points(edges)
+    wanted = g(points.astype(np.float64))
+    if not np.isfinite(wanted).all():
+        return None
+    # In the order of their cost in the kernel.
+    attempts: list[Callable[[], Cells | Tree | None]] = [
+        lambda: _tree(g, edges, most=4, degree=1),
+        lambda: _tree(g, edges, most=8, degree=1),
+        lambda: _tree(g, edges, most=4, degree=3),
+        lambda: _side(g, degree=3),
+        lambda: _tree(g, edges, most=8, degree=3),
+        lambda: _side(g, degree=5),
+        lambda: _sides(g),
+        lambda: _tree(g, edges, most=16, degree=5),
+        lambda: _tree(g, edges, most=32, degree=5),
+        lambda: _tree(g, edges, most=32, degree=5, within=8e-6),
+    ]
+    for attempt in attempts:
+        layout = attempt()
+        if layout is None:
+            continue
+        extra = (
+            from_ordinal(_around(ordinal(layout.ends))) if isinstance(layout, Tree) else points[:0]
+        )
+        where = np.concatenate([points, extra])
+        aim = np.concatenate([wanted, g(extra.astype(np.float64))]) if len(extra) else wanted
+        with np.errstate(all="ignore"):
+            found = layout.evaluate(where).astype(np.float64)
+            worst = float(np.abs(found - aim).max())
+        lost = (np.abs(aim) > SIGN_FLOOR) & (np.sign(found) != np.sign(aim))
+        if 1.1 * worst <= LIMIT and not lost.any():
+            return layout, 1.1 * worst, len(where)
+    return None
+
+
+def _check_points(edges: list[int]) -> Array:
+    """About 20 000 float32 numbers: even, even in the logarithm, around breakpoints."""
+    far = np.geomspace(1e-30, TOP, 4_000)
+    even = np.linspace(-24, 24, 9_601)
+    near = from_ordinal(_around(np.array([*edges, 0], dtype=np.int64)))
+    ends = np.array([-TOP, TOP, -1e-45, 1e-45])
+    parts = [-far, far, even, near.astype(np.float64), ends]
+    for edge in edges:  # on the scale of whatever happens between the breakpoints
+        at = float(from_ordinal(np.array([edge]))[0])
+        parts.append(at + max(abs(at), 1e-3) * np.linspace(-1, 1, 401))
+    return np.unique(np.clip(np.concatenate(parts), -TOP, TOP).astype(np.float32))
+
+
+def _around(ordinals: Array) -> Array:
+    top = floor_ordinal(TOP)
+    return np.clip((ordinals[:, None] + np.arange(-3, 4)).ravel(), -top, top)
+
+
+def _tolerance(g: Array, within: float = WITHIN) -> Array:
+    return np.clip(0.25 * np.abs(g), 2.5e-7, within)
+
+
+def _chebyshev(degree: int) -> tuple[Array, Array]:
+    """Nodes in [-1, 1], and the matrix from values there to coefficients."""
+    nodes = np.cos((2 * np.arange(degree + 1) + 1) / (2 * (degree + 1)) * np.pi)
+    return nodes, np.linalg.inv(np.vander(nodes, increasing=True)).T
+
+
+# ------------------------------------------------------------------------------ Side and Sides
+
+_SCALES = 2.0 ** np.arange(-8, 8.1, 0.5)
+
+
+def _side(g: Function, degree: int) -> Cells | None:
+    """One side of zero from the other: it is constant, or both add up to one."""
+    points = np.concatenate([np.geomspace(1e-30, 1e30, 301), np.linspace(1e-3, 30, 3_001)])
+    below, above = g(-points), g(points)
+    if np.all(above == above[0]):
+        return _cells(g, degree, sign=-1, offset=float(above[0]), slope=0.0)
+    if np.all(below == below[0]) and g(np.zeros(1))[0] == below[0]:
+        return _cells(g, degree, sign=1, offset=float(below[0]), slope=0.0, inverted=True)
+    if np.all(np.abs(below + above - 1.0) <= 1e-12):
+        return _cells(g, degree, sign=-1, offset=1.0, slope=-1.0)
+    return None
+
+
+def _sides(g: Function) -> Cells | None:
+    return _cells(g, 5, sign=0)
+
+
+def _cells(g: Function, degree: int, *, sign: int, **rest: Any) -> Cells | None:
+    """Try every scale and split between even and logarithmic stretches; the best if good.
+
+    Args:
+        g: the function.
+        degree: of the polynomials.
+        sign: of the x that the stretches are of; 0: 16 for each sign.
+        rest: further fields of `Cells`.
+    """
+    two_sided = sign == 0
+    size = 16 if two_sided else 32
+    nodes, solve = _chebyshev(degree)
+    checks = np.linspace(-1, 1, 8)
+    best: tuple[float, Cells] | None = None
+    for mantissa in range(5, -1, -1):
+        if size >> mantissa == 0:
+            continue
+        stretch = np.arange(size)
+        octave, part = stretch >> mantissa, stretch & ((1 << mantissa) - 1)
+        half = 0.5 ** (mantissa + 1)
+        v = np.concatenate([nodes, checks]) * half
+        w = 2.0 ** octave[:, None] * (1 + part[:, None] * 2 * half + half + v)
+        distance = (w - 1)[None] / _SCALES[:, None, None]
+        sides = [sign] if not two_sided else [-1, 1]
+        values = np.stack([g(np.maximum(distance, 0.0) * s) for s in sides], axis=1)
+        at_nodes, wanted = values[..., : degree + 1], values[..., degree + 1 :]
+        coefficients = at_nodes @ solve
+        found = coefficients @ np.vander(checks, degree + 1, increasing=True).T
+        # Beyond the last stretch g stays what it is at its end.
+        reach = distance[:, -1, -1]
+        beyond = reach[:, None] * np.geomspace(1.0, 1e8, 25)
+        far = np.stack([g(beyond * s) for s in sides], axis=1)
+        score = np.maximum(
+            (np.abs(found - wanted) / _tolerance(wanted)).max(axis=(1, 2, 3)),
+            (np.abs(found[:, :, -1, -1, None] - far) / _tolerance(far)).max(axis=(1, 2)),
+        )
+        at = int(np.argmin(score))
+        if best is None or score[at] < best[0]:
+            rows = coefficients[at].reshape(-1, degree + 1) / half ** np.arange(degree + 1)
+            cells = Cells(two_sided, mantissa, float(_SCALES[at]), rows.astype(np.float32), **rest)
+            best = (float(score[at]), cells)
+    return best[1] if best is not None and best[0] <= 1.0 else None
+
+
+# ---------------------------------------------------------------------------------------- Tree
+
+
+def _tree(
+    g: Function, edges: list[int], *, most: int, degree: int, within: float = WITHIN
+) -> Tree | None:
+    """Cut the line greedily from left to right, each stretch as long as its error allows."""
+    if len(edges) >= most:
+        return None
+    fitter = _Stretches(g, degree, within)
+    ends: list[int] = []
+    columns: list[Array] = []
+    first, top = floor_ordinal(-TOP), floor_ordinal(TOP)
+    for edge in [*edges, top + 1]:
+        while first <= min(edge - 1, top):
+            found = fitter.longest(first, min(edge - 1, top))
+            if found is None or len(ends) == most:
+                return None
+            ends.append(found[0])
+            columns.append(found[1])
+            first = found[0] + 1
+        if edge > top:
+            break
+        # The breakpoint itself goes to the left if the last polynomial holds there too; otherwise
+        # the next stretch begins with it, and ends with it where g has a value of its own there.
+        if not columns:
+            continue
+        point = from_ordinal(np.array([edge]))
+        wanted = g(point.astype(np.float64))
+        at = horner(columns[-1][1:], point - columns[-1][0])
+        if np.all(np.abs(at - wanted) <= _tolerance(wanted, within)):
+            ends[-1] = edge
+            first = edge + 1
+    table = np.array(columns, dtype=np.float32)
+    inner = from_ordinal(np.array(ends[:-1], dtype=np.int64))
+    return Tree(inner, table[:, 0], table[:, 1:])
+
+
+class _Stretches:
+    """Polynomials for stretches of float32 numbers, given by their first and last ordinal."""
+
+    def __init__(self, g: Function, degree: int, within: float) -> None:
+        self.g, self.degree, self.within = g, degree, within
+        self.nodes, self.solve = _chebyshev(degree)
+        self.checks = np.concatenate([np.cos(np.arange(19) / 18 * np.pi), self.nodes])
+
+    def fit(self, first: Array, last: Array) -> tuple[Array, Array]:
+        """Columns (n, 1 + coefficients), and which of the n are good."""
+        a, b = (from_ordinal(o).astype(np.float64)[:, None] for o in (first, last))
+        centre = (0.5 * (a + b)).astype(np.float32)
+        half = np.maximum(0.5 * (b - a), 1e-300)
+        share = np.arange(17) / 16
+        steps = first[:, None] + ((last - first)[:, None] * share).astype(np.int64)
+        near = np.stack([np.minimum(first + 1, last), np.maximum(last - 1, first)], axis=1)
+        even = np.clip(centre + half * self.checks, a, b).astype(np.float32)
+        points = np.concatenate([from_ordinal(steps), even, from_ordinal(near)], axis=1)
+        points = np.clip(points, a, b).astype(np.float32)
+        nodes = centre.astype(np.float64) + half * self.nodes
+        values = self.g(np.concatenate([nodes, points.astype(np.float64)], axis=1))
+        at_nodes, wanted = values[:, : self.degree + 1], values[:, self.degree + 1 :]
+        powers = np.arange(self.degree + 1)
+        with np.errstate(all="ignore"):
+            fitted = (at_nodes @ self.solve) / half**powers
+            # A stretch on which g hardly changes takes the value at its outer end.
+            outer = np.where(np.abs(a) > np.abs(b), wanted[:, :1], wanted[:, 16:17])
+            allowed = _tolerance(wanted, self.within)
+            flat = (np.abs(wanted - outer) <= allowed).all(axis=1, keepdims=True)
+            fitted = np.where(flat, outer * (powers == 0), fitted).astype(np.float32)
+            centre = np.where(flat, np.float32(0), centre)
+            found = horner(fitted[:, None, :], points - centre)
+            good = np.isfinite(fitted).all(axis=1) & (np.abs(found - wanted) <= allowed).all(axis=1)
+        return np.concatenate([centre, fitted], axis=1), good
+
+    def longest(self, first: int, last: int) -> tuple[int, Array] | None:
+        """The furthest end up to which one polynomial is good enough, and its column."""
+        good, bad = first - 1, last + 1
+        column = None
+        tried = np.unique(np.array([first, last], dtype=np.int64))
+        for _ in range(14):
+            columns, holds = self.fit(np.full(len(tried), first), tried)
+            holding = np.flatnonzero(holds)
+            if len(holding):
+                at = holding[-1]
+                good, column = int(tried[at]), columns[at]
+                bad = int(tried[at + 1]) if at + 1 < len(tried) else bad
+            else:
+                bad = int(tried[0])
+            low = max(good, first)
+            if column is None and bad <= first:
+                break
+            begin, end, limit = from_ordinal(np.array([first, low, bad])).astype(np.float64)
+            if good >= last or (good > first and limit - end < 0.02 * (end - begin)):
+                break
+            tried = np.unique(low + ((bad - low) * (np.arange(1, 13) / 13)).astype(np.int64))
+            tried = tried[(tried > good) & (tried < bad)]
+            if len(tried) == 0:
+                break
+        return None if column is None else (good, column)
