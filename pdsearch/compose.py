@@ -81,7 +81,7 @@ def below(negative: Family, positive: Family, *, name: str | None = None) -> Fam
     left = _side(negative.expression, positive=False)
     right = _side(positive.expression, positive=True)
     right, space, defaults = _joined(negative, left, positive, right)
-    return Family(
+    return _composed(
         name or _name(f"{negative.name}_below_{positive.name}"),
         sympy.Piecewise((right, x > 0), (left, True)),
         space=space,
@@ -113,7 +113,7 @@ def mixture(
     bounds = (weight.low, weight.high) if isinstance(weight, FloatDistribution) else (weight,)
     if any(bound is not None and not 0 <= bound <= 1 for bound in bounds):
         raise InputError(f"the weight of a mixture must be in [0, 1], got {weight}")
-    return Family(
+    return _composed(
         name or _name(f"{first.name}_and_{second.name}"),
         _merged(first.expression, expression, lambda a, b: (1 - factor) * a + factor * b),
         space=space,
@@ -153,7 +153,7 @@ def scale(
     if height is not None:
         factor = _parameter("height", height, None, space, defaults, 1.0)
         expression = _merged(factor, expression, lambda a, b: a * b)
-    return Family(
+    return _composed(
         name or _name(f"scaled_{family.name}"),
         expression,
         space=space,
@@ -174,12 +174,32 @@ def shift(
     """
     space, defaults = dict(family.space), dict(family.defaults)
     moved = _parameter("shift", by, FloatDistribution(-1.0, 1.0), space, defaults, 0.0)
-    return Family(
+    return _composed(
         name or _name(f"shifted_{family.name}"),
         family.expression.xreplace({x: x + moved}),
         space=space,
         defaults=defaults,
         reference=f"{family.name}, shifted",
+    )
+
+
+def _composed(
+    name: str,
+    expression: sympy.Expr,
+    *,
+    space: Mapping[str, BaseDistribution],
+    defaults: Mapping[str, float],
+    reference: str,
+) -> Family:
+    """The family, without parameters that cancelled: the weight of a mixture of equals, say."""
+    settled = canonical(expression)
+    held = {s.name for s in settled.free_symbols}
+    return Family(
+        name,
+        settled,
+        space={n: d for n, d in space.items() if n in held},
+        defaults={n: v for n, v in defaults.items() if n in held},
+        reference=reference,
     )
 
 
