@@ -88,7 +88,10 @@ def check_whole(before):
     assert [t.state for t in after if t.state in (t.state.RUNNING, t.state.WAITING)] == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_an_ended_search_goes_on(workdir, how):
     process = start(0.3)
     # In the middle of the third trial: two are finished.
@@ -113,6 +116,7 @@ def test_an_ended_search_goes_on(workdir, how):
     assert interrupted.user_attrs["pdsearch:candidate"] == retried.user_attrs["pdsearch:candidate"]
 
 
+@pytest.mark.slow
 def test_killed_while_the_baseline_trains(workdir):
     process = start(5)
     wait_for(lambda: lines(workdir, "calls.txt"), process)

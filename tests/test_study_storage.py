@@ -189,7 +189,7 @@ def side_by_side(url, *, count, total):
 
 
 def test_processes_that_begin_at_once_share_one_study():
-    rows = side_by_side("sqlite:///study.db", count=3, total=14)
+    rows = side_by_side("sqlite:///study.db", count=2, total=9)
     assert len({row.owner["pid"] for row in rows}) > 1
 
 
