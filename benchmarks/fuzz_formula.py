@@ -129,10 +129,10 @@ class Grammar:
                 )
                 return f"Piecewise({arms}, ({part}, True))"
             case 5:
-                function, times = rng.choice(ONE), min(count, 58)
+                function, times = rng.choice(ONE), min(count, 38)
                 return f"{function}({part}+" * times + "x" + ")" * times
             case _:
-                times = min(count, 58)
+                times = min(count, 38)
                 tail = rng.choice(("**2", "**(-1)", "**alpha", "/x", "**64", "*x"))
                 return "(" * times + part + (f"+{rng.choice(NUMBERS)}){tail}") * times
 

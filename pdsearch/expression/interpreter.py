@@ -31,7 +31,7 @@ from pdsearch.expression.values import constant_value
 # library needs, and keep every text below a second and a few megabytes.
 MAX_LENGTH = 10_000
 MAX_NODES = 2_000
-MAX_DEPTH = 60
+MAX_DEPTH = 40
 MAX_DIGITS = 660
 MAX_BITS = 2_200  # as many digits, and twice the 1 064 bits of 1e-320 as an exact decimal
 MAX_EXPONENT = 64
