@@ -285,7 +285,7 @@ def test_torchvision(candidate: Candidate) -> None:
         convert(torchvision.models.densenet121(), candidate)
     with pytest.raises(UnsupportedError, match="as a function in TransformerEncoderLayer"):
         convert(nn.TransformerEncoderLayer(8, 2), candidate)
-    with pytest.raises(UnsupportedError, match="holds no nn.ReLU"):
+    with pytest.raises(UnsupportedError, match=r"holds no nn\.ReLU"):
         convert(nn.Sequential(nn.GELU()), candidate)
     with pytest.raises(InputError, match=r"needs a torch.nn.Module, got str"):
         convert("resnet18", candidate)
