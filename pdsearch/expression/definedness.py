@@ -10,7 +10,7 @@ import mpmath
 import sympy
 
 from pdsearch.errors import FormulaError
-from pdsearch.expression.functions import x
+from pdsearch.expression.functions import shown, x
 from pdsearch.expression.values import (
     CONTEXT,
     LARGEST,
@@ -41,7 +41,9 @@ def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Ra
         exponent = power.exp.free_symbols
         if exponent and power.base is not sympy.E and power.free_symbols <= constant:
             # sympy looks for roots in 12**0.1000000000000001, and does not come back.
-            raise FormulaError(f"{power} is a power of constants: make it one parameter")
+            raise FormulaError(
+                f"{shown(str(power))} is a power of constants: make it one parameter"
+            )
     for node in expression.atoms(sympy.Pow, sympy.exp, sympy.sinh, sympy.cosh, sympy.log):
         parts = [node, *node.args]
         for part in parts:

@@ -24,7 +24,7 @@ from pdsearch.expression.functions import (
     t,
     x,
 )
-from pdsearch.expression.limits import Reality, Spread
+from pdsearch.expression.limits import Levels, Reality, Spread
 from pdsearch.expression.values import constant_value
 
 # A formula is a line a person types; these caps are some ten times what the largest of the
@@ -41,6 +41,8 @@ MAX_ARMS = 64
 _CHOICES = frozenset({"Min", "min", "Max", "max", "clamp", "Abs", "abs", "sign", "Heaviside"})
 # exp of a constant beyond this is beyond 10^1000
 _MAX_EXP = 2_302
+_MAX_ARGUMENT = 10**6
+_TRANSCENDENTAL = frozenset({"sin", "cos", "tanh", "atan", "erf", "erfc", "sigmoid", "softplus"})
 
 _KEYWORDS_WITH_MEANING = {"and", "or", "not", "True", "False", "None", "if", "else"}
 
@@ -100,7 +102,9 @@ def read(text: str, allowed: frozenset[str] | None) -> sympy.Expr:
         return _Interpreter(stripped, shift, allowed).expression(tree.body)
     except (RecursionError, OverflowError, MemoryError) as error:
         raise FormulaError(f"the formula is too large ({type(error).__name__})") from None
-    except (TypeError, ZeroDivisionError) as error:  # sympy's own, such as comparing I with 0
+    except FormulaError:
+        raise
+    except (TypeError, ValueError, ZeroDivisionError) as error:  # sympy's: what it cannot compare
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FormulaError(f"the formula makes no sense ({reason})") from None
 
@@ -186,6 +190,7 @@ class _Interpreter:
         self.constants: dict[sympy.Expr, Any] = {}
         self.spread = Spread()
         self.reality = Reality()
+        self.levels = Levels()
 
     def error(self, node: ast.AST, what: str) -> FormulaError:
         column = getattr(node, "col_offset", None)
@@ -219,6 +224,7 @@ class _Interpreter:
             self.fail(node, f"a number is needed, got {kind}")
         self.checked(node, self.spread.check, value)
         self.checked(node, self.reality.check, value)
+        self.checked(node, self.levels.check, value)
         if value.is_Rational:
             self.checked(node, check_digits, value)
         elif not value.free_symbols:
@@ -411,6 +417,10 @@ class _Interpreter:
         return self.call(node, name, [self.expression(part) for part in node.args])
 
     def call(self, node: ast.AST, name: str, arguments: list[sympy.Expr]) -> sympy.Expr:
+        if name in _TRANSCENDENTAL:
+            (argument,) = arguments
+            if not argument.free_symbols and abs(self.constant(node, argument)) > _MAX_ARGUMENT:
+                self.fail(node, f"{name} of a constant beyond {_MAX_ARGUMENT:,} in size")
         if name in ("exp", "sinh", "cosh"):
             (argument,) = arguments
             if not argument.free_symbols and abs(self.constant(node, argument)) > _MAX_EXP:

@@ -14,6 +14,7 @@ from pdsearch.expression.functions import sigmoid, softplus, x
 
 MOST_BITS = 300_000
 MOST_UNREAL = 2
+MOST_LEVELS = 8
 
 
 class Spread:
@@ -91,7 +92,7 @@ class Reality:
                 return True, -1
             if node.exp.is_Integer:
                 return False, depth
-            return False, max(depth, 0)
+            return False, depth + 1 if depth >= 0 else 0
         if isinstance(node, sympy.log):
             return False, depth + 1 if depth >= 0 else (-1 if positive else 0)
         if isinstance(node, sympy.exp | sympy.cosh | sigmoid | softplus):
@@ -114,9 +115,47 @@ class Reality:
 
 
 def _even(node: Any) -> bool:
-    """Whether a term is an even power, with a positive factor or none: never negative."""
+    """Whether a term is made of even powers, absolute values, positive numbers: not negative."""
     factors = sympy.Mul.make_args(node)
     return all(
-        (f.is_Rational and f >= 0) or (f.is_Pow and f.exp.is_Integer and f.exp % 2 == 0)
+        (f.is_Rational and f >= 0)
+        or isinstance(f, sympy.Abs)
+        or (f.is_Pow and f.exp.is_Integer and f.exp % 2 == 0)
         for f in factors
     )
+
+
+class Levels:
+    """How deeply choices (Min, Abs, sign, ...) and powers with a symbol above are nested.
+
+    sympy compares the arguments of a choice with one another, and whatever choices they hold.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[Any, int] = {}
+
+    def level(self, node: Any) -> int:
+        """The greatest number of such nodes around one another."""
+        found = self.known.get(node)
+        if found is None:
+            inner = max((self.level(a) for a in node.args), default=0)
+            counts = isinstance(node, _CHOICES) or (
+                node.is_Pow and not node.exp.is_Rational and node.base is not sympy.E
+            )
+            found = self.known[node] = inner + int(counts)
+        return found
+
+    def check(self, node: Any) -> None:
+        """Refuse what is nested too deeply.
+
+        Raises:
+            FormulaError: it is.
+        """
+        if self.level(node) > MOST_LEVELS:
+            raise FormulaError(
+                f"Min, Max, Abs, sign, Heaviside and powers such as x**alpha are nested more than "
+                f"{MOST_LEVELS} deep"
+            )
+
+
+_CHOICES = (sympy.Min, sympy.Max, sympy.Abs, sympy.sign, sympy.Heaviside)

@@ -301,6 +301,8 @@ def constant_value(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fractio
         raise FormulaError(f"a constant of the formula {error}") from None
     except Unknown:
         raise FormulaError("a constant of the formula is too large to compute") from None
+    if value == 0 and not isinstance(value, Fraction):
+        raise FormulaError(f"a constant of the formula is beyond 10^-{LARGEST}")
     if value != 0:
         size = abs(wide(value))
         if size > _mpf(10) ** LARGEST or size < _mpf(10) ** -LARGEST:
