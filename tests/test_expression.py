@@ -165,6 +165,8 @@ REFUSED = [
     ("exp(exp(exp(20)))", "exp of a constant beyond 2,302"),
     ("cosh(10**10)", "cosh of a constant beyond 2,302"),
     ("sin(10**79)", "sin of a constant beyond 1,000,000|too large to compute"),
+    ("1/(1 + " * 12 + "x" + ")" * 12, "quotients such as 1/.x . 1. are nested more than 8 deep"),
+    ("tanh(tanh(x**0.1234567890123456789))", "functions are nested too deeply around a root"),
     ("erfc(1e300)", "erfc of a constant beyond 1,000,000"),
     ("Min(1/(alpha + Heaviside(x, beta)), log(sign(Min(-alpha, erf(beta), 0))))", "makes no sense"),
     ("(" * 30 + "x" + " + 1)**alpha" * 30, "nested"),
@@ -288,7 +290,7 @@ SLOW = [
     "+".join(f"sqrt({i})" for i in range(2, 200)),
     "sqrt(" * 38 + "x + 1" + ")" * 38,
     "exp(" * 38 + "x" + ")" * 38,
-    "1/(1 + " * 38 + "x" + ")" * 38,
+    "1/(1 + " * 7 + "x" + ")" * 7,
     f"Piecewise({', '.join(f'({i}, x > {99 - i})' for i in range(60))}, (1, True))",
     "2**x**64",
     "(x + 1)**64",
@@ -503,7 +505,12 @@ def test_means_what_python_means(text: str, point: float) -> None:
     with mpmath.workdps(60):
         expected = _oracle(text, point)
         values = {x: Fraction(point), t: Fraction(1, 3), alpha: Fraction(7, 5)}
-        got = evaluate(parse(text), values)
+        try:
+            got = evaluate(parse(text), values)
+        except FormulaError as error:
+            # log(2 + cos(...)) inside of two functions: sympy cannot tell that it is real.
+            assert "nested too deeply around" in str(error) or "more than 8 deep" in str(error)
+            assume(False)
         got = mpmath.mpf(got.numerator) / got.denominator if isinstance(got, Fraction) else got
         assert mpmath.almosteq(mpmath.mpf(str(got)), expected, rel_eps=1e-30, abs_eps=1e-30)
 
@@ -683,6 +690,7 @@ def test_undefined_at_takes_values() -> None:
         ("x*log(alpha)", 0, "logarithm"),
         ("x*alpha**beta", 2, r"alpha\*\*beta' is a power of constants"),
         ("x*sqrt(alpha)", -1, "is not real"),
+        ("x*erfc(alpha + 1e300)", 1, "erfc of a constant beyond 1,000,000 in size"),
     ],
 )
 def test_binding_is_bounded(text: str, value: int, message: str) -> None:

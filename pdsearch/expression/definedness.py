@@ -10,7 +10,7 @@ import mpmath
 import sympy
 
 from pdsearch.errors import FormulaError
-from pdsearch.expression.functions import shown, x
+from pdsearch.expression.functions import MOST_ARGUMENT, SATURATING, shown, x
 from pdsearch.expression.values import (
     CONTEXT,
     LARGEST,
@@ -44,13 +44,18 @@ def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Ra
             raise FormulaError(
                 f"{shown(str(power))} is a power of constants: make it one parameter"
             )
-    for node in expression.atoms(sympy.Pow, sympy.exp, sympy.sinh, sympy.cosh, sympy.log):
-        parts = [node, *node.args]
-        for part in parts:
+    for node in expression.atoms(sympy.Pow, sympy.Function):
+        if isinstance(node, sympy.Piecewise):
+            continue
+        for part in (*node.args, node):
             if part.free_symbols and part.free_symbols <= constant:
                 value = constant_value(part, numbers)
                 if node.is_Pow and part is node.args[1] and abs(value) > LARGEST:
                     raise FormulaError(f"an exponent is beyond {LARGEST:,} in size")
+                if part is not node and isinstance(node, SATURATING) and abs(value) > MOST_ARGUMENT:
+                    raise FormulaError(
+                        f"{type(node).__name__} of a constant beyond {MOST_ARGUMENT:,} in size"
+                    )
 
 
 _POINTS = tuple(

@@ -143,6 +143,12 @@ FUNCTIONS: Mapping[str, tuple[Callable[..., Any], int, int]] = {
 }
 """What a formula may call. `min`, `max` and `abs` are other spellings of sympy's names."""
 
+SATURATING = (
+    *(sympy.sin, sympy.cos, sympy.tanh, sympy.atan, sympy.erf, sympy.erfc, sigmoid, softplus),
+)
+"""Functions that sympy computes at constants of any size, in time that grows with the size."""
+MOST_ARGUMENT = 10**6
+
 CONSTANTS: Mapping[str, sympy.Expr] = {"pi": sympy.pi, "E": sympy.E}
 NOT_FINITE = frozenset({"nan", "NaN", "oo", "inf", "Infinity", "zoo"})
 

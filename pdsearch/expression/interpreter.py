@@ -17,7 +17,9 @@ from pdsearch.expression.conditions import check_arms, check_relation
 from pdsearch.expression.functions import (
     CONSTANTS,
     FUNCTIONS,
+    MOST_ARGUMENT,
     NOT_FINITE,
+    SATURATING,
     function_names,
     shown,
     symbol,
@@ -41,8 +43,6 @@ MAX_ARMS = 64
 _CHOICES = frozenset({"Min", "min", "Max", "max", "clamp", "Abs", "abs", "sign", "Heaviside"})
 # exp of a constant beyond this is beyond 10^1000
 _MAX_EXP = 2_302
-_MAX_ARGUMENT = 10**6
-_TRANSCENDENTAL = frozenset({"sin", "cos", "tanh", "atan", "erf", "erfc", "sigmoid", "softplus"})
 
 _KEYWORDS_WITH_MEANING = {"and", "or", "not", "True", "False", "None", "if", "else"}
 
@@ -223,7 +223,6 @@ class _Interpreter:
             kind = "a condition" if isinstance(value, Boolean) else "a tuple"
             self.fail(node, f"a number is needed, got {kind}")
         self.checked(node, self.spread.check, value)
-        self.checked(node, self.reality.check, value)
         self.checked(node, self.levels.check, value)
         if value.is_Rational:
             self.checked(node, check_digits, value)
@@ -366,6 +365,9 @@ class _Interpreter:
                 self.fail(node.right, f"an exponent must be at most {MAX_EXPONENT} in size")
             if base == 0 and value < 0:
                 self.fail(node, "division by zero")
+        if not exponent.is_Integer:
+            self.checked(node, self.reality.check_inside, base)
+            self.checked(node, self.reality.check_inside, exponent)
         power = sympy.Pow(base, exponent, evaluate=False)
         self.checked(node, self.spread.check, power)
         return cast(sympy.Expr, base**exponent)
@@ -417,10 +419,12 @@ class _Interpreter:
         return self.call(node, name, [self.expression(part) for part in node.args])
 
     def call(self, node: ast.AST, name: str, arguments: list[sympy.Expr]) -> sympy.Expr:
-        if name in _TRANSCENDENTAL:
+        for argument in arguments:  # before sympy builds it: some take all memory
+            self.checked(node, self.reality.check_inside, argument)
+        if FUNCTIONS[name][0] in SATURATING:
             (argument,) = arguments
-            if not argument.free_symbols and abs(self.constant(node, argument)) > _MAX_ARGUMENT:
-                self.fail(node, f"{name} of a constant beyond {_MAX_ARGUMENT:,} in size")
+            if not argument.free_symbols and abs(self.constant(node, argument)) > MOST_ARGUMENT:
+                self.fail(node, f"{name} of a constant beyond {MOST_ARGUMENT:,} in size")
         if name in ("exp", "sinh", "cosh"):
             (argument,) = arguments
             if not argument.free_symbols and abs(self.constant(node, argument)) > _MAX_EXP:

@@ -13,7 +13,7 @@ from pdsearch.errors import FormulaError
 from pdsearch.expression.functions import sigmoid, softplus, x
 
 MOST_BITS = 300_000
-MOST_UNREAL = 2
+MOST_UNREAL = 1
 MOST_LEVELS = 8
 
 
@@ -59,7 +59,7 @@ class Reality:
 
     Around x**0.3, which is complex for negative x, sympy looks for real and imaginary parts of
     every function: three levels of tanh take a third of a second, each further one four times
-    that.
+    that, and with an exponent of 17 digits two levels may already not end.
     """
 
     def __init__(self) -> None:
@@ -101,13 +101,13 @@ class Reality:
             return False, depth + 1 if depth >= 0 else -1
         return False, depth
 
-    def check(self, node: Any) -> None:
-        """Refuse what is nested too deeply.
+    def check_inside(self, argument: Any) -> None:
+        """Refuse an argument that no further function may stand around.
 
         Raises:
-            FormulaError: it is.
+            FormulaError: functions stand around a part of it already.
         """
-        if self.nature(node)[1] > MOST_UNREAL:
+        if self.nature(argument)[1] >= MOST_UNREAL:
             raise FormulaError(
                 "functions are nested too deeply around a root, power or logarithm that is not "
                 "real everywhere"
@@ -126,9 +126,10 @@ def _even(node: Any) -> bool:
 
 
 class Levels:
-    """How deeply choices (Min, Abs, sign, ...) and powers with a symbol above are nested.
+    """How deeply choices (Min, Abs, ...), open powers and quotients by sums are nested.
 
-    sympy compares the arguments of a choice with one another, and whatever choices they hold.
+    sympy compares the arguments of a choice with one another, and whatever choices they hold; and
+    it multiplies continued fractions out.
     """
 
     def __init__(self) -> None:
@@ -140,9 +141,11 @@ class Levels:
         if found is None:
             inner = max((self.level(a) for a in node.args), default=0)
             counts = isinstance(node, _CHOICES) or (
-                node.is_Pow and not node.exp.is_Rational and node.base is not sympy.E
+                node.is_Pow
+                and node.base is not sympy.E
+                and (not node.exp.is_Rational or (node.exp < 0 and node.base.is_Add))
             )
-            found = self.known[node] = inner + int(counts)
+            found = self.known[node] = inner + bool(counts)
         return found
 
     def check(self, node: Any) -> None:
@@ -153,8 +156,8 @@ class Levels:
         """
         if self.level(node) > MOST_LEVELS:
             raise FormulaError(
-                f"Min, Max, Abs, sign, Heaviside and powers such as x**alpha are nested more than "
-                f"{MOST_LEVELS} deep"
+                f"Min, Max, Abs, sign, Heaviside, powers such as x**alpha and quotients such as "
+                f"1/(x + 1) are nested more than {MOST_LEVELS} deep"
             )
 
 
