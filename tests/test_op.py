@@ -129,3 +129,27 @@ def test_convert_refuses_what_it_cannot_do() -> None:
 def test_integers_are_refused() -> None:
     with pytest.raises(InputError, match="floating-point"):
         pd_relu(torch.arange(3), load_family("leaky").default)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky"])
+def test_double_backward_through_a_shape_that_depends_on_the_sign_alone(name: str) -> None:
+    """d/dx of 2·relu(x)·g(x) is 2·g(x)² with the pseudo-derivative; g′ itself is 0."""
+    candidate = load_family(name).default
+    points = torch.tensor([-1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    out = pd_relu(points, candidate)
+    (first,) = torch.autograd.grad((out**2).sum(), points, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), points)
+    slope = candidate.parameters.get("alpha", 0.0)
+    assert second.tolist() == pytest.approx([2 * slope**2, 2.0], rel=1e-12)
+
+
+def test_forward_control_of_the_logistic_step() -> None:
+    """∫₀ˣ σ(4s) ds = (softplus(4x) - ln 2)/4, in mpmath."""
+    import mpmath
+
+    from pdsearch.autograd import forward_control
+
+    points = torch.linspace(-8, 8, 33, dtype=torch.float64)
+    got = forward_control(load_family("sigmoid").default)(points)
+    want = [float((mpmath.log1p(mpmath.exp(4 * p)) - mpmath.log(2)) / 4) for p in points.tolist()]
+    assert got.tolist() == pytest.approx(want, abs=1e-12)
