@@ -107,7 +107,7 @@ def run_trial(
             kept, diverged = saved.state["kept_bytes"], saved.state["diverged"]
         else:
             kept, diverged = kept_bytes(model, data, settings), None
-        if place.type == "cpu" and settings.precision == "bfloat16" and not settings.compile:
+        if place.type == "cpu" and not settings.compile:
             hasten(model)
         for record in records:
             if on_epoch is not None:

@@ -51,12 +51,7 @@ def resolve_settings(
     A study calls it once and keeps the outcome: what a probe finds may differ from day to day,
     and the bits of a result with it.
     """
-    precision: str = settings.precision
-    if precision == "auto":
-        precision = probe_precision(settings, dataset, device, directory=directory)
-    layout: str = settings.memory_format
-    if layout == "auto":
-        layout = _layout(precision, device)
+    precision, layout = probe_precision(settings, dataset, device, directory=directory)
     return settings.model_copy(update={"precision": precision, "memory_format": layout})
 
 
@@ -66,39 +61,36 @@ def probe_precision(
     device: torch.device,
     *,
     directory: Path | None = None,
-) -> str:
-    """`bfloat16` where training steps are at least 5 % faster in it than in float32.
+) -> tuple[str, str]:
+    """The precision and the memory format in which training steps are fastest.
 
-    A few steps of the model on the device are timed in either precision, in turn; the fastest of
-    each counts. It changes no random state.
+    A few steps of the model on the device are timed in each that the settings leave open, in turn;
+    the fastest of each counts, and bfloat16 has to win by 5 %. It changes no random state, and
+    measures nothing where there is no choice.
     """
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "float32"
+    choices = _choices(settings, device)
+    if len(choices) == 1:
+        return choices[0]
     size = min(settings.batch_size, len(dataset.train_images))
     rounds = max(3, min(20, PROBE_IMAGES // size))
     # Values that a training run would see matter here: zeros and denormals take other times.
     images = dataset.train_images[:size].to(device).float() / 64 - 2
     labels = dataset.train_labels[:size].to(device)
-    fastest: dict[str, float] = {}
+    fastest: dict[tuple[str, str], float] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         setups = {}
-        for precision in ("float32", "bfloat16"):
+        for precision, layout in choices:
             torch.manual_seed(0)
             model = build_model(settings.model, classes=len(dataset.classes), directory=directory)
-            layout: str = settings.memory_format
-            if layout == "auto":
-                layout = _layout(precision, device)
-            if precision == "bfloat16" and device.type == "cpu" and not settings.compile:
-                hasten(model)
             shape = memory_format(layout)
-            setups[precision] = (
-                model.to(device).to(memory_format=shape).train(),
-                images.contiguous(memory_format=shape),
-            )
+            model = model.to(device).to(memory_format=shape).train()
+            if device.type == "cpu" and not settings.compile:
+                hasten(model)
+            setups[precision, layout] = model, images.contiguous(memory_format=shape)
         for turn in range(rounds + 1):
-            for precision, (model, batch) in setups.items():
+            for choice, (model, batch) in setups.items():
                 begin = time.perf_counter()
-                with autocast(precision, device):
+                with autocast(choice[0], device):
                     loss = F.cross_entropy(model(batch), labels)
                 loss.backward()
                 model.zero_grad(set_to_none=True)
@@ -106,14 +98,31 @@ def probe_precision(
                     torch.cuda.synchronize(device)
                 spent = time.perf_counter() - begin
                 if turn:  # the first warms up
-                    fastest[precision] = min(spent, fastest.get(precision, spent))
-    return "bfloat16" if fastest["bfloat16"] * WORTH < fastest["float32"] else "float32"
+                    fastest[choice] = min(spent, fastest.get(choice, spent))
+    return min(
+        choices,
+        key=lambda choice: fastest[choice] * (WORTH if choice[0] == "bfloat16" else 1),
+    )
 
 
-def _layout(precision: str, device: torch.device) -> str:
-    # Measured on two cores with AVX-512 at batch 512: float32 is faster contiguous, bfloat16 in
-    # channels-last; CUDA's tensor cores read channels-last without a transposition.
-    return "contiguous" if device.type == "cpu" and precision == "float32" else "channels_last"
+def _choices(settings: TrialSettings, device: torch.device) -> list[tuple[str, str]]:
+    """The precisions and memory formats that settings and device leave open."""
+    precisions = [str(settings.precision)]
+    if settings.precision == "auto":
+        able = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        precisions = ["float32", "bfloat16"] if able else ["float32"]
+    if settings.memory_format != "auto":
+        return [(precision, settings.memory_format) for precision in precisions]
+    # CUDA's tensor cores and oneDNN's bfloat16 read channels-last without a transposition. In
+    # float32 on a CPU it depends on the model: AlexNet with the convolutions of `convolution.py`
+    # takes 136 ms a step in channels-last and 151 contiguous, without them 325 and 243 (batch 256,
+    # one Xeon core with AVX-512, torch 2.14).
+    open_ = ["contiguous", "channels_last"] if device.type == "cpu" else ["channels_last"]
+    return [
+        (precision, layout)
+        for precision in precisions
+        for layout in (open_ if precision == "float32" else ["channels_last"])
+    ]
 
 
 def memory_format(name: str) -> torch.memory_format:
