@@ -1,0 +1,211 @@
+"""Writes docs/gallery.md and its pictures: `python docs/gallery.py`.
+
+A picture a family: g at its defaults, at both ends of its first parameter's range, or at three
+training progresses where it is annealed, and the step behind them. SVG written here, so that it
+needs no browser and the same library gives the same files.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from pdsearch.family import Candidate, Family, library
+from pdsearch.report.markup import Markup, h
+from pdsearch.report.shapes import curve, step
+
+PAGE = Path(__file__).parent / "gallery.md"
+PICTURES = Path(__file__).parent / "pictures" / "gallery"
+
+LOW, HIGH = -6.0, 4.0
+WIDTH, HEIGHT = 380, 210
+LEFT, RIGHT, TOP, BOTTOM = 34, 10, 12, 26  # margins around the plot's area
+FAR = 1.75
+"""Curves are cut off this far above 0 (and at the lowest shown below it)."""
+
+INK, SOFT, STEP = "#0b57d0", "#7aa7ee", "#8c959f"
+
+THEMES = {
+    "steps": ("Steps", "The step itself, moved, tilted or with another constant below zero."),
+    "activations": ("Derivatives of activations", "By `sympy.diff` of the activation."),
+    "spiking": (
+        "Surrogates of spiking networks",
+        "There a bump stands in for a spike's derivative; what suits ReLU is its primitive.",
+    ),
+    "tails": ("Tails below zero", "1 above zero, and below it something that dies away."),
+    "knots": ("Knots", "Monotone through knots whose heights are the parameters."),
+    "two_sided": ("Two-sided", "A tail on either side of zero."),
+    "annealed": ("Annealed", "They turn into the step as training progress t goes from 0 to 1."),
+}
+
+
+def shown(family: Family) -> list[tuple[str, Candidate, float]]:
+    """What a family's picture shows, the defaults last: label, candidate, t."""
+    default = family.default
+    if family.annealed:
+        return [(f"t = {t:g}", default, t) for t in (1.0, 0.5, 0.0)]
+    if not family.parameters:
+        return [("", default, 0.0)]
+    name = family.parameters[0]
+    distribution = family.space[name]
+    found = [
+        (f"{name} = {value:g}", family.bind(**{name: value}), 0.0)
+        for value in (distribution.low, distribution.high)
+        if value != family.defaults[name]
+    ]
+    return [*found, (f"{name} = {family.defaults[name]:g}", default, 0.0)]
+
+
+def picture(family: Family) -> Markup:
+    """The family's SVG."""
+    curves = [
+        (label, *curve(candidate, LOW, HIGH, count=161, progress=t))
+        for label, candidate, t in shown(family)
+    ]
+    values = [y for _, _, ys in curves for y in ys if math.isfinite(y)]
+    bottom, top = min(-0.1, max(min(values), -0.6) - 0.05), max(1.12, min(max(values), FAR) + 0.05)
+
+    def across(x: float) -> float:
+        return LEFT + (x - LOW) / (HIGH - LOW) * (WIDTH - LEFT - RIGHT)
+
+    def down(y: float) -> float:
+        y = min(max(y, bottom), top)
+        return TOP + (top - y) / (top - bottom) * (HEIGHT - TOP - BOTTOM)
+
+    def path(xs: list[float], ys: list[float]) -> str:
+        parts, pen = [], "M"
+        for x, y in zip(xs, ys, strict=True):
+            if math.isnan(y):
+                pen = "M"
+                continue
+            parts.append(f"{pen}{across(x):.1f} {down(y):.1f}")
+            pen = "L"
+        return "".join(parts)
+
+    grid = [
+        h("path", d=f"M{across(x):.1f} {TOP}V{HEIGHT - BOTTOM}", stroke="#eaeef2")
+        for x in range(int(LOW), int(HIGH) + 1, 2)
+        if x
+    ]
+    heights = [y for y in (-0.5, 0.0, 0.5, 1.0, 1.5) if bottom <= y <= top]
+    grid += [
+        h("path", d=f"M{LEFT} {down(y):.1f}H{WIDTH - RIGHT}", stroke="#eaeef2") for y in heights
+    ]
+    axes = [
+        h("path", d=f"M{LEFT} {down(0):.1f}H{WIDTH - RIGHT}", stroke="#afb8c1"),
+        h("path", d=f"M{across(0):.1f} {TOP}V{HEIGHT - BOTTOM}", stroke="#afb8c1"),
+    ]
+    ticks = [
+        h(
+            "text",
+            f"{x}".replace("-", "−"),
+            x=f"{across(x):.1f}",
+            y=HEIGHT - 9,
+            text_anchor="middle",
+        )
+        for x in range(int(LOW), int(HIGH) + 1, 2)
+    ]
+    ticks += [
+        h("text", f"{y:g}".replace("-", "−"), x=LEFT - 6, y=f"{down(y) + 4:.1f}", text_anchor="end")
+        for y in heights
+    ]
+    lines = [
+        h("path", d=path(*step(LOW, HIGH)), stroke=STEP, stroke_width="1.6", stroke_dasharray="2 4")
+    ]
+    for index, (_, xs, ys) in enumerate(curves):
+        last = index == len(curves) - 1
+        dash = None if last else ("7 4" if index == len(curves) - 2 else "1.5 3.5")
+        lines.append(
+            h(
+                "path",
+                d=path(xs, ys),
+                stroke=INK if last else SOFT,
+                stroke_width="2.6" if last else "1.8",
+                stroke_dasharray=dash,
+                stroke_linejoin="round",
+                stroke_linecap="round",
+            )
+        )
+    text = h("g", ticks, fill="#57606a", stroke="none", font_size="11", font_family="sans-serif")
+    return h(
+        "svg",
+        h("title", f"{family.name}: {said(family)}"),
+        h("rect", width=WIDTH, height=HEIGHT, fill="#ffffff", rx="6"),
+        h("g", grid, axes, lines, fill="none"),
+        text,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        width=WIDTH,
+        height=HEIGHT,
+        role="img",
+    )
+
+
+def said(family: Family) -> str:
+    """What the lines of its picture are."""
+    labels = [label for label, _, _ in shown(family)]
+    styles = {1: ["solid"], 2: ["dashed", "solid"], 3: ["dotted", "dashed", "solid"]}[len(labels)]
+    if labels == [""]:
+        return "it has no parameter"
+    pairs = zip(reversed(styles), reversed(labels), strict=True)
+    return ", ".join(f"{style}: {label}" for style, label in pairs)
+
+
+def page() -> str:
+    """docs/gallery.md."""
+    return "\n".join(_page()) + "\n"
+
+
+def _page() -> Iterator[str]:
+    yield "# Gallery"
+    yield ""
+    yield "<!-- written by `python docs/gallery.py` -->"
+    yield ""
+    yield (
+        f"The {len(library())} families that come with pdsearch, each with the step (grey, dotted) "
+        "behind it. `pdsearch families` lists them in a terminal, `pdsearch check NAME` decides "
+        "the design criteria for one."
+    )
+    themed = {
+        theme: list(families)
+        for theme, families in itertools.groupby(
+            sorted(library().values(), key=lambda f: (list(THEMES).index(_theme(f)), f.name)),
+            key=_theme,
+        )
+    }
+    for theme, (title, about) in THEMES.items():
+        yield from ("", f"## {title}", "", about)
+        for family in themed[theme]:
+            yield from ("", f"### {family.name}", "")
+            yield f"![{family.name} beside the step](pictures/gallery/{family.name}.svg)"
+            yield from ("", f"$$g(x) = {family.latex}$$", "")
+            if family.aliases:
+                yield f"- also known as: {', '.join(f'`{alias}`' for alias in family.aliases)}"
+            for name, distribution in family.space.items():
+                log = " on a logarithmic scale" if distribution.log else ""
+                yield (
+                    f"- `{name}` from {distribution.low:g} to {distribution.high:g}{log}, "
+                    f"default {family.defaults[name]:g}"
+                )
+            yield f"- {family.reference}"
+            yield f"- the picture: {said(family)}"
+
+
+def _theme(family: Family) -> str:
+    return Path(family.origin).stem
+
+
+def main() -> None:
+    """Write the page and its pictures; pictures of families that are gone go too."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for path in PICTURES.glob("*.svg"):
+        if path.stem not in library():
+            path.unlink()
+    for family in library().values():
+        (PICTURES / f"{family.name}.svg").write_text(picture(family) + "\n", encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
