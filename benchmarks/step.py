@@ -1,0 +1,160 @@
+"""A whole training step of AlexNet with pd_relu against one with ReLU: time, and bytes kept.
+
+    python benchmarks/step.py [--json] [--precision bfloat16] [--families exp_tail leaky]
+
+Time: forward, backward and update on one batch that lies ready in memory; round by round each
+variant makes one step, in turn, and the ratio is the median over the rounds of its time to ReLU's
+in the same round. Bytes: what autograd holds between the passes, each storage once, less the
+model's own weights; ReLU keeps its output, which the next layer keeps anyway.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pdsearch import convert, kernels, load_family
+from pdsearch.models import build_model
+from pdsearch.trial import resolve_device
+from pdsearch.trial.convolution import hasten
+from pdsearch.trial.speed import autocast, memory_format
+
+
+def model_for(variant: tuple[str, str] | None, *, layout: str, device: torch.device) -> nn.Module:
+    """AlexNet as a trial has it; with ReLU for None, else a family's default and what to save."""
+    torch.manual_seed(0)
+    model = build_model("alexnet", classes=10, initialisation="he")
+    if variant is not None:
+        family, save = variant
+        model = convert(model, load_family(family).default, save=save)
+    model = model.to(device).to(memory_format=memory_format(layout)).train()
+    if device.type == "cpu":
+        hasten(model)
+    return model
+
+
+def kept_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]) -> int:
+    """Bytes of the storages that the graph of a loss holds, the weights' own left out."""
+    own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value = loss(model)
+    total = sum(storage.nbytes() for storage in kept.values())
+    del value
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--families", nargs="+", default=["exp_tail", "b_silu", "sigmoid", "knots_cubic", "leaky"]
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = resolve_device(arguments.device)
+    cuda = device.type == "cuda"
+    variants: list[tuple[str, str] | None] = [None]
+    for family in arguments.families:
+        variants.append((family, "auto"))
+        if device.type == "cpu" and kernels.available() is None:
+            variants.append((family, "uint8"))
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(arguments.batch, 3, 32, 32, generator=generator).to(device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (arguments.batch,), generator=generator).to(device)
+
+    def loss(model: nn.Module) -> torch.Tensor:
+        with autocast(arguments.precision, device):
+            return F.cross_entropy(model(images), labels)
+
+    models = [model_for(variant, layout="channels_last", device=device) for variant in variants]
+    optimizers = [
+        torch.optim.SGD(m.parameters(), lr=1e-3, momentum=0.9, fused=True) for m in models
+    ]
+    kept = [kept_bytes(model, loss) for model in models]
+
+    def step(index: int) -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        optimizers[index].zero_grad(set_to_none=True)
+        loss(models[index]).backward()
+        optimizers[index].step()
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    taken: list[list[float]] = [[] for _ in models]
+    for number in range(arguments.rounds + 2):
+        for index in range(len(models)):
+            # Every other round backwards, so that no variant always follows the same one.
+            place = index if number % 2 else len(models) - 1 - index
+            seconds = step(place)
+            if number >= 2:
+                taken[place].append(seconds)
+        print(f"\rround {number + 1} of {arguments.rounds + 2}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+
+    rows = []
+    for variant, times, size in zip(variants, taken, kept, strict=True):
+        ratios = [ours / relu for ours, relu in zip(times, taken[0], strict=True)]
+        rows.append(
+            {
+                "family": variant[0] if variant else "ReLU",
+                "save": variant[1] if variant else None,
+                "ms": 1e3 * statistics.median(times),
+                "time": statistics.median(ratios),
+                "bytes": size,
+                "kept": size / kept[0],
+            }
+        )
+    hardware = torch.cuda.get_device_name(device) if cuda else platform.machine()
+    report = {
+        "hardware": hardware,
+        "threads": arguments.threads,
+        "torch": torch.__version__,
+        "precision": arguments.precision,
+        "batch": arguments.batch,
+        "rounds": arguments.rounds,
+        "fused": kernels.available() or "yes",
+        "rows": rows,
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+        return
+    print(
+        f"{hardware}, {arguments.threads} threads; torch {torch.__version__}; "
+        f"{arguments.precision}, batch {arguments.batch}, n = {arguments.rounds} rounds; "
+        f"fused kernels: {report['fused']}"
+    )
+    print(f"{'':24}{'save':>7}{'ms a step':>11}{'ratio':>8}{'MiB kept':>10}{'ratio':>8}")
+    for row in rows:
+        print(
+            f"{row['family']:24}{row['save'] or '':>7}{row['ms']:11.1f}{row['time']:8.3f}"
+            f"{row['bytes'] / 2**20:10.2f}{row['kept']:8.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
