@@ -156,7 +156,7 @@ def main() -> None:
             f"{summary['dtype']:9} {summary['size']:6} {own:8.1f} "
             + " ".join(f"{c:>34}" for c in cells)
         )
-    print("\nfamily, route, largest error found (float32), bound of uint8")
+    print("\nfamily, route, proved bounds on the error of g: float32, uint8")
     for row in report["rows"]:
         if (row["dtype"], row["size"]) == ("float32", "64Ki"):
             print(

@@ -93,7 +93,11 @@ class Plan:
 
     @property
     def error(self) -> float:
-        """Bound on the absolute error of g beyond the rounding to the dtype, checked."""
+        """Bound on the absolute error of g beyond the rounding to the dtype.
+
+        Proved for float32 tables and codes, float32 arithmetic included. 0 for the formula and for
+        16-bit tables, which round the formula's float64 value.
+        """
         self._prepare()
         return self._error
 
@@ -131,9 +135,9 @@ class Plan:
         if self.dtype != torch.float32:
             self._table = _every(self.candidate, self.progress, self.dtype)
         elif (found := _segments(self.candidate, self.progress)) is not None:
-            self._table, self._error = found.values, found.error
+            self._table, self._error = found.values, found.proof.error
         else:
-            self._why = f"no table is within {table.LIMIT:g} of this shape"
+            self._why = f"no table is provably within {table.LIMIT:g} of this shape"
             return
         self._route = "table"
 
@@ -179,7 +183,7 @@ def plan(
             raise UnsupportedError(f'save="uint8" needs the fused kernels: {reason}')
         if _segments(candidate, progress) is None:
             raise UnsupportedError(
-                f'save="uint8": no table is within {table.LIMIT:g} of this shape'
+                f'save="uint8": no table is provably within {table.LIMIT:g} of this shape'
             )
         keeps = "code"
     return Plan(candidate, progress, keeps, dtype, device, exact)
@@ -204,4 +208,4 @@ def _every(candidate: Candidate, progress: float, dtype: torch.dtype) -> torch.T
 def _codes(candidate: Candidate, progress: float) -> table.Codes:
     found = _segments(candidate, progress)
     assert found is not None  # `plan` looked
-    return table.codes(found, candidate, progress)
+    return table.codes(found)

@@ -9,27 +9,29 @@ from typing import Any
 
 import numpy as np
 
+from pdsearch.kernels.certify import Certificate
 from pdsearch.kernels.layout import TOP, Cells, Tree, floor_ordinal, from_ordinal, horner, ordinal
 
-__all__ = ["LIMIT", "fit"]
+__all__ = ["LIMIT", "SIGN_FLOOR", "fit"]
 
 Array = np.ndarray[Any, Any]
 Function = Callable[[Array], Array]
+Prove = Callable[[Cells | Tree, float], Certificate | None]
 
 LIMIT = 1e-5  # absolute error of g; a table that is worse is not used
 WITHIN = 4e-6  # what fits aim at
 SIGN_FLOOR = 1e-6  # a g above this in size never changes its sign or becomes zero
 
 
-def fit(g: Function, breakpoints: tuple[float, ...]) -> tuple[Cells | Tree, float, int] | None:
-    """The cheapest layout within the limit; None where there is none.
+def fit(
+    g: Function, breakpoints: tuple[float, ...], prove: Prove
+) -> tuple[Cells | Tree, Certificate] | None:
+    """The cheapest layout within the limit, and the proof that it is; None where there is none.
 
     Args:
         g: float64 arrays to float64 arrays.
         breakpoints: where g may jump or bend.
-
-    Returns:
-        Layout, the largest error found and a tenth more, and the number of points looked at.
+        prove: tries to certify a layout, given the error that was found at sample points.
     """
     edges = sorted({e for b in breakpoints if abs(e := floor_ordinal(b)) < floor_ordinal(TOP)})
     points = _check_points(edges)
@@ -62,8 +64,8 @@ def fit(g: Function, breakpoints: tuple[float, ...]) -> tuple[Cells | Tree, floa
             found = layout.evaluate(where).astype(np.float64)
             worst = float(np.abs(found - aim).max())
         lost = (np.abs(aim) > SIGN_FLOOR) & (np.sign(found) != np.sign(aim))
-        if 1.1 * worst <= LIMIT and not lost.any():
-            return layout, 1.1 * worst, len(where)
+        if worst <= LIMIT and not lost.any() and (proof := prove(layout, worst)) is not None:
+            return layout, proof
     return None
 
 

@@ -4,12 +4,15 @@
 does, operation by operation in float32, so that a table can be checked where no kernel is.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-__all__ = ["TOP", "Cells", "Tree", "floor_ordinal", "from_ordinal", "ordinal"]
+__all__ = ["TOP", "Cells", "Stretch", "Tree", "floor_ordinal", "from_ordinal", "ordinal"]
 
 Array = np.ndarray[Any, Any]
 
@@ -48,6 +51,45 @@ def horner(coefficients: Array, u: Array) -> Array:
     for k in range(coefficients.shape[-1] - 2, -1, -1):
         p = p * u + coefficients[..., k]
     return p
+
+
+HALF_ULP = 2.0**-24
+"""Relative rounding error of a float32 operation."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of the line on which a table is one polynomial, in exact numbers.
+
+    Args:
+        first: its lowest x; a float64 that is not above it.
+        last: its highest x; not below it.
+        slope: u = slope·x + shift.
+        shift: see slope.
+        coefficients: of the polynomial in u, constant first.
+        noise: bound on what float32 arithmetic adds, whether multiply-adds are fused or not.
+    """
+
+    first: float
+    last: float
+    slope: Fraction
+    shift: Fraction
+    coefficients: tuple[Fraction, ...]
+    noise: float
+
+
+def _noise(coefficients: Array, reach: float, *, moved: float = HALF_ULP) -> float:
+    """Horner's rounding error for abs(u) ≤ reach, u itself wrong by `moved` relative to reach.
+
+    Higham, Accuracy and Stability of Numerical Algorithms, section 5.1: γ₂ₙ Σ|cₖ||u|ᵏ with n the
+    degree; and what a wrong u does, Σ k|cₖ||u|ᵏ⁻¹. A twentieth more for terms of second order and
+    for what underflows.
+    """
+    sizes = np.abs(np.trim_zeros(coefficients, "b").astype(np.float64))
+    powers = np.arange(len(sizes))
+    value = float((sizes * reach**powers).sum())
+    slope = float((powers * sizes * reach ** np.maximum(powers, 1)).sum())
+    return 1.05 * (2 * max(0, len(sizes) - 1) * HALF_ULP * value + moved * slope) + 1e-37
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +147,58 @@ class Cells:
         other = above ^ self.inverted
         return np.where(other, np.float32(self.offset) + np.float32(self.slope) * p, p)
 
+    def stretches(self) -> Iterator[Stretch]:
+        """Every polynomial with the x that it may be taken at, rounding of w included."""
+        scale = Fraction(float(np.float32(self.scale)))
+        size = 16 if self.two_sided else 32
+        for row, coefficients in enumerate(self.coefficients):
+            octave, part = divmod(row % size, 1 << self.mantissa)
+            low = 2.0**octave * (1 + part / (1 << self.mantissa))
+            high = low + 2.0**octave / (1 << self.mantissa)
+            # w is rounded once: it may cross into the next stretch by half a unit.
+            reach = [
+                max(0.0, float((Fraction(w) - 1) / scale) * (1 + side * 1e-15))
+                for w, side in ((low * (1 - 2 * HALF_ULP), -1), (high * (1 + 2 * HALF_ULP), 1))
+            ]
+            # Of w's mantissa, what is below the bits of the index.
+            centre = Fraction(self.centre) + Fraction(part, 1 << self.mantissa)
+            slope, shift = scale / 2**octave, Fraction(1, 2**octave) - centre
+            half = 0.5 ** (self.mantissa + 1)
+            # v is exact but for w's rounding: half a unit of w, and 2^octave·v is part of it.
+            noise = _noise(coefficients, half, moved=HALF_ULP / half)
+            exact = tuple(Fraction(float(c)) for c in coefficients)
+            ends = [(reach[0], reach[1], slope, shift, exact, noise)]
+            if octave == self.octaves - 1 and part == (1 << self.mantissa) - 1:
+                # Beyond, w stays at its furthest.
+                u = Fraction(self.furthest) / 2**octave - centre
+                value = sum((c * u**k for k, c in enumerate(exact)), start=Fraction(0))
+                far = (
+                    reach[1] * (1 - 4 * HALF_ULP),
+                    TOP,
+                    Fraction(0),
+                    Fraction(0),
+                    (value,),
+                    noise,
+                )
+                ends.append(far)
+            for near, distant, slope_, shift_, polynomial, wrong in ends:
+                sides = [-1, 1] if not self.two_sided else [1 if row >= 16 else -1]
+                for side in sides:
+                    own = polynomial
+                    above = self.inverted if not self.two_sided else side > 0
+                    if not self.two_sided and (side > 0) != above:
+                        offset, factor = (
+                            Fraction(float(np.float32(v))) for v in (self.offset, self.slope)
+                        )
+                        own = tuple(factor * c for c in polynomial)
+                        own = (own[0] + offset, *own[1:])
+                        top = float(abs(offset)) + float(abs(factor)) * float(
+                            sum(map(abs, polynomial))
+                        )
+                        wrong = wrong * abs(self.slope) + 3 * HALF_ULP * top
+                    first, last = (near, distant) if side > 0 else (-distant, -near)
+                    yield Stretch(first, last, side * slope_, shift_, own, wrong)
+
     def table(self) -> Array:
         """As the kernel reads it."""
         degree = self.coefficients.shape[1] - 1
@@ -149,6 +243,25 @@ class Tree:
         z = np.clip(x, np.float32(-TOP), np.float32(TOP))
         stretch = np.searchsorted(self.ends, z, side="left")
         return horner(self.coefficients[stretch], z - self.centres[stretch])
+
+    def stretches(self) -> Iterator[Stretch]:
+        """Every polynomial with the float32 numbers that it is taken at."""
+        ends = [-TOP, *map(float, self.ends), TOP]
+        for row, (low, high) in enumerate(itertools.pairwise(ends)):
+            first = float(np.nextafter(np.float32(low), np.float32(np.inf))) if row else low
+            centre, coefficients = float(self.centres[row]), self.coefficients[row]
+            reach = max(abs(first - centre), abs(high - centre))
+            if not coefficients[1:].any():
+                reach = 0.0  # infinite times nothing
+            yield Stretch(
+                first,
+                high,
+                Fraction(1),
+                -Fraction(centre),
+                tuple(Fraction(float(c)) for c in np.trim_zeros(coefficients, "b"))
+                or (Fraction(0),),
+                _noise(coefficients, reach),
+            )
 
     def table(self) -> Array:
         """As the kernel reads it."""

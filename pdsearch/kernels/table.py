@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pdsearch.enclosure import cut
 from pdsearch.family import Candidate
-from pdsearch.kernels.fit import LIMIT, fit
-from pdsearch.kernels.pieces import Values, breakpoints
+from pdsearch.kernels.certify import Certificate, certify
+from pdsearch.kernels.fit import LIMIT, SIGN_FLOOR, fit
+from pdsearch.kernels.layout import Cells, Tree
+from pdsearch.kernels.pieces import Values, at_progress, breakpoints
 
 __all__ = ["LIMIT", "Codes", "Segments", "codes", "every_value", "segments"]
 
@@ -22,26 +25,30 @@ class Segments:
     Args:
         values: as fused.cpp reads it.
         layout: its kind, for people.
-        error: largest abs(table − g) in float32 arithmetic over `checked` points, and a tenth more.
-        checked: number of points.
+        proof: of how far it may be from g.
     """
 
     values: torch.Tensor
     layout: str
-    error: float
-    checked: int
+    proof: Certificate
 
 
 def segments(candidate: Candidate, progress: float) -> Segments | None:
-    """The float32 table of a candidate, or None where none is good enough."""
-    found = fit(Values(candidate, progress), breakpoints(candidate, progress))
+    """The float32 table of a candidate, or None where none can be proved good enough."""
+    expression = at_progress(candidate, progress)
+    pieces = cut(expression)
+
+    def prove(layout: Cells | Tree, worst: float) -> Certificate | None:
+        return certify(pieces, expression, layout, aim=worst, limit=LIMIT, floor=SIGN_FLOOR)
+
+    found = fit(Values(candidate, progress), breakpoints(pieces), prove)
     if found is None:
         return None
-    layout, error, checked = found
+    layout, proof = found
     values = layout.table()
     kind = ("side", "sides", "tree")[int(values[0])]
     name = f"{kind} of {int(values[1])}, degree {int(values[2])}"
-    return Segments(torch.from_numpy(values), name, error, checked)
+    return Segments(torch.from_numpy(values), name, proof)
 
 
 def every_value(candidate: Candidate, progress: float, dtype: torch.dtype) -> torch.Tensor:
@@ -89,18 +96,11 @@ class Codes:
     error: float
 
 
-def codes(found: Segments, candidate: Candidate, progress: float) -> Codes:
-    """The codes of a candidate, from its float32 table."""
-    points = np.concatenate(
-        [
-            -np.geomspace(1e-30, 3e38, 4_000),
-            np.linspace(-60, 60, 24_001),
-            np.geomspace(1e-30, 3e38, 4_000),
-        ]
-    )
-    g = Values(candidate, progress)(points)
-    margin = 1e-3 * (float(g.max()) - float(g.min())) + 1e-6
-    low, high = min(0.0, float(g.min()) - margin), max(0.0, float(g.max()) + margin)
+def codes(found: Segments) -> Codes:
+    """The codes of a float32 table."""
+    low, high = min(0.0, found.proof.low), max(0.0, found.proof.high)
+    margin = found.proof.error + 1e-6 * (high - low)
+    low, high = low - margin, high + margin
     steps = np.float32((LEVELS - 2) / max(high - low, 1e-6))
     first = np.float32(-np.floor(low * float(steps)))
     middle = (np.arange(LEVELS + 1) - float(first) + 0.5) / float(steps)
@@ -110,5 +110,5 @@ def codes(found: Segments, candidate: Candidate, progress: float) -> Codes:
     table = found.values.clone()
     table[10], table[11] = float(steps), float(first)
     rounding = float(np.abs(values[: LEVELS + 1] - middle).max())
-    error = 0.5 / float(steps) + rounding + found.error + 1e-6
+    error = 0.5 / float(steps) + rounding + found.proof.error + 1e-6
     return Codes(table, torch.from_numpy(values), error)
