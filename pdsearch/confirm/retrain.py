@@ -127,6 +127,7 @@ class _Session:
                     setting.trial,
                     dataset,
                     resolve_device(self.device),
+                    threads=self.threads,
                     directory=self.stored.directory,
                 )
                 found = {

@@ -152,7 +152,7 @@ def search(
             references=listed,
             url=url,
             kept=kept,
-            decide=lambda file: _decided(file, dataset, device=device),
+            decide=lambda file: _decided(file, dataset, device=device, threads=threads),
             direction=direction,
         )
         trainer = function or _image_trainer(stored, dataset, device=device)
@@ -288,14 +288,20 @@ def _threads(workers: int) -> int:
     return max(1, (cores or 1) // workers)
 
 
-def _decided(settings: StudyFile, dataset: "Dataset | None", *, device: str) -> StudyFile:
+def _decided(
+    settings: StudyFile, dataset: "Dataset | None", *, device: str, threads: int
+) -> StudyFile:
     """The settings with `auto` decided by a measured probe."""
     if dataset is None:
         return settings
     from pdsearch.trial import resolve_device, resolve_settings
 
     trial = resolve_settings(
-        settings.trial, dataset, resolve_device(device), directory=settings.directory
+        settings.trial,
+        dataset,
+        resolve_device(device),
+        threads=threads,
+        directory=settings.directory,
     )
     return settings.model_copy(update={"trial": trial})
 

@@ -44,14 +44,16 @@ def resolve_settings(
     dataset: Dataset,
     device: torch.device,
     *,
+    threads: int | None = None,
     directory: Path | None = None,
 ) -> TrialSettings:
     """The settings with `precision` and `memory_format` decided; the same when they already are.
 
     A study calls it once and keeps the outcome: what a probe finds may differ from day to day,
-    and the bits of a result with it.
+    and the bits of a result with it. `threads` are those that the runs will have.
     """
-    precision, layout = probe_precision(settings, dataset, device, directory=directory)
+    with surroundings(device, threads=threads):
+        precision, layout = probe_precision(settings, dataset, device, directory=directory)
     return settings.model_copy(update={"precision": precision, "memory_format": layout})
 
 
