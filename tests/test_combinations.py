@@ -6,8 +6,10 @@ derivative each time that one is taken:
     f′ = 2 relu g        f″ = 2 g² + 2 relu g′        f‴ = 6 g g′ + 2 relu g″
 """
 
+import ast
 import copy
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -698,3 +700,34 @@ def test_ddp_on_two_processes(way: str, tmp_path: Path) -> None:
         wanted += [torch.relu(hidden).mean(0)[None], torch.ones(1, dtype=torch.float64)]
         for one, want in zip(saved["found"], wanted, strict=True):
             torch.testing.assert_close(one, want, rtol=1e-12, atol=1e-14)
+
+
+# ------------------------------------------------------------------------------- the docs' table
+
+TESTS = Path(__file__).parent
+
+
+def test_every_test_that_the_docs_name_exists_and_every_row_is_there() -> None:
+    text = (TESTS.parent / "docs" / "op.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)(?:\[(.+?)\])?`", text)
+    assert len(named) > 80
+    functions = {
+        file: {
+            node.name
+            for node in ast.parse((TESTS / file).read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef)
+        }
+        for file, _, _ in named
+    }
+    for file, function, _ in named:
+        assert function in functions[file], f"{file}::{function}"
+    cases = {"test_transforms": TRANSFORMS, "test_compiled": COMPILED}
+    for function, table in cases.items():
+        assert [case for _, name, case in named if name == function] == list(table)
+
+
+def test_the_docs_say_what_the_compiled_cases_do() -> None:
+    text = (TESTS.parent / "docs" / "op.md").read_text(encoding="utf-8")
+    for name, case in COMPILED.items():
+        whole, broken = ("right" if m is None else "clear error" for m in (case.whole, case.broken))
+        assert f"| {name} | {whole} | {broken} | `test_combinations.py::test_compiled[" in text

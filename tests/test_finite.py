@@ -10,6 +10,7 @@ from oracle import value
 from pdsearch import Candidate, Family, library, pd_relu, x
 from pdsearch.codegen import FAR, derivative, evaluate, kernel
 from pdsearch.family import load_target
+from pdsearch.kernels import TABLE_FROM
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -105,6 +106,18 @@ def test_far_derivatives_are_those_of_the_formula(name: str, order: int) -> None
     for side in (beyond, -beyond):
         near, last = evaluate(candidate, side, order=order).tolist()
         assert near == last or reach > 1e300
+
+
+def test_float32_tables_are_finite_for_any_bits() -> None:
+    """Tensors large enough for the table, of random bit patterns: every exponent comes by."""
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (1 << 16,), generator=generator).to(torch.int32)
+    every = bits.view(torch.float32)
+    points = every[torch.isfinite(every)].requires_grad_()
+    assert points.numel() >= TABLE_FROM
+    for name in ("exp_tail", "gelu_tanh", "nelu", "log_tailed", "knots_cubic", "circle"):
+        (found,) = torch.autograd.grad(pd_relu(points, library()[name].default).sum(), points)
+        assert torch.isfinite(found).all(), name
 
 
 def test_a_growing_power_is_no_reason_to_look_nearer() -> None:
