@@ -6,16 +6,18 @@ returns, so a shape is written down exactly once: in its family.
 Three things are done that sympy's own torch printer does not do:
 
 * `Piecewise` becomes nested `torch.where`, whose both arms are always evaluated. The input of an
-  arm that is not taken is replaced by a harmless point of the arm's own region first, so that no
-  overflow of a dead arm can reach the result or its derivative.
+  arm that is not taken is replaced by 0 first, and what comes out is dropped: no overflow of a dead
+  arm can reach the result or its derivative.
 * `1 + erf(z)` and `1/2 + atan(z)/pi` are printed as `erfc(-z)` and `atan2(1, -z)/pi`: the same
   functions, without the cancellation that leaves no correct digit far out on the negative side.
 * Scalars (parameters, `t`) are arguments, so one text serves every candidate of a family.
 """
 
 import functools
+import itertools
 import linecache
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -414,13 +416,14 @@ class Kernel:
     shares it, and `torch.compile` finds plain functions of tensors in it.
     """
 
-    def __init__(self, expression: sympy.Expr, parameters: tuple[str, ...]) -> None:
+    def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
+        parameters = tuple(ranges)
         expressions = [
             derivative(expression, order) if order else expression for order in range(KEPT_ORDERS)
         ]
         self.functions = tuple(torch_function(e, parameters) for e in expressions)
         self._choosing = tuple(_chooses(e) for e in expressions)
-        self._reach = tuple(_reach(f, len(parameters)) for f in self.functions)
+        self._reach = tuple(_reach(f, _corners(list(ranges.values()))) for f in self.functions)
 
     def __call__(
         self, input: "torch.Tensor", t: "torch.Tensor", values: "torch.Tensor", order: int = 0
@@ -429,7 +432,9 @@ class Kernel:
 
         float64 inside for every dtype: near a zero of g, or in a tail that is a difference,
         arithmetic in the input's own precision would lose digits that the result can show.
-        At +inf and -inf it is the value at the largest finite number, at NaN it is NaN.
+        At +inf and -inf it is the value at the largest finite number, at NaN it is NaN. Where a
+        power of x in the text overflows float64 (never below 1e30), and inf/inf or 0·inf would be
+        NaN, it is the value at a point before that.
 
         Args:
             input: any shape, floating-point.
@@ -446,9 +451,7 @@ class Kernel:
             raise UnsupportedError(
                 f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
             )
-        reach = torch.finfo(input.dtype).max
-        if input.dtype == torch.float64:
-            reach = self._reach[order]
+        reach = min(torch.finfo(input.dtype).max, self._reach[order])
         wide = torch.clamp(input.double(), -reach, reach)
         result = self.functions[order](wide, t, *values.unbind())
         if self._choosing[order]:
@@ -463,24 +466,45 @@ def _chooses(expression: sympy.Expr) -> bool:
     )
 
 
-def _reach(function: Callable[..., Any], parameters: int) -> float:
-    """How far out a float64 input is taken as it is.
+FAR = 1e30
+"""From here on only powers of x still change, exponentials have long since saturated or overflown:
+what is not finite beyond it, and was before it, is a power that float64 cannot hold."""
 
-    Powers of x overflow beyond 1e75 at the earliest (MAX_EXPONENT aside), and inf·0 is NaN where
-    the formula multiplies such a power by something that vanishes. Formulas in which that
-    happens see 1e75 instead; all others, tails that fall like a power among them, see x.
+
+def _reach(function: Callable[..., Any], corners: list[tuple[float, ...]]) -> float:
+    """How far out an input is taken as it is; from there on its text overflows to NaN.
+
+    x⁶ overflows beyond 1e51, and inf·0 and inf/inf are NaN where the formula multiplies or divides
+    such a power by something that vanishes or grows faster. Found out by evaluating the text at the
+    corners of the parameters' ranges; a tenth of the last good point is left for what lies between
+    them. A g that grows without bound itself ends in inf, not in NaN, and is let be.
     """
     import torch
 
     largest = torch.finfo(torch.float64).max
-    far = torch.tensor([largest, 1e250, 1e200, 1e150, 1e120, 1e100], dtype=torch.float64)
-    points = torch.cat([far, -far])
+    far = torch.logspace(math.log10(FAR), 308, 557, dtype=torch.float64)
+    far = torch.cat([far, torch.tensor([largest], dtype=torch.float64)])
+    reach = largest
     with torch.no_grad():
-        for value in (0.5, 2.0):
-            found = function(points, 0.25, *([value] * parameters))
-            if not bool(torch.isfinite(found).all()):
-                return 1e75
-    return largest
+        for values in corners:
+            for points in (far, -far):
+                found = function(points, 0.25, *values)
+                first = int(torch.isfinite(found).long().argmin())
+                if bool(torch.isnan(found).any()) and first > 0:
+                    reach = min(reach, max(FAR, 0.1 * far[first - 1].item()))
+    return reach
+
+
+def _corners(ranges: list[tuple[float, float]]) -> list[tuple[float, ...]]:
+    """The corners of a box; of one with many sides, those next to its two extremes."""
+    if len(ranges) <= 6:
+        return list(itertools.product(*ranges))
+    found = []
+    for near, away in ((0, 1), (1, 0)):
+        base = [r[near] for r in ranges]
+        found.append(tuple(base))
+        found += [(*base[:i], r[away], *base[i + 1 :]) for i, r in enumerate(ranges)]
+    return found
 
 
 KEPT_ORDERS = 3
@@ -490,7 +514,9 @@ KEPT_ORDERS = 3
 @functools.lru_cache(maxsize=1_024)
 def kernel(family: "Family") -> Kernel:
     """The family's `Kernel`, made at the first call."""
-    return Kernel(family.expression, family.parameters)
+    space: dict[str, Any] = dict(family.space)
+    ranges = {name: (float(space[name].low), float(space[name].high)) for name in family.parameters}
+    return Kernel(family.expression, ranges)
 
 
 def evaluate(

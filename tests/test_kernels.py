@@ -19,9 +19,7 @@ from pdsearch.family import load_target
 from pdsearch.kernels import Plan, available, build, layout, pieces, plan, table
 
 FAMILIES = sorted(library())
-# Tables of every family against 50 digits, minutes in all.
-pytestmark = pytest.mark.slow
-needs_kernels = pytest.mark.skipif(available() is not None, reason=f"no kernels: {available()}")
+needs_kernels = pytest.mark.usefixtures("fused")
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3.4e38, -3.4e38, math.inf, -math.inf]
 
 
@@ -42,12 +40,16 @@ def inputs(dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.cat([dense, normal, far, -far, around, torch.tensor(SPECIAL)]).to(dtype)
 
 
-@pytest.fixture(params=["AVX-512", "portable"])
-def build_kind(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both builds where there are two."""
-    fast = torch.ops.pdsearch.set_portable(request.param == "portable")
-    if request.param == "AVX-512" and not fast:
-        pytest.skip("this processor has no AVX-512")
+@pytest.fixture
+def fused() -> None:
+    """Fails where the kernels are missing: a test of them that is skipped tests nothing."""
+    assert available() is None, "these tests need a C++ compiler"
+
+
+@pytest.fixture(params=["fastest", "portable"])
+def build_kind(request: pytest.FixtureRequest, fused: None) -> Iterator[str]:
+    """What the processor is given, AVX-512 where it has that, and what every processor can do."""
+    torch.ops.pdsearch.set_portable(request.param == "portable")
     yield request.param
     torch.ops.pdsearch.set_portable(False)
 
@@ -274,6 +276,7 @@ def test_a_compiler_that_fails_is_said_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.so"))
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = run(PDSEARCH_CACHE=str(tmp_path / "file"))
@@ -281,13 +284,13 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
     assert done.stderr.count("cannot be made or loaded") == 1
 
 
+@pytest.mark.slow
 def test_switched_off_it_is_quiet(tmp_path: Path) -> None:
     done = run(PDSEARCH_FUSED="0", PDSEARCH_CACHE=str(tmp_path))
     assert done.returncode == 0 and done.stderr == ""
 
 
-@needs_kernels
-@pytest.mark.slow
+@pytest.mark.slow  # two compilations
 def test_two_processes_build_at_once(tmp_path: Path) -> None:
     import concurrent.futures
 

@@ -8,11 +8,12 @@ backward needs no second op. There are three because no single one is right ever
 * `_Eager`: plain tensors outside of any transform. The fused kernels, the least bookkeeping.
 * `_Transformed`: inside torch.func transforms, with forward-mode AD and for tensor subclasses. The
   formula; it has a `jvp`.
-* `_Traced`: under torch.compile. The formula; no `jvp`, because Dynamo refuses vmap of a
-  Function that has one, and ignores it in a compiled jvp.
+* `_Traced`: under torch.compile, outside of transforms. The formula; no `jvp`, because Dynamo
+  ignores it.
 """
 
 import functools
+import math
 from typing import Any, cast
 
 import torch
@@ -25,39 +26,25 @@ from pdsearch.family import Candidate
 __all__ = ["Rule", "check_progress", "pd_relu"]
 
 
-class _TracedScale(torch.autograd.Function):
-    """`grad_output * g⁽ᵒʳᵈᵉʳ⁾(input)`, differentiable in both."""
+class _Slope(torch.autograd.Function):
+    """`g⁽ᵒʳᵈᵉʳ⁾(input)`, differentiable in every mode; the next order is the symbolic derivative.
+
+    Of the input alone: a backward pass multiplies the gradient that comes in by it with torch's own
+    operator. A Function of both factors loses its graph where torch batches incoming gradients
+    (is_grads_batched with create_graph, torch 2.14), and with it a term of the second derivative.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        grad_output: torch.Tensor,
         input: torch.Tensor,
         t: torch.Tensor,
         values: torch.Tensor,
         kernel: codegen.Kernel,
         order: int,
     ) -> torch.Tensor:
-        return grad_output * kernel(input, t, values, order)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        *tensors, ctx.kernel, ctx.order = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_output, input, t, values = ctx.saved_tensors
-        return *_product_rule(_TracedScale, ctx, grads[0], grad_output, input, t, values), *[
-            None
-        ] * 4
-
-
-class _TransformedScale(_TracedScale):
-    """The same, and forward-mode AD."""
-
-    generate_vmap_rule = True
+        return kernel(input, t, values, order)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -67,48 +54,103 @@ class _TransformedScale(_TracedScale):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_output, input, t, values = ctx.saved_tensors
-        rule = _product_rule(_TransformedScale, ctx, grads[0], grad_output, input, t, values)
-        return *rule, *[None] * 4
+        slope = _Slope.apply(*ctx.saved_tensors, ctx.kernel, ctx.order + 1)
+        return grads[0] * slope, None, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> torch.Tensor:
-        grad_output, input, t, values = ctx.saved_tensors
-        result = torch.zeros_like(grad_output)
-        if tangents[0] is not None:
-            result = result + _TransformedScale.apply(
-                tangents[0], input, t, values, ctx.kernel, ctx.order
-            )
-        if tangents[1] is not None:
-            result = result + _TransformedScale.apply(
-                tangents[1] * grad_output, input, t, values, ctx.kernel, ctx.order + 1
-            )
-        return result
+    def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
+        found = _Push.apply(ctx.kernel, ctx.order + 1, *ctx.saved_tensors, tangents[0])
+        return cast(torch.Tensor, found)
 
 
-def _product_rule(
-    scale: type[torch.autograd.Function],
-    ctx: Any,
-    incoming: torch.Tensor,
-    grad_output: torch.Tensor,
-    input: torch.Tensor,
-    t: torch.Tensor,
-    values: torch.Tensor,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of grad_output·g⁽ᵒʳᵈᵉʳ⁾(input) in its two factors."""
-    to_grad_output = to_input = None
-    if ctx.needs_input_grad[0]:
-        to_grad_output = scale.apply(incoming, input, t, values, ctx.kernel, ctx.order)
-    if ctx.needs_input_grad[1]:
-        to_input = scale.apply(incoming * grad_output, input, t, values, ctx.kernel, ctx.order + 1)
-    return to_grad_output, to_input
+class _Push(torch.autograd.Function):
+    """The product of some tangents and g⁽ᵒʳᵈᵉʳ⁾(input): what every `jvp` returns.
+
+    Torch switches forward-mode AD off inside of a Function's jvp for all levels of it, so that the
+    next one out takes torch's own products and sums for constants, silently (torch 2.14). Functions
+    are told of all levels: hence one for the product and one for the sum.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        kernel: codegen.Kernel,
+        order: int,
+        input: torch.Tensor,
+        t: torch.Tensor,
+        values: torch.Tensor,
+        *tangents: torch.Tensor,
+    ) -> torch.Tensor:
+        return math.prod(tangents, start=kernel(input, t, values, order))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.kernel, ctx.order, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, t, values, *tangents = ctx.saved_tensors
+        upstream = grads[0]
+
+        def slope(order: int) -> torch.Tensor:
+            return cast(torch.Tensor, _Slope.apply(input, t, values, ctx.kernel, order))
+
+        to_tangents = [
+            math.prod(tangents[:i] + tangents[i + 1 :], start=upstream * slope(ctx.order))
+            if ctx.needs_input_grad[5 + i]
+            else None
+            for i in range(len(tangents))
+        ]
+        to_input = None
+        if ctx.needs_input_grad[2]:
+            to_input = math.prod(tangents, start=upstream * slope(ctx.order + 1))
+        return None, None, to_input, None, None, *to_tangents
+
+    @staticmethod
+    def jvp(ctx: Any, *moved: torch.Tensor | None) -> torch.Tensor:
+        input, t, values, *tangents = ctx.saved_tensors
+        terms = [
+            _Push.apply(
+                ctx.kernel, ctx.order, input, t, values, *tangents[:i], move, *tangents[i + 1 :]
+            )
+            for i, move in enumerate(moved[5:])
+            if move is not None
+        ]
+        if moved[2] is not None:
+            terms.append(
+                _Push.apply(ctx.kernel, ctx.order + 1, input, t, values, *tangents, moved[2])
+            )
+        return cast(torch.Tensor, _Sum.apply(*terms))
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of some tensors of one shape, for `_Push.jvp`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*terms: torch.Tensor) -> torch.Tensor:
+        return torch.stack(terms).sum(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.count = len(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (grads[0],) * ctx.count
+
+    @staticmethod
+    def jvp(ctx: Any, *moved: torch.Tensor | None) -> torch.Tensor:
+        return cast(torch.Tensor, _Sum.apply(*[move for move in moved if move is not None]))
 
 
 class _Traced(torch.autograd.Function):
     """`torch.relu` forward; backward `grad_output * g(input)` by the formula."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
         input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
@@ -123,11 +165,11 @@ class _Traced(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, t, values = ctx.saved_tensors
-        return _TracedScale.apply(grads[0], input, t, values, ctx.kernel, 0), None, None, None
+        return grads[0] * ctx.kernel(input, t, values), None, None, None
 
 
 class _Transformed(torch.autograd.Function):
-    """The same, and forward-mode AD: its tangent is `tangent * g(input)`."""
+    """The same, differentiable again, and with forward-mode AD: `tangent * g(input)`."""
 
     generate_vmap_rule = True
 
@@ -146,12 +188,11 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, t, values = ctx.saved_tensors
-        return _TransformedScale.apply(grads[0], input, t, values, ctx.kernel, 0), None, None, None
+        return grads[0] * _Slope.apply(input, t, values, ctx.kernel, 0), None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: torch.Tensor | None) -> torch.Tensor:
-        input, t, values = ctx.saved_tensors
-        return _TransformedScale.apply(tangents[0], input, t, values, ctx.kernel, 0)
+    def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, _Push.apply(ctx.kernel, 0, *ctx.saved_tensors, tangents[0]))
 
 
 class _Eager(torch.autograd.Function):
@@ -181,8 +222,7 @@ class _Eager(torch.autograd.Function):
                 'save="uint8" keeps too little for double backward (create_graph=True): use '
                 'save="input"'
             )
-        scaled = _TransformedScale.apply(grads[0], kept, plan.t, plan.values, plan.kernel, 0)
-        return scaled, None
+        return grads[0] * _Slope.apply(kept, plan.t, plan.values, plan.kernel, 0), None
 
 
 class Rule:
@@ -239,15 +279,20 @@ def _is_transformed(input: torch.Tensor) -> bool:
     )
 
 
-def _refuse_torch_func_inside_torch_compile() -> None:
-    """Make Dynamo stop where it traces through a torch.func transform.
+@torch.compiler.disable(
+    reason="pd_relu inside of torch.func transforms and forward-mode AD runs in eager mode only: "
+    "torch.compile would differentiate ReLU itself there. Leave fullgraph=True out"
+)
+def _uncompiled(
+    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+) -> torch.Tensor:
+    """Where Dynamo traces through a transform it would inline the forward pass.
 
-    There it would inline the forward pass and differentiate that: ReLU's own gradient, silently
-    (torch 2.14). It cannot trace this call in a transform, so fullgraph=True is an error that shows
-    this function's name, and otherwise the frame runs in eager mode, which is right. Elsewhere it
-    is a constant.
+    What it then differentiates is ReLU itself (vmap, grad) or gives zero tangents (forward-mode
+    AD), silently (torch 2.14). With fullgraph=True this call is an error that shows the reason
+    above; otherwise the graph ends here, and this runs in eager mode, which is right.
     """
-    torch._C._functorch.maybe_current_level()
+    return cast(torch.Tensor, _Transformed.apply(input, t, values, kernel))
 
 
 def traced(
@@ -256,7 +301,8 @@ def traced(
     """The op as torch.compile and torch.export see it: an export is the forward, a plain relu."""
     if torch.compiler.is_exporting():
         return torch.relu(input)
-    _refuse_torch_func_inside_torch_compile()
+    if torch._C._functorch.get_dynamic_layer_stack_depth() or forward_ad._current_level >= 0:
+        return _uncompiled(input, t, values, kernel)
     return cast(torch.Tensor, _Traced.apply(input, t, values, kernel))
 
 
