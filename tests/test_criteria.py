@@ -22,6 +22,7 @@ from pdsearch.criteria import (
     gate,
     load_criterion,
     narrow,
+    settle,
 )
 from pdsearch.criteria.family import CERTIFIED
 from pdsearch.criteria.result import demands
@@ -198,7 +199,7 @@ def test_the_gate_decides_only_what_is_required() -> None:
     assert report.names == ("forward_is_relu", "alive_below_zero", "consistent")
     assert report.passed
     known = gate(candidate, known={"consistent": "proved", "alive_below_zero": "refuted"})
-    assert known["consistent"].detail == "proved for the whole family"
+    assert known["consistent"].detail == "for the whole family"
     assert known["alive_below_zero"].verdict == "proved"  # one candidate may well pass
 
 
@@ -384,6 +385,67 @@ def test_narrowing_cuts_off_only_what_fails() -> None:
             assert not gate(family.bind(alpha=alpha, beta=min(beta, 10.0))).passed
     hopeless = Family("flat", sympy.Symbol("a") + 0 * x, space={"a": FloatDistribution(5.0, 6.0)})
     assert narrow(hopeless) is None
+
+
+def test_ranges_that_exclude_each_other_leave_nothing() -> None:
+    # helu is dead below zero unless alpha is near 3, and far from the step unless it is small
+    assert narrow(load_family("helu")) is None
+    assert "no parameters can pass all criteria: alive_below_zero only within alpha in [2." in (
+        settle(load_family("helu")).hopeless
+    )
+
+
+def test_what_is_known_of_a_family_before_anything_is_drawn() -> None:
+    leaky = settle(load_family("leaky"))
+    assert leaky.proved == ("alive_below_zero", "consistent")
+    assert leaky.ranges == {} and leaky.hopeless == ""
+    assert gate(load_family("leaky").default, known=leaky.known).passed
+    found = settle(load_family("exp_tail"))
+    assert found.proved == ()
+    # alpha·e^(beta·x) < 1e-6 for x < -ln(1e6·alpha)/beta: at the largest alpha, 1, that is more
+    # than 1.0001 % of [-3, 0) for beta above this, and for every smaller alpha too
+    last = math.log(1e6) / (3 * (1 - 0.010001))
+    assert set(found.ranges) == {"beta"}
+    low, high = found.ranges["beta"]
+    assert low == 0.1 and last <= high < 6
+    assert type(found).from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize("name", ["b_silu", "rect", "ramp", "piecewise_quadratic", "log_tailed"])
+def test_no_candidate_outside_of_the_known_ranges_passes(name: str) -> None:
+    family = load_family(name)
+    found = settle(family)
+    assert found.ranges
+    for parameter, (low, high) in found.ranges.items():
+        whole = family.space[parameter]
+        assert isinstance(whole, FloatDistribution)
+        assert whole.low <= low <= high <= whole.high
+        for share in (0.001, 0.5, 1.0):
+            outside = [low - share * (low - whole.low), high + share * (whole.high - high)]
+            for value in (v for v in outside if not low <= v <= high):
+                for rest in (0.0, 0.5, 1.0):
+                    others = {
+                        other: d.low + rest * (d.high - d.low)
+                        for other, d in family.space.items()
+                        if other != parameter and isinstance(d, FloatDistribution)
+                    }
+                    assert not gate(family.bind(**{parameter: value}, **others)).passed
+
+
+def test_families_that_cannot_pass_say_why() -> None:
+    flat = Family("flat", sympy.Symbol("a") + 0 * x, space={"a": FloatDistribution(5.0, 6.0)})
+    why = settle(flat).hopeless
+    assert why.startswith("consistent is required, and the family fails it with any parameters")
+    assert "at most 0.4; flat(a=5.5): value 5)" in why  # ½·5.5 + ½·4.5
+    why = settle(load_family("relu")).hopeless
+    assert why.startswith("alive_below_zero is required, and the family fails it (")
+    assert "relu: x in [-3, 0], value 1)" in why
+    assert settle(load_family("relu"), thresholds={"alive_below_zero": 1.0}).hopeless == ""
+
+
+def test_a_family_for_which_there_is_no_time_is_left_to_its_candidates() -> None:
+    found = settle(load_family("leaky"), budget=Budget(seconds=0.0))
+    assert (found.proved, found.ranges, found.hopeless) == ((), {}, "")
 
 
 def test_whole_numbers_stay_whole_in_witnesses() -> None:

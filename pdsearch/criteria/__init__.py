@@ -16,10 +16,12 @@ from typing import Any
 from pdsearch.criteria import measured
 from pdsearch.criteria.family import (
     CERTIFIED,
+    FamilyGate,
     FamilyMap,
     FamilyShape,
     Part,
     decide_criterion,
+    family_gate,
     map_criterion,
     narrowed,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "PROFILES",
     "Budget",
     "Criterion",
+    "FamilyGate",
     "FamilyMap",
     "Part",
     "Report",
@@ -56,6 +59,7 @@ __all__ = [
     "gate",
     "load_criterion",
     "narrow",
+    "settle",
 ]
 
 UserCriterion = Callable[[Candidate], Any]
@@ -63,6 +67,16 @@ UserCriterion = Callable[[Candidate], Any]
 
 FAMILY_BUDGET = Budget(boxes=20_000, seconds=10.0)
 """What a criterion of a family may cost: half a minute for all of a hard family."""
+
+STUDY_BUDGET = Budget(boxes=20_000, seconds=6.0)
+"""What a study spends on a family when it is begun: boxes a decision, seconds in all.
+
+Boxes are what should end a decision, so that what is offered to a sampler does not depend on how
+busy a machine is: under `paper` the library's slowest family, `knots_cubic`, takes 4 s.
+"""
+
+STUDY_PARTS = 48
+"""Parts of a map that only has to give a range: more cost more and cut off hardly more."""
 
 _MEASURED: Mapping[str, Callable[[Candidate, Demands], Result]] = {
     "forward_is_relu": measured.forward_is_relu,
@@ -139,7 +153,7 @@ def _report(
     results: list[Result] = []
     for name in names:
         if (known or {}).get(name) == PROVED:
-            results.append(wanted.result(name, PROVED, detail="proved for the whole family"))
+            results.append(wanted.result(name, PROVED, detail="for the whole family"))
         elif name in CERTIFIED:
             results.append(CERTIFIED[name](shape, wanted))
         else:
@@ -253,6 +267,30 @@ def narrow(
         if family.parameters and wanted.required(name) and name in CERTIFIED
     ]
     return narrowed(maps, family)
+
+
+def settle(
+    family: Family,
+    *,
+    profile: str = "paper",
+    thresholds: Mapping[str, Threshold] | None = None,
+    budget: Budget | None = None,
+) -> FamilyGate:
+    """What a study need not ask of each candidate of a family: decided once, when it is begun.
+
+    Args:
+        family: one that is searched.
+        profile: `paper` or `strict`.
+        thresholds: as for `check`.
+        budget: boxes for each decision, seconds for the family.
+
+    Raises:
+        InputError: an unknown profile or threshold.
+    """
+    wanted = demands(profile, thresholds)
+    names = [name for name in CRITERIA if wanted.required(name) and name in CERTIFIED]
+    limit = (budget or STUDY_BUDGET).fresh()
+    return family_gate(FamilyShape(family, wanted), names, limit, parts=STUDY_PARTS)
 
 
 def _family_report(

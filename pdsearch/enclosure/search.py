@@ -41,9 +41,14 @@ class Budget:
             return False
         return self.used % 64 != 0 or time.monotonic() - self._started < self.seconds
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._started
+
     def over(self) -> bool:
         """Whether the time is spent."""
-        return time.monotonic() - self._started >= self.seconds
+        return self.elapsed >= self.seconds
 
     def fresh(self) -> "Budget":
         """A new budget of the same size, its clock started now."""

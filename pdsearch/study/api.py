@@ -22,7 +22,7 @@ from pdsearch.study.settings import (
     load_study_file,
     validate,
 )
-from pdsearch.study.space import as_spec, check_installed, resolve_families
+from pdsearch.study.space import as_spec, check_installed, resolve_families, settle_families
 from pdsearch.study.storage import settle, shown_url, storage_errors
 from pdsearch.study.stored import PREFIX, StoredStudy, open_named, open_study, summary
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
@@ -137,6 +137,7 @@ def search(
             _check_trial(settings, dataset)
         if function is not None and settings.study.tie_seeds and not function.takes_seed:
             raise InputError("study.tie_seeds needs a train function that takes a seed")
+        said = Display(quiet=not progress, total=settings.study.trials)
         threads = threads or _threads(settings.study.workers)
         kept = {
             "device": _device(device, train),
@@ -153,6 +154,7 @@ def search(
             url=url,
             kept=kept,
             decide=lambda file: _decided(file, dataset, device=device),
+            settle=lambda: settle_families(searched, settings.criteria, say=said.say),
             direction=direction,
         )
         trainer = function or _image_trainer(stored, dataset, device=device)
