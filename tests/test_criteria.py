@@ -7,6 +7,7 @@ from pathlib import Path
 import mpmath
 import pytest
 import sympy
+import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from test_enclosure import oracle
 
@@ -258,8 +259,22 @@ def test_criteria_of_ones_own() -> None:
     def wrong(candidate: Candidate) -> str:
         return "yes"
 
-    with pytest.raises(InputError, match="'wrong' must give a Result or a pair"):
+    with pytest.raises(InputError, match=r"'wrong' must give a Result or a pair .* got str"):
         gate(load_family("exp_tail").default, extra=[wrong])
+
+    def tensors(candidate: Candidate) -> tuple[object, object]:
+        return candidate(torch.ones(1)), candidate(torch.ones(1)) > 0
+
+    with pytest.raises(InputError, match=r"and a bool, got \(Tensor, Tensor\)"):
+        gate(load_family("exp_tail").default, extra=[tensors])
+    with pytest.raises(InputError, match="two criteria of your own are called 'whole'"):
+        gate(load_family("exp_tail").default, extra=[whole, whole])
+
+    def disguised(candidate: Candidate) -> Result:
+        return Result("bounded", "s", "proved", True, False, None, "b", None, "mine")
+
+    with pytest.raises(InputError, match="cannot be called 'bounded': that is one of ours"):
+        gate(load_family("exp_tail").default, extra=[disguised])
 
     def limits(candidate: Candidate) -> tuple[float, bool]:
         return 0.0, True
@@ -268,10 +283,34 @@ def test_criteria_of_ones_own() -> None:
         gate(load_family("exp_tail").default, extra=[limits])
 
 
+def test_what_goes_wrong_in_ones_own_criterion_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def divides(candidate: Candidate) -> tuple[float, bool]:
+        print("looking")
+        return 1 / 0, True
+
+    with pytest.raises(
+        InputError, match=r"'divides' failed for exp_tail\(alpha=0.3, beta=1\): Zero"
+    ):
+        gate(load_family("exp_tail").default, extra=[divides])
+    assert capsys.readouterr() == ("", "looking\n")
+
+    def runs_out(candidate: Candidate) -> tuple[float, bool]:
+        raise RuntimeError("CUDA out of memory")
+
+    # What a study tries again must reach it as it is.
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        gate(load_family("exp_tail").default, extra=[runs_out])
+
+
 def test_a_criterion_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def small(candidate):\n    return 0.5, True\n")
     assert load_criterion("mine.py:small", directory=tmp_path)(None) == (0.5, True)
+    file.write_text("def small(candidate):\n    return 0.7, True\n")  # edited within a second
+    assert load_criterion("mine.py:small", directory=tmp_path)(None) == (0.7, True)
+    (tmp_path / "ours.py").write_text("def limits(candidate):\n    return 0.5, True\n")
+    with pytest.raises(InputError, match="cannot be called 'limits'"):
+        load_criterion("ours.py:limits", directory=tmp_path)
     with pytest.raises(InputError, match=r"no function 'large' \(it has: small\)"):
         load_criterion("mine.py:large", directory=tmp_path)
     with pytest.raises(InputError, match="does not exist"):

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
+from pdsearch.study.own import KEPT, changed
 from pdsearch.study.settings import OBJECTIVES, StudyFile
 from pdsearch.study.space import BASELINE, FIXED, grid, offered
 from pdsearch.study.storage import connect, owner_of, shown_url, storage_errors
@@ -176,6 +177,8 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
         before = attrs[PREFIX + "families"].get(key)
         if before is not None and before != family:
             changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
+    for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
+        changes.append(f"criteria.own {spec!r}: what its file says")
     for key in ("train", "direction"):
         if attrs.get(PREFIX + key) != attributes.get(key):
             changes.append(f"{key} {attrs.get(PREFIX + key)!r} → {attributes.get(key)!r}")

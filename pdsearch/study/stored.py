@@ -128,6 +128,12 @@ class StoredStudy:
             return gates_of(self.study)
 
     @property
+    def own_criteria(self) -> dict[str, str]:
+        """The files of the criteria that its study file names, by `path.py:function`."""
+        with storage_errors(self.storage):
+            return dict(self.study.user_attrs.get(PREFIX + "own_criteria", {}))
+
+    @property
     def minimize(self) -> bool:
         """Whether a smaller value is better (only where a Python function says so)."""
         return self.study.directions[0].name == "MINIMIZE"
