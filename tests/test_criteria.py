@@ -1,5 +1,6 @@
 """The criteria's verdicts: known answers, an independent table, families, and what is refused."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ from test_enclosure import oracle
 from pdsearch.criteria import (
     CRITERIA,
     PROFILES,
+    PROVED_BY_BOXES,
     Budget,
     Report,
     Result,
@@ -23,6 +25,7 @@ from pdsearch.criteria import (
     gate,
     load_criterion,
     narrow,
+    proof_boxes,
     settle,
 )
 from pdsearch.criteria.family import CERTIFIED
@@ -348,6 +351,44 @@ def test_exponents_with_many_digits_are_decided(alpha: float) -> None:
     # sympy takes number**(p/q) apart into prime powers; with such p and q it would not return
     shape = Shape(load_family("q_pseudo_spike").bind(alpha=alpha).expression)
     assert {CERTIFIED[name](shape, STRICT).verdict for name in CERTIFIED} == {"proved"}
+
+
+# ------------------------------------------------------------------------------ proofs as boxes
+
+
+@pytest.mark.parametrize("criterion", PROVED_BY_BOXES)
+@pytest.mark.parametrize("name", ["sigmoid", "exp_tail", "knots_cubic", "gelu_tanh", "circle"])
+def test_a_proofs_boxes_cover_the_line_and_hold_g(name: str, criterion: str) -> None:
+    candidate = load_family(name).default
+    boxes = proof_boxes(candidate, criterion)
+    assert bool(boxes) == (TABLE[name][criterion]["verdict"] == "proved")
+    if not boxes:
+        return
+    assert boxes[0].x[0] == -math.inf and boxes[-1].x[1] == math.inf
+    for left, right in itertools.pairwise(boxes):
+        assert left.x[1] == right.x[0]
+    for box in boxes:
+        low, high = (max(box.x[0], -30.0), min(box.x[1], 30.0))
+        for share in (0.01, 0.3, 0.7, 0.99):
+            place = mpmath.mpf(low + share * (high - low))
+            value = float(oracle(candidate.expression, {x: place}))
+            assert box.g[0] - 1e-12 <= value <= box.g[1] + 1e-12
+        if criterion == "sign_preserving":
+            assert box.g[0] >= 0.0
+        if criterion == "bounded":
+            assert box.g[0] >= -1.5 - 1e-6 and box.g[1] <= 1.5 + 1e-6
+
+
+def test_boxes_belong_to_what_was_asked() -> None:
+    b_silu = load_family("b_silu").default
+    assert len(proof_boxes(b_silu, "bounded", thresholds={"bounded": 1.3})) > len(
+        proof_boxes(b_silu, "bounded")
+    )
+    assert proof_boxes(b_silu, "bounded", thresholds={"bounded": 1.2}) == ()
+    # Every piece of hardswish rises; what refutes it is a jump down at 3.
+    assert proof_boxes(load_family("hardswish").default, "non_decreasing") == ()
+    with pytest.raises(InputError, match="'gain' is not proved by boxes: choose from sign_pres"):
+        proof_boxes(b_silu, "gain")
 
 
 # ----------------------------------------------------------------------------------- families

@@ -24,6 +24,7 @@ from pdsearch.criteria.family import (
     map_criterion,
     narrowed,
 )
+from pdsearch.criteria.proof import PROVED_BY_BOXES, ProofBox, boxes_of
 from pdsearch.criteria.result import (
     CRITERIA,
     MEASURED,
@@ -45,11 +46,13 @@ from pdsearch.family.loading import run_file
 __all__ = [
     "CRITERIA",
     "PROFILES",
+    "PROVED_BY_BOXES",
     "Budget",
     "Criterion",
     "FamilyGate",
     "FamilyMap",
     "Part",
+    "ProofBox",
     "Report",
     "Result",
     "UserCriterion",
@@ -61,6 +64,7 @@ __all__ = [
     "gate",
     "load_criterion",
     "narrow",
+    "proof_boxes",
     "settle",
 ]
 
@@ -140,6 +144,39 @@ def gate(
     wanted = demands(profile, thresholds)
     names = [name for name in CRITERIA if wanted.required(name)]
     return _report(candidate, wanted, names, extra, budget, known=known or {})
+
+
+def proof_boxes(
+    candidate: Candidate,
+    criterion: str,
+    *,
+    thresholds: Mapping[str, Threshold] | None = None,
+    budget: Budget | None = None,
+) -> tuple[ProofBox, ...]:
+    """The intervals by which a criterion is proved, to be drawn.
+
+    Args:
+        candidate: taken at t = 0.
+        criterion: one of `PROVED_BY_BOXES`.
+        thresholds: as for `check`.
+        budget: as for `check`.
+
+    Returns:
+        Boxes that cover the line, from left to right; none where there is no such proof.
+
+    Raises:
+        InputError: another criterion, or an unknown threshold.
+    """
+    if criterion not in PROVED_BY_BOXES:
+        raise InputError(
+            f"{criterion!r} is not proved by boxes: choose from {', '.join(PROVED_BY_BOXES)}"
+        )
+    wanted = demands(thresholds=thresholds)
+    shape = Shape(candidate.expression, budget=budget)
+    # A jump refutes `non_decreasing` though every piece rises.
+    if CERTIFIED[criterion](shape, wanted).verdict != PROVED:
+        return ()
+    return boxes_of(shape, wanted, criterion)
 
 
 def _report(
