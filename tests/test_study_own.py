@@ -77,10 +77,18 @@ def test_the_report_and_the_learned_criteria_tell_of_them(study):
     assert "criteria/mine.py:at_minus_one" in page and "value &lt;= 0.3" in page
     assert page.count("g(-1) is at most 0.3.") >= 1
     assert "For whole families" in page
+    assert "<td>alive_below_zero</td><td>forward_is_relu, consistent, at_minus_one</td>" in page
     learned = {one.name: one for one in learned_criteria(stored).criteria}
     complete = [row for row in stored.trials()[1:] if row.status == "complete"]
     assert learned["at_minus_one"].n == len(complete)
     assert learned["at_minus_one"].statement == "g(-1) is at most 0.3."
+
+
+def test_a_report_without_a_best_tells_what_was_decided(study):
+    stored = search(study, train=train, trials=1, progress=False).stored
+    assert stored.best() is None
+    page = study_report(stored)
+    assert "For whole families" in page and "value &lt;= 0.3" in page
 
 
 def test_everything_that_is_missing_is_told_at_once(study):

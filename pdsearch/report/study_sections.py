@@ -89,9 +89,10 @@ def _whole_families(view: View) -> list[Any]:
     required = [
         name for name in CRITERIA if name in PROFILES[view.stored.settings.criteria.profile]
     ]
+    own = [spec.rpartition(":")[2] for spec in view.stored.own_criteria]
     lines = []
     for family, found in gates.items():
-        left = [name for name in required if name not in found.proved]
+        left = [name for name in required if name not in found.proved] + own
         space = view.stored.families[family].to_dict()["space"]
         drawn = [
             [
@@ -114,8 +115,8 @@ def _whole_families(view: View) -> list[Any]:
         h(
             "p",
             "Decided once, when the study was begun: what is proved for every parameter was not "
-            "asked of single candidates, and parameters with which a required criterion is refuted "
-            "were not drawn.",
+            "asked of single candidates, and outside of the ranges drawn from each candidate fails "
+            "a required criterion.",
             class_="quiet",
         ),
         table(["family", "proved for all of it", "asked of each candidate", "drawn from"], lines),
