@@ -4,8 +4,11 @@
 
 Prints, over the library at its defaults: the time of all seven certified criteria of a candidate
 seen for the first time (median and maximum over families), and of the gate for further candidates
-of a family whose required criteria are proved or not. `--families` also decides every criterion
-over every parameter space and counts what is left undecided.
+of a family, all of its required criteria decided for each (gate), all proved for the family
+(gate_known), or what a study proves when it is begun (gate_study). start_* is what that costs a
+study: for the families of studies/digits.toml together, and for the library's slowest.
+`--families` also decides every criterion over every parameter space and counts what is left
+undecided.
 """
 
 import argparse
@@ -18,11 +21,13 @@ from typing import Any
 import flint
 import sympy
 
-from pdsearch.criteria import Budget, decide_family, gate
+from pdsearch.criteria import Budget, FamilyGate, decide_family, gate, settle
 from pdsearch.criteria.family import CERTIFIED
 from pdsearch.criteria.result import CRITERIA, PROVED, demands
 from pdsearch.criteria.shape import Shape
 from pdsearch.family import Family, library
+
+DIGITS = ("exp_tail", "rational_tail", "gaussian_tail", "leaky")  # studies/digits.toml
 
 
 def certified_seconds(family: Family) -> float:
@@ -51,6 +56,14 @@ def gate_seconds(family: Family, *, known: dict[str, str], rounds: int) -> float
     return statistics.median(times[1:])
 
 
+def settled(family: Family) -> tuple[float, FamilyGate]:
+    """What a study decides of a family when it is begun, and the seconds it takes."""
+    sympy.core.cache.clear_cache()
+    begun = time.perf_counter()
+    found = settle(family)
+    return time.perf_counter() - begun, found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -63,11 +76,21 @@ def main() -> None:
         name: statistics.median(certified_seconds(family) for _ in range(arguments.rounds))
         for name, family in families.items()
     }
-    gates, gates_known = {}, {}
+    gates, gates_known, gates_study = {}, {}, {}
+    begun_with = {name: settled(family) for name, family in families.items()}
+    start = {name: seconds for name, (seconds, _) in begun_with.items()}
+    settled_wholly = [
+        name
+        for name, (_, found) in begun_with.items()
+        if not found.hopeless and {"alive_below_zero", "consistent"} <= set(found.proved)
+    ]
     proved = {name: PROVED for name in CRITERIA if name in CERTIFIED}
     for name, family in families.items():
         if family.parameters:
             gates[name] = gate_seconds(family, known={}, rounds=arguments.rounds)
+            gates_study[name] = gate_seconds(
+                family, known=begun_with[name][1].known, rounds=arguments.rounds
+            )
             gates_known[name] = gate_seconds(family, known=proved, rounds=arguments.rounds)
     found: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
@@ -83,6 +106,13 @@ def main() -> None:
         "gate_max_s": max(gates.values()),
         "gate_known_median_s": statistics.median(gates_known.values()),
         "gate_known_max_s": max(gates_known.values()),
+        "gate_study_median_s": statistics.median(gates_study.values()),
+        "gate_study_max_s": max(gates_study.values()),
+        "gate_study_proved_max_s": max(gates_study.get(name, 0.0) for name in settled_wholly),
+        "families_proved": len(settled_wholly),
+        "start_digits_s": sum(start[name] for name in DIGITS),
+        "start_max_s": max(start.values()),
+        "start_slowest": max(start, key=lambda name: start[name]),
     }
     if arguments.families:
         begun = time.perf_counter()
@@ -103,7 +133,7 @@ def main() -> None:
         print(json.dumps(found, indent=2))
         return
     for key, value in found.items():
-        print(f"{key:22s} {value:.4f}" if isinstance(value, float) else f"{key:22s} {value}")
+        print(f"{key:24s} {value:.4f}" if isinstance(value, float) else f"{key:24s} {value}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The criteria's verdicts: known answers, an independent table, families, and what is refused."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import mpmath
 import pytest
 import sympy
+import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from test_enclosure import oracle
 
 from pdsearch.criteria import (
     CRITERIA,
     PROFILES,
+    PROVED_BY_BOXES,
     Budget,
     Report,
     Result,
@@ -22,6 +25,8 @@ from pdsearch.criteria import (
     gate,
     load_criterion,
     narrow,
+    proof_boxes,
+    settle,
 )
 from pdsearch.criteria.family import CERTIFIED
 from pdsearch.criteria.result import demands
@@ -198,7 +203,7 @@ def test_the_gate_decides_only_what_is_required() -> None:
     assert report.names == ("forward_is_relu", "alive_below_zero", "consistent")
     assert report.passed
     known = gate(candidate, known={"consistent": "proved", "alive_below_zero": "refuted"})
-    assert known["consistent"].detail == "proved for the whole family"
+    assert known["consistent"].detail == "for the whole family"
     assert known["alive_below_zero"].verdict == "proved"  # one candidate may well pass
 
 
@@ -257,8 +262,22 @@ def test_criteria_of_ones_own() -> None:
     def wrong(candidate: Candidate) -> str:
         return "yes"
 
-    with pytest.raises(InputError, match="'wrong' must give a Result or a pair"):
+    with pytest.raises(InputError, match=r"'wrong' must give a Result or a pair .* got str"):
         gate(load_family("exp_tail").default, extra=[wrong])
+
+    def tensors(candidate: Candidate) -> tuple[object, object]:
+        return candidate(torch.ones(1)), candidate(torch.ones(1)) > 0
+
+    with pytest.raises(InputError, match=r"and a bool, got \(Tensor, Tensor\)"):
+        gate(load_family("exp_tail").default, extra=[tensors])
+    with pytest.raises(InputError, match="two criteria of your own are called 'whole'"):
+        gate(load_family("exp_tail").default, extra=[whole, whole])
+
+    def disguised(candidate: Candidate) -> Result:
+        return Result("bounded", "s", "proved", True, False, None, "b", None, "mine")
+
+    with pytest.raises(InputError, match="cannot be called 'bounded': that is one of ours"):
+        gate(load_family("exp_tail").default, extra=[disguised])
 
     def limits(candidate: Candidate) -> tuple[float, bool]:
         return 0.0, True
@@ -267,10 +286,34 @@ def test_criteria_of_ones_own() -> None:
         gate(load_family("exp_tail").default, extra=[limits])
 
 
+def test_what_goes_wrong_in_ones_own_criterion_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def divides(candidate: Candidate) -> tuple[float, bool]:
+        print("looking")
+        return 1 / 0, True
+
+    with pytest.raises(
+        InputError, match=r"'divides' failed for exp_tail\(alpha=0.3, beta=1\): Zero"
+    ):
+        gate(load_family("exp_tail").default, extra=[divides])
+    assert capsys.readouterr() == ("", "looking\n")
+
+    def runs_out(candidate: Candidate) -> tuple[float, bool]:
+        raise RuntimeError("CUDA out of memory")
+
+    # What a study tries again must reach it as it is.
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        gate(load_family("exp_tail").default, extra=[runs_out])
+
+
 def test_a_criterion_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def small(candidate):\n    return 0.5, True\n")
     assert load_criterion("mine.py:small", directory=tmp_path)(None) == (0.5, True)
+    file.write_text("def small(candidate):\n    return 0.7, True\n")  # edited within a second
+    assert load_criterion("mine.py:small", directory=tmp_path)(None) == (0.7, True)
+    (tmp_path / "ours.py").write_text("def limits(candidate):\n    return 0.5, True\n")
+    with pytest.raises(InputError, match="cannot be called 'limits'"):
+        load_criterion("ours.py:limits", directory=tmp_path)
     with pytest.raises(InputError, match=r"no function 'large' \(it has: small\)"):
         load_criterion("mine.py:large", directory=tmp_path)
     with pytest.raises(InputError, match="does not exist"):
@@ -308,6 +351,44 @@ def test_exponents_with_many_digits_are_decided(alpha: float) -> None:
     # sympy takes number**(p/q) apart into prime powers; with such p and q it would not return
     shape = Shape(load_family("q_pseudo_spike").bind(alpha=alpha).expression)
     assert {CERTIFIED[name](shape, STRICT).verdict for name in CERTIFIED} == {"proved"}
+
+
+# ------------------------------------------------------------------------------ proofs as boxes
+
+
+@pytest.mark.parametrize("criterion", PROVED_BY_BOXES)
+@pytest.mark.parametrize("name", ["sigmoid", "exp_tail", "knots_cubic", "gelu_tanh", "circle"])
+def test_a_proofs_boxes_cover_the_line_and_hold_g(name: str, criterion: str) -> None:
+    candidate = load_family(name).default
+    boxes = proof_boxes(candidate, criterion)
+    assert bool(boxes) == (TABLE[name][criterion]["verdict"] == "proved")
+    if not boxes:
+        return
+    assert boxes[0].x[0] == -math.inf and boxes[-1].x[1] == math.inf
+    for left, right in itertools.pairwise(boxes):
+        assert left.x[1] == right.x[0]
+    for box in boxes:
+        low, high = (max(box.x[0], -30.0), min(box.x[1], 30.0))
+        for share in (0.01, 0.3, 0.7, 0.99):
+            place = mpmath.mpf(low + share * (high - low))
+            value = float(oracle(candidate.expression, {x: place}))
+            assert box.g[0] - 1e-12 <= value <= box.g[1] + 1e-12
+        if criterion == "sign_preserving":
+            assert box.g[0] >= 0.0
+        if criterion == "bounded":
+            assert box.g[0] >= -1.5 - 1e-6 and box.g[1] <= 1.5 + 1e-6
+
+
+def test_boxes_belong_to_what_was_asked() -> None:
+    b_silu = load_family("b_silu").default
+    assert len(proof_boxes(b_silu, "bounded", thresholds={"bounded": 1.3})) > len(
+        proof_boxes(b_silu, "bounded")
+    )
+    assert proof_boxes(b_silu, "bounded", thresholds={"bounded": 1.2}) == ()
+    # Every piece of hardswish rises; what refutes it is a jump down at 3.
+    assert proof_boxes(load_family("hardswish").default, "non_decreasing") == ()
+    with pytest.raises(InputError, match="'gain' is not proved by boxes: choose from sign_pres"):
+        proof_boxes(b_silu, "gain")
 
 
 # ----------------------------------------------------------------------------------- families
@@ -384,6 +465,67 @@ def test_narrowing_cuts_off_only_what_fails() -> None:
             assert not gate(family.bind(alpha=alpha, beta=min(beta, 10.0))).passed
     hopeless = Family("flat", sympy.Symbol("a") + 0 * x, space={"a": FloatDistribution(5.0, 6.0)})
     assert narrow(hopeless) is None
+
+
+def test_ranges_that_exclude_each_other_leave_nothing() -> None:
+    # helu is dead below zero unless alpha is near 3, and far from the step unless it is small
+    assert narrow(load_family("helu")) is None
+    assert "no parameters can pass all criteria: alive_below_zero only within alpha in [2." in (
+        settle(load_family("helu")).hopeless
+    )
+
+
+def test_what_is_known_of_a_family_before_anything_is_drawn() -> None:
+    leaky = settle(load_family("leaky"))
+    assert leaky.proved == ("alive_below_zero", "consistent")
+    assert leaky.ranges == {} and leaky.hopeless == ""
+    assert gate(load_family("leaky").default, known=leaky.known).passed
+    found = settle(load_family("exp_tail"))
+    assert found.proved == ()
+    # alpha·e^(beta·x) < 1e-6 for x < -ln(1e6·alpha)/beta: at the largest alpha, 1, that is more
+    # than 1.0001 % of [-3, 0) for beta above this, and for every smaller alpha too
+    last = math.log(1e6) / (3 * (1 - 0.010001))
+    assert set(found.ranges) == {"beta"}
+    low, high = found.ranges["beta"]
+    assert low == 0.1 and last <= high < 6
+    assert type(found).from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize("name", ["b_silu", "rect", "ramp", "piecewise_quadratic", "log_tailed"])
+def test_no_candidate_outside_of_the_known_ranges_passes(name: str) -> None:
+    family = load_family(name)
+    found = settle(family)
+    assert found.ranges
+    for parameter, (low, high) in found.ranges.items():
+        whole = family.space[parameter]
+        assert isinstance(whole, FloatDistribution)
+        assert whole.low <= low <= high <= whole.high
+        for share in (0.001, 0.5, 1.0):
+            outside = [low - share * (low - whole.low), high + share * (whole.high - high)]
+            for value in (v for v in outside if not low <= v <= high):
+                for rest in (0.0, 0.5, 1.0):
+                    others = {
+                        other: d.low + rest * (d.high - d.low)
+                        for other, d in family.space.items()
+                        if other != parameter and isinstance(d, FloatDistribution)
+                    }
+                    assert not gate(family.bind(**{parameter: value}, **others)).passed
+
+
+def test_families_that_cannot_pass_say_why() -> None:
+    flat = Family("flat", sympy.Symbol("a") + 0 * x, space={"a": FloatDistribution(5.0, 6.0)})
+    why = settle(flat).hopeless
+    assert why.startswith("consistent is required, and the family fails it with any parameters")
+    assert "at most 0.4; flat(a=5.5): value 5)" in why  # ½·5.5 + ½·4.5
+    why = settle(load_family("relu")).hopeless
+    assert why.startswith("alive_below_zero is required, and the family fails it (")
+    assert "relu: x in [-3, 0], value 1)" in why
+    assert settle(load_family("relu"), thresholds={"alive_below_zero": 1.0}).hopeless == ""
+
+
+def test_a_family_for_which_there_is_no_time_is_left_to_its_candidates() -> None:
+    found = settle(load_family("leaky"), budget=Budget(seconds=0.0))
+    assert (found.proved, found.ranges, found.hopeless) == ((), {}, "")
 
 
 def test_whole_numbers_stay_whole_in_witnesses() -> None:

@@ -415,6 +415,23 @@ def test_a_spent_budget_says_so_and_still_encloses() -> None:
     assert found.lo <= -0.99 <= found.hi + 1.0
 
 
+def test_the_leaves_of_a_search_cover_the_piece_and_are_closed_each_by_its_bound() -> None:
+    piece = next(p for p in cut(parse("x**4/4-x**3/3-x**2+x")) if not p.tail)
+    function = Smooth.on(piece, Domain())
+    floor = minimum(function, Budget()).lo - 1e-4
+    leaves: list = []
+    found = minimum(function, Budget(), above=floor, below=floor, leaves=leaves)
+    assert found.complete and found.lo >= floor
+    ends = sorted((left, right) for ((left, right, _),) in leaves)
+    assert len(ends) > 2
+    assert ends[0][0] == function.start[0] and ends[-1][1] == function.start[1]
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(ends))
+    assert all(function.lower(leaf)[0] >= floor for leaf in leaves)
+    other: list = []
+    assert not minimum(function, Budget(boxes=1), above=floor, leaves=other).complete
+    assert len(other) == 2
+
+
 @pytest.mark.parametrize(
     "text",
     ["sigmoid(4*x)", "exp(-x**2)", "Piecewise((1,x>0),(0.3*exp(x),True))", "x**2/10",

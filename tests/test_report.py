@@ -23,7 +23,7 @@ import torch
 from made_up import made_up_study
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from pdsearch.criteria import check
+from pdsearch.criteria import ProofBox, check, proof_boxes
 from pdsearch.errors import InputError
 from pdsearch.expression import parse
 from pdsearch.family import Candidate, Family, library, load_family
@@ -414,6 +414,57 @@ def test_witnesses_are_marked_where_they_are(witness: Any, drawn: list[float] | 
         assert list(marked[0].x) == drawn
         low, high = figure.layout.xaxis.range
         assert low < min(drawn) and max(drawn) < high
+
+
+def test_proofs_are_drawn_on_request() -> None:
+    candidate = load_family("sigmoid").default
+    page = assert_stands_alone(criteria_report(check(candidate, profile="strict"), candidate))
+    (figure,) = page.figures()
+    bars = [trace for trace in figure["data"] if trace["type"] == "bar"]
+    assert [bar["name"].split(" (")[0] for bar in bars] == [
+        "proof of sign_preserving", "proof of bounded", "proof of non_decreasing",
+    ]  # fmt: skip
+    low, high = figure["layout"]["xaxis"]["range"]
+    for bar in bars:
+        assert bar["visible"] == "legendonly"
+        sides = [(x - w / 2, x + w / 2) for x, w in zip(bar["x"], bar["width"], strict=True)]
+        assert sides[0][0] <= low and sides[-1][1] >= high
+        for (left, right), base, height in zip(sides, bar["base"], bar["y"], strict=True):
+            place = min(max((left + right) / 2, low), high)
+            assert base <= 1 / (1 + math.exp(-4 * place)) <= base + height
+        criterion = bar["name"].split()[2]
+        boxes = proof_boxes(candidate, criterion)
+        assert bar["name"].endswith(f" ({len(boxes)} boxes)")
+        inside = [box for box in boxes if box.x[0] < high and box.x[1] > low]
+        assert len(bar["hovertext"]) == len(inside)
+    assert "x from −∞ to " in bars[0]["hovertext"][0]
+    assert "Choose a proof in the legend" in page.text
+
+
+def test_only_what_is_proved_by_boxes_is_drawn_as_boxes(b_silu_report: Any) -> None:
+    (figure,) = Page(criteria_report(b_silu_report, B_SILU)).figures()
+    bars = [trace["name"] for trace in figure["data"] if trace["type"] == "bar"]
+    assert len(bars) == 1 and bars[0].startswith("proof of bounded")
+    page = Page(criteria_report(check(load_family("selu").default), load_family("selu").default))
+    assert not any(name.startswith("proof of bounded") for name in page.text.split("\n"))
+
+
+def test_thousands_of_boxes_are_joined_where_they_would_be_hairs() -> None:
+    count = 5000
+    boxes = [
+        ProofBox(
+            (-6 + 10 * i / count, -6 + 10 * (i + 1) / count), (0.1 + i / count, 0.2 + i / count)
+        )
+        for i in range(count)
+    ]
+    figure = criteria_figure(EXP_TAIL, [], proofs={"bounded": boxes})
+    bar = figure.data[-1]
+    assert bar.name == "proof of bounded (5000 boxes)"
+    assert 200 < len(bar.x) <= 650
+    for x, width, base, height in zip(bar.x, bar.width, bar.base, bar.y, strict=True):
+        inside = [b for b in boxes if x - width / 2 < sum(b.x) / 2 < x + width / 2]
+        assert base <= min(b.g[0] for b in inside) + 1e-12
+        assert base + height >= min(max(b.g[1] for b in inside), 1.5) - 1e-12
 
 
 def test_the_page_of_a_family_draws_the_members_that_the_witnesses_name() -> None:

@@ -7,10 +7,12 @@ import warnings
 import optuna
 import pytest
 import torch
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from pdsearch import Family, InputError, load_family
-from pdsearch.criteria import check
+from pdsearch.criteria import FamilyGate, check
 from pdsearch.errors import PdsearchError
+from pdsearch.expression import parse
 from pdsearch.study import load_study_file, open_study, search, status
 from pdsearch.study import run as loop
 from pdsearch.study.settings import StudySection
@@ -19,6 +21,7 @@ from pdsearch.study.space import (
     grid,
     make_pruner,
     make_sampler,
+    offered,
     resolve_families,
     trial_seed,
 )
@@ -138,6 +141,17 @@ def test_trial_seeds_differ_by_study_seed_and_number():
 # --------------------------------------------------------------------------- criteria, references
 
 
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Studies as an earlier version began them: nothing is known of whole families."""
+
+    def nothing(families, criteria, *, say):
+        return {}
+
+    monkeypatch.setattr("pdsearch.study.api.settle_families", nothing)
+
+
+@pytest.mark.usefixtures("one_by_one")
 def test_ruled_out_candidates_are_never_trained(tmp_path):
     trained = []
 
@@ -164,14 +178,151 @@ def test_ruled_out_candidates_are_never_trained(tmp_path):
     assert frozen.constraints == {"criteria": 1.0}
 
 
-def test_thresholds_move_the_gate(tmp_path):
+def with_threshold(tmp_path, consistent):
     file = tmp_path / "s.toml"
     file.write_text(
         '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 4\n'
-        f'storage = "sqlite:///{tmp_path}/study.db"\n[criteria]\nconsistent = 1e-4\n'
+        f'storage = "sqlite:///{tmp_path}/study.db"\n[criteria]\nconsistent = {consistent}\n'
     )
-    rows = search(file, train=train, progress=False).stored.trials()
+    return file
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_thresholds_move_the_gate(tmp_path):
+    rows = search(with_threshold(tmp_path, 1e-4), train=train, progress=False).stored.trials()
     assert [row.status for row in rows] == ["complete", *["ruled_out"] * 3]
+
+
+# ------------------------------------------------------------------- what holds for whole families
+
+
+def test_a_family_that_cannot_pass_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"study\.families\.0: 'leaky': consistent is required"):
+        search(with_threshold(tmp_path, 1e-4), train=train, progress=False)
+    with pytest.raises(InputError, match=r"families\.1: 'helu': no parameters") as caught:
+        find(tmp_path, families=["leaky", "helu", "selu"])
+    assert len(str(caught.value).splitlines()) == 2
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db") == []
+
+
+def spy_on_gates(monkeypatch):
+    asked = []
+    original = loop.gate
+
+    def spy(candidate, **keys):
+        asked.append((candidate.family.name, keys["known"]))
+        return original(candidate, **keys)
+
+    monkeypatch.setattr(loop, "gate", spy)
+    return asked
+
+
+def test_what_a_family_is_proved_for_is_not_asked_of_its_candidates(tmp_path, monkeypatch):
+    asked = spy_on_gates(monkeypatch)
+    stored = find(tmp_path, families=["leaky", "rational_tail"], trials=12).stored
+    attribute = plain(tmp_path).user_attrs["pdsearch:gates"]
+    assert attribute["leaky"] == {"proved": ["alive_below_zero", "consistent"], "ranges": {}}
+    assert attribute["rational_tail"]["proved"] == ["alive_below_zero"]
+    assert {name for name, _ in asked} == {"leaky", "rational_tail"}
+    for name, known in asked:
+        assert known == dict.fromkeys(attribute[name]["proved"], "proved")
+    for row in stored.trials()[2:]:
+        entries = {entry["name"]: entry for entry in row.criteria["criteria"]}
+        whole = row.candidate.family.name == "leaky"
+        assert (entries["consistent"]["value"] is None) == whole
+        assert (entries["consistent"]["detail"] == "for the whole family") == whole
+        assert entries["alive_below_zero"]["verdict"] == "proved"
+        assert entries["alive_below_zero"]["detail"] == "for the whole family"
+    assert status(stored)["families"] == attribute
+
+
+def test_a_family_is_decided_once_for_a_study(tmp_path, monkeypatch):
+    find(tmp_path, trials=4)
+    kept = plain(tmp_path).user_attrs["pdsearch:gates"]
+
+    def never(*_, **__):
+        raise AssertionError("decided again")
+
+    monkeypatch.setattr("pdsearch.study.space.settle", never)
+    find(tmp_path, trials=6)
+    assert plain(tmp_path).user_attrs["pdsearch:gates"] == kept
+
+
+def test_a_study_begun_without_it_goes_on_one_by_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("pdsearch.study.begin._decided_once", without_gates)
+        find(tmp_path, trials=4)
+    assert "pdsearch:gates" not in plain(tmp_path).user_attrs
+    asked = spy_on_gates(monkeypatch)
+    stored = find(tmp_path, trials=12).stored
+    assert "pdsearch:gates" not in plain(tmp_path).user_attrs
+    assert asked and all(known == {} for _, known in asked)
+    assert stored.gates == {} and status(stored)["families"] == {}
+    drawn = [t.distributions for t in plain(tmp_path).trials if "exp_tail.beta" in t.params]
+    assert all(space["exp_tail.beta"].high == 10.0 for space in drawn)
+
+
+def without_gates(settings, decide, settle):
+    return {"settings": decide(settings).model_dump(mode="json")}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "grid"])
+def test_what_is_ruled_out_for_every_candidate_is_not_offered(tmp_path, sampler):
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    find(tmp_path, sampler=sampler, families=["exp_tail"], trials=14, pruner="none")
+    study = plain(tmp_path)
+    low, high = study.user_attrs["pdsearch:gates"]["exp_tail"]["ranges"]["beta"]
+    assert low == 0.1 and high < 6
+    values = [t.params["exp_tail.beta"] for t in study.trials[2:]]
+    assert len(values) == 12 and low <= min(values) and max(values) <= high
+    if sampler == "grid":
+        assert max(values) == high
+    for trial in study.trials[2:]:
+        assert trial.distributions["exp_tail.beta"].high == high
+        # The family stays as it was written: what is kept of a candidate does not change.
+        space = trial.user_attrs["pdsearch:candidate"]["family"]["space"]
+        assert space["beta"]["high"] == 10.0
+
+
+def test_own_criteria_are_asked_of_every_candidate(tmp_path):
+    asked = []
+
+    def mine(candidate):
+        asked.append(candidate)
+        return 0.0, True
+
+    stored = find(tmp_path, families=["leaky"], criteria=[mine], trials=6).stored
+    assert asked == [row.candidate for row in stored.trials()[2:]]
+
+
+def test_ranges_are_narrowed_on_their_own_steps():
+    family = Family(
+        "steps",
+        parse("Piecewise((1, x > 0), (n*s*a/100, True))", parameters=["n", "s", "a"]),
+        space={
+            "n": IntDistribution(1, 9, step=2),
+            "s": FloatDistribution(0.1, 0.9, step=0.1),
+            "a": FloatDistribution(0.01, 1.0, log=True),
+        },
+    )
+    ranges = {"n": (2.1, 7.9), "s": (0.3, 0.5), "a": (0.02, 0.5)}
+    space = offered(family, FamilyGate(ranges=ranges))
+    assert space["n"] == IntDistribution(3, 7, step=2)
+    assert space["s"] == family.space["s"]
+    assert space["a"] == FloatDistribution(0.02, 0.5, log=True)
+    # No whole number lies within: nothing is cut off, each candidate is decided by itself.
+    assert offered(family, FamilyGate(ranges={"n": (3.2, 4.8)}))["n"] == family.space["n"]
+    assert offered(family) == dict(family.space)
+
+
+def test_families_are_named_on_stderr_as_they_are_decided(tmp_path, capfd):
+    find(tmp_path, trials=2, progress=True)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "criteria of the family exp_tail (1 of 2)",
+        "criteria of the family leaky (2 of 2)",
+    ]
 
 
 def test_references_are_never_best_and_never_pruned(tmp_path):

@@ -126,6 +126,21 @@ def test_overrides(write, key, text, found):
             "criteria.profile: must be one of paper | strict",
         ),
         (LEAST + "[criteria]\ngain = [2, 1]\n", r"gain must be a number or \[low, high\]"),
+        (
+            LEAST + "[criteria]\nlimits = 0.1\n",
+            "criteria.thresholds: the criterion 'limits' has no threshold: it holds or not",
+        ),
+        (LEAST + "[criteria]\ngain = 1.0\n", "threshold of 'gain' must be a pair"),
+        (LEAST + "[criteria]\nbounded = [1, 2]\n", "threshold of 'bounded' must be a finite numb"),
+        (LEAST + "[criteria]\nalive_radius = -1\n", "'alive_radius' must be positive, got -1"),
+        (LEAST + "[criteria]\nalive_radios = 1\n", "did you mean alive_radius?"),
+        (LEAST + "[criteria]\nown = 3\n", "criteria.own: must be a list, got 3"),
+        (LEAST + "[criteria]\nown = [3]\n", "criteria.own.0: must be text, got 3"),
+        (LEAST + '[criteria]\nown = ["a"]\n', "is named path.py:function, got 'a'"),
+        (LEAST + '[criteria]\nown = ["a.py"]\n', "is named path.py:function, got 'a.py'"),
+        (LEAST + '[criteria]\nown = ["a.py:f g"]\n', "is named path.py:function"),
+        (LEAST + '[criteria]\nown = ["a.py:gain"]\n', "'a.py:gain' is called as one of ours"),
+        (LEAST + '[criteria]\nown = ["a.py:f", "b.py:f"]\n', "two criteria are called 'f'"),
         (LEAST + "[confirm]\nseeds = 0\n", "confirm.seeds: must be ≥ 1, got 0"),
         (LEAST + 'sampler = "nsga2"\npruner = "median"\n', "cannot be used with two objectives"),
         (LEAST + 'sampler = "nsga2"\nobjectives = ["accuracy"]\n', "is for two objectives"),
@@ -166,6 +181,28 @@ def test_all_problems_are_told_at_once(write):
     ):
         assert sum(f": {place}: " in line for line in lines) == 1, place
     assert len(lines) == 7
+
+
+def test_every_wrong_criterion_has_its_line(write):
+    text = LEAST + (
+        '[criteria]\nlimits = 1\ngain = 2.0\nown = ["a", "b.py:cheap"]\n[trial]\nepochs = 0\n'
+    )
+    with pytest.raises(InputError, match="criteria") as caught:
+        load_study_file(write(text))
+    lines = str(caught.value).splitlines()
+    assert sorted(line.split(": ")[1] for line in lines) == [
+        *("criteria.own", "criteria.own"), *("criteria.thresholds", "criteria.thresholds"),
+        "trial.epochs",
+    ]  # fmt: skip
+
+
+def test_criteria_of_ones_own_and_what_alive_means(write):
+    text = LEAST + (
+        '[criteria]\nown = ["mine.py:small", "b.py:c"]\nalive_radius = 2\nalive_epsilon = 1e-4\n'
+    )
+    criteria = load_study_file(write(text)).criteria
+    assert criteria.own == ["mine.py:small", "b.py:c"]
+    assert criteria.bounds() == {"alive_radius": 2.0, "alive_epsilon": 1e-4}
 
 
 def test_files_that_are_none(tmp_path):

@@ -126,6 +126,14 @@ def search_text(data: Mapping[str, Any]) -> str:
 def status_text(data: Mapping[str, Any]) -> str:
     """How far a study is; `data` is `status --json`'s."""
     lines = [search_text(data), ""]
+    for name, found in data["families"].items():
+        if found["proved"]:
+            lines += [f"proved for the whole family {name}: {', '.join(found['proved'])}"]
+        for parameter, (low, high) in found["ranges"].items():
+            lines.append(
+                f"drawn for {name}: {parameter} in [{number(low)}, {number(high)}]; the rest of "
+                "its range fails the criteria"
+            )
     for row in data["running"]:
         gone = "" if row["alive"] in (True, None) else ", its process has gone"
         what = row["candidate"] or row["kind"]

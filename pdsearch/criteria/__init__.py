@@ -6,23 +6,25 @@ or an exact identity (`pdsearch.enclosure`), `refuted` only with evidence that w
 rigorously. `measured` says so.
 """
 
-import functools
-import importlib.util
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pdsearch.criteria import measured
 from pdsearch.criteria.family import (
     CERTIFIED,
+    FamilyGate,
     FamilyMap,
     FamilyShape,
     Part,
     decide_criterion,
+    family_gate,
     map_criterion,
     narrowed,
 )
+from pdsearch.criteria.proof import PROVED_BY_BOXES, ProofBox, boxes_of
 from pdsearch.criteria.result import (
     CRITERIA,
     MEASURED,
@@ -37,25 +39,33 @@ from pdsearch.criteria.result import (
 )
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.search import Budget
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, PdsearchError
 from pdsearch.family import Candidate, Family
+from pdsearch.family.loading import run_file
 
 __all__ = [
     "CRITERIA",
     "PROFILES",
+    "PROVED_BY_BOXES",
     "Budget",
     "Criterion",
+    "FamilyGate",
     "FamilyMap",
     "Part",
+    "ProofBox",
     "Report",
     "Result",
+    "UserCriterion",
     "check",
+    "criterion_name",
     "decide_family",
     "demands",
     "family_map",
     "gate",
     "load_criterion",
     "narrow",
+    "proof_boxes",
+    "settle",
 ]
 
 UserCriterion = Callable[[Candidate], Any]
@@ -63,6 +73,16 @@ UserCriterion = Callable[[Candidate], Any]
 
 FAMILY_BUDGET = Budget(boxes=20_000, seconds=10.0)
 """What a criterion of a family may cost: half a minute for all of a hard family."""
+
+STUDY_BUDGET = Budget(boxes=20_000, seconds=6.0)
+"""What a study spends on a family when it is begun: boxes a decision, seconds in all.
+
+Boxes are what should end a decision, so that what is offered to a sampler does not depend on how
+busy a machine is: under `paper` the library's slowest family, `knots_cubic`, takes 4 s.
+"""
+
+STUDY_PARTS = 48
+"""Parts of a map that only has to give a range: more cost more and cut off hardly more."""
 
 _MEASURED: Mapping[str, Callable[[Candidate, Demands], Result]] = {
     "forward_is_relu": measured.forward_is_relu,
@@ -126,6 +146,39 @@ def gate(
     return _report(candidate, wanted, names, extra, budget, known=known or {})
 
 
+def proof_boxes(
+    candidate: Candidate,
+    criterion: str,
+    *,
+    thresholds: Mapping[str, Threshold] | None = None,
+    budget: Budget | None = None,
+) -> tuple[ProofBox, ...]:
+    """The intervals by which a criterion is proved, to be drawn.
+
+    Args:
+        candidate: taken at t = 0.
+        criterion: one of `PROVED_BY_BOXES`.
+        thresholds: as for `check`.
+        budget: as for `check`.
+
+    Returns:
+        Boxes that cover the line, from left to right; none where there is no such proof.
+
+    Raises:
+        InputError: another criterion, or an unknown threshold.
+    """
+    if criterion not in PROVED_BY_BOXES:
+        raise InputError(
+            f"{criterion!r} is not proved by boxes: choose from {', '.join(PROVED_BY_BOXES)}"
+        )
+    wanted = demands(thresholds=thresholds)
+    shape = Shape(candidate.expression, budget=budget)
+    # A jump refutes `non_decreasing` though every piece rises.
+    if CERTIFIED[criterion](shape, wanted).verdict != PROVED:
+        return ()
+    return boxes_of(shape, wanted, criterion)
+
+
 def _report(
     candidate: Candidate,
     wanted: Demands,
@@ -139,21 +192,39 @@ def _report(
     results: list[Result] = []
     for name in names:
         if (known or {}).get(name) == PROVED:
-            results.append(wanted.result(name, PROVED, detail="proved for the whole family"))
+            results.append(wanted.result(name, PROVED, detail="for the whole family"))
         elif name in CERTIFIED:
             results.append(CERTIFIED[name](shape, wanted))
         else:
             results.append(_MEASURED[name](candidate, wanted))
-    results += [_own(criterion, candidate) for criterion in extra]
+    results += _owns(extra, candidate)
     return Report(candidate.name, wanted.profile, tuple(results))
 
 
+def _owns(extra: Sequence[UserCriterion], candidate: Candidate) -> list[Result]:
+    results = [_own(criterion, candidate) for criterion in extra]
+    names = [result.name for result in results]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two criteria of your own are called {', '.join(map(repr, twice))}")
+    return results
+
+
 def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
-    name = getattr(criterion, "__name__", type(criterion).__name__)
-    if name in CRITERIA:
-        raise InputError(f"a criterion of your own cannot be called {name!r}: that is one of ours")
-    outcome = criterion(candidate)
+    name = criterion_name(criterion)
+    # What it prints must not end up in what the command line writes to stdout.
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = criterion(candidate)
+    except (PdsearchError, OSError, RuntimeError, MemoryError):
+        raise  # said clearly already, or what another attempt may get over
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"the criterion {name!r} failed for {candidate.name}: {type(error).__name__}: {first}"
+        ) from error
     if isinstance(outcome, Result):
+        if outcome.name in CRITERIA:
+            raise InputError(_TAKEN.format(outcome.name))
         return outcome
     if (
         isinstance(outcome, tuple)
@@ -166,10 +237,27 @@ def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
         return Result(
             name, statement, MEASURED, passed, True, value, "the user's own", None, "the user's"
         )
+    kinds = [type(part).__name__ for part in outcome] if isinstance(outcome, tuple) else []
+    got = f"({', '.join(kinds)})" if kinds else type(outcome).__name__
     raise InputError(
-        f"the criterion {name!r} must give a Result or a pair (value, passed), "
-        f"got {type(outcome).__name__}"
+        f"the criterion {name!r} must give a Result or a pair (value, passed) of a number or None "
+        f"and a bool, got {got}"
     )
+
+
+_TAKEN = "a criterion of your own cannot be called {!r}: that is one of ours"
+
+
+def criterion_name(criterion: UserCriterion) -> str:
+    """Under which name a criterion of one's own is listed.
+
+    Raises:
+        InputError: it is one of ours.
+    """
+    name = str(getattr(criterion, "__name__", type(criterion).__name__))
+    if name in CRITERIA:
+        raise InputError(_TAKEN.format(name))
+    return name
 
 
 # ---------------------------------------------------------------------------------- families
@@ -255,6 +343,30 @@ def narrow(
     return narrowed(maps, family)
 
 
+def settle(
+    family: Family,
+    *,
+    profile: str = "paper",
+    thresholds: Mapping[str, Threshold] | None = None,
+    budget: Budget | None = None,
+) -> FamilyGate:
+    """What a study need not ask of each candidate of a family: decided once, when it is begun.
+
+    Args:
+        family: one that is searched.
+        profile: `paper` or `strict`.
+        thresholds: as for `check`.
+        budget: boxes for each decision, seconds for the family.
+
+    Raises:
+        InputError: an unknown profile or threshold.
+    """
+    wanted = demands(profile, thresholds)
+    names = [name for name in CRITERIA if wanted.required(name) and name in CERTIFIED]
+    limit = (budget or STUDY_BUDGET).fresh()
+    return family_gate(FamilyShape(family, wanted), names, limit, parts=STUDY_PARTS)
+
+
 def _family_report(
     family: Family, wanted: Demands, extra: Sequence[UserCriterion], budget: Budget | None
 ) -> Report:
@@ -266,7 +378,7 @@ def _family_report(
             results.append(decide_criterion(shape, name, (budget or FAMILY_BUDGET).fresh()))
         else:
             results.append(_worst(_MEASURED[name], corners, wanted, name))
-    results += [_own(criterion, family.default) for criterion in extra]
+    results += _owns(extra, family.default)
     return Report(family.name, wanted.profile, tuple(results))
 
 
@@ -294,9 +406,13 @@ def _worst(
 
 
 def load_criterion(spec: str, *, directory: Path | None = None) -> UserCriterion:
-    """A criterion of one's own from a file: `path.py:function`.
+    """A criterion of one's own from a file: `path.py:function`. Runs the file.
 
     The function takes a candidate and gives a `Result`, or a pair (value, passed).
+
+    Args:
+        spec: the file and the function.
+        directory: what a relative path is relative to; the working directory if None.
 
     Raises:
         InputError: no such file or function.
@@ -307,25 +423,10 @@ def load_criterion(spec: str, *, directory: Path | None = None) -> UserCriterion
     path = Path(file) if directory is None else directory / file
     if not path.is_file():
         raise InputError(f"{path} does not exist: a criterion needs path.py:function")
-    module = _module(path.resolve())
+    module = run_file(path)
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise InputError(f"{path} has no function {name!r} (it has: {', '.join(names) or 'none'})")
-    return function
-
-
-@functools.cache
-def _module(path: Path) -> Any:
-    name = f"_pdsearch_criteria_{abs(hash(str(path))):x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        sys.modules.pop(name, None)
-        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
-    return module
+    criterion_name(function)
+    return cast(UserCriterion, function)

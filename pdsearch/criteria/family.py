@@ -9,7 +9,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pdsearch.criteria.over_box import CERTIFIED, OVER_A_BOX, Box, FamilyShape, between
@@ -19,10 +19,12 @@ from pdsearch.family import Candidate, Family
 
 __all__ = [
     "CERTIFIED",
+    "FamilyGate",
     "FamilyMap",
     "FamilyShape",
     "Part",
     "decide_criterion",
+    "family_gate",
     "map_criterion",
     "narrowed",
 ]
@@ -87,6 +89,8 @@ def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Resu
     corners = [shape.candidate_at(shape.box, share) for share in (0.0, 1.0, 0.5)]
     corners += [shape.family.default, *_other_corners(shape)]
     for candidate in corners:
+        if budget.over():
+            break  # a corner that was not looked at is a counterexample less, no proof more
         result = shape.bound_result(criterion, candidate)
         if result.verdict == REFUTED:
             return demands.result(
@@ -205,7 +209,8 @@ def narrowed(maps: Sequence[FamilyMap], family: Family) -> dict[str, tuple[float
     """The smallest ranges that hold every point not refuted by any of the maps.
 
     Returns:
-        Ranges by parameter; None where some map refutes all of the space.
+        Ranges by parameter; None where nothing is left: some map refutes all of the space, or what
+        one map leaves another refutes.
     """
     ranges = {
         name: (float(cast(Any, d).low), float(cast(Any, d).high))
@@ -220,4 +225,107 @@ def narrowed(maps: Sequence[FamilyMap], family: Family) -> dict[str, tuple[float
                 max(low, min(part.ranges[name][0] for part in left)),
                 min(high, max(part.ranges[name][1] for part in left)),
             )
-    return ranges
+    return None if any(low > high for low, high in ranges.values()) else ranges
+
+
+# ------------------------------------------------------------- before any candidate is drawn
+
+
+@dataclass(frozen=True)
+class FamilyGate:
+    """What is known of all of a family's candidates before one is drawn.
+
+    Attributes:
+        proved: required criteria that hold for every point of the space.
+        ranges: low and high of the parameters that need not be drawn from their whole range: what
+            lies outside fails a required criterion.
+        hopeless: why no candidate can pass; empty if some may.
+    """
+
+    proved: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    hopeless: str = ""
+
+    @property
+    def known(self) -> dict[str, str]:
+        """What `gate` takes as `known`."""
+        return dict.fromkeys(self.proved, PROVED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `from_dict` reads it back."""
+        return {
+            "proved": list(self.proved),
+            "ranges": {name: list(ends) for name, ends in self.ranges.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "FamilyGate":
+        """Read what `to_dict` wrote."""
+        ranges = {name: (float(low), float(high)) for name, (low, high) in data["ranges"].items()}
+        return cls(tuple(data["proved"]), ranges)
+
+
+def family_gate(
+    shape: FamilyShape, criteria: Sequence[str], budget: Budget, *, parts: int
+) -> FamilyGate:
+    """Decide the criteria for the whole space, and map those that some candidates fail.
+
+    Args:
+        shape: the family's.
+        criteria: those required and certified.
+        budget: boxes for each decision and each map, seconds for all of it. A criterion whose turn
+            comes too late is left to each candidate, which is never wrong. Only whole steps can be
+            broken off: a hard derivative is taken to its end.
+        parts: how many parts a map has at most.
+    """
+    proved: list[str] = []
+    maps: list[FamilyMap] = []
+    for name in criteria:
+        left = budget.seconds - budget.elapsed
+        if left <= 0.0:
+            break
+        result = decide_criterion(shape, name, Budget(boxes=budget.boxes, seconds=left / 2))
+        if result.verdict == PROVED:
+            proved.append(name)
+        elif result.verdict == REFUTED and not shape.names:
+            return FamilyGate(hopeless=_why(shape, name, "fails it"))
+        elif result.verdict == REFUTED:
+            # Where no candidate was found to fail, a map would find no part that does.
+            left = max(budget.seconds - budget.elapsed, 0.0)
+            found = map_criterion(
+                shape, name, Budget(boxes=budget.boxes, seconds=left / 2), parts=parts
+            )
+            if narrowed([found], shape.family) is None:
+                return FamilyGate(hopeless=_why(shape, name, "fails it with any parameters"))
+            maps.append(found)
+    ranges = narrowed(maps, shape.family)
+    if ranges is None:
+        each = [
+            f"{one.criterion} only within {_said(narrowed([one], shape.family) or {})}"
+            for one in maps
+        ]
+        return FamilyGate(hopeless=f"no parameters can pass all criteria: {'; '.join(each)}")
+    whole = narrowed([], shape.family) or {}
+    return FamilyGate(
+        tuple(proved), {name: ends for name, ends in ranges.items() if ends != whole[name]}
+    )
+
+
+def _why(shape: FamilyShape, criterion: str, how: str) -> str:
+    """A criterion that no candidate passes, in words, with the evidence of the default one."""
+    default = shape.family.default
+    result = shape.bound_result(criterion, default)
+    evidence = []
+    place = (result.witness or {}).get("x")
+    if place is not None:
+        ends = [f"{end:.8g}" for end in (place if isinstance(place, tuple) else (place,))]
+        evidence.append(f"x = {ends[0]}" if len(ends) == 1 else f"x in [{', '.join(ends)}]")
+    if result.value is not None:
+        values = result.value if isinstance(result.value, tuple) else (result.value,)
+        evidence.append("value " + " to ".join(dict.fromkeys(f"{value:.6g}" for value in values)))
+    shown = f"; {default.name}: {', '.join(evidence)}" if evidence else ""
+    return f"{criterion} is required, and the family {how} ({result.statement}{shown})"
+
+
+def _said(ranges: Mapping[str, tuple[float, float]]) -> str:
+    return ", ".join(f"{name} in [{low:.6g}, {high:.6g}]" for name, (low, high) in ranges.items())

@@ -41,9 +41,14 @@ class Budget:
             return False
         return self.used % 64 != 0 or time.monotonic() - self._started < self.seconds
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._started
+
     def over(self) -> bool:
         """Whether the time is spent."""
-        return time.monotonic() - self._started >= self.seconds
+        return self.elapsed >= self.seconds
 
     def fresh(self) -> "Budget":
         """A new budget of the same size, its clock started now."""
@@ -275,6 +280,7 @@ def minimum(
     below: float | None = None,
     tolerance: float = 1e-7,
     box: Sequence[Interval] | None = None,
+    leaves: list[tuple[Interval, ...]] | None = None,
 ) -> Minimum:
     """Enclose the infimum of a function over its piece.
 
@@ -285,14 +291,23 @@ def minimum(
         above: stop once the infimum is known to be ≥ this.
         below: stop once a value below this (strictly) was certified.
         tolerance: stop when the enclosure is this narrow (relative to 1 + its size).
+        leaves: filled with the boxes that were left, which cover the whole: each was closed by its
+            own bound if the minimum is complete. Of functions of one variable only, for a box of
+            several is cut on the face that it was moved to.
     """
+    assert leaves is None or len(function.variables) == 1
     start = function.box if box is None else tuple(box)
     weights = [
         (right - left) if right != math.inf and right > left else 1.0 for left, right, _ in start
     ]
     counter = itertools.count()
     best, point = math.inf, None
-    heap: list[tuple[float, int, tuple[Interval, ...], int]] = []
+    heap: list[tuple[float, int, tuple[Interval, ...], int, tuple[Interval, ...]]] = []
+
+    def found(low: float, box: tuple[Interval, ...], *, complete: bool) -> Minimum:
+        if leaves is not None:
+            leaves.extend(entry[-1] for entry in heap)
+        return Minimum(low, best, point, box, complete=complete)
 
     def push(box: tuple[Interval, ...]) -> None:
         nonlocal best, point
@@ -301,23 +316,24 @@ def minimum(
         value = function.enclose([(c, c, 0) for c in corner])
         if not value[2] and value[1] < best:
             best, point = value[1], corner
-        heapq.heappush(heap, (-math.inf if flag & iv.UNDEFINED else lo, next(counter), face, flag))
+        low = -math.inf if flag & iv.UNDEFINED else lo
+        heapq.heappush(heap, (low, next(counter), face, flag, box))
 
     push(start)
     while heap:
-        lo, _, box, flag = heap[0]
+        lo, _, box, flag, _ = heap[0]
         low = min(lo, best)
         undefined = bool(flag & iv.UNDEFINED)
         if below is not None and best < below:
-            return Minimum(low, best, point, box, complete=True)
+            return found(low, box, complete=True)
         if not undefined:
             if above is not None and lo >= above:
-                return Minimum(low, best, point, box, complete=True)
+                return found(low, box, complete=True)
             if best - low <= tolerance * (1.0 + abs(best)) and (above is None or low >= above):
-                return Minimum(low, best, point, box, complete=True)
+                return found(low, box, complete=True)
         parts = halves(box, weights)
         if parts is None or not budget.spend():
-            return Minimum(low, best, point, box, complete=False)
+            return found(low, box, complete=False)
         heapq.heappop(heap)
         for part in parts:
             push(part)

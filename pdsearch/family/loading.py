@@ -59,7 +59,7 @@ def find_families(path: Path, *, origin: str | None = None) -> dict[str, Family]
         kind = "is a directory" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {kind}: give a Python file that defines a Family")
     found: dict[str, Family] = {}
-    for value in vars(_run(path)).values():
+    for value in vars(run_file(path)).values():
         if not isinstance(value, Family) or value.origin or value is found.get(value.name):
             continue
         if value.name in found:
@@ -72,13 +72,16 @@ def find_families(path: Path, *, origin: str | None = None) -> dict[str, Family]
     return found
 
 
-def _run(path: Path) -> ModuleType:
-    """The file as a module of its own.
+def run_file(path: Path) -> ModuleType:
+    """A user's file as a module of its own, run anew at each call.
 
     Not by importlib: its compiled copies are told apart by size and second only, and a file that
     is edited and checked again at once would be read as it was.
+
+    Raises:
+        InputError: it fails, with the line.
     """
-    module = ModuleType(f"_pdsearch_families_{abs(hash(str(path.resolve()))):x}")
+    module = ModuleType(f"_pdsearch_file_{abs(hash(str(path.resolve()))):x}")
     module.__file__ = str(path)
     # Functions and dataclasses of the file look their module up while it runs.
     sys.modules[module.__name__] = module

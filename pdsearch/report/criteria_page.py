@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pdsearch.criteria import PROVED_BY_BOXES, ProofBox, proof_boxes
 from pdsearch.family import Candidate, Family
 from pdsearch.report.figures import criteria_figure, family_figure
 from pdsearch.report.markup import Markup, h
@@ -49,18 +50,7 @@ def criteria_report(report: "Report", candidate: "Candidate | Family") -> str:
     marked = [(member, entries)]
     if isinstance(candidate, Family):
         marked = _members(candidate, entries)
-    shapes = [
-        figure_box(
-            criteria_figure(one, some),
-            f"{one.name} beside the step, failures marked",
-            caption=f"{one.name} and the step, ReLU's own derivative. Rings mark where a refuted "
-            "criterion fails."
-            if any(entry.get("witness") for entry in some)
-            else f"{one.name} and the step, ReLU's own derivative.",
-            height=420,
-        )
-        for one, some in marked
-    ]
+    shapes = [_shape(one, some) for one, some in marked]
     if isinstance(candidate, Family) and candidate.parameters:
         shapes.append(
             figure_box(
@@ -86,6 +76,38 @@ def criteria_report(report: "Report", candidate: "Candidate | Family") -> str:
             ("criteria", "Criteria", [criteria_table(entries), legend]),
         ],
     )
+
+
+def _shape(member: Candidate, entries: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """One member beside the step, with witnesses, and the boxes of its proofs on request."""
+    proofs = _proofs(member, entries)
+    caption = f"{member.name} and the step, ReLU's own derivative."
+    if any(entry.get("witness") for entry in entries):
+        caption += " Rings mark where a refuted criterion fails."
+    if proofs:
+        caption += (
+            " Choose a proof in the legend to see its boxes: over each interval of x, g is "
+            "certified to lie within the box's height; where pieces meet, exact arithmetic decides."
+        )
+    return figure_box(
+        criteria_figure(member, entries, proofs=proofs),
+        f"{member.name} beside the step, failures marked",
+        caption=caption,
+        height=420,
+    )
+
+
+def _proofs(
+    member: Candidate, entries: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[ProofBox, ...]]:
+    """The boxes of what is proved by boxes, found anew: a gate does not keep them."""
+    found = {}
+    for entry in entries:
+        if entry["name"] in PROVED_BY_BOXES and entry["verdict"] == "proved":
+            bound = {"bounded": entry["bound"]} if entry["name"] == "bounded" else {}
+            if boxes := proof_boxes(member, entry["name"], thresholds=bound):
+                found[entry["name"]] = boxes
+    return found
 
 
 def about(family: Family, candidate: Candidate | None) -> list[Any]:

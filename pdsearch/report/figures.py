@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -14,6 +15,8 @@ from pdsearch.report.style import INK, colour, faint, layout
 
 if TYPE_CHECKING:
     from optuna.distributions import FloatDistribution, IntDistribution
+
+    from pdsearch.criteria import ProofBox
 
 __all__ = ["criteria_figure", "family_figure", "plot", "shapes_figure"]
 
@@ -251,6 +254,7 @@ def criteria_figure(
     candidate: Candidate,
     results: Sequence[Mapping[str, Any]],
     *,
+    proofs: "Mapping[str, Sequence[ProofBox]] | None" = None,
     low: float = LOW,
     high: float = HIGH,
 ) -> go.Figure:
@@ -259,6 +263,7 @@ def criteria_figure(
     Args:
         candidate: the pseudo-derivative.
         results: entries of `Report.to_dict()["criteria"]`.
+        proofs: boxes by criterion, drawn when their entry of the legend is chosen.
         low: left end, moved out where a witness lies beyond.
         high: right end, likewise.
     """
@@ -305,7 +310,57 @@ def criteria_figure(
                 hovertext=text,
             )
         )
+    bottom, top = figure.layout.yaxis.range
+    for i, (criterion, boxes) in enumerate((proofs or {}).items()):
+        figure.add_trace(_proof(criterion, boxes, colour(i + 7), within=(low, high, bottom, top)))
+    if proofs:
+        figure.update_layout(barmode="overlay")
     return figure
+
+
+def _proof(
+    criterion: str,
+    boxes: "Sequence[ProofBox]",
+    tone: str,
+    *,
+    within: tuple[float, float, float, float],
+) -> go.Bar:
+    """A proof's boxes as bars, each with its numbers; hidden until chosen in the legend."""
+    low, high, bottom, top = within
+    drawn = []
+    for box in _merged([box for box in boxes if box.x[0] < high and box.x[1] > low], high - low):
+        # Beyond the picture's edge only so far that no side is seen.
+        left, right = max(box.x[0], low - 1), min(box.x[1], high + 1)
+        least, most = max(box.g[0], bottom - 1), min(box.g[1], top + 1)
+        ends = [("−∞" if a == -math.inf else "∞" if a == math.inf else f"{a:.6g}") for a in box.x]
+        text = f"x from {ends[0]} to {ends[1]}:<br>g is from {box.g[0]:.6g} to {box.g[1]:.6g}"
+        drawn.append((left, right, least, most, text))
+    count = f"{len(boxes)} box" + ("es" if len(boxes) > 1 else "")
+    return go.Bar(
+        name=f"proof of {criterion} ({count})",
+        visible="legendonly",
+        x=[(left + right) / 2 for left, right, *_ in drawn],
+        width=[right - left for left, right, *_ in drawn],
+        base=[least for _, _, least, _, _ in drawn],
+        # A constant has no height; a hair's breadth shows that its box is there.
+        y=[max(most - least, 0.004 * (top - bottom)) for _, _, least, most, _ in drawn],
+        marker={"color": faint(tone, 0.22), "line": {"color": tone, "width": 1}},
+        hoverinfo="text",
+        hovertext=[f"{criterion} is proved by boxes<br>{text}" for *_, text in drawn],
+    )
+
+
+def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
+    """Neighbours that would be narrower than a pixel or so, joined: still an enclosure."""
+    found: list[ProofBox] = []
+    for box in boxes:
+        last = found[-1] if found else None
+        if last is not None and box.x[1] - last.x[0] < width / 600:
+            hull = (min(last.g[0], box.g[0]), max(last.g[1], box.g[1]))
+            found[-1] = replace(last, x=(last.x[0], box.x[1]), g=hull)
+        else:
+            found.append(box)
+    return found
 
 
 def _ends(entry: Mapping[str, Any]) -> tuple[float, ...] | None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.criteria import check, gate
+from pdsearch.criteria import CRITERIA, PROFILES, check, gate
 from pdsearch.report import outcome_figures, parameter_figures, study_figures
 from pdsearch.report.criteria_page import about
 from pdsearch.report.figures import criteria_figure, shapes_figure
@@ -46,19 +46,15 @@ def shapes(view: View) -> list[Any]:
 
 def criteria(view: View) -> list[Any]:
     """Every criterion of the best, the certified ones of the others, what ruled trials out."""
+    settled = [_whole_families(view), _own_texts(view)]
     if view.best is None or view.best.candidate is None:
-        return []
+        return [part for part in (_ruled_out(view), *settled) if part]
     candidate = view.best.candidate
     asked = view.stored.settings.criteria
     report = check(candidate, profile=asked.profile, thresholds=asked.bounds())
     entries = report.to_dict()["criteria"]
     # A study's own criteria are known from its trials alone.
-    names = {entry["name"] for entry in entries}
-    entries += [
-        entry
-        for entry in (view.best.criteria or {}).get("criteria", ())
-        if entry["name"] not in names
-    ]
+    entries += _own_entries(view.best)
     shape = criteria_figure(candidate, entries)
     marked = len(shape.data) > 2
     return [
@@ -75,6 +71,67 @@ def criteria(view: View) -> list[Any]:
         h("h3", "Beside the others"),
         _matrix(view),
         _ruled_out(view),
+        settled,
+    ]
+
+
+def _own_entries(row: "TrialRow") -> list[dict[str, Any]]:
+    """What the gate found of criteria that are not ours; nothing where none was asked."""
+    found: list[dict[str, Any]] = (row.criteria or {}).get("criteria", [])
+    return [entry for entry in found if entry["name"] not in CRITERIA]
+
+
+def _whole_families(view: View) -> list[Any]:
+    """What was decided for whole families before any candidate was drawn."""
+    gates = view.stored.gates
+    if not gates:
+        return []
+    required = [
+        name for name in CRITERIA if name in PROFILES[view.stored.settings.criteria.profile]
+    ]
+    own = [spec.rpartition(":")[2] for spec in view.stored.own_criteria]
+    lines = []
+    for family, found in gates.items():
+        left = [name for name in required if name not in found.proved] + own
+        space = view.stored.families[family].to_dict()["space"]
+        drawn = [
+            [
+                h("code", parameter),
+                f" in [{number(low)}, {number(high)}] of "
+                f"[{number(space[parameter]['low'])}, {number(space[parameter]['high'])}]",
+            ]
+            for parameter, (low, high) in found.ranges.items()
+        ]
+        lines.append(
+            [
+                h("code", family, class_="name"),
+                ", ".join(found.proved) or "–",
+                ", ".join(left) or "–",
+                [h("div", one) for one in drawn] or "all",
+            ]
+        )
+    return [
+        h("h3", "For whole families"),
+        h(
+            "p",
+            "Decided once, when the study was begun: what is proved for every parameter was not "
+            "asked of single candidates, and outside of the ranges drawn from each candidate fails "
+            "a required criterion.",
+            class_="quiet",
+        ),
+        table(["family", "proved for all of it", "asked of each candidate", "drawn from"], lines),
+    ]
+
+
+def _own_texts(view: View) -> list[Any]:
+    """The files of the study's own criteria."""
+    return [
+        h(
+            "details",
+            h("summary", "The criterion ", h("code", spec), ", as it was when the study was begun"),
+            h("pre", text),
+        )
+        for spec, text in view.stored.own_criteria.items()
     ]
 
 
@@ -84,26 +141,26 @@ def _matrix(view: View) -> Markup:
         *([view.baseline] if view.baseline else []),
         *view.references,
     ]
-    columns = {
-        ("ReLU" if row.kind == "baseline" else name(row)): row.candidate
-        for row in rows
-        if row.candidate is not None
-    }
     asked = view.stored.settings.criteria
-    reports = {
-        name: gate(one, profile="strict", thresholds=asked.bounds()).to_dict()["criteria"]
-        for name, one in columns.items()
-    }
+    reports = {}
+    for row in rows:
+        if row.candidate is not None:
+            certified = gate(row.candidate, profile="strict", thresholds=asked.bounds()).to_dict()
+            title = "ReLU" if row.kind == "baseline" else name(row)
+            reports[title] = [*certified["criteria"], *_own_entries(row)]
     names = list(dict.fromkeys(entry["name"] for found in reports.values() for entry in found))
     lines = []
     for criterion in names:
         cells: list[Any] = [h("code", criterion, class_="name")]
         for found in reports.values():
-            entry = next(entry for entry in found if entry["name"] == criterion)
+            entry = next((entry for entry in found if entry["name"] == criterion), None)
+            if entry is None:  # one of the study's own, which asks candidates alone
+                cells.append("–")
+                continue
             value = number(entry["value"], 4, error=False)
             cells.append([badge(entry), h("div", value, class_="quiet small") if value else None])
         lines.append(cells)
-    return table(["criterion", *({"text": one, "class_": "tall"} for one in columns)], lines)
+    return table(["criterion", *({"text": one, "class_": "tall"} for one in reports)], lines)
 
 
 def _ruled_out(view: View) -> list[Any]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
 from pdsearch.study.begin import begin
+from pdsearch.study.own import KEPT, changed, load_own
 from pdsearch.study.progress import Display
 from pdsearch.study.settings import (
     FamilySpec,
@@ -22,7 +24,7 @@ from pdsearch.study.settings import (
     load_study_file,
     validate,
 )
-from pdsearch.study.space import as_spec, check_installed, resolve_families
+from pdsearch.study.space import as_spec, check_installed, resolve_families, settle_families
 from pdsearch.study.storage import settle, shown_url, storage_errors
 from pdsearch.study.stored import PREFIX, StoredStudy, open_named, open_study, summary
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
@@ -127,7 +129,7 @@ def search(
     if criteria and settings.study.workers > 1:
         raise InputError("criteria of your own need workers=1: they cannot be handed on")
     with _interruptible():
-        searched, listed = resolve_families(settings.study, directory=settings.directory)
+        searched, listed, own, texts = _resolved(settings)
         check_installed(settings.study)
         url = settings.study.storage
         # Wrong data or a wrong model must be told before anything is written.
@@ -137,6 +139,7 @@ def search(
             _check_trial(settings, dataset)
         if function is not None and settings.study.tie_seeds and not function.takes_seed:
             raise InputError("study.tie_seeds needs a train function that takes a seed")
+        said = Display(quiet=not progress, total=settings.study.trials)
         threads = threads or _threads(settings.study.workers)
         kept = {
             "device": _device(device, train),
@@ -145,6 +148,7 @@ def search(
             if train is None
             else getattr(train, "__qualname__", type(train).__name__),
             "direction": direction,
+            KEPT: texts,
         }
         stored = begin(
             settings,
@@ -153,6 +157,7 @@ def search(
             url=url,
             kept=kept,
             decide=lambda file: _decided(file, dataset, device=device, threads=threads),
+            settle=lambda: settle_families(searched, settings.criteria, say=said.say),
             direction=direction,
         )
         trainer = function or _image_trainer(stored, dataset, device=device)
@@ -163,7 +168,7 @@ def search(
             progress=progress,
             device=device,
             until_total=True,
-            criteria=tuple(criteria),
+            criteria=(*own, *criteria),
         )
     return SearchResult(stored.name, open_named(stored.name, url))
 
@@ -201,7 +206,15 @@ def worker(
         stored = open_named(found.name, url, write=True)
         dataset = _dataset(stored.settings, progress=progress)
         trainer = _image_trainer(stored, dataset, device=device, threads=threads)
-        _run(stored, trainer, url=url, progress=progress, device=device, until_total=False)
+        _run(
+            stored,
+            trainer,
+            url=url,
+            progress=progress,
+            device=device,
+            until_total=False,
+            criteria=_own_as_begun(stored),
+        )
     return stored
 
 
@@ -215,6 +228,43 @@ def _settings(study: StudyFile | str | Path | None, changes: dict[str, Any]) -> 
         return validate({"study": {"name": "pdsearch", **changes}}, directory=Path.cwd())
     file = study if isinstance(study, StudyFile) else load_study_file(study)
     return file.with_study(**changes) if changes else file
+
+
+def _resolved(
+    settings: StudyFile,
+) -> tuple[dict[str, Family], dict[str, Family], tuple[UserCriterion, ...], dict[str, str]]:
+    """Families, references, and criteria of one's own with their files' texts.
+
+    Raises:
+        InputError: everything that cannot be had, one a line.
+    """
+    problems = []
+    searched: dict[str, Family] = {}
+    listed: dict[str, Family] = {}
+    own: tuple[UserCriterion, ...] = ()
+    texts: dict[str, str] = {}
+    try:
+        searched, listed = resolve_families(settings.study, directory=settings.directory)
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        own, texts = load_own(settings.criteria, directory=settings.directory)
+    except InputError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return searched, listed, own, texts
+
+
+def _own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
+    """A study's own criteria, from files that still say what they said when it was begun."""
+    functions, texts = load_own(stored.settings.criteria, directory=stored.directory)
+    if other := changed(stored.own_criteria, texts):
+        raise InputError(
+            f"study {stored.name!r} was begun with another text of {', '.join(other)}: restore "
+            "it (the report shows what it was)"
+        )
+    return functions
 
 
 def _spec(family: Family | FamilySpec) -> FamilySpec:

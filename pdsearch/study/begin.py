@@ -9,12 +9,14 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
+from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
+from pdsearch.study.own import KEPT, changed
 from pdsearch.study.settings import OBJECTIVES, StudyFile
-from pdsearch.study.space import BASELINE, FIXED, grid
+from pdsearch.study.space import BASELINE, FIXED, grid, offered
 from pdsearch.study.storage import connect, owner_of, shown_url, storage_errors
-from pdsearch.study.stored import PREFIX, SCHEMA, StoredStudy, read
+from pdsearch.study.stored import PREFIX, SCHEMA, StoredStudy, gates_of, read
 
 FREE = (
     "study.trials",
@@ -40,6 +42,7 @@ def begin(
     url: str,
     kept: Mapping[str, Any],
     decide: Callable[[StudyFile], StudyFile],
+    settle: Callable[[], Mapping[str, FamilyGate]] = dict,
     direction: Direction = "maximize",
 ) -> StoredStudy:
     """Makes a study, or opens the one of that name and checks that it is the same.
@@ -52,6 +55,7 @@ def begin(
         kept: further study attributes by name, `device` and the like; a study that exists keeps
             its own.
         decide: what `auto` settings come to; asked once, when the study is made.
+        settle: what is known of whole families; asked once likewise, and refuses hopeless ones.
         direction: of the first objective.
 
     Raises:
@@ -77,7 +81,7 @@ def begin(
         study = None
         if name not in optuna.get_all_study_names(backend):
             # Before anything is written: what fails here leaves nothing behind.
-            attributes["settings"] = decide(settings).model_dump(mode="json")
+            attributes |= _decided_once(settings, decide, settle)
             study = _create(backend, name, directions)
         if study is None:
             study = _existing(backend, name, url)
@@ -92,7 +96,7 @@ def begin(
                     _queue_grid(study, settings, searched)
                     return read(study, url)
             # Nothing has come of it yet (a mistake in the file, most likely): begin anew.
-            attributes["settings"] = decide(settings).model_dump(mode="json")
+            attributes |= _decided_once(settings, decide, settle)
             optuna.delete_study(study_name=name, storage=backend)
             study = optuna.create_study(study_name=name, storage=backend, directions=directions)
         for key, value in attributes.items():
@@ -105,6 +109,17 @@ def begin(
         # Last: what tells other processes that the study is whole.
         study.set_user_attr(PREFIX + "schema", SCHEMA)
         return read(study, url)
+
+
+def _decided_once(
+    settings: StudyFile,
+    decide: Callable[[StudyFile], StudyFile],
+    settle: Callable[[], Mapping[str, FamilyGate]],
+) -> dict[str, Any]:
+    return {
+        "gates": {name: gate.to_dict() for name, gate in settle().items()},
+        "settings": decide(settings).model_dump(mode="json"),
+    }
 
 
 def _with_decided(settings: StudyFile, stored: StudyFile) -> StudyFile:
@@ -162,6 +177,8 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
         before = attrs[PREFIX + "families"].get(key)
         if before is not None and before != family:
             changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
+    for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
+        changes.append(f"criteria.own {spec!r}: what its file says")
     for key in ("train", "direction"):
         if attrs.get(PREFIX + key) != attributes.get(key):
             changes.append(f"{key} {attrs.get(PREFIX + key)!r} → {attributes.get(key)!r}")
@@ -226,7 +243,8 @@ def _queue_grid(study: "optuna.Study", settings: StudyFile, searched: Mapping[st
         if trial.user_attrs.get(PREFIX + "kind") not in FIXED
     ]
     room = settings.study.trials - fixed - len(there)
-    for point in grid(family, settings.study.trials - fixed):
+    space = offered(family, gates_of(study).get(family.name))
+    for point in grid(family, settings.study.trials - fixed, space=space):
         if point not in there and room > 0:
             study.enqueue_trial(point)
             room -= 1

@@ -15,7 +15,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from pdsearch.criteria import gate
+from pdsearch.criteria import FamilyGate, gate
 from pdsearch.errors import PdsearchError
 from pdsearch.family import Candidate, Family
 from pdsearch.study.progress import Display
@@ -23,6 +23,7 @@ from pdsearch.study.space import (
     FIXED,
     CandidateSampler,
     make_pruner,
+    offered,
     suggest,
 )
 from pdsearch.study.storage import Owner, fail_dead_trials, requeue
@@ -76,6 +77,10 @@ class Session:
         self._extra = extra_criteria
         self._searched: Mapping[str, Family] = {
             name: stored.families[name] for name in stored.study.user_attrs[PREFIX + "searched"]
+        }
+        self._gates = stored.gates
+        self._spaces = {
+            name: offered(family, self._gates.get(name)) for name, family in self._searched.items()
         }
         self._shapes: dict[int, Any] = {}
         self._current: int | None = None
@@ -249,7 +254,12 @@ class Session:
         if kept is not None:
             candidate = candidate_from(kept)
         else:
-            candidate = suggest(trial, self._searched, flat=self._settings.sampler == "nsga2")
+            candidate = suggest(
+                trial,
+                self._searched,
+                flat=self._settings.sampler == "nsga2",
+                spaces=self._spaces,
+            )
             trial.set_user_attr(PREFIX + "candidate", candidate.to_dict())
         if PREFIX + "kind" not in trial.user_attrs:
             trial.set_user_attr(PREFIX + "kind", kind)
@@ -263,11 +273,13 @@ class Session:
     def _gate(self, trial: optuna.Trial, candidate: Candidate) -> None:
         """Ends a candidate that fails a required criterion before it costs anything."""
         criteria = self._stored.settings.criteria
+        settled = self._gates.get(candidate.family.name, FamilyGate())
         report = gate(
             candidate,
             profile=criteria.profile,
             thresholds=criteria.bounds(),
             extra=self._extra,
+            known=settled.known,
         )
         trial.set_user_attr(PREFIX + "criteria", report.to_dict())
         failed = [entry.name for entry in report.criteria if entry.required and not entry.passed]

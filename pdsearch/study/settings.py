@@ -118,18 +118,21 @@ class CriteriaSection(_Section):
 
     Attributes:
         profile: paper | strict: those required.
-        thresholds: bounds by criterion; in the file simply `consistent = 0.4`.
+        thresholds: bounds by criterion, `alive_radius` and `alive_epsilon`; in the file simply
+            `consistent = 0.4`.
+        own: criteria of one's own, each `path.py:function`, beside those of the profile.
     """
 
     profile: Literal["paper", "strict"] = "paper"
     thresholds: dict[str, float | list[float]] = {}
+    own: list[str] = []
 
     @model_validator(mode="before")
     @classmethod
     def _criteria_as_keys(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        names = _criteria_names()
+        names = _threshold_names()
         given = {key: value for key, value in data.items() if key in names}
         rest = {key: value for key, value in data.items() if key not in names}
         if given:
@@ -139,20 +142,49 @@ class CriteriaSection(_Section):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float | list[float]]) -> dict[str, float | list[float]]:
-        names = _criteria_names()
+        from pdsearch.criteria import demands
+
+        names = _threshold_names()
+        problems = []
         for name, bound in value.items():
             if name not in names:
-                raise ValueError(f"{name!r} is not a criterion; {_close(name, names)}")
-            if isinstance(bound, list) and (len(bound) != 2 or bound[0] > bound[1]):
-                raise ValueError(f"{name} must be a number or [low, high], got {bound}")
+                problems.append(f"{name!r} is not a criterion; {_close(name, names)}")
+            elif isinstance(bound, list) and (len(bound) != 2 or bound[0] > bound[1]):
+                problems.append(f"{name} must be a number or [low, high], got {bound}")
+            else:
+                try:
+                    demands(thresholds={name: _bound(bound)})
+                except InputError as error:
+                    problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return value
+
+    @field_validator("own")
+    @classmethod
+    def _named(cls, value: list[str]) -> list[str]:
+        problems = []
+        names = []
+        for spec in value:
+            file, _, name = spec.rpartition(":")
+            if not file.endswith(".py") or not name.isidentifier():
+                problems.append(f"a criterion of your own is named path.py:function, got {spec!r}")
+            elif name in _criteria_names():
+                problems.append(f"{spec!r} is called as one of ours: rename the function")
+            elif name in names:
+                problems.append(f"two criteria are called {name!r}: rename one of the functions")
+            names.append(name)
+        if problems:
+            raise ValueError("\n".join(problems))
         return value
 
     def bounds(self) -> dict[str, float | tuple[float, float]]:
         """The thresholds as `pdsearch.criteria` takes them."""
-        return {
-            name: (bound[0], bound[1]) if isinstance(bound, list) else bound
-            for name, bound in self.thresholds.items()
-        }
+        return {name: _bound(bound) for name, bound in self.thresholds.items()}
+
+
+def _bound(given: float | list[float]) -> float | tuple[float, float]:
+    return (given[0], given[1]) if isinstance(given, list) else given
 
 
 class ConfirmSection(_Section):
@@ -257,9 +289,9 @@ def validate(
         settings = StudyFile.model_validate(data)
     except ValidationError as error:
         for entry in error.errors():
-            problem = _problem(entry, data)
-            if problem.split(":")[0] not in places:
-                found.append(problem)
+            place, _, said = _problem(entry, data).partition(": ")
+            if place not in places:
+                found += [f"{place}: {line}" for line in said.splitlines()]
     if settings is None or found:
         raise InputError("\n".join(where + problem for problem in dict.fromkeys(found)))
     settings._directory = directory
@@ -401,7 +433,7 @@ def _keys(location: list[Any]) -> list[str]:
         model = field.annotation if field is not None else None
     keys = list(getattr(model, "model_fields", {}))
     if model is CriteriaSection:
-        keys = ["profile", *_criteria_names()]
+        keys = ["profile", "own", *_threshold_names()]
     return keys
 
 
@@ -415,6 +447,12 @@ def _criteria_names() -> tuple[str, ...]:
     from pdsearch.criteria import CRITERIA
 
     return tuple(CRITERIA)
+
+
+def _threshold_names() -> tuple[str, ...]:
+    from pdsearch.criteria.result import SETTINGS
+
+    return (*_criteria_names(), *SETTINGS)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -16,9 +16,10 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, Family, distribution_from, load_family
-from pdsearch.study.settings import ONE_FAMILY, FamilySpec, StudySection
+from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -118,7 +119,61 @@ def as_spec(family: Family) -> dict[str, Any]:
     return {key: data[key] for key in ("name", "formula", "space", "defaults", "reference")}
 
 
-def suggest(trial: optuna.Trial, families: Mapping[str, Family], *, flat: bool) -> Candidate:
+def settle_families(
+    families: Mapping[str, Family],
+    criteria: CriteriaSection,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, FamilyGate]:
+    """Decides the required criteria for whole families, where that can be done.
+
+    Args:
+        families: those searched, by name.
+        criteria: the study's.
+        say: told which family's turn it is.
+
+    Raises:
+        InputError: every family of which no candidate can pass, one a line.
+    """
+    gates, problems = {}, []
+    for index, (name, family) in enumerate(families.items()):
+        say(f"criteria of the family {name} ({index + 1} of {len(families)})")
+        gate = settle(family, profile=criteria.profile, thresholds=criteria.bounds())
+        if gate.hopeless:
+            problems.append(f"study.families.{index}: {name!r}: {gate.hopeless}")
+        gates[name] = gate
+    if problems:
+        raise InputError("\n".join(problems))
+    return gates
+
+
+def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, BaseDistribution]:
+    """A family's distributions as they are drawn from: without what is known to be ruled out.
+
+    A range of fractional steps stays whole: begun elsewhere, its steps would miss the family's own
+    values by rounding.
+    """
+    found: dict[str, BaseDistribution] = dict(family.space)
+    for name, (low, high) in (gate.ranges if gate is not None else {}).items():
+        whole = family.space[name]
+        if isinstance(whole, FloatDistribution) and whole.step is None:
+            found[name] = FloatDistribution(low, high, log=whole.log)
+        elif isinstance(whole, IntDistribution):
+            first = whole.low + math.ceil((low - whole.low) / whole.step) * whole.step
+            last = whole.low + math.floor((high - whole.low) / whole.step) * whole.step
+            # Between two whole numbers nothing is drawn; each candidate is decided by itself.
+            if first <= last:
+                found[name] = IntDistribution(first, last, log=whole.log, step=whole.step)
+    return found
+
+
+def suggest(
+    trial: optuna.Trial,
+    families: Mapping[str, Family],
+    *,
+    flat: bool,
+    spaces: Mapping[str, Mapping[str, BaseDistribution]] | None = None,
+) -> Candidate:
     """Draws a candidate: `family`, then `<family>.<parameter>` for that family's own.
 
     Args:
@@ -126,13 +181,14 @@ def suggest(trial: optuna.Trial, families: Mapping[str, Family], *, flat: bool) 
         families: by name.
         flat: draw every family's parameters, as a genetic algorithm needs: its crossover is over
             parameters that all parents have. Those of other families than the drawn one are idle.
+        spaces: what is drawn from, by family; the families' own if left out.
     """
     name = trial.suggest_categorical("family", list(families))
     drawn: dict[str, float] = {}
     for other, family in families.items():
         if other != name and not flat:
             continue
-        for parameter, distribution in family.space.items():
+        for parameter, distribution in (spaces or {}).get(other, family.space).items():
             value = _suggest(trial, f"{other}.{parameter}", distribution)
             if other == name:
                 drawn[parameter] = value
@@ -150,15 +206,19 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     )
 
 
-def grid(family: Family, points: int) -> list[dict[str, Any]]:
+def grid(
+    family: Family, points: int, *, space: Mapping[str, BaseDistribution] | None = None
+) -> list[dict[str, Any]]:
     """At most `points` points of a family's box as Optuna parameters, as even as they can be.
 
-    Every range gets its ends and equal steps between (equal ratios where log); the counts are
-    raised in turn as long as their product stays within `points`.
+    The box is `space`, the family's own if left out. Every range gets its ends and equal steps
+    between (equal ratios where log); the counts are raised in turn as long as their product stays
+    within `points`.
     """
-    free = [name for name, d in family.space.items() if not d.single()]
+    space = family.space if space is None else space
+    free = [name for name, d in space.items() if not d.single()]
     counts = dict.fromkeys(free, 1)
-    most = {name: _most(family.space[name]) for name in free}
+    most = {name: _most(space[name]) for name in free}
     grown = True
     while grown:
         grown = False
@@ -169,7 +229,7 @@ def grid(family: Family, points: int) -> list[dict[str, Any]]:
                 grown = True
     axes = [
         [(f"{family.name}.{name}", value) for value in _steps(distribution, counts.get(name, 1))]
-        for name, distribution in family.space.items()
+        for name, distribution in space.items()
     ]
     return [{"family": family.name, **dict(point)} for point in itertools.product(*axes)]
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError, StorageError
 from pdsearch.family import Candidate, Family
 from pdsearch.study.settings import StudyFile, check_name, is_file_spec, load_study_file
@@ -121,6 +122,18 @@ class StoredStudy:
         return best_of(self.trials(), minimize=self.minimize)
 
     @property
+    def gates(self) -> dict[str, FamilyGate]:
+        """What was decided for whole families when the study was begun, by name."""
+        with storage_errors(self.storage):
+            return gates_of(self.study)
+
+    @property
+    def own_criteria(self) -> dict[str, str]:
+        """The files of the criteria that its study file names, by `path.py:function`."""
+        with storage_errors(self.storage):
+            return dict(self.study.user_attrs.get(PREFIX + "own_criteria", {}))
+
+    @property
     def minimize(self) -> bool:
         """Whether a smaller value is better (only where a Python function says so)."""
         return self.study.directions[0].name == "MINIMIZE"
@@ -146,6 +159,12 @@ class StoredStudy:
         `pruned` includes the diverged ones, which `diverged` tells apart.
         """
         return counts_of(self.trials())
+
+
+def gates_of(study: "optuna.Study") -> dict[str, FamilyGate]:
+    """As `StoredStudy.gates`; nothing is known in a study that an earlier version has begun."""
+    kept = study.user_attrs.get(PREFIX + "gates", {})
+    return {name: FamilyGate.from_dict(data) for name, data in kept.items()}
 
 
 def counts_of(rows: list[TrialRow]) -> dict[str, int]:
@@ -200,6 +219,7 @@ def status(stored: StoredStudy) -> dict[str, Any]:
         **summary(stored, rows),
         "target": stored.settings.study.trials,
         "running": running,
+        "families": {name: gate.to_dict() for name, gate in stored.gates.items()},
         "waiting": sum(row.status == "waiting" for row in rows),
         "device": stored.study.user_attrs.get(PREFIX + "device"),
         "versions": stored.study.user_attrs.get(PREFIX + "versions"),
