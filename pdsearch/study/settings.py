@@ -139,20 +139,29 @@ class CriteriaSection(_Section):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float | list[float]]) -> dict[str, float | list[float]]:
+        from pdsearch.criteria.result import demands
+
         names = _criteria_names()
+        problems = []
         for name, bound in value.items():
             if name not in names:
-                raise ValueError(f"{name!r} is not a criterion; {_close(name, names)}")
-            if isinstance(bound, list) and (len(bound) != 2 or bound[0] > bound[1]):
-                raise ValueError(f"{name} must be a number or [low, high], got {bound}")
+                problems.append(f"{name!r} is not a criterion; {_close(name, names)}")
+                continue
+            try:  # now, not when the first candidate is gated, hours into the study
+                demands(thresholds={name: _bound(bound)})
+            except InputError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
         return value
 
     def bounds(self) -> dict[str, float | tuple[float, float]]:
         """The thresholds as `pdsearch.criteria` takes them."""
-        return {
-            name: (bound[0], bound[1]) if isinstance(bound, list) else bound
-            for name, bound in self.thresholds.items()
-        }
+        return {name: _bound(bound) for name, bound in self.thresholds.items()}
+
+
+def _bound(bound: float | list[float]) -> Any:
+    return tuple(bound) if isinstance(bound, list) else bound
 
 
 class ConfirmSection(_Section):
@@ -252,6 +261,7 @@ def validate(
     """
     found = [*problems, *_type_problems(data)]
     places = {problem.split(":")[0] for problem in found}
+    told: list[str] = []
     settings = None
     try:
         settings = StudyFile.model_validate(data)
@@ -259,7 +269,8 @@ def validate(
         for entry in error.errors():
             problem = _problem(entry, data)
             if problem.split(":")[0] not in places:
-                found.append(problem)
+                told.append(problem)
+    found += _alternatives(told)
     if settings is None or found:
         raise InputError("\n".join(where + problem for problem in dict.fromkeys(found)))
     settings._directory = directory
@@ -274,6 +285,8 @@ def _read(path: Path) -> dict[str, Any]:
         if size > _SIZE_LIMIT:
             raise InputError(f"{path} has {size:,} bytes: no study file is that large")
         text = path.read_text(encoding="utf-8")
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except FileNotFoundError:
@@ -386,6 +399,16 @@ def _problem(entry: Any, data: Mapping[str, Any]) -> str:
     if kind in types_said:
         return f"{place}: must be {types_said[kind]}, got {_shown(value)}"
     return f"{place}: {entry['msg']}, got {_shown(value)}"
+
+
+def _alternatives(problems: Iterable[str]) -> list[str]:
+    """`a: must be text, got 3` and `a: must be a table, got 3`, which pydantic tells apart, as one."""
+    merged: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        found = re.fullmatch(r"(.*?: must be )(.*?)(, got .*)", problem, re.DOTALL)
+        head, kind, tail = found.groups() if found else (problem, "", "")
+        merged.setdefault((head, tail), []).append(kind)
+    return [head + " or ".join(kinds) + tail for (head, tail), kinds in merged.items()]
 
 
 def _is_union_tag(part: Any) -> bool:
