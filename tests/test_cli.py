@@ -138,6 +138,31 @@ def test_interrupted(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("families") == (130, "", "pdsearch: interrupted\n")
 
 
+def test_numbers_name_their_least_value() -> None:
+    from pdsearch.errors import InputError
+
+    with pytest.raises(InputError, match="--seed: must be at least 0, got -1"):
+        parse(["search", "s.toml", "--seed", "-1"])
+    with pytest.raises(InputError, match="--trials: must be at least 1, got 0"):
+        parse(["search", "s.toml", "--trials", "0"])
+
+
+def test_what_a_users_code_prints_stays_out_of_the_data(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pdsearch.cli import commands
+    from pdsearch.cli.output import emit_json
+
+    def chatty(arguments: object) -> int:
+        print("a model's own words")
+        emit_json({"a": 1})
+        return 0
+
+    monkeypatch.setattr(commands, "families", chatty)
+    outcome = run("families", "--json")
+    assert json.loads(outcome.out) == {"a": 1} and outcome.err == "a model's own words\n"
+
+
 def test_a_bug_of_ours_shows_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pdsearch.cli import commands
 
@@ -536,6 +561,12 @@ BAD_WORDS = {
     "storage": ["search", "good.toml", "--storage", "nonsense"],
     "storage of garbage": ["search", "good.toml", "--storage", "sqlite:///garbage.db"],
     "storage in a missing folder": ["search", "good.toml", "--storage", "sqlite:///no/x.db"],
+    "storage left empty": ["search", "good.toml", "--storage", ""],
+    "negative seed": ["search", "good.toml", "--seed", "-1"],
+    "path too long": ["search", "good.toml", "--set", f"trial.dataset=folder:{'d' * 400}"],
+    "file name too long": ["check", "f" * 400 + ".py"],
+    "model that cannot be trained": ["search", "good.toml", "--set", "trial.model=frozen.py:f"],
+    "threshold of another kind": ["search", "good.toml", "--set", "criteria.gain=3"],
     "device": ["search", "good.toml", "--device", "tpu9"],
     "status of no study": ["status", "nobody"],
     "report of no study": ["report", "nobody", "-o", "r.html"],
@@ -560,6 +591,10 @@ def rubbish(workdir: Path) -> Path:
         (workdir / name).mkdir()
     (workdir / "empty.py").touch()
     (workdir / "broken.py").write_text("import pdsearch\n1 / 0\n")
+    (workdir / "frozen.py").write_text(
+        "from torch import nn\ndef f(classes):\n    return nn.Sequential(nn.Flatten(), nn.ReLU(), "
+        "nn.Linear(3072, classes)).requires_grad_(False)\n"
+    )
     (workdir / "bad.json").write_text("{")
     (workdir / "other.json").write_text("[1, 2]")
     (workdir / "empty.toml").touch()

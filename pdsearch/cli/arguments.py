@@ -96,7 +96,19 @@ def _positive(text: str) -> int:
 
 
 def _natural(text: str) -> int:
-    return 0 if text.strip() == "0" else _positive(text)
+    try:
+        return _positive(text)
+    except argparse.ArgumentTypeError as error:
+        if text.strip() == "0":
+            return 0
+        raise argparse.ArgumentTypeError(str(error).replace("at least 1", "at least 0")) from None
+
+
+def _url(text: str) -> str:
+    # What an unset variable leaves of "$STORAGE": the default instead would be another study's.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: give a URL such as sqlite:///pdsearch.db")
+    return text
 
 
 # After each of these flags several values may follow; what still looks like one belongs to it.
@@ -293,6 +305,7 @@ def _set(command: argparse.ArgumentParser, help: str) -> None:
 def _storage(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--storage",
+        type=_url,
         metavar="URL",
         help="default: the study file's, else sqlite:///pdsearch.db where you stand",
     )
