@@ -402,7 +402,7 @@ def _problem(entry: Any, data: Mapping[str, Any]) -> str:
 
 
 def _alternatives(problems: Iterable[str]) -> list[str]:
-    """`a: must be text, got 3` and `a: must be a table, got 3`, which pydantic tells apart, as one."""
+    """Pydantic tells `must be text, got 3` and `must be a table, got 3` apart: both as one."""
     merged: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         found = re.fullmatch(r"(.*?: must be )(.*?)(, got .*)", problem, re.DOTALL)
