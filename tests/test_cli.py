@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -303,6 +304,16 @@ def test_init_writes_files_that_run_and_never_replaces(run: Any, workdir: Path) 
     assert run("check", "here/my_family.py").status == 0
 
 
+def test_init_says_what_to_type_next(run: Any, workdir: Path) -> None:
+    outcome = run("init", "my search")
+    assert outcome.out.splitlines()[0] == "cd 'my search' && pdsearch check my_family.py"
+
+
+def test_export_of_a_family_with_wrong_settings_speaks_of_them_alone(run: Any) -> None:
+    err = run("export", "exp_tail", "--set", "alpha=9", "-o", "e.py").err
+    assert err == ("pdsearch: error: alpha must be in [0.01, 1.0] for family 'exp_tail', got 9.0\n")
+
+
 def test_export_of_a_target(run: Any, workdir: Path) -> None:
     assert run("export", "exp_tail", "--set", "alpha=0.5", "-o", "c.json").status == 0
     assert run("export", "c.json", "--set", "beta=2", "-o", "d.json").status == 0
@@ -453,6 +464,14 @@ def test_dashboard_serves_this_machine_only(there: Any, monkeypatch: pytest.Monk
     assert "http://127.0.0.1:8123/" in outcome.err
 
 
+def test_dashboard_on_a_port_that_is_taken(there: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = there("dashboard", "tiny", "--port", port)
+    _is_one_line(outcome)
+    assert f"port {port} cannot be used (Address already in use)" in outcome.err
+
+
 def test_dashboard_without_its_extra(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     outcome = there("dashboard", "tiny")
@@ -573,6 +592,7 @@ BAD_WORDS = {
     "confirm of no study": ["confirm", "nobody"],
     "worker of no study": ["worker", "nobody"],
     "criteria of no study": ["criteria", "nobody"],
+    "no port": ["dashboard", "nobody", "--port", "65536"],
     "dashboard of no study": ["dashboard", "nobody"],
     "export of nothing": ["export", "nobody", "-o", "e.py"],
     "export with another ending": ["export", "relu", "-o", "e.txt"],
@@ -581,6 +601,8 @@ BAD_WORDS = {
     "export into a missing folder": ["export", "relu", "-o", "no/such/e.py"],
     "export of a target's trial": ["export", "relu", "--trial", "3", "-o", "e.py"],
     "init onto a file": ["init", "empty.py"],
+    "init nowhere": ["init", ""],
+    "init with NUL": ["init", "a\0b"],
 }
 
 

@@ -104,6 +104,13 @@ def _natural(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error).replace("at least 1", "at least 0")) from None
 
 
+def _port(text: str) -> int:
+    value = _positive(text)
+    if value > 65_535:
+        raise argparse.ArgumentTypeError(f"must be at most 65535, got {value}")
+    return value
+
+
 def _url(text: str) -> str:
     # What an unset variable leaves of "$STORAGE": the default instead would be another study's.
     if not text.strip():
@@ -283,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
         f"{STUDY}\nNeeds the extra: pip install 'pdsearch[dashboard]'.",
     )
     _study(dashboard)
-    dashboard.add_argument("--port", type=_positive, default=8080, metavar="N")
+    dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="8080")
 
     doctor = add("doctor", "what is installed, reachable, stale or broken, and what to do")
     _storage(doctor)
