@@ -152,6 +152,26 @@ def build_model(
     return model
 
 
+def check_trains(model: nn.Module, spec: str) -> None:
+    """One training step's passes on two images of noise: what `build_model` cannot see in a look.
+
+    Changes the model's gradients and running statistics: call it on a model that is not used on.
+
+    Raises:
+        InputError: the forward or the backward pass fails, or reaches no parameter.
+    """
+    model.train()
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        try:
+            model(torch.randn(2, 3, 32, 32)).sum().backward()
+        except Exception as error:  # any layer may refuse, each in its own way
+            raise InputError(
+                f"model {spec!r} cannot be trained: {type(error).__name__}: "
+                f"{_one_line(error)[:160]}"
+            ) from error
+
+
 def model_names() -> list[str]:
     """The names that :func:`build_model` knows, those of torchvision included."""
     import torchvision.models
@@ -222,7 +242,9 @@ def _own(spec: str, *, classes: int, directory: Path | None) -> nn.Module:
         ) from error
     try:
         model = function(classes=classes)
-    except Exception as error:  # whatever the user's own code raises is told with its place
+    # Whatever the user's own code raises is told with its place; sys.exit() there would else end
+    # this program with a status of its own choice, 0 perhaps.
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"model {spec!r}: {name} raised {type(error).__name__}: {_one_line(error)}"
         ) from error
@@ -244,7 +266,7 @@ def _load_function(path: Path, name: str, spec: str) -> Callable[..., object]:
     sys.modules[key] = module
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:  # likewise
+    except (Exception, SystemExit) as error:  # likewise
         del sys.modules[key]
         raise InputError(
             f"model {spec!r}: running {path} raised {type(error).__name__}: {_one_line(error)}"

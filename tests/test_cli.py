@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -136,6 +137,31 @@ def test_interrupted(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.status == 130
     assert "everything finished so far is kept, run the same command again" in outcome.err
     assert run("families") == (130, "", "pdsearch: interrupted\n")
+
+
+def test_numbers_name_their_least_value() -> None:
+    from pdsearch.errors import InputError
+
+    with pytest.raises(InputError, match="--seed: must be at least 0, got -1"):
+        parse(["search", "s.toml", "--seed", "-1"])
+    with pytest.raises(InputError, match="--trials: must be at least 1, got 0"):
+        parse(["search", "s.toml", "--trials", "0"])
+
+
+def test_what_a_users_code_prints_stays_out_of_the_data(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pdsearch.cli import commands
+    from pdsearch.cli.output import emit_json
+
+    def chatty(arguments: object) -> int:
+        print("a model's own words")
+        emit_json({"a": 1})
+        return 0
+
+    monkeypatch.setattr(commands, "families", chatty)
+    outcome = run("families", "--json")
+    assert json.loads(outcome.out) == {"a": 1} and outcome.err == "a model's own words\n"
 
 
 def test_a_bug_of_ours_shows_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +302,16 @@ def test_init_writes_files_that_run_and_never_replaces(run: Any, workdir: Path) 
     assert outcome.status == 2 and "is there already" in outcome.err
     assert (workdir / "here" / "study.toml").read_bytes() == before
     assert run("check", "here/my_family.py").status == 0
+
+
+def test_init_says_what_to_type_next(run: Any, workdir: Path) -> None:
+    outcome = run("init", "my search")
+    assert outcome.out.splitlines()[0] == "cd 'my search' && pdsearch check my_family.py"
+
+
+def test_export_of_a_family_with_wrong_settings_speaks_of_them_alone(run: Any) -> None:
+    err = run("export", "exp_tail", "--set", "alpha=9", "-o", "e.py").err
+    assert err == ("pdsearch: error: alpha must be in [0.01, 1.0] for family 'exp_tail', got 9.0\n")
 
 
 def test_export_of_a_target(run: Any, workdir: Path) -> None:
@@ -428,6 +464,14 @@ def test_dashboard_serves_this_machine_only(there: Any, monkeypatch: pytest.Monk
     assert "http://127.0.0.1:8123/" in outcome.err
 
 
+def test_dashboard_on_a_port_that_is_taken(there: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        outcome = there("dashboard", "tiny", "--port", port)
+    _is_one_line(outcome)
+    assert f"port {port} cannot be used (Address already in use)" in outcome.err
+
+
 def test_dashboard_without_its_extra(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     outcome = there("dashboard", "tiny")
@@ -536,12 +580,19 @@ BAD_WORDS = {
     "storage": ["search", "good.toml", "--storage", "nonsense"],
     "storage of garbage": ["search", "good.toml", "--storage", "sqlite:///garbage.db"],
     "storage in a missing folder": ["search", "good.toml", "--storage", "sqlite:///no/x.db"],
+    "storage left empty": ["search", "good.toml", "--storage", ""],
+    "negative seed": ["search", "good.toml", "--seed", "-1"],
+    "path too long": ["search", "good.toml", "--set", f"trial.dataset=folder:{'d' * 400}"],
+    "file name too long": ["check", "f" * 400 + ".py"],
+    "model that cannot be trained": ["search", "good.toml", "--set", "trial.model=frozen.py:f"],
+    "threshold of another kind": ["search", "good.toml", "--set", "criteria.gain=3"],
     "device": ["search", "good.toml", "--device", "tpu9"],
     "status of no study": ["status", "nobody"],
     "report of no study": ["report", "nobody", "-o", "r.html"],
     "confirm of no study": ["confirm", "nobody"],
     "worker of no study": ["worker", "nobody"],
     "criteria of no study": ["criteria", "nobody"],
+    "no port": ["dashboard", "nobody", "--port", "65536"],
     "dashboard of no study": ["dashboard", "nobody"],
     "export of nothing": ["export", "nobody", "-o", "e.py"],
     "export with another ending": ["export", "relu", "-o", "e.txt"],
@@ -550,6 +601,8 @@ BAD_WORDS = {
     "export into a missing folder": ["export", "relu", "-o", "no/such/e.py"],
     "export of a target's trial": ["export", "relu", "--trial", "3", "-o", "e.py"],
     "init onto a file": ["init", "empty.py"],
+    "init nowhere": ["init", ""],
+    "init with NUL": ["init", "a\0b"],
 }
 
 
@@ -560,6 +613,10 @@ def rubbish(workdir: Path) -> Path:
         (workdir / name).mkdir()
     (workdir / "empty.py").touch()
     (workdir / "broken.py").write_text("import pdsearch\n1 / 0\n")
+    (workdir / "frozen.py").write_text(
+        "from torch import nn\ndef f(classes):\n    return nn.Sequential(nn.Flatten(), nn.ReLU(), "
+        "nn.Linear(3072, classes)).requires_grad_(False)\n"
+    )
     (workdir / "bad.json").write_text("{")
     (workdir / "other.json").write_text("[1, 2]")
     (workdir / "empty.toml").touch()

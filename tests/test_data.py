@@ -138,6 +138,8 @@ def test_split_depends_on_the_seed() -> None:
 def test_split_refuses() -> None:
     with pytest.raises(InputError, match=r"in \(0, 1\), got 1.5"):
         data.stratified_split(torch.tensor([0, 0]), share=1.5, seed=0)
+    with pytest.raises(InputError, match="class 'cat' has a single training image"):
+        data.stratified_split(torch.tensor([0, 0, 1]), share=0.5, seed=0, classes=("dog", "cat"))
     with pytest.raises(InputError, match="class 1 has a single training image"):
         data.stratified_split(torch.tensor([0, 0, 1]), share=0.5, seed=0)
 

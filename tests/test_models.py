@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pdsearch.errors import InputError
-from pdsearch.models import AlexNet, build_model, model_names
+from pdsearch.models import AlexNet, build_model, check_trains, model_names
 
 
 def outputs(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[int, ...]]:
@@ -199,3 +199,54 @@ def test_own_file_that_does_not_run(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def f(:\n")
     with pytest.raises(InputError, match=r"running .*own.py raised SyntaxError"):
         build_model("own.py:f", classes=10, directory=tmp_path)
+
+
+EXITS = """
+import sys
+{before}
+def net(classes):
+    sys.exit({status})
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "message"), [("", "net raised SystemExit: 0"), ("sys.exit(3)", "SystemExit: 3")]
+)
+def test_a_model_that_ends_the_process_is_an_error(
+    before: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "exits.py").write_text(EXITS.format(before=before, status=0))
+    with pytest.raises(InputError, match=message):
+        build_model("exits.py:net", classes=3, directory=tmp_path)
+
+
+class OnlyEvaluates(nn.Sequential):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            raise RuntimeError("no training here")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frozen", "message"),
+    [
+        (OnlyEvaluates, False, "model 'm.py:f' cannot be trained: RuntimeError: no training here"),
+        (nn.Sequential, True, "model 'm.py:f' cannot be trained: .*does not require grad"),
+    ],
+)
+def test_a_model_that_cannot_be_trained(
+    kind: type[nn.Sequential], frozen: bool, message: str
+) -> None:
+    model = kind(nn.Flatten(), nn.Linear(3072, 4), nn.ReLU(), nn.Linear(4, 2))
+    model.requires_grad_(not frozen)
+    with pytest.raises(InputError, match=message):
+        check_trains(model, "m.py:f")
+
+
+def test_the_look_at_training_draws_no_random_number() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.ReLU(), nn.Dropout(0.5))
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    check_trains(model, "m.py:f")
+    assert torch.rand(4).equal(expected)

@@ -125,7 +125,6 @@ def test_overrides(write, key, text, found):
             LEAST + '[criteria]\nprofile = "lax"\n',
             "criteria.profile: must be one of paper | strict",
         ),
-        (LEAST + "[criteria]\ngain = [2, 1]\n", r"gain must be a number or \[low, high\]"),
         (
             LEAST + "[criteria]\nlimits = 0.1\n",
             "criteria.thresholds: the criterion 'limits' has no threshold: it holds or not",
@@ -141,6 +140,15 @@ def test_overrides(write, key, text, found):
         (LEAST + '[criteria]\nown = ["a.py:f g"]\n', "is named path.py:function"),
         (LEAST + '[criteria]\nown = ["a.py:gain"]\n', "'a.py:gain' is called as one of ours"),
         (LEAST + '[criteria]\nown = ["a.py:f", "b.py:f"]\n', "two criteria are called 'f'"),
+        (LEAST + "[criteria]\ngain = [2, 1]\n", "'gain' is empty: low 2 is above high 1"),
+        (LEAST + "[criteria]\ngain = 3\n", r"'gain' must be a pair \[low, high\], got 3.0"),
+        (LEAST + "[criteria]\ncheap = [1, 2]\n", "'cheap' must be a finite number"),
+        (LEAST + "[criteria]\nlimits = 1\n", "'limits' has no threshold: it holds or not"),
+        (LEAST + "[criteria]\nconsistent = -1\n", "'consistent' must be positive, got -1.0"),
+        (
+            LEAST + '[criteria]\nconsistent = "low"\n',
+            "consistent: must be a number or a list, got 'low'$",
+        ),
         (LEAST + "[confirm]\nseeds = 0\n", "confirm.seeds: must be ≥ 1, got 0"),
         (LEAST + 'sampler = "nsga2"\npruner = "median"\n', "cannot be used with two objectives"),
         (LEAST + 'sampler = "nsga2"\nobjectives = ["accuracy"]\n', "is for two objectives"),

@@ -9,15 +9,18 @@ import traceback
 from collections.abc import Sequence
 
 from pdsearch.cli.arguments import parse
-from pdsearch.cli.output import flush, note
+from pdsearch.cli.output import data_only, flush, note
 from pdsearch.errors import PdsearchError
 
 __all__ = ["main"]
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, BUG = 0, 1, 2, 130, 70
 
-# What the machine refuses, as against what we did wrong.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR}
+# What the machine refuses, and paths that can name nothing, as against what we did wrong.
+_REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +46,8 @@ def _run(argv: list[str]) -> int:
         from pdsearch.cli import commands
 
         commands.configure(arguments)
-        status: int = getattr(commands, arguments.command.replace("-", "_"))(arguments)
+        with data_only():
+            status: int = getattr(commands, arguments.command.replace("-", "_"))(arguments)
         return status
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else OK
@@ -57,11 +61,15 @@ def _run(argv: list[str]) -> int:
     except OSError as error:
         if error.errno not in _REFUSALS:
             return _bug()
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{_shortened(str(error.filename))}: " if error.filename else ""
         note(f"pdsearch: error: {where}{error.strerror}")
         return BAD_INPUT
     except Exception:
         return _bug()
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= 300 else f"{path[:120]}...{path[-120:]}"
 
 
 def _bug() -> int:

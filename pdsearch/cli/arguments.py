@@ -96,7 +96,26 @@ def _positive(text: str) -> int:
 
 
 def _natural(text: str) -> int:
-    return 0 if text.strip() == "0" else _positive(text)
+    try:
+        return _positive(text)
+    except argparse.ArgumentTypeError as error:
+        if text.strip() == "0":
+            return 0
+        raise argparse.ArgumentTypeError(str(error).replace("at least 1", "at least 0")) from None
+
+
+def _port(text: str) -> int:
+    value = _positive(text)
+    if value > 65_535:
+        raise argparse.ArgumentTypeError(f"must be at most 65535, got {value}")
+    return value
+
+
+def _url(text: str) -> str:
+    # What an unset variable leaves of "$STORAGE": the default instead would be another study's.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: give a URL such as sqlite:///pdsearch.db")
+    return text
 
 
 # After each of these flags several values may follow; what still looks like one belongs to it.
@@ -271,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
         f"{STUDY}\nNeeds the extra: pip install 'pdsearch[dashboard]'.",
     )
     _study(dashboard)
-    dashboard.add_argument("--port", type=_positive, default=8080, metavar="N")
+    dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="8080")
 
     doctor = add("doctor", "what is installed, reachable, stale or broken, and what to do")
     _storage(doctor)
@@ -293,6 +312,7 @@ def _set(command: argparse.ArgumentParser, help: str) -> None:
 def _storage(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--storage",
+        type=_url,
         metavar="URL",
         help="default: the study file's, else sqlite:///pdsearch.db where you stand",
     )

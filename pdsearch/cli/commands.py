@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shlex
+import socket
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -257,7 +259,7 @@ def _source(
     arguments: Namespace, settings: Mapping[str, float]
 ) -> tuple["Candidate", dict[str, Any] | None]:
     """A study's candidate, or a target's: a name is a family's before it is a study's."""
-    from pdsearch.family import load_target
+    from pdsearch.family import is_library_name, load_target
 
     text = arguments.source
     if text.endswith(".toml") or arguments.storage or arguments.trial is not None:
@@ -265,7 +267,8 @@ def _source(
     try:
         return load_target(text, settings=settings)[1], None
     except InputError as no_target:
-        if not _STUDY_NAME.match(text) or text.endswith((".py", ".json")):
+        known = is_library_name(text)  # then it is its settings that are wrong
+        if known or not _STUDY_NAME.match(text) or text.endswith((".py", ".json")):
             raise
         try:
             stored = _stored_as(text, None)
@@ -310,9 +313,22 @@ def dashboard(arguments: Namespace) -> int:
             "the dashboard is not installed: pip install 'pdsearch[dashboard]'"
         ) from error
     stored = _stored(arguments)
+    _check_port(arguments.port)
     note(f"study {stored.name}: http://127.0.0.1:{arguments.port}/ (Ctrl-C ends it)")
     run_server(stored.study._storage, host="127.0.0.1", port=arguments.port)
     return 0
+
+
+def _check_port(port: int) -> None:
+    """Before the server says that it starts."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} cannot be used ({error.strerror}): choose another with --port"
+            ) from None
 
 
 def doctor(arguments: Namespace) -> int:
@@ -332,9 +348,11 @@ def init(arguments: Namespace) -> int:
     """Write the starter files."""
     from pdsearch.starter import write_starter
 
+    if not arguments.directory.strip():
+        raise InputError("DIRECTORY is empty: leave it out to write where you stand")
     directory = Path(arguments.directory)
     for path in write_starter(directory):
         note(f"wrote {path}")
-    where = "" if arguments.directory == "." else f"cd {arguments.directory} && "
+    where = "" if arguments.directory == "." else f"cd {shlex.quote(arguments.directory)} && "
     emit(f"{where}pdsearch check my_family.py\n{where}pdsearch search study.toml")
     return 0

@@ -1,15 +1,44 @@
 """What the command line writes: data to stdout, everything else to stderr."""
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["can_draw", "emit", "emit_json", "flush", "note", "plain", "table", "width"]
+__all__ = [
+    "can_draw",
+    "data_only",
+    "emit",
+    "emit_json",
+    "flush",
+    "note",
+    "plain",
+    "table",
+    "width",
+]
+
+_data: TextIO | None = None
+
+
+@contextlib.contextmanager
+def data_only() -> Iterator[None]:
+    """Stdout for `emit` alone: what a user's own model prints as it runs would break the JSON."""
+    global _data
+    before, _data = _data, sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _data = before
+
+
+def _stdout() -> TextIO:
+    return _data or sys.stdout
 
 
 def one_line(text: str) -> str:
@@ -28,9 +57,9 @@ def note(text: str) -> None:
 
 def emit(text: str) -> None:
     """Text on stdout; a reader that has gone, such as `head`, is no error."""
-    encoding = sys.stdout.encoding or "ascii"
+    encoding = _stdout().encoding or "ascii"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=_stdout())
     except BrokenPipeError:
         _discard_stdout()
 
@@ -43,14 +72,14 @@ def emit_json(data: Any) -> None:
 def flush() -> None:
     """Write out what is buffered, while a closed pipe can still be told from a bug."""
     try:
-        sys.stdout.flush()
+        _stdout().flush()
     except BrokenPipeError:
         _discard_stdout()
 
 
 def _discard_stdout() -> None:
     # Otherwise the interpreter's own flush at exit fails again, with a traceback.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout().fileno())
 
 
 def plain(value: Any) -> Any:
@@ -72,13 +101,13 @@ def plain(value: Any) -> Any:
 
 def can_draw() -> bool:
     """Whether stdout is a terminal that shows block characters."""
-    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    return sys.stdout.isatty() and encoding == "utf8" and os.environ.get("TERM") != "dumb"
+    encoding = (_stdout().encoding or "").lower().replace("-", "")
+    return _stdout().isatty() and encoding == "utf8" and os.environ.get("TERM") != "dumb"
 
 
 def width() -> int:
     """Columns to fill: the terminal's up to 100, and 100 where stdout is none."""
-    if not sys.stdout.isatty():
+    if not _stdout().isatty():
         return 100
     return max(40, min(100, shutil.get_terminal_size().columns))
 

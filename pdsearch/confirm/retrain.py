@@ -194,8 +194,10 @@ def confirm(
         InputError: On a number below 1, an unknown model or data set, or a study with nothing to
             confirm.
     """
+    from pdsearch.autograd import convert
     from pdsearch.data import load_dataset
-    from pdsearch.models import build_model
+    from pdsearch.family import load_family
+    from pdsearch.models import build_model, check_trains
     from pdsearch.trial import resolve_device
 
     settings = stored.settings
@@ -219,12 +221,19 @@ def confirm(
         for name in dict.fromkeys(t.dataset for t in trials)
     }
     for other in trials[1:]:
-        build_model(
+        images = len(data[other.dataset].train_images)
+        if other.batch_size > images:
+            raise InputError(
+                f"trial.batch_size: {other.batch_size} is more than the {images} training images "
+                f"of {other.dataset!r}, so nothing can be transferred there"
+            )
+        model = build_model(
             other.model,
             classes=len(data[other.dataset].classes),
             initialisation=other.initialisation,
             directory=stored.directory,
         )
+        check_trains(convert(model, load_family("relu").default), other.model)
     where, versions = _hardware(place), _versions()
     stages = [Setting(t, data[t.dataset].fingerprint, where, versions) for t in trials]
     runs = len(stages) * len(contenders) * (n + len(settings.trial.learning_rates))

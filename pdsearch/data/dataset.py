@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ class Dataset:
 
 
 def stratified_split(
-    labels: torch.Tensor, *, share: float, seed: int
+    labels: torch.Tensor, *, share: float, seed: int, classes: Sequence[str] = ()
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Splits indices so that each class gives the same share to the validation set.
 
@@ -51,6 +52,7 @@ def stratified_split(
         share: the fraction held back, in (0, 1).
         seed: of the draw. The stream is NumPy's ``RandomState``, frozen by NEP 19: the split is the
             same everywhere.
+        classes: their names, for the message.
 
     Returns:
         The indices that remain and those held back, each ascending, int64.
@@ -66,9 +68,10 @@ def stratified_split(
     for label in np.unique(array):
         members = np.flatnonzero(array == label)
         if len(members) < 2:
+            name = repr(classes[label]) if classes else label
             raise InputError(
-                f"class {label} has a single training image, but at least 2 are needed to hold "
-                "some back for validation"
+                f"class {name} has a single training image, but at least 2 are needed to hold some "
+                "back for validation"
             )
         count = min(max(1, int(share * len(members) + 0.5)), len(members) - 1)
         held[random.permutation(members)[:count]] = True

@@ -7,6 +7,7 @@ Kernel, criteria, plots, LaTeX and exported files are all made from that express
 from pdsearch.family.definition import SCHEMA, Candidate, Family
 from pdsearch.family.loading import (
     find_families,
+    is_library_name,
     library,
     library_directory,
     load_family,
@@ -20,6 +21,7 @@ __all__ = [
     "Family",
     "distribution_from",
     "find_families",
+    "is_library_name",
     "library",
     "library_directory",
     "load_family",

@@ -112,6 +112,11 @@ def _line_in(error: BaseException, path: Path) -> str:
     return line
 
 
+def is_library_name(text: str) -> bool:
+    """Whether the library has a family of that name or alias."""
+    return text in _library()[1]
+
+
 def load_family(spec: str | Path, *, directory: Path | None = None) -> Family:
     """A family by its library name or alias, or from a file.
 

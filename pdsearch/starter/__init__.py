@@ -27,4 +27,6 @@ def write_starter(directory: Path) -> list[Path]:
                 file.write(text)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or directory}: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the path
+        raise InputError(f"cannot write {str(directory)!r}: {error}") from None
     return paths

@@ -299,11 +299,14 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
     from pdsearch.autograd import convert
     from pdsearch.data import stratified_split
     from pdsearch.family import load_family
-    from pdsearch.models import build_model
+    from pdsearch.models import build_model, check_trains
 
     trial = settings.trial
     train, _ = stratified_split(
-        dataset.train_labels, share=trial.validation, seed=settings.study.seed
+        dataset.train_labels,
+        share=trial.validation,
+        seed=settings.study.seed,
+        classes=dataset.classes,
     )
     if trial.batch_size > len(train):
         raise InputError(
@@ -318,7 +321,7 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
             dropout=trial.dropout,
             directory=settings.directory,
         )
-        convert(model, load_family("relu").default)
+        check_trains(convert(model, load_family("relu").default), trial.model)
 
 
 def _device(device: str, train: Callable[..., Any] | None) -> str:

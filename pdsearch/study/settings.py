@@ -142,20 +142,18 @@ class CriteriaSection(_Section):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float | list[float]]) -> dict[str, float | list[float]]:
-        from pdsearch.criteria import demands
+        from pdsearch.criteria.result import demands
 
         names = _threshold_names()
         problems = []
         for name, bound in value.items():
             if name not in names:
                 problems.append(f"{name!r} is not a criterion; {_close(name, names)}")
-            elif isinstance(bound, list) and (len(bound) != 2 or bound[0] > bound[1]):
-                problems.append(f"{name} must be a number or [low, high], got {bound}")
-            else:
-                try:
-                    demands(thresholds={name: _bound(bound)})
-                except InputError as error:
-                    problems.append(str(error))
+                continue
+            try:  # now, not when the first candidate is gated, hours into the study
+                demands(thresholds={name: _bound(bound)})
+            except InputError as error:
+                problems.append(str(error))
         if problems:
             raise ValueError("\n".join(problems))
         return value
@@ -183,8 +181,8 @@ class CriteriaSection(_Section):
         return {name: _bound(bound) for name, bound in self.thresholds.items()}
 
 
-def _bound(given: float | list[float]) -> float | tuple[float, float]:
-    return (given[0], given[1]) if isinstance(given, list) else given
+def _bound(bound: float | list[float]) -> Any:
+    return tuple(bound) if isinstance(bound, list) else bound
 
 
 class ConfirmSection(_Section):
@@ -284,6 +282,7 @@ def validate(
     """
     found = [*problems, *_type_problems(data)]
     places = {problem.split(":")[0] for problem in found}
+    told: list[str] = []
     settings = None
     try:
         settings = StudyFile.model_validate(data)
@@ -291,7 +290,8 @@ def validate(
         for entry in error.errors():
             place, _, said = _problem(entry, data).partition(": ")
             if place not in places:
-                found += [f"{place}: {line}" for line in said.splitlines()]
+                told += [f"{place}: {line}" for line in said.splitlines()]
+    found += _alternatives(told)
     if settings is None or found:
         raise InputError("\n".join(where + problem for problem in dict.fromkeys(found)))
     settings._directory = directory
@@ -306,6 +306,8 @@ def _read(path: Path) -> dict[str, Any]:
         if size > _SIZE_LIMIT:
             raise InputError(f"{path} has {size:,} bytes: no study file is that large")
         text = path.read_text(encoding="utf-8")
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except FileNotFoundError:
@@ -418,6 +420,16 @@ def _problem(entry: Any, data: Mapping[str, Any]) -> str:
     if kind in types_said:
         return f"{place}: must be {types_said[kind]}, got {_shown(value)}"
     return f"{place}: {entry['msg']}, got {_shown(value)}"
+
+
+def _alternatives(problems: Iterable[str]) -> list[str]:
+    """Pydantic tells `must be text, got 3` and `must be a table, got 3` apart: both as one."""
+    merged: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        found = re.fullmatch(r"(.*?: must be )(.*?)(, got .*)", problem, re.DOTALL)
+        head, kind, tail = found.groups() if found else (problem, "", "")
+        merged.setdefault((head, tail), []).append(kind)
+    return [head + " or ".join(kinds) + tail for (head, tail), kinds in merged.items()]
 
 
 def _is_union_tag(part: Any) -> bool:
