@@ -717,7 +717,7 @@ def test_every_test_that_the_docs_name_exists_and_every_row_is_there() -> None:
             for node in ast.parse((TESTS / file).read_text(encoding="utf-8")).body
             if isinstance(node, ast.FunctionDef)
         }
-        for file, _, _ in named
+        for file in {file for file, _, _ in named}
     }
     for file, function, _ in named:
         assert function in functions[file], f"{file}::{function}"

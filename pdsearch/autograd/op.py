@@ -301,7 +301,7 @@ def traced(
     """The op as torch.compile and torch.export see it: an export is the forward, a plain relu."""
     if torch.compiler.is_exporting():
         return torch.relu(input)
-    if torch._C._functorch.get_dynamic_layer_stack_depth() or forward_ad._current_level >= 0:
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return _uncompiled(input, t, values, kernel)
     return cast(torch.Tensor, _Traced.apply(input, t, values, kernel))
 
