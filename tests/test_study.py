@@ -196,13 +196,22 @@ def test_thresholds_move_the_gate(tmp_path):
 # ------------------------------------------------------------------- what holds for whole families
 
 
-def test_a_family_that_cannot_pass_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match=r"study\.families\.0: 'leaky': consistent is required"):
-        search(with_threshold(tmp_path, 1e-4), train=train, progress=False)
-    with pytest.raises(InputError, match=r"families\.1: 'helu': no parameters") as caught:
-        find(tmp_path, families=["leaky", "helu", "selu"])
-    assert len(str(caught.value).splitlines()) == 2
-    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db") == []
+def test_of_a_family_that_cannot_pass_it_is_said_and_nothing_is_trained(tmp_path, capsys):
+    def train(candidate):
+        assert candidate.family.name == "relu"
+        return 0.5
+
+    url = f"sqlite:///{tmp_path}/study.db"
+    found = search(
+        families=["helu"], references=[], trials=4, name="flat", storage=url, train=train
+    )
+    said = capsys.readouterr().err
+    assert said.count("each candidate of helu will be ruled out: no parameters can pass") == 1
+    assert found.to_dict()["trials"] == {
+        "complete": 1, "pruned": 0, "ruled_out": 3, "failed": 0, "total": 4,
+    }  # fmt: skip
+    assert found.to_dict()["best"] is None
+    assert found.stored.gates["helu"].hopeless.startswith("no parameters can pass all criteria")
 
 
 def spy_on_gates(monkeypatch):

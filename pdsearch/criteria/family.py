@@ -256,13 +256,14 @@ class FamilyGate:
         return {
             "proved": list(self.proved),
             "ranges": {name: list(ends) for name, ends in self.ranges.items()},
+            "hopeless": self.hopeless,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "FamilyGate":
         """Read what `to_dict` wrote."""
         ranges = {name: (float(low), float(high)) for name, (low, high) in data["ranges"].items()}
-        return cls(tuple(data["proved"]), ranges)
+        return cls(tuple(data["proved"]), ranges, data["hopeless"])
 
 
 def family_gate(

@@ -107,7 +107,7 @@ def _whole_families(view: View) -> list[Any]:
                 h("code", family, class_="name"),
                 ", ".join(found.proved) or "–",
                 ", ".join(left) or "–",
-                [h("div", one) for one in drawn] or "all",
+                found.hopeless or [h("div", one) for one in drawn] or "all",
             ]
         )
     return [

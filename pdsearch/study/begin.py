@@ -55,7 +55,7 @@ def begin(
         kept: further study attributes by name, `device` and the like; a study that exists keeps
             its own.
         decide: what `auto` settings come to; asked once, when the study is made.
-        settle: what is known of whole families; asked once likewise, and refuses hopeless ones.
+        settle: what is known of whole families; asked once likewise.
         direction: of the first objective.
 
     Raises:

@@ -130,20 +130,15 @@ def settle_families(
     Args:
         families: those searched, by name.
         criteria: the study's.
-        say: told which family's turn it is.
-
-    Raises:
-        InputError: every family of which no candidate can pass, one a line.
+        say: told which family's turn it is, and of which no candidate can pass: those are still
+            drawn, and ruled out one by one, for a study may be about just that.
     """
-    gates, problems = {}, []
+    gates = {}
     for index, (name, family) in enumerate(families.items()):
         say(f"criteria of the family {name} ({index + 1} of {len(families)})")
-        gate = settle(family, profile=criteria.profile, thresholds=criteria.bounds())
-        if gate.hopeless:
-            problems.append(f"study.families.{index}: {name!r}: {gate.hopeless}")
-        gates[name] = gate
-    if problems:
-        raise InputError("\n".join(problems))
+        gates[name] = settle(family, profile=criteria.profile, thresholds=criteria.bounds())
+        if gates[name].hopeless:
+            say(f"each candidate of {name} will be ruled out: {gates[name].hopeless}")
     return gates
 
 
