@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -162,6 +163,21 @@ def test_what_a_users_code_prints_stays_out_of_the_data(
     monkeypatch.setattr(commands, "families", chatty)
     outcome = run("families", "--json")
     assert json.loads(outcome.out) == {"a": 1} and outcome.err == "a model's own words\n"
+
+
+def test_sigterm_ends_any_command_as_ctrl_c_does(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pdsearch.cli import commands
+
+    def ended(arguments: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(commands, "confirm", ended)
+    outcome = run("confirm", "s")
+    assert outcome.status == 130 and "everything finished so far is kept" in outcome.err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bug_of_ours_shows_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from pdsearch.confirm import (
 )
 from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
-from pdsearch.family import Candidate, Family, load_family
+from pdsearch.family import Candidate, Family, load_family, load_target
 from pdsearch.trial import TrialSettings
 
 TAIL = Family(
@@ -111,9 +111,13 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     laboratory = Lab(known)
 
     def load_dataset(spec: str, **_: Any) -> Any:
-        if spec not in ("digits", "other"):
+        if spec not in ("digits", "other", "small"):
             raise InputError(f"unknown data set {spec!r}")
-        return SimpleNamespace(classes=tuple("0123456789"), fingerprint=f"content of {spec}")
+        return SimpleNamespace(
+            classes=tuple("0123456789"),
+            fingerprint=f"content of {spec}",
+            train_images=range(10 if spec == "small" else 1438),
+        )
 
     def resolve_settings(
         settings: TrialSettings, dataset: Any, place: Any, *, directory: Path
@@ -289,6 +293,13 @@ def test_a_row_that_equals_another_is_trained_once_under_both_names(
     assert [row.name for row in result.rows] == ["relu", f"{elu.name} = same"]
 
 
+def test_typed_formulas_are_told_apart_by_their_text(tmp_path: Path, lab: Lab) -> None:
+    given = [load_target(text)[1] for text in ("sigmoid(4*x)", "sigmoid(3*x)", "0.123456789")]
+    result = confirm(stored_study(tmp_path), seeds=2, candidates=given, device="cpu")
+    names = [row.name for row in result.rows if row.kind == "given"]
+    assert names == ["sigmoid(4*x)", "sigmoid(3*x)", "0.123457"]
+
+
 def test_one_seed_has_no_interval_and_says_so(tmp_path: Path, lab: Lab) -> None:
     result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), seeds=1, device="cpu")
     tail = result.rows[-1]
@@ -455,6 +466,7 @@ def test_an_untouched_study_has_no_confirmation(tmp_path: Path) -> None:
         ({"transfer": ["@digits"]}, "a transfer is written MODEL@DATASET"),
         ({"transfer": ["vgg16@nowhere"]}, "unknown data set 'nowhere'"),
         ({"transfer": ["vgg61@digits"]}, "vgg61"),
+        ({"transfer": ["alexnet@small"]}, "batch_size: 256 is more than the 10 training images"),
         ({"device": "cuda:77"}, "cuda:77"),
     ],
 )

@@ -562,3 +562,8 @@ def test_at_most_a_tenth_of_the_library_is_undecided_family_wide() -> None:
 def test_reports_know_their_criteria() -> None:
     report = Report("nothing", "paper", ())
     assert report.passed and report.names == ()
+
+
+def test_a_target_of_another_kind_is_refused() -> None:
+    with pytest.raises(InputError, match="check needs a Candidate or a Family, got str"):
+        check("exp_tail")  # type: ignore[arg-type]

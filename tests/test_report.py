@@ -548,6 +548,27 @@ def test_the_headline_is_the_confirmations_own_sentence(study: StoredStudy, page
         assert shown == pytest.approx(told)
 
 
+def test_the_confirmations_table_has_no_column_of_dashes(study: StoredStudy) -> None:
+    from pdsearch.confirm import load_confirmation
+    from pdsearch.report.markup import h
+    from pdsearch.report.study_page import _confirmed
+
+    found = load_confirmation(study)
+    assert found is not None
+    few = dataclasses.replace(
+        found,
+        rows=tuple(
+            dataclasses.replace(row, paired=dataclasses.replace(row.paired, bootstrap=None))
+            if row.paired
+            else row
+            for row in found.rows
+        ),
+    )
+    column = "95 % (bootstrap)"
+    assert column in str(h("div", _confirmed(found)))
+    assert column not in str(h("div", _confirmed(few)))
+
+
 def unconfirmed(study: StoredStudy, rows: list[Any] | None = None, **changes: Any) -> Any:
     """The study as it would be without a confirmation, and with other rows."""
     attributes = {

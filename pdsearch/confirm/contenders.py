@@ -1,6 +1,7 @@
 """Who is retrained: the rows of a confirmation before they are trained."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -62,13 +63,13 @@ def choose_contenders(
         for index, other in enumerate(shapes):
             if abs(shape - other).max() <= SAME:
                 # The study's own near-duplicates are many and have no name of their own.
-                if kind != "candidate" and candidate.name not in found[index].name:
-                    name = f"{found[index].name} = {candidate.name}"
+                if kind != "candidate" and _name(candidate) not in found[index].name:
+                    name = f"{found[index].name} = {_name(candidate)}"
                     found[index] = replace(found[index], name=name)
                 return False
         shapes.append(shape)
         found.append(
-            Contender(candidate.name, kind, "pseudo-derivative", candidate.formula, candidate)
+            Contender(_name(candidate), kind, "pseudo-derivative", candidate.formula, candidate)
         )
         return True
 
@@ -121,6 +122,14 @@ def _controls(
         module: Callable[[], Any] = getattr(nn, name)
         controls.append(Contender(name, "activation", "activation", formula, baseline, module))
     return controls
+
+
+def _name(candidate: "Candidate") -> str:
+    """Its name; of a formula that was typed the formula, for all of those have the same name."""
+    if candidate.family.origin != "formula":
+        return candidate.name
+    text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.formula)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _shape(candidate: "Candidate") -> Any:

@@ -111,11 +111,14 @@ def check(
         budget: what each decision may cost, in boxes and seconds.
 
     Raises:
-        InputError: an unknown profile or threshold, or an extra criterion that gives neither.
+        InputError: an unknown profile or threshold, an extra criterion that gives neither, or a
+            target of another kind.
     """
     wanted = demands(profile, thresholds)
     if isinstance(target, Family):
         return _family_report(target, wanted, extra, budget)
+    if not isinstance(target, Candidate):
+        raise InputError(f"check needs a Candidate or a Family, got {type(target).__name__}")
     return _report(target, wanted, CRITERIA, extra, budget)
 
 

@@ -120,7 +120,8 @@ def numbers(view: View) -> Markup:
     if view.baseline is not None:
         entries["ReLU, validation"] = view.value(view.baseline.value)
     entries["trials"] = [
-        f"{counts['total']} of {view.stored.settings.study.trials}",
+        # The total may have been lowered since.
+        f"{counts['total']} of {max(counts['total'], view.stored.settings.study.trials)}",
         h("small", f"{counts['complete']} complete"),
     ]
     entries["pruned"] = [
@@ -146,6 +147,8 @@ def confirmation(view: View) -> list[Any]:
 
 def _confirmed(found: Confirmation) -> list[Any]:
     right = {"class_": "number"}
+    # Few seeds have no bootstrap interval; a column of dashes would push the last one out of sight.
+    bootstrapped = any(row.ci95_bootstrap is not None for row in found.rows)
     rows, classes = [], []
     for row in found.rows:
         rows.append(
@@ -165,7 +168,7 @@ def _confirmed(found: Confirmation) -> list[Any]:
                 },
                 {"text": _points(row.difference) if row.kind != "baseline" else "–", **right},
                 {"text": _interval(row.ci95), **right},
-                {"text": _interval(row.ci95_bootstrap), **right},
+                *([{"text": _interval(row.ci95_bootstrap), **right}] if bootstrapped else []),
                 {"text": p_value(row.p_value), **right},
                 {"text": p_value(row.p_adjusted) + (" *" if row.significant else ""), **right},
                 {"text": row.seeds_needed if row.seeds_needed is not None else "–", **right},
@@ -173,7 +176,8 @@ def _confirmed(found: Confirmation) -> list[Any]:
         )
         classes.append("best" if row.significant else None)
     heads = ["", "seeds", "test accuracy, %", "− ReLU, points", "95 % (paired t)",
-             "95 % (bootstrap)", "p", "p adjusted", "seeds needed"]  # fmt: skip
+             *(["95 % (bootstrap)"] if bootstrapped else []),
+             "p", "p adjusted", "seeds needed"]  # fmt: skip
     return [
         figure_box(
             outcome_figures.forest(found),
