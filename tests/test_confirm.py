@@ -120,7 +120,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
         )
 
     def resolve_settings(
-        settings: TrialSettings, dataset: Any, place: Any, *, directory: Path
+        settings: TrialSettings, dataset: Any, place: Any, *, threads: int | None, directory: Path
     ) -> TrialSettings:
         laboratory.probes += 1
         return settings.model_copy(update={"precision": "float32", "memory_format": "contiguous"})
