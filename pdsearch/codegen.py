@@ -414,6 +414,10 @@ class Kernel:
 
     One per family, made once: it holds no parameter values, so that every candidate of a family
     shares it, and `torch.compile` finds plain functions of tensors in it.
+
+    Attributes:
+        functions: by order.
+        reach: by order, how large an input is taken as it is.
     """
 
     def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
@@ -423,7 +427,7 @@ class Kernel:
         ]
         self.functions = tuple(torch_function(e, parameters) for e in expressions)
         self._choosing = tuple(_chooses(e) for e in expressions)
-        self._reach = tuple(_reach(f, _corners(list(ranges.values()))) for f in self.functions)
+        self.reach = tuple(_reach(f, _corners(list(ranges.values()))) for f in self.functions)
 
     def __call__(
         self, input: "torch.Tensor", t: "torch.Tensor", values: "torch.Tensor", order: int = 0
@@ -451,7 +455,7 @@ class Kernel:
             raise UnsupportedError(
                 f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
             )
-        reach = min(torch.finfo(input.dtype).max, self._reach[order])
+        reach = min(torch.finfo(input.dtype).max, self.reach[order])
         wide = torch.clamp(input.double(), -reach, reach)
         result = self.functions[order](wide, t, *values.unbind())
         if self._choosing[order]:

@@ -114,7 +114,7 @@ def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
 def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     """The text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
-    from pdsearch.codegen import SCALAR_HELPER, derivative, torch_source
+    from pdsearch.codegen import SCALAR_HELPER, derivative, kernel, torch_source
 
     family = candidate.family
 
@@ -130,6 +130,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
         "@HELPER@": SCALAR_HELPER.strip(),
         "@G0@": function(0),
         "@G1@": function(1),
+        "@REACH@": repr(kernel(family).reach[:2]),
         "@NAME@": ascii(candidate.name),
         "@FORMULA@": ascii(candidate.formula),
         "@PARAMETERS@": ascii(dict(candidate.parameters)),
@@ -181,8 +182,15 @@ PROVENANCE = @PROVENANCE@
 _DERIVATIVES = (_g0, _g1)
 
 
+# Infinities count as the dtype's largest number; further out than this a power of x overflows.
+_REACH = @REACH@
+
+
 def _evaluate(x, t, order):
-    return _DERIVATIVES[order](x.to(torch.float64), t, *PARAMETERS.values()).to(x.dtype)
+    reach = min(torch.finfo(x.dtype).max, _REACH[order])
+    wide = torch.clamp(x.to(torch.float64), -reach, reach)
+    value = _DERIVATIVES[order](wide, t, *PARAMETERS.values())
+    return torch.where(torch.isnan(wide), wide, value).to(x.dtype)
 
 
 def g(x@SIGNATURE@):

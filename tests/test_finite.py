@@ -93,7 +93,7 @@ def test_every_decade_is_finite_at_the_corners(name: str) -> None:
 def test_far_derivatives_are_those_of_the_formula(name: str, order: int) -> None:
     """Up to where the text is taken as it is: mpmath's value; beyond it: the value there."""
     candidate = library()[name].default
-    reach = kernel(candidate.family)._reach[order]
+    reach = kernel(candidate.family).reach[order]
     assert reach >= FAR
     expression = derivative(candidate.expression, order)
     far = [s * 10.0**e for e in (3, 12, 25, 40) for s in (-1, 1)]
@@ -123,10 +123,10 @@ def test_float32_tables_are_finite_for_any_bits() -> None:
 def test_a_growing_power_is_no_reason_to_look_nearer() -> None:
     """x⁵ ends in inf, as its value does; x⁴/(1 + x²)³ would be inf/inf and sees a nearer point."""
     grows = Family("grows", sympy.Piecewise((1, x > 0), (x**5, True)))
-    assert kernel(grows)._reach[0] == torch.finfo(torch.float64).max
+    assert kernel(grows).reach[0] == torch.finfo(torch.float64).max
     assert evaluate(grows.default, torch.tensor([-1e80]).double()).item() == -float("inf")
     falls = Family("falls", x**4 / (1 + x**2) ** 3)
-    assert FAR <= kernel(falls)._reach[0] < 1e80
+    assert FAR <= kernel(falls).reach[0] < 1e80
     assert evaluate(falls.default, torch.tensor([1e300]).double()).item() < 1e-60
 
 
