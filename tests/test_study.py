@@ -230,7 +230,11 @@ def test_what_a_family_is_proved_for_is_not_asked_of_its_candidates(tmp_path, mo
     asked = spy_on_gates(monkeypatch)
     stored = find(tmp_path, families=["leaky", "rational_tail"], trials=12).stored
     attribute = plain(tmp_path).user_attrs["pdsearch:gates"]
-    assert attribute["leaky"] == {"proved": ["alive_below_zero", "consistent"], "ranges": {}}
+    assert attribute["leaky"] == {
+        "proved": ["alive_below_zero", "consistent"],
+        "ranges": {},
+        "hopeless": "",
+    }
     assert attribute["rational_tail"]["proved"] == ["alive_below_zero"]
     assert {name for name, _ in asked} == {"leaky", "rational_tail"}
     for name, known in asked:

@@ -88,6 +88,28 @@ def check_whole(before):
     assert [t.state for t in after if t.state in (t.state.RUNNING, t.state.WAITING)] == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_python_drops_ends_the_search_all_the_same(workdir):
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+            sum(range(10))  # where the handler's exception comes up, to be dropped
+
+    trained = []
+
+    def train(candidate):
+        trained.append(candidate.name)
+        Finalized()
+        yield 0.5
+        yield 0.6
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        search(families=FAMILIES, references=[], train=train, trials=TOTAL, storage=URL)
+    assert trained == ["relu"] and trials()[0].user_attrs["pdsearch:reason"] == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize(
     "how",
     [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],

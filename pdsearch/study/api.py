@@ -128,7 +128,7 @@ def search(
         raise InputError("a train function has one objective: its value")
     if criteria and settings.study.workers > 1:
         raise InputError("criteria of your own need workers=1: they cannot be handed on")
-    with _interruptible():
+    with _interruptible() as interrupted:
         searched, listed, own, texts = _resolved(settings)
         check_installed(settings.study)
         url = settings.study.storage
@@ -168,6 +168,7 @@ def search(
             progress=progress,
             device=device,
             until_total=True,
+            interrupted=interrupted,
             criteria=(*own, *criteria),
         )
     return SearchResult(stored.name, open_named(stored.name, url))
@@ -202,7 +203,7 @@ def worker(
             f"study {found.name!r} trains by a Python function: join it by calling "
             "pdsearch.search(..., train=…) on the same storage"
         )
-    with _interruptible():
+    with _interruptible() as interrupted:
         stored = open_named(found.name, url, write=True)
         dataset = _dataset(stored.settings, progress=progress)
         trainer = _image_trainer(stored, dataset, device=device, threads=threads)
@@ -213,6 +214,7 @@ def worker(
             progress=progress,
             device=device,
             until_total=False,
+            interrupted=interrupted,
             criteria=_own_as_begun(stored),
         )
     return stored
@@ -379,10 +381,12 @@ def _run(
     progress: bool,
     device: str,
     until_total: bool,
+    interrupted: Callable[[], bool],
     criteria: tuple[Callable[..., Any], ...] = (),
 ) -> None:
     from pdsearch.study.run import Session
 
+    parent_alive = _parent_alive()
     settings = stored.settings.study
     helpers: list[subprocess.Popen[bytes]] = []
     with (
@@ -390,7 +394,11 @@ def _run(
         Display(quiet=not progress, total=settings.trials) as display,
     ):
         session = Session(
-            stored, trainer, display, parent_alive=_parent_alive(), extra_criteria=criteria
+            stored,
+            trainer,
+            display,
+            wanted=lambda: parent_alive() and not interrupted(),
+            extra_criteria=criteria,
         )
         display.say(f"study {stored.name}: {shown_url(url)}")
         try:
@@ -425,25 +433,37 @@ def _end(helpers: list["subprocess.Popen[bytes]"]) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM end a study as Ctrl-C does, and keeps Optuna's log to its errors."""
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Lets SIGTERM end a study as Ctrl-C does, and keeps Optuna's log to its errors.
+
+    Gives a function that tells whether either came. Python drops an exception that a signal raises
+    inside of a finalizer or a weak reference's callback, so that raising it once is not enough.
+    """
     import optuna
 
+    came = False
+
     def stop(number: int, frame: Any) -> None:
+        nonlocal came
+        came = True
         raise KeyboardInterrupt
 
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main else None
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+        # Whoever handles Ctrl-C in another way than Python does has a reason.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     level = optuna.logging.get_verbosity()
     # Not WARNING: it prints a traceback for every interrupted trial and every one tried again,
     # which this package tells in a line.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield
+        yield lambda: came
     finally:
         optuna.logging.set_verbosity(level)
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parent_alive() -> Callable[[], bool]:

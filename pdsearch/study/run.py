@@ -55,7 +55,8 @@ class Session:
         stored: the study.
         trainer: how a candidate is trained.
         display: where progress is shown.
-        parent_alive: whether the process that started this one lives; a worker ends with it.
+        wanted: whether to go on, asked between epochs and trials: False once an interruption came
+            or the process that started this one ended.
         criteria: whether candidates are gated.
     """
 
@@ -65,7 +66,7 @@ class Session:
         trainer: Trainer,
         display: Display,
         *,
-        parent_alive: Callable[[], bool] = lambda: True,
+        wanted: Callable[[], bool] = lambda: True,
         extra_criteria: tuple[Callable[..., Any], ...] = (),
     ) -> None:
         self._stored = stored
@@ -73,7 +74,7 @@ class Session:
         self._settings = stored.settings.study
         self._trainer = trainer
         self._display = display
-        self._parent_alive = parent_alive
+        self._wanted = wanted
         self._extra = extra_criteria
         self._searched: Mapping[str, Family] = {
             name: stored.families[name] for name in stored.study.user_attrs[PREFIX + "searched"]
@@ -102,6 +103,7 @@ class Session:
         fail_dead_trials(self._study, note=self._display.note)
         waited = False
         while True:
+            self._check_wanted()
             counted, running, waiting = self._tally()
             if counted >= self._settings.trials:
                 break
@@ -112,7 +114,6 @@ class Session:
                     self._display.say(f"waiting for {running} trial(s) that other processes run")
                 waited = True
                 time.sleep(POLL)
-                self._check_parent()
                 self._expire()
                 continue
             self._study.pruner = make_pruner(self._settings, epochs=self._epochs())
@@ -306,7 +307,7 @@ class Session:
         last = self._epochs()
 
         def on_epoch(step: int, value: float, record: dict[str, Any]) -> None:
-            self._check_parent()
+            self._check_wanted()
             # A process that was stopped past the grace period learns here that it lost its trial.
             if self._lost(trial):
                 raise _Dropped
@@ -417,7 +418,7 @@ class Session:
         checkpoint = checkpoint_path(self._stored.output / "checkpoints", candidate, seed=seed)
 
         def on_epoch(step: int, value: float, record: dict[str, Any]) -> None:
-            self._check_parent()
+            self._check_wanted()
             self._display.epoch(step, value)
 
         outcome = self._trainer(
@@ -436,8 +437,8 @@ class Session:
         drop_checkpoints(checkpoint)
         self._display.say(f"trial {number}, seed {seed}: {value:.4f}")
 
-    def _check_parent(self) -> None:
-        if not self._parent_alive():
+    def _check_wanted(self) -> None:
+        if not self._wanted():
             raise KeyboardInterrupt
 
 
