@@ -165,6 +165,22 @@ def test_what_a_users_code_prints_stays_out_of_the_data(
     assert json.loads(outcome.out) == {"a": 1} and outcome.err == "a model's own words\n"
 
 
+@pytest.mark.parametrize(
+    ("set_before", "wanted"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_sleep_while_they_wait(set_before: dict[str, str], wanted: str) -> None:
+    """Set before torch, whose OpenMP reads it once, and left alone where a user has set it."""
+    script = (
+        "import os, sys; from pdsearch.cli import main; main(['--version']); "
+        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | set_before
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0 and done.stdout.split()[-1] == wanted, done.stderr
+
+
 def test_sigterm_ends_any_command_as_ctrl_c_does(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pdsearch.cli import commands
 
