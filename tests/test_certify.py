@@ -96,6 +96,21 @@ def test_arithmetic_adds_no_more_than_its_bound(name: str) -> None:
         assert min(gaps) <= 0.0, place
 
 
+def test_either_side_of_a_table_has_its_own_noise() -> None:
+    """Whichever side has the polynomials, and whichever is yielded first."""
+    layout, _ = fitted("exp_tail")
+    assert isinstance(layout, Cells) and not layout.inverted and layout.slope == 0
+    turned = dataclasses.replace(layout, inverted=True)
+    noises = {
+        (kind, side): [s.noise for s in one.stretches() if (s.last > 0) == (side > 0)]
+        for kind, one in (("plain", layout), ("turned", turned))
+        for side in (-1, 1)
+    }
+    assert noises["turned", 1] == noises["plain", -1]
+    assert noises["turned", -1] == noises["plain", 1]
+    assert noises["plain", 1] != noises["plain", -1]
+
+
 def test_stretches_cover_the_line() -> None:
     for name in NAMES:
         layout, _ = fitted(name)

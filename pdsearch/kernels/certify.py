@@ -216,7 +216,8 @@ def _interpolated(cell: _Cell) -> tuple[float, float, float] | None:
     """By interpolation; None where g is not known to be analytic around the cell."""
     first, last = arb(cell.first), arb(cell.last)
     middle, half = (first + last) / 2, (last - first) / 2
-    along, across = half * (RHO + 1 / RHO) / 2, half * (RHO - 1 / RHO) / 2
+    wider = half * (1 + 2.0**-40)  # for the middle's own rounding
+    along, across = wider * (RHO + 1 / RHO) / 2, wider * (RHO - 1 / RHO) / 2
     program = cell.side.program
     choices = None
     if not cell.side.piece.smooth:

@@ -172,32 +172,27 @@ class Cells:
                 # Beyond, w stays at its furthest.
                 u = Fraction(self.furthest) / 2**octave - centre
                 value = sum((c * u**k for k, c in enumerate(exact)), start=Fraction(0))
-                far = (
-                    reach[1] * (1 - 4 * HALF_ULP),
-                    TOP,
-                    Fraction(0),
-                    Fraction(0),
-                    (value,),
-                    noise,
-                )
+                edge = (Fraction(self.furthest) * Fraction(1 - 4 * HALF_ULP) - 1) / scale
+                start = max(0.0, float(edge) * (1 - 1e-15))
+                far = (start, TOP, Fraction(0), Fraction(0), (value,), noise)
                 ends.append(far)
-            for near, distant, slope_, shift_, polynomial, wrong in ends:
+            for near, distant, slope_, shift_, polynomial, own_noise in ends:
                 sides = [-1, 1] if not self.two_sided else [1 if row >= 16 else -1]
                 for side in sides:
-                    own = polynomial
-                    above = self.inverted if not self.two_sided else side > 0
-                    if not self.two_sided and (side > 0) != above:
-                        offset, factor = (
-                            Fraction(float(np.float32(v))) for v in (self.offset, self.slope)
-                        )
-                        own = tuple(factor * c for c in polynomial)
-                        own = (own[0] + offset, *own[1:])
-                        top = float(abs(offset)) + float(abs(factor)) * float(
-                            sum(map(abs, polynomial))
-                        )
-                        wrong = wrong * abs(self.slope) + 3 * HALF_ULP * top
+                    given, wrong = polynomial, own_noise
+                    if not self.two_sided and (side > 0) != self.inverted:
+                        given, wrong = self._other_side(polynomial, own_noise)
                     first, last = (near, distant) if side > 0 else (-distant, -near)
-                    yield Stretch(first, last, side * slope_, shift_, own, wrong)
+                    yield Stretch(first, last, side * slope_, shift_, given, wrong)
+
+    def _other_side(
+        self, polynomial: tuple[Fraction, ...], noise: float
+    ) -> tuple[tuple[Fraction, ...], float]:
+        """Side: what the side that is not the table's own is, and its noise."""
+        offset, factor = (Fraction(float(np.float32(v))) for v in (self.offset, self.slope))
+        scaled = [factor * c for c in polynomial]
+        size = float(abs(offset) + abs(factor) * sum(map(abs, polynomial)))
+        return (scaled[0] + offset, *scaled[1:]), noise * abs(self.slope) + 3 * HALF_ULP * size
 
     def table(self) -> Array:
         """As the kernel reads it."""
