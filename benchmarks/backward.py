@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--families", default="")
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--seconds", type=float, default=0.4, help="for each family, dtype and size"
@@ -119,7 +120,8 @@ def main() -> None:
         "rows": [],
         "summary": [],
     }
-    for dtype_name, dtype in DTYPES.items():
+    for dtype_name in arguments.dtypes.split(","):
+        dtype = DTYPES[dtype_name]
         for size_name, size in SIZES.items():
             rows = []
             for name in names:
@@ -158,7 +160,7 @@ def main() -> None:
         )
     print("\nfamily, route, proved bounds on the error of g: float32, uint8")
     for row in report["rows"]:
-        if (row["dtype"], row["size"]) == ("float32", "64Ki"):
+        if (row["dtype"], row["size"]) == (arguments.dtypes.split(",")[0], "64Ki"):
             print(
                 f"{row['family']:24} {row['route']:8} {row['error']:.1e} "
                 f"{row['uint8_error'] or 0:.1e}"

@@ -12,11 +12,11 @@ import pytest
 import torch
 from oracle import at_random, values
 
-from pdsearch import Candidate, InputError, library, pd_relu
+from pdsearch import Candidate, InputError, kernels, library, pd_relu
 from pdsearch.codegen import evaluate
 from pdsearch.errors import UnsupportedError
 from pdsearch.family import load_target
-from pdsearch.kernels import Plan, available, build, layout, pieces, plan, table
+from pdsearch.kernels import Plan, available, build, layout, pieces, plan, rounded, table
 
 FAMILIES = sorted(library())
 needs_kernels = pytest.mark.usefixtures("fused")
@@ -103,6 +103,73 @@ def test_16_bit_tables_are_correctly_rounded(dtype: torch.dtype, build_kind: str
         for way in (math.inf, -math.inf):
             other = torch.nextafter(got, torch.full_like(got, way)).double()
             assert bool((error <= (other - exact).abs() + 1e-18).all()), name
+
+
+def every_input(dtype: torch.dtype) -> torch.Tensor:
+    every = torch.arange(65_536, dtype=torch.int32).to(torch.uint16).view(dtype)
+    return every[~torch.isnan(every)]
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_bfloat16_input_is_correctly_rounded(name: str) -> None:
+    """The polynomials and the look-ups beside them, by torch's own rounding of the formula.
+
+    With a gradient of one the result is g's rounding; with others it is within a unit in the last
+    place of the exact product, of which rounding g first alone may take one.
+    """
+    family = library()[name]
+    given = every_input(torch.bfloat16)
+    generator = torch.Generator().manual_seed(5)
+    upstream = torch.randn(len(given), generator=generator).bfloat16()
+    largest = torch.finfo(torch.bfloat16).max
+    for candidate in [family.default] + ([at_random(family, 0.61)] if family.parameters else []):
+        chosen = make(candidate, torch.bfloat16)
+        if chosen.keeps == "output":
+            continue
+        exact = evaluate(candidate, given.double().clamp(-largest, largest))
+        # float64 to bfloat16 through float32 would round twice: to the odd neighbour first.
+        wanted = torch.from_numpy(table.round_to_odd(exact.numpy())).bfloat16()
+        assert torch.equal(chosen.scale(torch.ones_like(given), given), wanted), candidate
+        if candidate == family.default and torch.ops.pdsearch.avx512():
+            # Else its backward pass would take three times ReLU's own, right as it would be.
+            found = kernels._rounded(candidate, 0.0)
+            assert found is not None and found.share <= rounded.MOST
+        product = upstream.double() * exact
+        got = chosen.scale(upstream, given).double()
+        # Below 1e-38 the units no longer shrink.
+        unit = torch.finfo(torch.bfloat16).eps * product.abs() + 4e-40
+        assert bool(((got - product).abs() <= unit).all()), candidate
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["nelu", "rational_tail", "window", "leaky"])
+def test_bfloat16_of_every_short_length(name: str, build_kind: str) -> None:
+    """Lanes beyond the end are zero, and for nelu zero is looked up: nothing is written there."""
+    candidate = library()[name].default
+    chosen = make(candidate, torch.bfloat16)
+    given = torch.linspace(-9, 3, 70).bfloat16()
+    given[::7] = 1e-20
+    whole = chosen.scale(torch.ones_like(given), given)
+    for count in range(1, 70):
+        part = chosen.scale(torch.ones(count, dtype=torch.bfloat16), given[:count])
+        assert torch.equal(part, whole[:count])
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_two_valued_shapes(dtype: torch.dtype, build_kind: str) -> None:
+    _, candidate = load_target("Piecewise((0.75, x > 0), (-0.3, True))")
+    given = torch.cat([inputs(dtype), torch.tensor([0.0, -0.0], dtype=dtype)])
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(len(given), generator=generator).to(dtype)
+    below, above = (torch.tensor(v, dtype=torch.float64).to(dtype) for v in (-0.3, 0.75))
+    wanted = upstream * torch.where(given > 0, above, below)
+    for save in ("auto", "input", "uint8"):
+        chosen = make(candidate, dtype, save=save)
+        assert chosen.route == "sides" and chosen.error == 0.0
+        kept = torch.relu(given) if chosen.keeps == "output" else given
+        assert torch.equal(chosen.scale(upstream, kept), wanted)
 
 
 @needs_kernels

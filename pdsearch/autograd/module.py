@@ -57,6 +57,23 @@ class PDReLU(nn.Module):
             self.t.fill_(t)
             self._prepare()
 
+    def error_bound(
+        self, dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu"
+    ) -> float:
+        """How far the g that the backward pass uses may be from g: a proved absolute bound.
+
+        Beyond the rounding to the dtype itself. 0 where g is correctly rounded (bfloat16, float16,
+        two-valued shapes) and where the formula is evaluated, whose own rounding is a few units in
+        the last place.
+
+        Args:
+            dtype: of the input, floating-point.
+            device: of the input.
+        """
+        if not dtype.is_floating_point:
+            raise InputError(f"error_bound needs a floating-point dtype, got {dtype}")
+        return self.rule.plan(torch.empty(0, dtype=dtype, device=device)).error
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """`torch.relu(input)`, with g in the backward pass; any shape, floating-point."""
         if not input.is_floating_point():

@@ -6,14 +6,16 @@ dtype or the device, the formula itself is evaluated.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from pdsearch import codegen
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate
-from pdsearch.kernels import build, pieces, table
+from pdsearch.kernels import build, pieces, rounded, table
 
 __all__ = ["SAVE_MODES", "Plan", "available", "plan"]
 
@@ -26,6 +28,9 @@ TABLE_FROM = 1 << 15
 and gives the last digit, far tails included; from it on, it would cost many times ReLU's own
 backward pass. The half-precision tables hold every input's correctly rounded value and serve all
 sizes."""
+
+
+Scale = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def available() -> str | None:
@@ -53,7 +58,8 @@ class Plan:
     dtype: torch.dtype
     device: torch.device
     exact: bool
-    _table: torch.Tensor | None = field(default=None, init=False)
+    _fused: Scale | None = field(default=None, init=False)
+    _least: int = field(default=0, init=False)
     _ready: bool = field(default=False, init=False)
     _route: str = field(default="formula", init=False)
     _error: float = field(default=0.0, init=False)
@@ -81,7 +87,7 @@ class Plan:
 
     @property
     def route(self) -> str:
-        """`table`, `codes` or `formula`."""
+        """`sides` (two numbers), `table`, `codes` or `formula`."""
         self._prepare()
         return self._route
 
@@ -95,8 +101,8 @@ class Plan:
     def error(self) -> float:
         """Bound on the absolute error of g beyond the rounding to the dtype.
 
-        Proved for float32 tables and codes, float32 arithmetic included. 0 for the formula and for
-        16-bit tables, which round the formula's float64 value.
+        Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers, for the
+        formula and for 16-bit tables, which round the formula's float64 value.
         """
         self._prepare()
         return self._error
@@ -110,10 +116,8 @@ class Plan:
             if self.keeps == "code":
                 return grad_output * self.codes.values[kept.long()].to(grad_output.dtype)
             return grad_output * self.kernel(kept, self.t, self.values)
-        if self.keeps == "code":
-            return torch.ops.pdsearch.scale_coded(grad_output, kept, self.codes.values)
-        if self._table is not None and (self.dtype != torch.float32 or kept.numel() >= TABLE_FROM):
-            return torch.ops.pdsearch.scale(grad_output, kept, self._table)
+        if self._fused is not None and kept.numel() >= self._least:
+            return self._fused(grad_output, kept)
         return grad_output * self.kernel(kept, self.t, self.values)
 
     def encode(self, input: torch.Tensor) -> torch.Tensor:
@@ -123,23 +127,43 @@ class Plan:
     def _prepare(self) -> None:
         if self._ready:
             return
-        if self.keeps == "code":
-            self._route, self._error = "codes", self.codes.error
-        else:
-            self._why = self._reason() or ""
-            if not self._why:
-                self._find_table()
+        self._why = self._reason() or ""
+        if not self._why:
+            self._choose(torch.ops.pdsearch)
         self._ready = True
 
-    def _find_table(self) -> None:
-        if self.dtype != torch.float32:
-            self._table = _every(self.candidate, self.progress, self.dtype)
-        elif (found := _segments(self.candidate, self.progress)) is not None:
-            self._table, self._error = found.values, found.proof.error
+    def _choose(self, ops: Any) -> None:
+        """The kernel that serves this shape and dtype; none where no table is good enough."""
+        sides = _sides(self.candidate, self.progress)
+        if self.keeps == "code":
+            self._route, self._error, codes = "codes", self.codes.error, self.codes.values
+            scale_coded = ops.scale_coded.default
+            self._fused = lambda grad_output, kept: scale_coded(grad_output, kept, codes)
+        elif sides is not None:
+            self._route = "sides"
+            scale_sides = ops.scale_sides.default
+            self._fused = lambda grad_output, kept: scale_sides(grad_output, kept, *sides)
+        elif self.dtype == torch.float32:
+            found = _segments(self.candidate, self.progress)
+            if found is None:
+                self._why = f"no table is provably within {table.LIMIT:g} of this shape"
+                return
+            self._route, self._error, self._least = "table", found.proof.error, TABLE_FROM
+            scale, values = ops.scale.default, found.values
+            self._fused = lambda grad_output, kept: scale(grad_output, kept, values)
         else:
-            self._why = f"no table is provably within {table.LIMIT:g} of this shape"
-            return
-        self._route = "table"
+            self._route = "table"
+            every = _every(self.candidate, self.progress, self.dtype)
+            scale = ops.scale.default
+            self._fused = lambda grad_output, kept: scale(grad_output, kept, every)
+            # Without AVX-512 nothing is faster than looking every value up.
+            if self.dtype == torch.bfloat16 and ops.avx512():
+                bent = _rounded(self.candidate, self.progress)
+                if bent is not None:
+                    scale_rounded, coefficients = ops.scale_rounded.default, bent.values
+                    self._fused = lambda grad_output, kept: scale_rounded(
+                        grad_output, kept, coefficients, every
+                    )
 
     def _reason(self) -> str | None:
         if self.exact:
@@ -202,6 +226,12 @@ def _segments(candidate: Candidate, progress: float) -> table.Segments | None:
 @functools.lru_cache(maxsize=128)  # 128 KiB each
 def _every(candidate: Candidate, progress: float, dtype: torch.dtype) -> torch.Tensor:
     return table.every_value(candidate, progress, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _rounded(candidate: Candidate, progress: float) -> rounded.Rounded | None:
+    every = _every(candidate, progress, torch.bfloat16)
+    return rounded.rounded(every, pieces.Values(candidate, progress))
 
 
 @functools.lru_cache(maxsize=256)

@@ -143,7 +143,8 @@ def _cells(g: Function, degree: int, *, sign: int, **rest: Any) -> Cells | None:
         w = 2.0 ** octave[:, None] * (1 + part[:, None] * 2 * half + half + v)
         distance = (w - 1)[None] / _SCALES[:, None, None]
         sides = [sign] if not two_sided else [-1, 1]
-        values = np.stack([g(np.maximum(distance, 0.0) * s) for s in sides], axis=1)
+        # Not at 0 itself, where g may jump: it belongs to the stretch below.
+        values = np.stack([g(np.maximum(distance, 1e-30) * s) for s in sides], axis=1)
         at_nodes, wanted = values[..., : degree + 1], values[..., degree + 1 :]
         coefficients = at_nodes @ solve
         found = coefficients @ np.vander(checks, degree + 1, increasing=True).T

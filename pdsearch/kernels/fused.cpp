@@ -5,7 +5,10 @@
 //
 //   float32             polynomials of degree 1 to 5 on up to 32 stretches of the line, in one of three
 //                       layouts (Side, Sides, Tree below); with AVX-512 all of it stays in registers.
-//   bfloat16, float16   the value of g at each of the 65 536 inputs.
+//   bfloat16, float16   the value of g at each of the 65 536 inputs; for bfloat16 with AVX-512 also
+//                       polynomials as for float32, which were found to round to those values but
+//                       for a band of sizes of x, in which the values are looked up.
+//   two numbers         where g is one number above zero and another elsewhere.
 //   uint8               a code an element, made in the forward pass, and 256 values.
 //
 // Strides, broadcasting, threads and the output's memory format are TensorIterator's, as in torch's
@@ -70,7 +73,9 @@ struct Header {
   float inverted;  // Side: the other side is x <= 0 rather than x > 0
   float offset, slope;  // Side: on the other side g = offset + slope * polynomial
   float levels, first;  // codes: floor(g * levels) + first
-  float unused[4];
+  float near, far;      // bfloat16: inputs of a size above the first and up to the second, cyclically,
+                        // are looked up
+  float unused[2];
 };
 static_assert(sizeof(Header) == 64);
 
@@ -119,6 +124,11 @@ float evaluate(const float* table, float x) {
   for (int k = degree - 1; k >= 0; --k) p = p * v + c[k * 32 + index];
   if (h.kind == 0 && above != (h.inverted != 0)) p = p * h.slope + h.offset;
   return p;
+}
+
+template <typename T>
+T looked_up(T g_out, T value) {
+  return static_cast<T>(static_cast<float>(g_out) * static_cast<float>(value));
 }
 
 #ifdef PDSEARCH_X86
@@ -299,8 +309,8 @@ void with_shape(const float* table, const F& f) {
   std::memcpy(&h, table, sizeof h);
   const int degree = static_cast<int>(h.degree), size = static_cast<int>(h.size);
 #define TYPE(...) std::type_identity<__VA_ARGS__>()
-  if (h.kind == 0) return degree == 3 ? f(TYPE(Cells<3, false>)) : f(TYPE(Cells<5, false>));
-  if (h.kind == 1) return f(TYPE(Cells<5, true>));
+  if (h.kind == 0) return degree == 2 ? f(TYPE(Cells<2, false>)) : degree == 3 ? f(TYPE(Cells<3, false>)) : f(TYPE(Cells<5, false>));
+  if (h.kind == 1) return degree == 3 ? f(TYPE(Cells<3, true>)) : f(TYPE(Cells<5, true>));
   if (size == 4) return degree == 1 ? f(TYPE(Tree<4, 1>)) : degree == 3 ? f(TYPE(Tree<4, 3>)) : f(TYPE(Tree<4, 5>));
   if (size == 8) return degree == 1 ? f(TYPE(Tree<8, 1>)) : degree == 3 ? f(TYPE(Tree<8, 3>)) : f(TYPE(Tree<8, 5>));
   return size == 16 ? f(TYPE(Tree<16, 5>)) : f(TYPE(Tree<32, 5>));
@@ -344,6 +354,62 @@ VBMI void coded_vbmi(const T* g_out, const uint8_t* code, T* out, int64_t n, con
   }
 }
 
+// 32 numbers of 16 bits as two vectors of floats, in an order of each type's own.
+AVX512 INLINE Pair split(__m512i bits, c10::BFloat16) {  // the even ones and the odd ones
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+AVX512 INLINE Pair split(__m512i bits, c10::Half) {
+  return {_mm512_cvtph_ps(_mm512_castsi512_si256(bits)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(bits, 1))};
+}
+
+// To nearest, ties to even. A NaN here has no payload below the upper half: it came from 16 bits, or
+// is the processor's own; so adding to its bits leaves it one.
+AVX512 INLINE __m512i rounded_up_to_even(__m512 value) {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_add_epi32(half, odd, half, _mm512_set1_epi32(1));
+}
+AVX512 INLINE __m512i join(const Pair& value, c10::BFloat16) {
+  const __m512i even = _mm512_srli_epi32(rounded_up_to_even(value.low), 16);
+  return _mm512_mask_blend_epi16(0xaaaaaaaau, even, rounded_up_to_even(value.high));
+}
+AVX512 INLINE __m512i join(const Pair& value, c10::Half) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(narrow(value.low, c10::Half())), narrow(value.high, c10::Half()), 1);
+}
+
+AVX512 INLINE __mmask32 first_of_32(int64_t left) {
+  return left >= 32 ? 0xffffffffu : static_cast<__mmask32>((1u << left) - 1);
+}
+
+// `every` holds the value at each input, for those in the band.
+template <typename Shape>
+AVX512 void rounded_avx512(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16* out, int64_t n,
+                           const float* table, const c10::BFloat16* every) {
+  using T = c10::BFloat16;
+  const Shape shape(table);
+  Header h;
+  std::memcpy(&h, table, sizeof h);
+  const auto from = T(h.near).x, to = T(h.far).x;
+  const __m512i after = _mm512_set1_epi16(static_cast<int16_t>(from + 1)), size = _mm512_set1_epi16(0x7fff);
+  const __m512i width = _mm512_set1_epi16(static_cast<int16_t>(to - from));
+  for (int64_t i = 0; i < n; i += 32) {
+    const __mmask32 some = first_of_32(n - i);
+    const __m512i bits = _mm512_maskz_loadu_epi16(some, x + i);
+    const Pair at = split(bits, T()), given = split(_mm512_maskz_loadu_epi16(some, g_out + i), T());
+    const Pair made{_mm512_mul_ps(given.low, shape(at.low)), _mm512_mul_ps(given.high, shape(at.high))};
+    _mm512_mask_storeu_epi16(out + i, some, join(made, T()));
+    // Both wrap: where `from` is above `to`, those are in the band that are above it or up to `to`.
+    const __m512i place = _mm512_sub_epi16(_mm512_and_si512(bits, size), after);
+    __mmask32 band = _mm512_mask_cmplt_epu16_mask(some, place, width);
+    for (; band != 0; band &= band - 1) {
+      const int64_t j = i + __builtin_ctz(band);
+      out[j] = looked_up(g_out[j], every[x[j]]);
+    }
+  }
+}
+
 // The table's loads are scalar: gathers are several times slower on some processors (Zen 5), and no
 // faster on the others.
 template <typename T>
@@ -356,6 +422,34 @@ AVX512 void every_avx512(const T* g_out, const uint16_t* x, T* out, int64_t n, c
       const __mmask16 some = first_of(m - i);
       const __m512 wide = widen(_mm256_load_si256(reinterpret_cast<const __m256i*>(g + i)), T());
       store_float(out + at + i, some, _mm512_mul_ps(load_as_float(g_out + at + i, some), wide));
+    }
+  }
+}
+
+// One number above zero, another elsewhere; NaN stays NaN.
+AVX512 INLINE __m512 side_of(__m512 x, __m512 below, __m512 above) {
+  const __m512 zero = _mm512_setzero_ps();
+  const __m512 g = _mm512_mask_mov_ps(below, _mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ), above);
+  return _mm512_mask_mov_ps(g, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
+}
+
+template <typename T>
+AVX512 void sides_avx512(const T* g_out, const T* x, T* out, int64_t n, float below_, float above_) {
+  const __m512 below = _mm512_set1_ps(below_), above = _mm512_set1_ps(above_);
+  if constexpr (std::is_same_v<T, float>) {
+    for (int64_t i = 0; i < n; i += 16) {
+      const __mmask16 some = first_of(n - i);
+      const __m512 g = side_of(_mm512_maskz_loadu_ps(some, x + i), below, above);
+      _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, g_out + i), g));
+    }
+  } else {
+    for (int64_t i = 0; i < n; i += 32) {
+      const __mmask32 some = first_of_32(n - i);
+      const Pair at = split(_mm512_maskz_loadu_epi16(some, x + i), T());
+      const Pair given = split(_mm512_maskz_loadu_epi16(some, g_out + i), T());
+      const Pair made{_mm512_mul_ps(given.low, side_of(at.low, below, above)),
+                      _mm512_mul_ps(given.high, side_of(at.high, below, above))};
+      _mm512_mask_storeu_epi16(out + i, some, join(made, T()));
     }
   }
 }
@@ -374,14 +468,36 @@ void scale_float(const float* g_out, const float* x, float* out, int64_t n, cons
   for (int64_t i = 0; i < n; ++i) out[i] = g_out[i] * evaluate(table, x[i]);
 }
 
+void scale_rounded(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16* out, int64_t n, const float* table,
+                   const c10::BFloat16* every) {
+#ifdef PDSEARCH_X86
+  if (has_avx512()) {
+    return with_shape(table, [&](auto type) {
+      rounded_avx512<typename decltype(type)::type>(g_out, x, out, n, table, every);
+    });
+  }
+#endif
+  for (int64_t i = 0; i < n; ++i) out[i] = looked_up(g_out[i], every[x[i]]);
+}
+
+template <typename T>
+void scale_sides(const T* g_out, const T* x, T* out, int64_t n, float below, float above) {
+#ifdef PDSEARCH_X86
+  if (has_avx512()) return sides_avx512<T>(g_out, x, out, n, below, above);
+#endif
+  for (int64_t i = 0; i < n; ++i) {
+    const float at = static_cast<float>(x[i]);
+    const float g = std::isnan(at) ? at : at > 0 ? above : below;
+    out[i] = static_cast<T>(static_cast<float>(g_out[i]) * g);
+  }
+}
+
 template <typename T>
 void scale_every(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* table) {
 #ifdef PDSEARCH_X86
   if (has_avx512()) return every_avx512<T>(g_out, x, out, n, reinterpret_cast<const uint16_t*>(table));
 #endif
-  for (int64_t i = 0; i < n; ++i) {
-    out[i] = static_cast<T>(static_cast<float>(g_out[i]) * static_cast<float>(table[x[i]]));
-  }
+  for (int64_t i = 0; i < n; ++i) out[i] = looked_up(g_out[i], table[x[i]]);
 }
 
 template <typename T>
@@ -497,6 +613,33 @@ void by_dtype(at::ScalarType dtype, const F& run) {
   }
 }
 
+at::Tensor scale_rounded_(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& table,
+                          const at::Tensor& every) {
+  constexpr auto dtype = at::kBFloat16;
+  TORCH_CHECK(grad_output.scalar_type() == dtype && input.scalar_type() == dtype && every.scalar_type() == dtype &&
+                  every.is_contiguous() && every.numel() == 65536, "pdsearch::scale_rounded: dtype or size");
+  const float* values = check_table(table);
+  const auto* all = every.const_data_ptr<at::BFloat16>();
+  auto iterator = pair(dtype, grad_output, input);
+  over<at::BFloat16, at::BFloat16, uint16_t>(
+      iterator, [&](const at::BFloat16* g, const uint16_t* x, at::BFloat16* out, int64_t n) {
+        scale_rounded(g, x, out, n, values, all);
+      });
+  return iterator.output();
+}
+
+at::Tensor scale_sides_(const at::Tensor& grad_output, const at::Tensor& input, double below, double above) {
+  TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(), "pdsearch::scale_sides: dtypes differ");
+  auto iterator = pair(input.scalar_type(), grad_output, input);
+  by_dtype(input.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    // What g is in this dtype, before it is multiplied with.
+    const float low = static_cast<float>(static_cast<T>(below)), high = static_cast<float>(static_cast<T>(above));
+    over<T, T, T>(iterator, [&](const T* g, const T* x, T* out, int64_t n) { scale_sides<T>(g, x, out, n, low, high); });
+  });
+  return iterator.output();
+}
+
 at::Tensor scale_coded(const at::Tensor& grad_output, const at::Tensor& code, const at::Tensor& values) {
   TORCH_CHECK(code.scalar_type() == at::kByte && values.scalar_type() == at::kFloat && values.numel() == 256 &&
                   values.is_contiguous(), "pdsearch::scale_coded: dtype or size");
@@ -524,17 +667,24 @@ bool set_portable(bool value) {
   return has_avx512();
 }
 
+bool avx512() { return has_avx512(); }
+
 }  // namespace
 
 TORCH_LIBRARY(pdsearch, library) {
   library.def("scale(Tensor grad_output, Tensor input, Tensor table) -> Tensor");
+  library.def("scale_rounded(Tensor grad_output, Tensor input, Tensor table, Tensor every) -> Tensor");
+  library.def("scale_sides(Tensor grad_output, Tensor input, float below, float above) -> Tensor");
   library.def("scale_coded(Tensor grad_output, Tensor code, Tensor values) -> Tensor");
   library.def("encode(Tensor input, Tensor table) -> Tensor");
   library.def("set_portable(bool value) -> bool", &set_portable);
+  library.def("avx512() -> bool", &avx512);
 }
 
 TORCH_LIBRARY_IMPL(pdsearch, CPU, library) {
   library.impl("scale", &scale);
+  library.impl("scale_rounded", &scale_rounded_);
+  library.impl("scale_sides", &scale_sides_);
   library.impl("scale_coded", &scale_coded);
   library.impl("encode", &encode);
 }

@@ -131,21 +131,25 @@ class Cells:
 
     def evaluate(self, x: Array) -> Array:
         """G at float32 numbers."""
+        stretch, v = self.places(x)
+        p = horner(self.coefficients[stretch], v)
+        if self.two_sided:
+            return p
+        other = (x > 0) ^ self.inverted
+        return np.where(other, np.float32(self.offset) + np.float32(self.slope) * p, p)
+
+    def places(self, x: Array) -> tuple[Array, Array]:
+        """The stretch of each number, and v, in which its polynomial is."""
         wide = np.abs(x).astype(np.float64) * float(np.float32(self.scale)) + 1.0
         with np.errstate(over="ignore"):
             w = np.minimum(wide.astype(np.float32), np.float32(self.furthest))
         bits = w.view(np.uint32)
         free = 23 - self.mantissa
         stretch = (bits >> free).astype(np.int64) - (127 << self.mantissa)
-        above = x > 0
         if self.two_sided:
-            stretch = stretch + 16 * above
+            stretch = stretch + 16 * (x > 0)
         mantissa = ((bits & np.uint32((1 << free) - 1)) | np.uint32(0x3F800000)).view(np.float32)
-        p = horner(self.coefficients[stretch], mantissa - np.float32(self.centre))
-        if self.two_sided:
-            return p
-        other = above ^ self.inverted
-        return np.where(other, np.float32(self.offset) + np.float32(self.slope) * p, p)
+        return stretch, mantissa - np.float32(self.centre)
 
     def stretches(self) -> Iterator[Stretch]:
         """Every polynomial with the x that it may be taken at, rounding of w included."""
