@@ -195,6 +195,22 @@ def test_module_copies_pickles_and_has_no_state(candidate: Candidate) -> None:
     assert "annealed_exp_tail(alpha=0.3, beta=1): Piecewise" in repr(module)
 
 
+def test_the_module_states_its_error(candidate: Candidate) -> None:
+    given = torch.linspace(-9, 9, 40_000)  # enough elements for the table
+    exact = evaluate(candidate, given.double())
+    for save in ("auto", "uint8"):
+        module = PDReLU(candidate, save=save)
+        leaf = given.clone().requires_grad_()
+        module(leaf).sum().backward()
+        error = (leaf.grad.double() - exact).abs().max().item()
+        assert error <= module.error_bound() + 1e-7
+        assert module.error_bound() < (1e-5 if save == "auto" else 0.02)
+    assert PDReLU(candidate).error_bound(torch.bfloat16) == 0.0
+    assert PDReLU(candidate, exact=True).error_bound() == 0.0
+    with pytest.raises(InputError, match=r"needs a floating-point dtype, got torch.int32"):
+        PDReLU(candidate).error_bound(torch.int32)
+
+
 def test_half_does_not_round_the_parameters(candidate: Candidate) -> None:
     module = nn.Sequential(nn.Linear(2, 2), PDReLU(library()["exp_tail"].bind(alpha=0.1))).half()
     assert module[1].values.dtype == torch.float64 and module[1].values[0].item() == 0.1

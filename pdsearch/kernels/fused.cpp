@@ -31,8 +31,8 @@
 #define PDSEARCH_X86 1
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c")))
 #define VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,f16c")))
-#define INLINE inline __attribute__((always_inline))
 #endif
+#define INLINE inline __attribute__((always_inline))
 
 namespace {
 
@@ -97,33 +97,85 @@ float float_of(uint32_t bits) {
   return x;
 }
 
-float evaluate(const float* table, float x) {
+// g at up to kBlock numbers, without AVX-512. In passes over the block, so that the compiler can make
+// vectors of what it finds: the place of each x in its stretch and the stretch's number; then Horner's
+// rule, whose coefficients are loaded one by one.
+template <int D>
+INLINE void horner(const float* c, int stride, const int32_t* index, const float* v, float* g, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    float p = c[D * stride + index[i]];
+    for (int k = D - 1; k >= 0; --k) p = p * v[i] + c[k * stride + index[i]];
+    g[i] = p;
+  }
+}
+
+INLINE void by_degree(int degree, const float* c, int stride, const int32_t* index, const float* v, float* g, int64_t n) {
+  if (degree == 1) horner<1>(c, stride, index, v, g, n);
+  else if (degree == 2) horner<2>(c, stride, index, v, g, n);
+  else if (degree == 3) horner<3>(c, stride, index, v, g, n);
+  else horner<5>(c, stride, index, v, g, n);
+}
+
+INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t n) {
   Header h;
   std::memcpy(&h, table, sizeof h);
   const float* c = table + 16;
   const int degree = static_cast<int>(h.degree);
-  if (std::isnan(x)) return x;
+  alignas(64) int32_t index[kBlock];
+  alignas(64) float v[kBlock];
   if (h.kind == 2) {
     const int size = static_cast<int>(h.size);
-    const float z = x > kTop ? kTop : (x < -kTop ? -kTop : x);
-    int s = 0;
-    for (int step = size / 2; step > 0; step /= 2) s += z > c[s + step - 1] ? step : 0;
-    const float u = z - c[size + s];
-    float p = c[(2 + degree) * size + s];
-    for (int k = degree - 1; k >= 0; --k) p = p * u + c[(2 + k) * size + s];
-    return p;
+    for (int64_t i = 0; i < n; ++i) index[i] = 0;
+    for (int s = 0; s + 1 < size && c[s] <= kTop; ++s) {
+      const float end = c[s];
+      for (int64_t i = 0; i < n; ++i) index[i] += x[i] > end;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const float z = x[i] > kTop ? kTop : (x[i] < -kTop ? -kTop : x[i]);
+      v[i] = z - c[size + index[i]];
+    }
+    by_degree(degree, c + 2 * size, size, index, v, g, n);
+  } else {
+    const int free = 23 - static_cast<int>(h.mantissa);
+    const uint32_t low = (1u << free) - 1;
+    const bool two_sided = h.kind == 1;
+    const uint32_t mask = two_sided ? 15 : 31;
+    for (int64_t i = 0; i < n; ++i) {
+      float w = std::fabs(x[i]) * h.scale + 1.0f;
+      w = w > h.furthest ? h.furthest : w;
+      const uint32_t bits = bits_of(w);
+      index[i] = static_cast<int32_t>(((bits >> free) & mask) | (two_sided && x[i] > 0 ? 16 : 0));
+      v[i] = float_of((bits & low) | 0x3f800000u) - h.centre;
+    }
+    by_degree(degree, c, 32, index, v, g, n);
+    if (!two_sided) {
+      const float flip = h.inverted != 0 ? -1.0f : 1.0f;
+      // Inverted, the other side is x <= 0.
+      for (int64_t i = 0; i < n; ++i) {
+        const bool above = x[i] > 0;
+        g[i] = above == (flip > 0) ? g[i] * h.slope + h.offset : g[i];
+      }
+    }
   }
-  const int m = static_cast<int>(h.mantissa);
-  const float w = std::min(std::fma(std::fabs(x), h.scale, 1.0f), h.furthest);
-  const uint32_t bits = bits_of(w);
-  const bool above = x > 0;
-  uint32_t index = bits >> (23 - m);
-  index = h.kind == 0 ? index & 31 : (index & 15) | (above ? 16 : 0);
-  const float v = float_of((bits & ((1u << (23 - m)) - 1)) | 0x3f800000u) - h.centre;
-  float p = c[degree * 32 + index];
-  for (int k = degree - 1; k >= 0; --k) p = p * v + c[k * 32 + index];
-  if (h.kind == 0 && above != (h.inverted != 0)) p = p * h.slope + h.offset;
-  return p;
+  for (int64_t i = 0; i < n; ++i) g[i] = x[i] == x[i] ? g[i] : x[i];
+}
+
+#ifdef PDSEARCH_X86
+__attribute__((target("avx2,fma"))) void evaluate_avx2(const float* table, const float* x, float* g, int64_t n) {
+  evaluate_block(table, x, g, n);
+}
+
+bool has_avx2() {
+  static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return found;
+}
+#endif
+
+void evaluate(const float* table, const float* x, float* g, int64_t n) {
+#ifdef PDSEARCH_X86
+  if (has_avx2()) return evaluate_avx2(table, x, g, n);
+#endif
+  evaluate_block(table, x, g, n);
 }
 
 template <typename T>
@@ -465,7 +517,12 @@ void scale_float(const float* g_out, const float* x, float* out, int64_t n, cons
     });
   }
 #endif
-  for (int64_t i = 0; i < n; ++i) out[i] = g_out[i] * evaluate(table, x[i]);
+  float g[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = std::min(kBlock, n - at);
+    evaluate(table, x + at, g, m);
+    for (int64_t i = 0; i < m; ++i) out[at + i] = g_out[at + i] * g[i];
+  }
 }
 
 void scale_rounded(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16* out, int64_t n, const float* table,
@@ -517,10 +574,16 @@ void encode_all(const T* x, uint8_t* out, int64_t n, const float* table) {
 #endif
   Header h;
   std::memcpy(&h, table, sizeof h);
-  for (int64_t i = 0; i < n; ++i) {
-    const float g = evaluate(table, static_cast<float>(x[i]));
-    const float level = std::floor(std::fma(g, h.levels, h.first));
-    out[i] = g == 0 ? 253 : g == 1 ? 254 : std::isnan(g) ? 255 : static_cast<uint8_t>(std::clamp(level, 0.0f, 252.0f));
+  float wide[kBlock], g[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = std::min(kBlock, n - at);
+    for (int64_t i = 0; i < m; ++i) wide[i] = static_cast<float>(x[at + i]);
+    evaluate(table, wide, g, m);
+    for (int64_t i = 0; i < m; ++i) {
+      const float level = std::floor(g[i] * h.levels + h.first);
+      out[at + i] = g[i] == 0 ? 253 : g[i] == 1 ? 254 : std::isnan(g[i]) ? 255
+          : static_cast<uint8_t>(std::clamp(level, 0.0f, 252.0f));
+    }
   }
 }
 
