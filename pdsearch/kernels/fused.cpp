@@ -446,19 +446,31 @@ AVX512 void rounded_avx512(const c10::BFloat16* g_out, const uint16_t* x, c10::B
   const auto from = T(h.near).x, to = T(h.far).x;
   const __m512i after = _mm512_set1_epi16(static_cast<int16_t>(from + 1)), size = _mm512_set1_epi16(0x7fff);
   const __m512i width = _mm512_set1_epi16(static_cast<int16_t>(to - from));
-  for (int64_t i = 0; i < n; i += 32) {
-    const __mmask32 some = first_of_32(n - i);
-    const __m512i bits = _mm512_maskz_loadu_epi16(some, x + i);
-    const Pair at = split(bits, T()), given = split(_mm512_maskz_loadu_epi16(some, g_out + i), T());
-    const Pair made{_mm512_mul_ps(given.low, shape(at.low)), _mm512_mul_ps(given.high, shape(at.high))};
-    _mm512_mask_storeu_epi16(out + i, some, join(made, T()));
-    // Both wrap: where `from` is above `to`, those are in the band that are above it or up to `to`.
-    const __m512i place = _mm512_sub_epi16(_mm512_and_si512(bits, size), after);
-    __mmask32 band = _mm512_mask_cmplt_epu16_mask(some, place, width);
+  // Both wrap: where `from` is above `to`, those are in the band that are above it or up to `to`.
+  const auto in_band = [&](__m512i bits) __attribute__((always_inline)) AVX512 {
+    return _mm512_cmplt_epu16_mask(_mm512_sub_epi16(_mm512_and_si512(bits, size), after), width);
+  };
+  const auto product = [&](__m512i bits, __m512i upstream) __attribute__((always_inline)) AVX512 {
+    const Pair at = split(bits, T()), given = split(upstream, T());
+    return join({_mm512_mul_ps(given.low, shape(at.low)), _mm512_mul_ps(given.high, shape(at.high))}, T());
+  };
+  const auto look_up = [&](__mmask32 band, int64_t i) __attribute__((always_inline)) AVX512 {
     for (; band != 0; band &= band - 1) {
       const int64_t j = i + __builtin_ctz(band);
       out[j] = looked_up(g_out[j], every[x[j]]);
     }
+  };
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    const __m512i bits = _mm512_loadu_si512(x + i);
+    _mm512_storeu_si512(out + i, product(bits, _mm512_loadu_si512(g_out + i)));
+    look_up(in_band(bits), i);
+  }
+  if (i < n) {
+    const __mmask32 some = first_of_32(n - i);
+    const __m512i bits = _mm512_maskz_loadu_epi16(some, x + i);
+    _mm512_mask_storeu_epi16(out + i, some, product(bits, _mm512_maskz_loadu_epi16(some, g_out + i)));
+    look_up(in_band(bits) & some, i);  // lanes beyond the end are zero, and zero may be in the band
   }
 }
 

@@ -246,7 +246,7 @@ def _spread(indices: Array, most: int) -> Array:
 _SCALES = 2.0 ** np.arange(-9, 9)
 # Of g, at sample points. The closer, the less is left for projections to do, and the less far cells
 # reach; half a unit in the last place is 2^-9.
-_TOLERANCES = (2.0**-14, 2.0**-12, 2.0**-11)
+_TOLERANCES = (2.0**-14, 2.0**-12, 2.0**-11, 2.0**-10)
 
 
 def _empty(degree: int) -> Array:
