@@ -309,6 +309,19 @@ def test_a_study_of_images(tiny, workdir):
     assert again.value == stored.baseline().value
 
 
+def test_checkpoints_of_a_study_that_was_deleted_are_no_obstacle(tiny, workdir, monkeypatch):
+    """Its folder stays where its storage is gone; the settings have changed since."""
+    with monkeypatch.context() as patched:
+        patched.setattr("pdsearch.study.run.drop_checkpoints", lambda checkpoint: None)
+        left = search(tiny, threads=1, device="cpu", progress=False, trials=2).stored.output
+    assert len(list((left / "checkpoints").iterdir())) == 2
+    (workdir / "study.db").unlink()
+    tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 3"))
+    rows = search(tiny, threads=1, device="cpu", progress=False, trials=2).stored.trials()
+    assert [[entry["epoch"] for entry in row.epochs] for row in rows] == [[1, 2, 3]] * 2
+    assert not list((left / "checkpoints").iterdir())
+
+
 def test_two_objectives_on_images(tiny):
     text = tiny.read_text().replace("trials = 5", 'trials = 9\nsampler = "nsga2"')
     tiny.write_text(text)

@@ -124,6 +124,11 @@ class ImageTrainer:
         self._device = device
         self._threads = threads
         self.epochs: int | None = settings.trial.epochs * max(1, len(settings.trial.learning_rates))
+        # A study that was deleted, or an older torch, may have left checkpoints of the same name
+        # behind: what they were made with is part of it.
+        made_with = [settings.trial.model_dump(mode="json"), dataset.fingerprint, _torch_version()]
+        text = json.dumps(made_with, sort_keys=True)
+        self._made_with = hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def __call__(
         self,
@@ -143,6 +148,8 @@ class ImageTrainer:
         # order, so that values at one step compare.
         best: dict[float, float] = {}
         before = 0
+        if checkpoint is not None:
+            checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{self._made_with}")
 
         def told(rate: float, record: EpochRecord) -> None:
             nonlocal before
@@ -184,6 +191,12 @@ class ImageTrainer:
         share = min(max(best, 0.0), 1.0)
         images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
         return math.sqrt(2 * share * (1 - share) / images)
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
