@@ -326,7 +326,8 @@ class Session:
             trial.report(value, step)
             # The baseline and the references are never pruned, but asking writes their values into
             # Hyperband's rungs, so that candidates are measured against them.
-            if trial.should_prune() and not fixed and (last is None or step < last):
+            over = fixed or step == last
+            if trial.should_prune() and not over and not self._leads(trial, step, value):
                 raise self._pruned(trial, "pruned", f"pruned after epoch {step}")
 
         self._display.begin(candidate.name, epochs=last)
@@ -343,6 +344,19 @@ class Session:
             trial.set_user_attr(PREFIX + "learning_rate", outcome.learning_rate)
         trial.set_user_attr(PREFIX + "status", "complete")
         return outcome.values
+
+    def _leads(self, trial: optuna.Trial, step: int, value: float) -> bool:
+        """Whether no other candidate was better after as many epochs: such a one goes on.
+
+        A pruner asks for the best third of all, and the baseline and references come first. Where
+        they are good, a short study would else end with every candidate pruned and none to name.
+        """
+        sign = -1 if self._stored.minimize else 1
+        return not any(
+            sign * other.intermediate_values.get(step, -sign * math.inf) > sign * value
+            for other in self._study.get_trials(deepcopy=False)
+            if other.number != trial.number and other.user_attrs.get(PREFIX + "kind") not in FIXED
+        )
 
     def _look_for_help(self, seconds: float, step: int, last: int) -> None:
         """Has further workers started once it is known that the study is long enough for them."""
