@@ -153,3 +153,33 @@ def test_the_public_names_are_what_the_module_promises() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
         _ = pdsearch.serach
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "pdsearch"],
+        ["status", "pdsearch", "--json"],
+        ["export", "pdsearch", "--trial", "0", "-o", "g.json", "--force"],
+        ["export", "pdsearch", "--trial", "0", "-o", "g.tex", "--force"],
+        ["export", "leaky", "-o", "g.json", "--force"],
+    ],
+    ids=" ".join,
+)
+def test_reading_a_study_imports_no_torch(words: list[str], begun: Path) -> None:
+    script = (
+        "import sys; from pdsearch.cli import main; "
+        f"assert main({words!r}) == 0; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=begun)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study in the default storage."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        pdsearch.search(families=["leaky"], train=lambda g: 0.5, trials=4, progress=False)
+    return folder

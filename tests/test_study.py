@@ -384,6 +384,29 @@ def test_pruners_stop_the_worse_ones(tmp_path, pruner):
             assert row.reason == f"pruned after epoch {len(row.epochs)}"
 
 
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_best_candidate_is_finished_however_good_the_references_are(
+    tmp_path, pruner, direction
+):
+    sign = 1 if direction == "maximize" else -1
+
+    def train(candidate):
+        known = candidate.family.name in ("relu", "b_silu", "silu", "gelu", "elu")
+        value = 2.0 if known else at_minus_one(candidate)
+        for epoch in range(1, 9):
+            yield sign * (value - 1 / epoch)
+
+    found = find(
+        tmp_path, train=train, trials=12, pruner=pruner, direction=direction,
+        families=["exp_tail"], references=["b_silu", "silu", "gelu", "elu"],
+    ).stored  # fmt: skip
+    rows = [row for row in found.trials() if row.kind == "candidate" and row.epochs]
+    assert found.counts()["pruned"] > 0
+    # The order of candidates is the same at every epoch, so that the best of all must be there.
+    assert found.best().number == max(rows, key=lambda row: at_minus_one(row.candidate)).number
+
+
 def test_no_pruner_prunes_nothing(tmp_path):
     counts = find(tmp_path, trials=7, pruner="none").stored.counts()
     assert counts["pruned"] == 0

@@ -104,6 +104,10 @@ def _natural(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error).replace("at least 1", "at least 0")) from None
 
 
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
 def _port(text: str) -> int:
     value = _positive(text)
     if value > 65_535:
@@ -208,7 +212,9 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("study", metavar="STUDY.toml")
     search.add_argument("--trials", type=_positive, metavar="N", help="the study's total")
     _storage(search)
-    search.add_argument("--workers", type=_positive, metavar="N", help="processes side by side")
+    search.add_argument(
+        "--workers", type=_workers, metavar="N", help="processes side by side, or auto"
+    )
     search.add_argument(
         "--set",
         action="append",

@@ -1,6 +1,7 @@
 """`search` and `worker`: a study from its file, or from Python around one's own training."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from pdsearch.study.space import as_spec, check_installed, resolve_families, set
 from pdsearch.study.storage import settle, shown_url, storage_errors
 from pdsearch.study.stored import PREFIX, StoredStudy, open_named, open_study, summary
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
+from pdsearch.study.workers import WORTH, share_out
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
@@ -62,7 +64,7 @@ def search(
     name: str | None = None,
     trials: int | None = None,
     storage: str | None = None,
-    workers: int | None = None,
+    workers: int | Literal["auto"] | None = None,
     device: str = "auto",
     threads: int | None = None,
     seed: int | None = None,
@@ -87,9 +89,10 @@ def search(
         name: the study's.
         trials: the study's total.
         storage: an SQLAlchemy URL.
-        workers: processes side by side on this machine; a function can have only one.
+        workers: processes side by side on this machine, or `auto`; a function can have only one.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        threads: CPU threads a trial; kept with the study, for a sum's order depends on them.
+        threads: CPU threads a trial; kept with the study, for a sum's order depends on them. Left
+            out, they follow from the machine alone, not from `workers`.
         seed: of the sampler and of every training.
         sampler: as in a study file.
         pruner: as in a study file.
@@ -119,14 +122,15 @@ def search(
         raise InputError(f"direction must be maximize | minimize, got {direction!r}")
     if direction == "minimize" and train is None:
         raise InputError("direction='minimize' is for a train function; accuracy is maximized")
-    if train is not None and settings.study.workers > 1:
+    several = settings.study.workers not in (1, "auto")
+    if train is not None and several:
         raise InputError(
             f"workers must be 1 with a train function, got {settings.study.workers}: a function "
             "cannot be handed to other processes; call search in each of them on one storage"
         )
     if train is not None and len(settings.study.objectives) > 1:
         raise InputError("a train function has one objective: its value")
-    if criteria and settings.study.workers > 1:
+    if criteria and several:
         raise InputError("criteria of your own need workers=1: they cannot be handed on")
     with _interruptible() as interrupted:
         searched, listed, own, texts = _resolved(settings)
@@ -140,10 +144,13 @@ def search(
         if function is not None and settings.study.tie_seeds and not function.takes_seed:
             raise InputError("study.tie_seeds needs a train function that takes a seed")
         said = Display(quiet=not progress, total=settings.study.trials)
-        threads = threads or _threads(settings.study.workers)
+        where = _device(device, train)
+        share = share_out(settings.study.workers, device=where, threads=threads)
+        # A function of this process cannot be handed to another one.
+        side_by_side = 1 if train is not None or criteria else share.workers
         kept = {
-            "device": _device(device, train),
-            "threads": threads,
+            "device": where,
+            "threads": share.threads,
             "train": None
             if train is None
             else getattr(train, "__qualname__", type(train).__name__),
@@ -156,7 +163,7 @@ def search(
             references=listed,
             url=url,
             kept=kept,
-            decide=lambda file: _decided(file, dataset, device=device, threads=threads),
+            decide=lambda file: _decided(file, dataset, device=device, threads=share.threads),
             settle=lambda: settle_families(searched, settings.criteria, say=said.say),
             direction=direction,
         )
@@ -167,7 +174,7 @@ def search(
             url=url,
             progress=progress,
             device=device,
-            until_total=True,
+            side_by_side=side_by_side,
             interrupted=interrupted,
             criteria=(*own, *criteria),
         )
@@ -213,7 +220,6 @@ def worker(
             url=url,
             progress=progress,
             device=device,
-            until_total=False,
             interrupted=interrupted,
             criteria=_own_as_begun(stored),
         )
@@ -334,15 +340,6 @@ def _device(device: str, train: Callable[..., Any] | None) -> str:
     return str(resolve_device(device))
 
 
-def _threads(workers: int) -> int:
-    """The machine's cores, shared out, or what OMP_NUM_THREADS says; at least one a trial."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    if said.isdigit() and int(said) > 0:
-        return int(said)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)
-
-
 def _decided(
     settings: StudyFile, dataset: "Dataset | None", *, device: str, threads: int
 ) -> StudyFile:
@@ -380,15 +377,29 @@ def _run(
     url: str,
     progress: bool,
     device: str,
-    until_total: bool,
     interrupted: Callable[[], bool],
+    side_by_side: int | None = None,
     criteria: tuple[Callable[..., Any], ...] = (),
 ) -> None:
+    """Runs trials: to the study's total, `side_by_side` at once; as one of its workers if None."""
     from pdsearch.study.run import Session
 
     parent_alive = _parent_alive()
     settings = stored.settings.study
     helpers: list[subprocess.Popen[bytes]] = []
+    until_total = side_by_side is not None
+    further = (side_by_side or 1) - 1
+
+    def recruit(left: float, trials: int) -> bool:
+        """Starts the further workers where they gain more than their start takes."""
+        if settings.workers == "auto" and left < WORTH:
+            return False
+        for _ in range(min(further, trials)):
+            helpers.append(_start_worker(stored, url, device=device))
+        if helpers:
+            display.say(f"{1 + len(helpers)} trials side by side from now on (--workers)")
+        return True
+
     with (
         storage_errors(url),
         Display(quiet=not progress, total=settings.trials) as display,
@@ -399,12 +410,12 @@ def _run(
             display,
             wanted=lambda: parent_alive() and not interrupted(),
             extra_criteria=criteria,
+            recruit=recruit if further and settings.workers == "auto" else None,
         )
         display.say(f"study {stored.name}: {shown_url(url)}")
         try:
-            if until_total:
-                for _ in range(settings.workers - 1):
-                    helpers.append(_start_worker(stored, url, device=device))
+            if settings.workers != "auto":
+                recruit(math.inf, settings.trials)
             session.run(until_total=until_total)
             if until_total:
                 session.decide_ties()

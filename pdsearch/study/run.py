@@ -57,7 +57,9 @@ class Session:
         display: where progress is shown.
         wanted: whether to go on, asked between epochs and trials: False once an interruption came
             or the process that started this one ended.
-        criteria: whether candidates are gated.
+        extra_criteria: of one's own, beside the required ones.
+        recruit: called as `recruit(seconds, trials)` after an epoch, with what is left to train
+            for one process alone, until it gives True: others are there to help now.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Session:
         *,
         wanted: Callable[[], bool] = lambda: True,
         extra_criteria: tuple[Callable[..., Any], ...] = (),
+        recruit: Callable[[float, int], bool] | None = None,
     ) -> None:
         self._stored = stored
         self._study = stored.study
@@ -76,6 +79,7 @@ class Session:
         self._display = display
         self._wanted = wanted
         self._extra = extra_criteria
+        self._recruit = recruit
         self._searched: Mapping[str, Family] = {
             name: stored.families[name] for name in stored.study.user_attrs[PREFIX + "searched"]
         }
@@ -305,9 +309,12 @@ class Session:
         records: list[dict[str, Any]] = []
         single = len(self._settings.objectives) == 1
         last = self._epochs()
+        began = time.monotonic()
 
         def on_epoch(step: int, value: float, record: dict[str, Any]) -> None:
             self._check_wanted()
+            if self._recruit is not None and last is not None:
+                self._look_for_help((time.monotonic() - began) / step, step, last)
             # A process that was stopped past the grace period learns here that it lost its trial.
             if self._lost(trial):
                 raise _Dropped
@@ -319,7 +326,8 @@ class Session:
             trial.report(value, step)
             # The baseline and the references are never pruned, but asking writes their values into
             # Hyperband's rungs, so that candidates are measured against them.
-            if trial.should_prune() and not fixed and (last is None or step < last):
+            over = fixed or step == last
+            if trial.should_prune() and not over and not self._leads(trial, step, value):
                 raise self._pruned(trial, "pruned", f"pruned after epoch {step}")
 
         self._display.begin(candidate.name, epochs=last)
@@ -336,6 +344,27 @@ class Session:
             trial.set_user_attr(PREFIX + "learning_rate", outcome.learning_rate)
         trial.set_user_attr(PREFIX + "status", "complete")
         return outcome.values
+
+    def _leads(self, trial: optuna.Trial, step: int, value: float) -> bool:
+        """Whether no other candidate was better after as many epochs: such a one goes on.
+
+        A pruner asks for the best third of all, and the baseline and references come first. Where
+        they are good, a short study would else end with every candidate pruned and none to name.
+        """
+        sign = -1 if self._stored.minimize else 1
+        return not any(
+            sign * other.intermediate_values.get(step, -sign * math.inf) > sign * value
+            for other in self._study.get_trials(deepcopy=False)
+            if other.number != trial.number and other.user_attrs.get(PREFIX + "kind") not in FIXED
+        )
+
+    def _look_for_help(self, seconds: float, step: int, last: int) -> None:
+        """Has further workers started once it is known that the study is long enough for them."""
+        counted, running, _ = self._tally()
+        trials = self._settings.trials - counted - running
+        assert self._recruit is not None
+        if trials > 0 and self._recruit(seconds * (last - step + trials * last), trials):
+            self._recruit = None
 
     # --------------------------------------------------------------------------------- duplicates
 

@@ -48,7 +48,8 @@ class StudySection(_Section):
         objectives: `accuracy`, or two of `accuracy`, `dead_units`, `kept_bytes`.
         seed: of the sampler, and of every candidate's training.
         tie_seeds: further seeds over which the best few are trained where they nearly tie.
-        workers: processes that run trials side by side on this machine.
+        workers: processes that run trials side by side on this machine; auto: as many as it has
+            room for (`pdsearch.study.workers`), begun where the study is long enough to gain by it.
         storage: an SQLAlchemy URL; a relative SQLite path is relative to where you stand.
         output: folder of reports, checkpoints and exports, in a folder of the study's name.
     """
@@ -62,7 +63,7 @@ class StudySection(_Section):
     objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = ["accuracy"]
     seed: int = Field(0, ge=0, lt=2**31)
     tie_seeds: int = Field(0, ge=0, le=100)
-    workers: int = Field(1, ge=1, le=256)
+    workers: int | Literal["auto"] = "auto"
     storage: str = ""
     output: str = "results"
 
@@ -82,6 +83,14 @@ class StudySection(_Section):
     @classmethod
     def _valid_name(cls, name: str) -> str:
         return check_name(name)
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _valid_workers(cls, value: Any) -> Any:
+        number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 256
+        if not number and value != "auto":
+            raise ValueError(f"must be a whole number from 1 to 256, or auto, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -1,0 +1,505 @@
+"""A whole search beside the tutorials' way of it: speed, wall time, overhead, memory.
+
+    python benchmarks/search.py [--parts speed study overhead memory] [--dataset folder:PATH]
+        [--images 10000] [--trials 30] [--epochs 8] [--rounds 5] [--seeds 8] [--json]
+
+The other side is `benchmarks/tutorial.py`: same network, families, ranges, recipe, number of trials
+and epochs, on the same files and the same machine, in the same run.
+
+* speed: images a second through a trial of one epoch, evaluation and model building included. The
+  tutorial's script, one trial of ours on all threads, and as many of ours side by side as
+  `workers = "auto"` comes to take turns, round by round; each round gives a ratio.
+* study: wall time of both commands from their start to their end, then the test accuracy of what
+  either selected, retrained by `pdsearch confirm` over the same seeds.
+* overhead: wall time of a `pdsearch search` of one worker less the seconds its epochs took (their
+  evaluation included), where a trial takes about 20 s.
+* memory: the largest resident set of a `pdsearch search` process of one worker on as many images as
+  CIFAR-10 has; the first run decodes the files, the second finds them decoded.
+
+Without --dataset, images are made up: ten low-frequency patterns in noise, written as PNG files.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TRIAL_SECONDS = 20.0
+CIFAR = (50_000, 10_000)
+
+STUDY = """\
+[study]
+name = "{name}"
+families = ["exp_tail", "rational_tail", "gaussian_tail", "ramp", "leaky"]
+references = ["b_silu"]
+trials = {trials}
+pruner = "{pruner}"
+
+[trial]
+model = "alexnet"
+dataset = "folder:{folder}"
+epochs = {epochs}
+batch_size = {batch}
+learning_rate = 0.02
+schedule = "one-cycle"
+initialisation = "he"
+"""
+
+
+# ---------------------------------------------------------------------------------------- the files
+
+
+def write_images(folder: Path, *, spec: str | None, train: int, test: int) -> Path:
+    """Image files of a data set, or of one made up, as many of each class."""
+    import numpy as np
+    from PIL import Image
+
+    sets: dict[str, tuple[Any, Any]] = {}
+    names = [str(digit) for digit in range(10)]
+    if spec is None:
+        random = np.random.default_rng(0)
+        patterns = random.normal(size=(10, 3, 4, 4)).repeat(8, axis=2).repeat(8, axis=3)
+        for part, count in (("train", train), ("test", test)):
+            labels = np.arange(count) % 10
+            made = np.empty((count, 3, 32, 32), dtype=np.uint8)
+            for start in range(0, count, 1000):
+                chosen = labels[start : start + 1000]
+                size = (len(chosen), 1, 1, 1)
+                signal = random.uniform(0.0, 0.6, size=size) * patterns[chosen]
+                noise = random.normal(size=(len(chosen), 3, 32, 32))
+                made[start : start + 1000] = np.clip(128 + 50 * (signal + noise), 0, 255)
+            sets[part] = made, labels
+    else:
+        from pdsearch.data import load_dataset
+
+        loaded = load_dataset(spec)
+        names = list(loaded.classes)
+        for part, images, labels, count in (
+            ("train", loaded.train_images, loaded.train_labels, train),
+            ("test", loaded.test_images, loaded.test_labels, test),
+        ):
+            each = max(2, count // len(names))
+            kept = np.concatenate(
+                [np.flatnonzero(labels.numpy() == label)[:each] for label in range(len(names))]
+            )
+            sets[part] = images.numpy()[kept], labels.numpy()[kept]
+    for part, (images, labels) in sets.items():
+        for name in names:
+            (folder / part / name).mkdir(parents=True)
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            Image.fromarray(image.transpose(1, 2, 0)).save(
+                folder / part / names[label] / f"{number:06}.png", compress_level=1
+            )
+    return folder
+
+
+# ------------------------------------------------------------------------ (a) speed through a trial
+
+_READY: Any = None  # in a pool's process: what its trials need
+
+
+def _tutorial_begin(folder: str, batch: int) -> None:
+    global _READY
+    sys.path.insert(0, str(HERE))
+    import tutorial
+
+    _READY = tutorial.loaders(Path(folder), batch=batch)
+    _tutorial_trial()
+
+
+def _tutorial_trial() -> int:
+    import tutorial
+
+    parameters = {"alpha": 0.3, "beta": 1.0}
+    for _ in tutorial.train("exp_tail", parameters, _READY, epochs=1):
+        pass
+    return len(_READY[0]) * _READY[0].batch_size
+
+
+def _ours_begin(folder: str, batch: int, threads: int, settings: dict[str, Any] | None) -> None:
+    global _READY
+    from pdsearch.data import load_dataset
+    from pdsearch.trial import TrialSettings, resolve_device, resolve_settings
+
+    dataset = load_dataset(f"folder:{folder}")
+    if settings is None:
+        trial = TrialSettings(epochs=1, batch_size=batch, initialisation="he")
+        trial = resolve_settings(trial, dataset, resolve_device("auto"), threads=threads)
+    else:
+        trial = TrialSettings.model_validate(settings)
+    _READY = dataset, trial, threads
+    _ours_trial()
+
+
+def _ours_settings() -> dict[str, Any]:
+    return _READY[1].model_dump(mode="json")
+
+
+def _ours_trial() -> int:
+    from pdsearch.family import load_family
+    from pdsearch.trial import run_trial
+
+    dataset, settings, threads = _READY
+    run_trial(load_family("exp_tail").default, settings, dataset, seed=0, threads=threads)
+    return int(len(dataset.train_labels) * 0.9) // settings.batch_size * settings.batch_size
+
+
+def _pool(size: int, begin: Callable[..., None], *given: Any) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(size, mp_context=context, initializer=begin, initargs=given)
+
+
+def _throughput(pool: ProcessPoolExecutor, trial: Callable[[], int], together: int) -> float:
+    begin = time.perf_counter()
+    done = [pool.submit(trial) for _ in range(together)]
+    images = sum(one.result() for one in done)
+    return images / (time.perf_counter() - begin)
+
+
+def speed(folder: Path, *, batch: int, rounds: int, share: Any, cores: int) -> dict[str, Any]:
+    """Images a second of the three ways, and ours relative to the tutorial's by round."""
+    tutorial = _pool(1, _tutorial_begin, str(folder), batch)
+    tutorial.submit(int).result()  # starts it, with OpenMP waiting as it does by default
+    # As the command line does, see pdsearch/cli/__init__.py.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    alone = _pool(1, _ours_begin, str(folder), batch, cores, None)
+    settings = {"one trial, all threads": alone.submit(_ours_settings).result()}
+    probe = _pool(1, _ours_begin, str(folder), batch, share.threads, None)
+    settings["side by side"] = probe.submit(_ours_settings).result()
+    probe.shutdown()
+    together = _pool(
+        share.workers, _ours_begin, str(folder), batch, share.threads, settings["side by side"]
+    )
+    together.submit(int).result()
+    ways: dict[str, list[float]] = {
+        "tutorial": [],
+        "one trial, all threads": [],
+        "side by side": [],
+    }
+    for number in range(rounds + 1):
+        one = {
+            "tutorial": _throughput(tutorial, _tutorial_trial, 1),
+            "one trial, all threads": _throughput(alone, _ours_trial, 1),
+            "side by side": _throughput(together, _ours_trial, share.workers),
+        }
+        for name, value in one.items():
+            if number:  # the first round warms up
+                ways[name].append(value)
+        told(f"round {number} of {rounds}: " + ", ".join(f"{k} {v:.0f}" for k, v in one.items()))
+    for pool in (tutorial, alone, together):
+        pool.shutdown()
+    base = ways["tutorial"]
+    return {
+        "rounds": rounds,
+        "workers": share.workers,
+        "threads": share.threads,
+        "precision": {name: one["precision"] for name, one in settings.items()},
+        "images_per_second": {name: statistics.median(values) for name, values in ways.items()},
+        "ratio": {
+            name: _spread([ours / theirs for ours, theirs in zip(values, base, strict=True)])
+            for name, values in ways.items()
+            if name != "tutorial"
+        },
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+# ------------------------------------------------------------------------------- (b) a whole study
+
+
+def study(
+    folder: Path, place: Path, *, trials: int, epochs: int, batch: int, seeds: int
+) -> dict[str, Any]:
+    """Wall time of both searches, and the accuracy of what they select."""
+    file = place / "study.toml"
+    text = STUDY.format(
+        name="ours", trials=trials, pruner="hyperband", folder=folder, epochs=epochs, batch=batch
+    )
+    file.write_text(text + f"\n[confirm]\nepochs = {epochs}\n", encoding="utf-8")
+    ours, seconds, _ = _pdsearch(["search", str(file), "--json"], place)
+    told(f"ours: {seconds:.0f} s, {ours['trials']}")
+    begin = time.perf_counter()
+    command = [sys.executable, str(HERE / "tutorial.py"), str(folder), "--json"]
+    sizes = ["--trials", str(trials), "--epochs", str(epochs), "--batch", str(batch)]
+    output = subprocess.run([*command, *sizes], check=True, capture_output=True, text=True).stdout
+    theirs = json.loads(output)
+    theirs["seconds"] = time.perf_counter() - begin
+    told(f"tutorial: {theirs['seconds']:.0f} s, {theirs['epochs']} epochs")
+    found: dict[str, Any] = {
+        "trials": trials,
+        "epochs": epochs,
+        "ours": {
+            "seconds": seconds,
+            "best": ours["best"],
+            "counts": ours["trials"],
+            "epochs": _epochs_trained(place),
+        },
+        "tutorial": theirs,
+        "ratio": theirs["seconds"] / seconds,
+    }
+    if seeds:
+        found["confirmed"] = _confirmed(file, place, theirs, seeds=seeds)
+    return found
+
+
+def _epochs_trained(place: Path) -> int:
+    from pdsearch.study import open_study
+
+    stored = open_study("ours", storage=f"sqlite:///{place / 'study.db'}")
+    return sum(len(row.epochs) for row in stored.trials() if row.duplicate_of is None)
+
+
+def _confirmed(file: Path, place: Path, theirs: dict[str, Any], *, seeds: int) -> dict[str, Any]:
+    """Test accuracy of the two selected candidates over the same seeds."""
+    from pdsearch import load_family
+    from pdsearch.statistics import paired_difference
+
+    candidate = load_family(theirs["family"]).bind(**theirs["parameters"])
+    chosen = place / "tutorial.json"
+    chosen.write_text(candidate.to_json(), encoding="utf-8")
+    words = ["confirm", str(file), "--top", "1", "--candidate", str(chosen), "--json"]
+    outcome, _, _ = _pdsearch([*words, "--seeds", str(seeds)], place)
+    rows = {row["kind"]: row for row in outcome["rows"]}
+    ours, other = rows["candidate"], rows.get("given", rows["candidate"])
+    difference = paired_difference(ours["accuracy"], other["accuracy"])
+    return {
+        "seeds": seeds,
+        "relu": rows["baseline"]["mean"],
+        "ours": ours["mean"],
+        "tutorial": other["mean"],
+        "difference": difference.difference,
+        "ci95": difference.interval,
+        "p_value": difference.p_value,
+    }
+
+
+# ------------------------------------------------------------------------ (c) overhead, (d) memory
+
+
+def overhead(
+    folder: Path, place: Path, *, trials: int, batch: int, images: int, per_second: float
+) -> dict[str, Any]:
+    """What a study of one worker takes beside its training, where a trial takes about 20 s."""
+    from pdsearch.study import open_study
+
+    epochs = max(1, round(TRIAL_SECONDS * per_second / (0.9 * images)))
+    file = place / "overhead.toml"
+    text = STUDY.format(
+        name="overhead", trials=trials, pruner="none", folder=folder, epochs=epochs, batch=batch
+    )
+    file.write_text(text, encoding="utf-8")
+    _, seconds, _ = _pdsearch(["search", str(file), "--workers", "1", "--json"], place)
+    stored = open_study("overhead", storage=f"sqlite:///{place / 'study.db'}")
+    taken = [
+        sum(epoch["seconds"] for epoch in row.epochs)
+        for row in stored.trials()
+        if row.duplicate_of is None and row.epochs
+    ]
+    return {
+        "trials": trials,
+        "trained": len(taken),
+        "trial_seconds": statistics.mean(taken),
+        "seconds": seconds,
+        "training_seconds": sum(taken),
+        "share": 1 - sum(taken) / seconds,
+    }
+
+
+def memory(folder: Path, place: Path, *, batch: int) -> dict[str, Any]:
+    """The largest resident set of a search on as many images as CIFAR-10 has, in bytes."""
+    peaks = []
+    for name in ("first", "second"):
+        file = place / f"{name}.toml"
+        text = STUDY.format(
+            name=name, trials=2, pruner="none", folder=folder, epochs=1, batch=batch
+        )
+        file.write_text(text.replace('references = ["b_silu"]', "references = []"))
+        _, _, peak = _pdsearch(["search", str(file), "--workers", "1", "--json"], place)
+        peaks.append(peak)
+    return {"decoding": peaks[0], "decoded": peaks[1]}
+
+
+def _pdsearch(words: list[str], place: Path) -> tuple[dict[str, Any], float, int]:
+    """A command's document, its wall time, and its process's largest resident set."""
+    environment = {
+        **os.environ,
+        "PDSEARCH_STORAGE": f"sqlite:///{place / 'study.db'}",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-m", "pdsearch", *words]
+    begin = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(
+            command, env=environment, cwd=place, stdout=out, stderr=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"pdsearch {' '.join(words)} ended with {process.returncode}")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return json.load(out), seconds, usage.ru_maxrss * unit
+
+
+# ---------------------------------------------------------------------------------------- the whole
+
+
+def told(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(report: dict[str, Any]) -> None:
+    load = ", ".join(f"{value:.1f}" for value in report["load_before"])
+    print(
+        f"{report['hardware']}, {report['cores']} cores (load before {load}), Python "
+        f"{report['python']}, torch {report['torch']}; {report['images']} images of "
+        f"{report['dataset']}, batch {report['batch']}"
+    )
+    if found := report.get("speed"):
+        print(
+            f"speed, n = {found['rounds']} rounds, {found['workers']} side by side "
+            f"on {found['threads']} thread(s) each:"
+        )
+        for name, value in found["images_per_second"].items():
+            ratio = found["ratio"].get(name)
+            precision = found["precision"].get(name, "float32")
+            span = (
+                f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
+                if ratio
+                else "1"
+            )
+            print(f"  {name:24}{precision:10}{value:8.0f} images/s{span:>22}")
+    if found := report.get("study"):
+        ours, theirs = found["ours"], found["tutorial"]
+        print(f"study of {found['trials']} trials, {found['epochs']} epochs each at most:")
+        print(f"  ours     {ours['seconds']:8.0f} s, {ours['epochs']} epochs trained")
+        print(f"  tutorial {theirs['seconds']:8.0f} s, {theirs['epochs']} epochs trained")
+        print(f"  ratio    {found['ratio']:8.2f}")
+        if sure := found.get("confirmed"):
+            interval = sure["ci95"]
+            shown = (
+                f", 95 % [{100 * interval[0]:+.2f}, {100 * interval[1]:+.2f}]" if interval else ""
+            )
+            print(
+                f"  test accuracy over {sure['seeds']} seeds: ours {100 * sure['ours']:.2f} %, "
+                f"tutorial's {100 * sure['tutorial']:.2f} %, ReLU {100 * sure['relu']:.2f} %; "
+                f"ours less the tutorial's {100 * sure['difference']:+.2f}{shown} points"
+            )
+    if found := report.get("overhead"):
+        print(
+            f"overhead: {100 * found['share']:.2f} % of {found['seconds']:.0f} s "
+            f"({found['trained']} trials of {found['trial_seconds']:.1f} s)"
+        )
+    if found := report.get("memory"):
+        print(
+            f"memory: {found['decoding'] / 1e9:.2f} GB where the files are decoded, "
+            f"{found['decoded'] / 1e9:.2f} GB where they are"
+        )
+
+
+def main() -> None:
+    parts = ("speed", "study", "overhead", "memory")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--dataset", help="as in a study file; made up when left out")
+    parser.add_argument("--images", type=int, default=10_000, help="training images to use")
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=8, help="of the confirmation; 0: none")
+    parser.add_argument("--overhead-trials", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(HERE.parent))
+    import torch
+
+    from pdsearch.study.workers import available_cores, share_out
+    from pdsearch.trial import resolve_device
+
+    cores = available_cores()
+    report: dict[str, Any] = {
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else machine(),
+        "cores": cores,
+        "load_before": list(os.getloadavg()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "dataset": arguments.dataset or "made-up patterns",
+        "images": arguments.images,
+        "batch": arguments.batch,
+    }
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        os.environ["PDSEARCH_CACHE"] = str(place / "cache")
+        small = arguments.images // 5
+        told("writing the images")
+        files = write_images(
+            place / "images", spec=arguments.dataset, train=arguments.images, test=small
+        )
+        options = {"batch": arguments.batch}
+        if "speed" in arguments.parts:
+            report["speed"] = speed(
+                files,
+                rounds=arguments.rounds,
+                share=share_out("auto", device=str(resolve_device("auto"))),
+                cores=cores,
+                **options,
+            )
+        if "study" in arguments.parts:
+            report["study"] = study(
+                files,
+                place,
+                trials=arguments.trials,
+                epochs=arguments.epochs,
+                seeds=arguments.seeds,
+                **options,
+            )
+        if "overhead" in arguments.parts:
+            known = report.get("speed", {}).get("images_per_second", {})
+            report["overhead"] = overhead(
+                files,
+                place,
+                trials=arguments.overhead_trials,
+                images=arguments.images,
+                per_second=known.get("one trial, all threads", 1500.0),
+                **options,
+            )
+        if "memory" in arguments.parts:
+            full = write_images(
+                place / "full", spec=arguments.dataset, train=CIFAR[0], test=CIFAR[1]
+            )
+            report["memory"] = memory(full, place, **options)
+    report["load_after"] = list(os.getloadavg())
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        show(report)
+
+
+def machine() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
