@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
 from typing import Any, cast
@@ -50,6 +51,21 @@ _CELLS = 96
 """Cells of equal normal probability for integrals over a box."""
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """A stretch of the line, its normal probability, and the piece that holds all of it."""
+
+    lo: float
+    hi: float
+    weight: Interval
+    piece: int | None
+
+    @property
+    def tail(self) -> int | None:
+        """0 for the cell that ends at -oo, -1 for the one at oo."""
+        return 0 if math.isinf(self.lo) else (-1 if math.isinf(self.hi) else None)
+
+
 class FamilyShape:
     """A family's pieces and programs, made once for all boxes of its parameters."""
 
@@ -70,6 +86,7 @@ class FamilyShape:
         self.expression = cast(sympy.Expr, family.expression.xreplace(replaced))
         self.domain = Domain(self.symbols, self.box)
         self._candidates: dict[tuple[tuple[float, ...], str], Result] = {}
+        self._programs: dict[tuple[int | None, int | None], Program] = {}
 
     @functools.cached_property
     def pieces(self) -> list[Piece]:
@@ -92,17 +109,49 @@ class FamilyShape:
         return max(self.functions[0].start[0], self.functions[-1].start[0])
 
     @functools.cached_property
-    def slopes(self) -> list[Program | None]:
-        """Derivatives in the parameters at fixed x; None where a jump moves with a parameter."""
-        found: list[Program | None] = []
-        for parameter in self.symbols:
-            moves = any(
+    def cells(self) -> "list[_Cell]":
+        """The line in cells on which integrals over a box are bounded, from left to right."""
+        # Only ends that are floats: otherwise a sliver of a cell would lie in the next piece.
+        fixed = {
+            index: (float(piece.lo), float(piece.hi))
+            for index, piece in enumerate(self.pieces)
+            if not piece.tail and _is_float(piece.lo) and _is_float(piece.hi)
+        }
+        ends = frozenset(end for pair in fixed.values() for end in pair)
+        return [
+            _Cell(
+                lo, hi, (least, most, 0),
+                next((i for i, (left, right) in fixed.items() if left <= lo and hi <= right), None),
+            )
+            for lo, hi, least, most in _cells(self.tail_start, ends)
+        ]  # fmt: skip
+
+    def on_cell(self, piece: int | None, slope: int | None = None) -> Program:
+        """G, or its derivative in a parameter at fixed x, on a piece or (None) on the whole line.
+
+        Of a piece's own formula no condition is left that is open at the ends of a cell.
+        """
+        if (piece, slope) not in self._programs:
+            expression = self.expression if piece is None else self.pieces[piece].expression
+            if slope is not None:
+                expression = expression.diff(self.symbols[slope])
+            self._programs[piece, slope] = Program(prepare(expression), (x, *self.symbols))
+        return self._programs[piece, slope]
+
+    @functools.cached_property
+    def moving_jumps(self) -> list[bool]:
+        """Whether a jump may move with each parameter.
+
+        A bend may, as of `Min`: a Lipschitz function is the integral of its derivative.
+        """
+        return [
+            any(
                 piece.lo.has(parameter) and not _joins(left, piece)
                 for left, piece in itertools.pairwise(self.pieces)
-            ) or any(not piece.smooth for piece in self.pieces)
-            derivative = prepare(self.expression.diff(parameter))
-            found.append(None if moves else Program(derivative, (x, *self.symbols)))
-        return found
+            )
+            or any(decide.may_jump(piece.expression) for piece in self.pieces)
+            for parameter in self.symbols
+        ]
 
     @functools.cached_property
     def at_breakpoints(self) -> list[tuple[sympy.Expr, sympy.Expr | None, sympy.Expr]]:
@@ -152,6 +201,13 @@ class FamilyShape:
         assert Fraction(float(exact)) == exact
         at = float(exact)
         return self.program.enclose(((at, at, 0), *box))
+
+
+def _is_float(number: sympy.Expr) -> bool:
+    return bool(
+        number.is_Rational
+        and Fraction(float(number)) == Fraction(int(number.p), int(number.q))
+    )
 
 
 def _joins(left: Piece, right: Piece) -> bool:
@@ -282,14 +338,15 @@ def _limits(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
 
 
 @functools.lru_cache(maxsize=64)
-def _cells(tail: float) -> tuple[tuple[float, float, float, float], ...]:
+def _cells(tail: float, more: frozenset[float]) -> tuple[tuple[float, float, float, float], ...]:
     """Cells of the line with lower and upper bounds of their normal probability.
 
-    Of equal probability within, and cut at 0 and where the tails start.
+    Of equal probability within, and cut at 0, where the tails start, and where it is asked for.
     """
     normal = NormalDist()
     inner = {normal.inv_cdf(i / _CELLS) for i in range(1, _CELLS)}
-    ends = sorted({e for e in inner if abs(e) < tail} | {0.0, 3.0, -3.0, tail, -tail})
+    inner |= {0.0, 3.0, -3.0, *more}
+    ends = sorted({e for e in inner if abs(e) < tail} | {tail, -tail})
     cells = []
     with ctx.workprec(64):
         for lo, hi in itertools.pairwise([-math.inf, *ends, math.inf]):
@@ -323,26 +380,25 @@ def _plain_mean(shape: FamilyShape, box: Box, budget: Budget, *, power: int) -> 
             scale = 1.0 if power == 1 else 0.5
             return result.value[0] * scale, result.value[1] * scale
     low, high = [], []
-    for lo, hi, least, most in _cells(shape.tail_start):
+    for cell in shape.cells:
         budget.spend()
-        size = iv.absolute(_offset(shape, lo, hi, box, step=power == 1))
+        size = iv.absolute(_offset(shape, cell, box, step=power == 1))
         if power == 2:
             size = iv.integer_power(size, 2)
         if size[2] & iv.UNDEFINED:
             size = (0.0, math.inf, 0)
-        low.append(size[0] * least)
-        high.append(size[1] * most)
+        low.append(size[0] * cell.weight[0])
+        high.append(size[1] * cell.weight[1])
     return math.fsum(low) * (1 - 1e-12), math.fsum(high) * (1 + 1e-12)
 
 
-def _offset(shape: FamilyShape, lo: float, hi: float, box: Box, *, step: bool) -> Interval:
+def _offset(shape: FamilyShape, cell: _Cell, box: Box, *, step: bool) -> Interval:
     """G minus the step (if asked for) on a cell, for all parameters of the box."""
-    if math.isinf(lo) or math.isinf(hi):
-        index = 0 if math.isinf(lo) else -1
-        value = shape.functions[index].enclose(((shape.tail_start, math.inf, 0), *box))
+    if cell.tail is not None:
+        value = shape.functions[cell.tail].enclose(((shape.tail_start, math.inf, 0), *box))
     else:
-        value = shape.program.enclose(((lo, hi, 0), *box))
-    return iv.add(value, (-1.0, -1.0, 0)) if step and lo >= 0.0 else value
+        value = shape.on_cell(cell.piece).enclose(((cell.lo, cell.hi, 0), *box))
+    return iv.add(value, (-1.0, -1.0, 0)) if step and cell.lo >= 0.0 else value
 
 
 def _extreme_corner(shape: FamilyShape, box: Box, budget: Budget, *, power: int, end: int) -> Box:
@@ -359,31 +415,34 @@ def _extreme_corner(shape: FamilyShape, box: Box, budget: Budget, *, power: int,
 
 
 def _trend(shape: FamilyShape, index: int, box: Box, budget: Budget, *, power: int) -> int:
-    """1 where |g - c|^power grows with a parameter at every x, -1 where it falls, else 0."""
-    slope = shape.slopes[index]
-    if slope is None:
+    """1 where the normal mean of |g - c|^power grows with a parameter, -1 where it falls, else 0.
+
+    From an enclosure of the mean's derivative: the sum over cells of ∂|g - c|^power times the
+    probability.
+    """
+    if shape.moving_jumps[index]:
         return 0
-    trend = 0
-    for lo, hi, _, most in _cells(shape.tail_start):
-        if math.isinf(lo) or math.isinf(hi):
-            index_ = 0 if math.isinf(lo) else -1
-            tail = shape.functions[index_]
-            change = tail.partial(index + 1).enclose(((shape.tail_start, math.inf, 0), *box))
-        else:
-            change = slope.enclose(((lo, hi, 0), *box))
+    total: Interval = (0.0, 0.0, 0)
+    for cell in shape.cells:
         budget.spend()
-        offset = _offset(shape, lo, hi, box, step=power == 1)
+        if cell.tail is not None:
+            tail = shape.functions[cell.tail].partial(index + 1)
+            change = tail.enclose(((shape.tail_start, math.inf, 0), *box))
+        else:
+            change = shape.on_cell(cell.piece, index).enclose(((cell.lo, cell.hi, 0), *box))
+        offset = _offset(shape, cell, box, step=power == 1)
         if (change[2] | offset[2]) & iv.UNDEFINED:
             return 0
-        low, high, _flag = iv.multiply((change[0], change[1], 0), (offset[0], offset[1], 0))
-        if low == high == 0.0:
-            continue
-        sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
-        if sign == 0 or trend not in (0, sign):
+        change = (change[0], change[1], 0)
+        if power == 2:
+            change = iv.multiply(change, (offset[0], offset[1], 0))
+        elif offset[0] < 0.0:
+            turned = iv.negate(change)
+            change = turned if offset[1] <= 0.0 else iv.hull(change, turned)
+        total = iv.add(total, iv.multiply(change, cell.weight))
+        if total[0] == -math.inf and total[1] == math.inf:
             return 0
-        trend = sign
-        del most
-    return trend
+    return 1 if total[0] >= 0.0 else (-1 if total[1] <= 0.0 else 0)
 
 
 def _consistent(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
