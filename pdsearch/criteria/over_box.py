@@ -205,8 +205,7 @@ class FamilyShape:
 
 def _is_float(number: sympy.Expr) -> bool:
     return bool(
-        number.is_Rational
-        and Fraction(float(number)) == Fraction(int(number.p), int(number.q))
+        number.is_Rational and Fraction(float(number)) == Fraction(int(number.p), int(number.q))
     )
 
 
