@@ -221,14 +221,21 @@ def _prepare_product(product: Mul) -> sympy.Expr:
     return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
 
 
-def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
-    """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold."""
-    return _rate(expression, y, y)
+def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr | None:
+    """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold.
+
+    None where f is zero on an arm of its own.
+    """
+    return _finite(_rate(expression, y, y))
 
 
-def log_derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr:
-    """f′(v)/f(v), factor by factor."""
-    return _rate(expression, v, S.One)
+def log_derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr | None:
+    """f′(v)/f(v), factor by factor; None where f is zero on an arm of its own."""
+    return _finite(_rate(expression, v, S.One))
+
+
+def _finite(rate: sympy.Expr) -> sympy.Expr | None:
+    return None if rate.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity) else rate
 
 
 def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.Expr:
