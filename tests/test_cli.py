@@ -322,6 +322,139 @@ def test_check_a_formula_at_once(run: Any) -> None:
     assert run("check", formula, "--set", "a=0.3").status == 0
 
 
+@pytest.mark.parametrize(
+    ("formula", "flags", "target"),
+    [
+        ("Piecewise((1, x>0), (a, True))", ("--set", "a=0.3"),
+         "Piecewise((1, x > 0), (0.3, True))"),
+        ("Piecewise((1, x>0), (a, True))", ("--param", "a=0.1:0.3", "--family"),
+         "Piecewise((1, x > 0), (a, True))"),
+        ("sigmoid(4*x)", (), "sigmoid(4*x)"),
+        ("leaky", ("--set", "alpha=0.1"), "leaky(alpha=0.1)"),
+        ("leaky", ("--family",), "leaky"),
+    ],
+)  # fmt: skip
+def test_the_target_of_a_formula_is_its_text(
+    formula: str, flags: tuple[str, ...], target: str, run: Any
+) -> None:
+    assert json.loads(run("check", formula, *flags, "--json").out)["target"] == target
+    lines = run("check", formula, *flags).out.splitlines()
+    assert lines[0] in (target, f"g(x) = {target}")
+    assert sum(target in line for line in lines[:4]) == 1  # not as name and formula both
+
+
+OWN = '''\
+import numpy as np
+from pdsearch import x
+from pdsearch.criteria import Result
+
+def below_half(candidate):
+    """g(-1) is below one half."""
+    print("looking")
+    value = np.float64(candidate.expression.subs(x, -1))
+    return value, value < 0.5
+
+def whole(candidate):
+    return Result("whole", "it is whole", "proved", True, False, 1.0, 2.0, None, "mine")
+'''
+
+
+def test_criteria_of_ones_own_are_listed_after_the_ten(run: Any, workdir: Path) -> None:
+    (workdir / "mine.py").write_text(OWN)
+    words = ("check", "leaky", "--set", "alpha=0.3")
+    own = ("--own", "mine.py:below_half", "--own", "mine.py:whole")
+    outcome = run(*words, *own, "--json", "--html", "own.html")
+    assert outcome.status == 0 and "looking" in outcome.err
+    data = json.loads(outcome.out)
+    entries = data["criteria"]
+    plain_names = [e["name"] for e in json.loads(run(*words, "--json").out)["criteria"]]
+    assert [entry["name"] for entry in entries] == [*plain_names, "below_half", "whole"]
+    assert len(plain_names) == 10
+    assert all(set(entry) == set(entries[0]) for entry in entries)
+    first, second = entries[-2:]
+    assert (first["statement"], first["verdict"], first["value"], first["passed"]) == (
+        "g(-1) is below one half.", "measured", 0.3, True)  # fmt: skip
+    assert (second["verdict"], second["value"], second["bound"]) == ("proved", 1.0, 2.0)
+    page = (workdir / "own.html").read_text(encoding="utf-8")
+    text = run(*words, *own).out
+    for shown in (page, text):
+        assert "below_half" in shown and "it is whole" in shown
+    failing = run(*words[:3], "alpha=0.5", *own)
+    assert failing.status == 1 and "not shown to hold: below_half" in failing.out
+
+
+def test_ones_own_criteria_of_a_family(run: Any, workdir: Path) -> None:
+    (workdir / "mine.py").write_text(OWN)
+    own = ("--own", "mine.py:below_half", "--own", "mine.py:whole")
+    outcome = run("check", "leaky", "--family", "--map", *own, "--json")
+    assert outcome.status == 1
+    first, second = json.loads(outcome.out)["criteria"][-2:]
+    # alpha in [0.001, 0.5]: the default 0.01 holds, the upper end does not
+    assert not first["passed"] and first["value"] == 0.5
+    assert "asked of 3 of the family's candidates, this is leaky(alpha=0.5)" in first["detail"]
+    # some of its candidates are no proof for all
+    assert second["verdict"] == "measured" and second["passed"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mine.py", "is named path.py:function, got 'mine.py'"),
+        ("gone.py:f", "gone.py does not exist"),
+        ("mine.py:nothing", "mine.py has no function 'nothing' (it has: odd)"),
+        ("mine.py:limits", "mine.py has no function 'limits'"),
+        ("mine.py:odd", "the verdict of the criterion 'odd' must be one of proved, refuted, und"),
+    ],
+)
+def test_what_is_no_criterion_is_told_in_one_line(
+    spec: str, message: str, run: Any, workdir: Path
+) -> None:
+    (workdir / "mine.py").write_text(
+        "from pdsearch import criteria\n"
+        "def odd(candidate):\n"
+        "    return criteria.Result('odd', 's', 'yes', True, False, None, 'b', None, 'mine')\n"
+    )
+    outcome = run("check", "leaky", "--own", spec)
+    assert outcome.status == 2 and outcome.out == ""
+    assert message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_maps_are_drawn_for_one_and_two_parameters(run: Any, workdir: Path) -> None:
+    formula = "Piecewise((1, x > 0), ({}, True))"
+    words = ("--family", "--map", "--profile", "strict", "--html", "m.html")
+    one = run("check", formula.format("a"), "--param", "a=0.1:2", *words).out
+    (strip,) = [line.strip() for line in one.split("\nconsistent\n")[1].splitlines()[:1]]
+    # E|g - step| = a/2 ≤ 0.4 up to a = 0.8, which is 0.7/1.9 of 60 columns: 22.1
+    assert len(strip) == 60 and strip[:21] == strip[0] * 21 and strip[23:] == strip[-1] * 37
+    assert strip[0] != strip[-1]
+    assert "Map of the parameters" in (workdir / "m.html").read_text(encoding="utf-8")
+    two = run(
+        "check", formula.format("a*b"), "--param", "a=0.1:2", "--param", "b=0.1:1", *words
+    ).out
+    rows = two.split("\nconsistent\n")[1].splitlines()[:12]
+    middles = [0.1 + 1.9 * (i + 0.5) / 60 for i in range(60)]
+    for i, row in enumerate(rows):
+        b = 1 - 0.9 * (i + 0.5) / 12
+        for a, cell in zip(middles, row[-60:], strict=True):
+            if cell != "?":
+                assert (cell == rows[-1][-60]) == (a * b <= 0.8 + 1e-6)
+    assert sum(row.count("?") for row in rows) < 72
+    more = run(
+        "check",
+        formula.format("a*b*c"),
+        "--param",
+        "a=0.1:2",
+        "--param",
+        "b=0.1:1",
+        "--param",
+        "c=0.1:1",
+        "--set",
+        "c=0.5",
+        *words,
+    ).out
+    assert "share of the parameter space" in more and "\nconsistent\n" not in more
+
+
 def test_check_writes_html(run: Any, workdir: Path) -> None:
     assert run("check", "leaky", "--set", "alpha=0.1", "--html", "c.html").status == 0
     assert (workdir / "c.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype")

@@ -23,7 +23,15 @@ from pdsearch.enclosure import (
 )
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import JUMP, UNDEFINED
-from pdsearch.enclosure.nodes import arccot, bell, erfc_ratio, sech2, tail_form
+from pdsearch.enclosure.nodes import (
+    arccot,
+    bell,
+    elasticity,
+    erfc_ratio,
+    log_derivative,
+    sech2,
+    tail_form,
+)
 from pdsearch.enclosure.pieces import s, y
 from pdsearch.expression import parse, sigmoid, softplus, t, x
 
@@ -34,6 +42,16 @@ a = sympy.Symbol("a", real=True)
 
 class UndefinedError(ArithmeticError):
     """The expression has no real value at the point."""
+
+
+class TooLargeError(ArithmeticError):
+    """A number of more digits than there is memory for, such as exp(exp(exp(30)))."""
+
+
+def raised(base: mpmath.mpf, exponent: mpmath.mpf) -> mpmath.mpf:
+    if base > 0 and abs(exponent * mpmath.log(base)) > 1e9:
+        raise TooLargeError
+    return base**exponent
 
 
 def oracle(expression: sympy.Basic, values: dict[sympy.Symbol, mpmath.mpf]) -> mpmath.mpf:
@@ -65,16 +83,17 @@ def oracle(expression: sympy.Basic, values: dict[sympy.Symbol, mpmath.mpf]) -> m
         base, exponent = args
         if base == 0 and exponent <= 0:
             raise UndefinedError
-        if base < 0 and exponent != int(exponent):
+        # x**n with a parameter n is a real power, whatever value n has.
+        if base < 0 and not e.exp.is_Integer:
             raise UndefinedError
-        return base**exponent
+        return raised(base, exponent)
     if isinstance(e, sympy.log):
         if args[0] <= 0:
             raise UndefinedError
         return mpmath.log(args[0])
     z = args[0]
     functions = {
-        sympy.exp: mpmath.exp,
+        sympy.exp: lambda v: raised(mpmath.e, v),
         sympy.sin: mpmath.sin,
         sympy.cos: mpmath.cos,
         sympy.tanh: mpmath.tanh,
@@ -128,7 +147,8 @@ def random_expression(rng: random.Random, depth: int) -> sympy.Expr:
     if kind <= 3:
         return part() * part()
     if kind == 4:
-        return part() ** rng.choice([2, 3, -1, -2, S.Half, sympy.Rational(3, 2), -S.Half])
+        exponents = [2, 3, -1, -2, S.Half, sympy.Rational(3, 2), -S.Half, a, 1 + t]
+        return part() ** rng.choice(exponents)
     if kind == 5:
         return rng.choice([sympy.Abs, sympy.sign, sympy.Heaviside])(part())
     if kind == 6:
@@ -187,6 +207,8 @@ def test_ten_thousand_random_points_lie_inside() -> None:
                 with mpmath.workdps(60):
                     try:
                         value = oracle(raw, {v: mpmath.mpf(p) for v, p in point.items()})
+                    except TooLargeError:
+                        continue
                     except (UndefinedError, OverflowError):
                         assert flag & UNDEFINED or not program.at(list(point.values())).is_finite()
                         continue
@@ -204,7 +226,7 @@ def test_a_point_evaluates_to_a_ball_around_the_oracle() -> None:
         with mpmath.workdps(60):
             try:
                 exact = oracle(raw, dict(zip((x, a, t), map(mpmath.mpf, values), strict=True)))
-            except (UndefinedError, OverflowError):
+            except (UndefinedError, OverflowError, TooLargeError):
                 continue
             try:
                 ball = program.at(values, precision=160)
@@ -469,3 +491,22 @@ def test_parameters_are_boxes_like_x() -> None:
     pieces = cut(parse("Piecewise((1, x > -a), (0, True))", parameters=["a"]), domain)
     assert [str(piece.lo) for piece in pieces if piece.variable == s] == ["-4", "-a", "0"]
     assert domain.sign(1 - a) == 1 and domain.sign(a - S.Half) is None
+
+
+def test_far_out_every_place_that_moves_has_been_passed() -> None:
+    domain = Domain((a,), ((-9.0, 5.0, 0),))
+    pieces = cut(parse("Piecewise((1, x > a), (exp(x), True))", parameters=["a"]), domain)
+    assert [(str(piece.lo), piece.smooth) for piece in pieces] == [
+        ("-oo", True), ("-16", False), ("0", False), ("16", True),
+    ]  # fmt: skip
+    assert pieces[0].expression == sympy.exp(x) and pieces[-1].expression == 1
+    # so far out that the pieces between would be too long
+    wide = Domain((a,), ((-9e9, 5.0, 0),))
+    pieces = cut(parse("Piecewise((1, x > a), (exp(x), True))", parameters=["a"]), wide)
+    assert not pieces[0].smooth
+
+
+def test_a_rate_that_would_divide_by_zero_has_no_form() -> None:
+    arms = sympy.Piecewise((0, y > 7), (1, True))
+    assert elasticity(arms * y, y) is None and log_derivative(arms, y) is None
+    assert elasticity(y**3 * sympy.exp(-y), y) == 3 - y

@@ -23,7 +23,7 @@ import torch
 from made_up import made_up_study
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from pdsearch.criteria import ProofBox, check, proof_boxes
+from pdsearch.criteria import FamilyMap, Part, ProofBox, check, family_map, proof_boxes
 from pdsearch.errors import InputError
 from pdsearch.expression import parse
 from pdsearch.family import Candidate, Family, library, load_family
@@ -36,6 +36,7 @@ from pdsearch.report import (
     write_html,
 )
 from pdsearch.report.figures import criteria_figure, family_figure
+from pdsearch.report.maps import map_figure, map_plot, share
 from pdsearch.report.markup import Markup, data_script, h
 from pdsearch.report.mathml import equation
 from pdsearch.report.parameter_figures import importances, objectives, slices
@@ -484,6 +485,69 @@ def test_the_page_of_a_family_draws_the_members_that_the_witnesses_name() -> Non
     assert first["data"][0]["name"] == "leaky(alpha=0.5)"
     assert any(trace["name"].startswith("alpha = ") for trace in fan["data"])
     assert "? undecided" in page.text
+
+
+def rectangles(trace: dict[str, Any]) -> list[tuple[float, float, float, float]]:
+    """Left, right, bottom and top of each closed path of a trace."""
+    found = []
+    for start in range(0, len(trace["x"]), 6):
+        xs, ys = trace["x"][start : start + 5], trace["y"][start : start + 5]
+        assert trace["x"][start + 5] is trace["y"][start + 5] is None
+        assert (xs[0], ys[0]) == (xs[-1], ys[-1])
+        found.append((min(xs), max(xs), min(ys), max(ys)))
+    return found
+
+
+def test_a_map_of_two_parameters_is_drawn_as_its_parts() -> None:
+    family = load_family("exp_tail")
+    maps = [family_map(family, name, parts=60) for name in ("consistent", "alive_below_zero")]
+    page = assert_stands_alone(criteria_report(check(family), family, maps=maps))
+    assert "Map of the parameters" in page.text
+    for one, figure in zip(maps, page.figures()[-2:], strict=True):
+        drawn = {trace["name"].split(":")[0]: rectangles(trace) for trace in figure["data"]}
+        for verdict in ("proved", "refuted", "undecided"):
+            parts = [part.ranges for part in one.parts if part.verdict == verdict]
+            assert drawn.get(verdict, []) == [(*r["alpha"], *r["beta"]) for r in parts]
+        assert figure["layout"]["yaxis"]["type"] == "log"
+        assert figure["layout"]["yaxis"]["range"] == pytest.approx([-1, 1])
+        assert figure["layout"]["xaxis"]["range"] == [0.01, 1.0]
+        share = f"proved: {100 * one.share('proved'):.1f} %"
+        assert share in [trace["name"] for trace in figure["data"]]
+        assert f"{100 * one.share('refuted'):.1f} %" in page.text
+
+
+def test_a_map_of_one_parameter_is_a_strip_and_of_more_a_table() -> None:
+    wide = FloatDistribution(0.5, 2.5)
+
+    def family(tail: str, **space: FloatDistribution) -> Family:
+        text = f"Piecewise((1, x > 0), ({tail}, True))"
+        return Family("f", parse(text, parameters=space), space=space)
+
+    one = family("a", a=wide)
+    found = family_map(one, "bounded")  # for a <= 1.5
+    figure = map_figure(one, found)
+    assert figure is not None
+    strips = {trace.name.split(":")[0]: rectangles(trace.to_plotly_json()) for trace in figure.data}
+    assert all((low, high) == (0, 1) for *_, low, high in strips["proved"])
+    assert max(right for _, right, *_ in strips["proved"]) <= 1.5 + 2e-6
+    assert min(left for left, *_ in strips["refuted"]) >= 1.5
+    three = family("a*b*c", a=wide, b=wide, c=wide)
+    found = family_map(three, "bounded", parts=40)
+    assert map_figure(three, found) is None and map_plot(three, found) == ""
+    page = Page(criteria_report(check(three), three, maps=[found]))
+    for verdict in ("proved", "refuted", "undecided"):
+        assert f"{100 * found.share(verdict):.1f} %" in page.text
+    # what is held at one value is no side of the map
+    held = family("a*b", a=wide, b=FloatDistribution(1.0, 1.0))
+    assert map_figure(held, family_map(held, "bounded")) is not None
+
+
+def test_shares_do_not_round_to_all_or_nothing() -> None:
+    parts = [Part({"a": (0, 1)}, "proved", 1 - 1e-7), Part({"a": (1, 2)}, "refuted", 1e-7)]
+    one = FamilyMap("f", "bounded", tuple(parts))
+    assert [share(one, v) for v in ("proved", "refuted", "undecided")] == [
+        "> 99.9 %", "< 0.1 %", "0.0 %",
+    ]  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------- study

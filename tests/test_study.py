@@ -7,12 +7,15 @@ import warnings
 import optuna
 import pytest
 import torch
+from made_up import made_up_study
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from pdsearch import Family, InputError, load_family
 from pdsearch.criteria import FamilyGate, check
 from pdsearch.errors import PdsearchError
 from pdsearch.expression import parse
+from pdsearch.insight import learned_criteria
+from pdsearch.report import study_report
 from pdsearch.study import load_study_file, open_study, search, status
 from pdsearch.study import run as loop
 from pdsearch.study.settings import StudySection
@@ -540,6 +543,53 @@ def test_two_objectives(tmp_path):
     assert section.objectives == ["accuracy", "dead_units"]
     assert section.pruner == "none"
     assert isinstance(make_sampler(section, seed=0), optuna.samplers.NSGAIISampler)
+
+
+def test_two_objectives_within_narrowed_ranges(workdir):
+    """NSGA-II from the file to the report, its children within what the family's gate left."""
+    stored = made_up_study(workdir, trials=36, confirmed=False, sampler="nsga2")
+    study = optuna.load_study(study_name="made-up", storage=f"sqlite:///{workdir}/study.db")
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    narrowed = {
+        f"{family}.{name}": ends
+        for family, gate in study.user_attrs["pdsearch:gates"].items()
+        for name, ends in gate["ranges"].items()
+    }
+    whole = load_family("exp_tail").space["beta"]
+    low, high = narrowed["exp_tail.beta"]
+    assert whole.low <= low < high < whole.high
+    drawn = {name: 0 for name in narrowed}
+    for trial in study.trials:
+        for name in narrowed.keys() & trial.params.keys():
+            low, high = narrowed[name]
+            assert (trial.distributions[name].low, trial.distributions[name].high) == (low, high)
+            assert low <= trial.params[name] <= high
+            drawn[name] += 1
+    assert drawn["exp_tail.beta"] > 0
+    # Nine a generation: later ones are children of earlier ones, which crossover keeps in range.
+    generations = {
+        value
+        for trial in study.trials
+        for key, value in trial.system_attrs.items()
+        if "generation" in key
+    }
+    assert max(generations) >= 2
+    rows = [row for row in stored.trials() if row.status == "complete"]
+    assert len(rows) > 9 and all(len(row.values) == 2 for row in rows)
+    candidates = [row for row in rows if row.kind == "candidate"]
+    best = stored.best()
+    assert best.number == max(candidates, key=lambda row: row.values[0]).number
+    unbeaten = {trial.number for trial in study.best_trials}
+    for row in rows:
+        better = [
+            other for other in rows
+            if other.values[0] >= row.values[0] and other.values[1] <= row.values[1]
+            and other.values != row.values
+        ]  # fmt: skip
+        assert (row.number in unbeaten) == (not better)
+    page = study_report(stored)
+    assert "nsga2" in page and "dead" in page
+    assert "The nsga2 sampler is adaptive" in " ".join(learned_criteria(stored).notes)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ EXAMPLES = {
     "check": """\
   pdsearch check b_silu
   pdsearch check exp_tail --set alpha=0.5 --profile strict
-  pdsearch check my_family.py --family
+  pdsearch check my_family.py --family --map
+  pdsearch check exp_tail --own my_criteria.py:below_one
   pdsearch check "Piecewise((1, x > 0), (a*exp(x), True))" --param a=0.01:1 --html check.html""",
     "search": """\
   pdsearch search studies/digits.toml
@@ -198,6 +199,13 @@ def parser() -> argparse.ArgumentParser:
         "--map",
         action="store_true",
         help="with --family: which part of the box is proved, refuted, undecided",
+    )
+    check.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="FILE.py:FUNCTION",
+        help="a criterion of your own, listed after the ten (repeat for more; the file is run)",
     )
     check.add_argument("--profile", choices=("paper", "strict"), default="paper")
     _json(check)

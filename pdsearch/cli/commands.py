@@ -73,21 +73,23 @@ def check(arguments: Namespace) -> int:
     )
     target = family if arguments.family else candidate
     from pdsearch.criteria import check as decide
+    from pdsearch.criteria import load_criterion
 
-    report = decide(target, profile=arguments.profile)
+    own = [load_criterion(spec) for spec in arguments.own]
+    report = decide(target, profile=arguments.profile, extra=own)
     maps = _maps(family, report) if arguments.map else []
     if arguments.html:
         from pdsearch.report import criteria_report, write_html
 
-        write_html(criteria_report(report, candidate), Path(arguments.html))
+        write_html(criteria_report(report, target, maps=maps), Path(arguments.html))
     if arguments.json:
         emit_json(report.to_dict() | ({"maps": [m.to_dict() for m in maps]} if maps else {}))
     else:
-        from pdsearch.report import criteria_text
+        from pdsearch.report import criteria_text, maps_text
 
         emit(criteria_text(report, candidate, width=width()))
         if maps:
-            emit(show.maps_text(maps))
+            emit(maps_text(family, maps, width=width()))
     if arguments.html:
         note(f"report: {arguments.html}")
     return 0 if report.passed else 1
@@ -95,12 +97,12 @@ def check(arguments: Namespace) -> int:
 
 def _maps(family: "Family", report: "Report") -> list["FamilyMap"]:
     """A map for each certified criterion that is not proved for the whole family."""
-    from pdsearch.criteria import family_map
+    from pdsearch.criteria import CERTIFIED, family_map
 
     return [
         family_map(family, result.name, profile=report.profile)
         for result in report.criteria
-        if result.verdict in ("refuted", "undecided")
+        if result.name in CERTIFIED and result.verdict in ("refuted", "undecided")
     ]
 
 

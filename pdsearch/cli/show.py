@@ -2,13 +2,12 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli.output import can_draw, table, width
 
 if TYPE_CHECKING:
-    from pdsearch.criteria import FamilyMap
     from pdsearch.doctor import Finding
     from pdsearch.family import Family
 
@@ -75,19 +74,6 @@ def _ranges(parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
         + f", default {number(entry['default'])}"
         for name, entry in parameters.items()
     ]
-
-
-# ------------------------------------------------------------------------------------- check
-
-
-def maps_text(maps: Sequence["FamilyMap"]) -> str:
-    """How much of the parameter space each verdict holds for."""
-    verdicts = ("proved", "refuted", "undecided")
-    rows: list[tuple[str, ...]] = [("share of the parameter space", *verdicts)]
-    rows += [
-        (m.criterion, *(f"{100 * m.share(verdict):.1f} %" for verdict in verdicts)) for m in maps
-    ]
-    return "\n" + table(rows, right=(1, 2, 3))
 
 
 # ------------------------------------------------------------------------------------- study

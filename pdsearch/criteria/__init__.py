@@ -9,8 +9,11 @@ rigorously. `measured` says so.
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from pdsearch.criteria import measured
 from pdsearch.criteria.family import (
@@ -30,6 +33,7 @@ from pdsearch.criteria.result import (
     MEASURED,
     PROFILES,
     PROVED,
+    VERDICTS,
     Criterion,
     Demands,
     Report,
@@ -44,6 +48,7 @@ from pdsearch.family import Candidate, Family
 from pdsearch.family.loading import run_file
 
 __all__ = [
+    "CERTIFIED",
     "CRITERIA",
     "PROFILES",
     "PROVED_BY_BOXES",
@@ -71,8 +76,12 @@ __all__ = [
 UserCriterion = Callable[[Candidate], Any]
 """A criterion of one's own: candidate → `Result`, or → (value, passed)."""
 
-FAMILY_BUDGET = Budget(boxes=20_000, seconds=10.0)
-"""What a criterion of a family may cost: half a minute for all of a hard family."""
+FAMILY_BUDGET = Budget(boxes=100_000, seconds=10.0)
+"""What a criterion of a family may cost: half a minute for all of a hard family.
+
+Seconds are what ends a decision here: 20 000 boxes take two seconds, and left the gain of `circle`
+undecided that 30 000 prove.
+"""
 
 STUDY_BUDGET = Budget(boxes=20_000, seconds=6.0)
 """What a study spends on a family when it is begun: boxes a decision, seconds in all.
@@ -200,16 +209,37 @@ def _report(
             results.append(CERTIFIED[name](shape, wanted))
         else:
             results.append(_MEASURED[name](candidate, wanted))
-    results += _owns(extra, candidate)
-    return Report(candidate.name, wanted.profile, tuple(results))
+    results += _owns(extra, [candidate])
+    return Report(_target(candidate), wanted.profile, tuple(results))
 
 
-def _owns(extra: Sequence[UserCriterion], candidate: Candidate) -> list[Result]:
-    results = [_own(criterion, candidate) for criterion in extra]
+def _target(checked: Candidate | Family) -> str:
+    """What a report is about: a name, or of a formula that was typed its text."""
+    family = checked if isinstance(checked, Family) else checked.family
+    return checked.formula if family.origin == "formula" else checked.name
+
+
+def _owns(extra: Sequence[UserCriterion], candidates: Sequence[Candidate]) -> list[Result]:
+    results = [_own_of_all(criterion, candidates) for criterion in extra]
     names = [result.name for result in results]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two criteria of your own are called {', '.join(map(repr, twice))}")
     return results
+
+
+def _own_of_all(criterion: UserCriterion, candidates: Sequence[Candidate]) -> Result:
+    """The worst that a criterion says of some of a family's candidates; of one, just that.
+
+    What holds for some is no proof for the family: `proved` then becomes `measured`.
+    """
+    found = [(_own(criterion, candidate), candidate) for candidate in candidates]
+    worst, at = next((pair for pair in found if not pair[0].passed), found[0])
+    if len(found) == 1:
+        return worst
+    asked = f"asked of {len(found)} of the family's candidates, this is {at.name}"
+    detail = f"{worst.detail}; {asked}" if worst.detail else asked
+    verdict = MEASURED if worst.verdict == PROVED else worst.verdict
+    return replace(worst, verdict=verdict, detail=detail)
 
 
 def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
@@ -228,18 +258,25 @@ def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
     if isinstance(outcome, Result):
         if outcome.name in CRITERIA:
             raise InputError(_TAKEN.format(outcome.name))
+        if outcome.verdict not in VERDICTS:
+            raise InputError(
+                f"the verdict of the criterion {name!r} must be one of {', '.join(VERDICTS)}, "
+                f"got {outcome.verdict!r}"
+            )
         return outcome
     if (
         isinstance(outcome, tuple)
         and len(outcome) == 2
-        and isinstance(outcome[1], bool)
-        and (outcome[0] is None or isinstance(outcome[0], int | float | tuple))
+        and isinstance(outcome[1], bool | np.bool_)
+        and (outcome[0] is None or isinstance(outcome[0], int | float | tuple | np.number))
     ):
         value, passed = outcome
+        value = value.item() if isinstance(value, np.number) else value
         statement = " ".join((criterion.__doc__ or name).split("\n\n")[0].split())
         return Result(
-            name, statement, MEASURED, passed, True, value, "the user's own", None, "the user's"
-        )
+            name, statement, MEASURED, bool(passed), True, value, "the user's own", None,
+            "the user's",
+        )  # fmt: skip
     kinds = [type(part).__name__ for part in outcome] if isinstance(outcome, tuple) else []
     got = f"({', '.join(kinds)})" if kinds else type(outcome).__name__
     raise InputError(
@@ -381,8 +418,8 @@ def _family_report(
             results.append(decide_criterion(shape, name, (budget or FAMILY_BUDGET).fresh()))
         else:
             results.append(_worst(_MEASURED[name], corners, wanted, name))
-    results += _owns(extra, family.default)
-    return Report(family.name, wanted.profile, tuple(results))
+    results += _owns(extra, list(dict.fromkeys(corners)))
+    return Report(_target(family), wanted.profile, tuple(results))
 
 
 def _worst(

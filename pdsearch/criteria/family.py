@@ -108,7 +108,7 @@ def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Resu
     left = 0.0
     while heap:
         volume, _, box = heapq.heappop(heap)
-        part = Budget(boxes=400, seconds=max(budget.seconds / 10, 0.1))
+        part = _part(budget)
         verdict, witness = OVER_A_BOX[criterion](shape, box, part)
         budget.used += part.used
         if verdict == PROVED:
@@ -137,6 +137,14 @@ def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Resu
     return demands.result(criterion, PROVED, detail="for every point of the parameters' space")
 
 
+def _part(budget: Budget) -> Budget:
+    """What one box of the space may cost: few boxes, and the seconds that are left.
+
+    No share of the seconds: the first box also pays for derivatives that all others use.
+    """
+    return Budget(boxes=400, seconds=max(budget.seconds - budget.elapsed, 0.1))
+
+
 def _other_corners(shape: FamilyShape) -> list[Candidate]:
     if len(shape.names) < 2:
         return []
@@ -149,23 +157,21 @@ def _other_corners(shape: FamilyShape) -> list[Candidate]:
 
 def _split(shape: FamilyShape, box: Box) -> tuple[Box, Box] | None:
     """Halves across the side that is widest in units of the space, in its own scale."""
-    widest, size = -1, 0.0
+    widest, size, cut = -1, 0.0, 0.0
     for index, (side, whole, d) in enumerate(zip(box, shape.box, shape.distributions, strict=True)):
-        if side[0] == side[1]:
-            continue
+        middle = between(side[0], side[1], log=d.log)
+        if not side[0] < middle < side[1]:
+            continue  # a parameter that is held at a value, or as fine as floats are
         log = d.log and side[0] > 0
         extent = math.log(side[1] / side[0]) if log else side[1] - side[0]
         total = math.log(whole[1] / whole[0]) if log else whole[1] - whole[0]
-        if total > 0 and extent / total > size:
-            widest, size = index, extent / total
+        if extent / total > size:
+            widest, size, cut = index, extent / total, middle
     if widest < 0 or size < 2.0**-30:
         return None
     lo, hi, _ = box[widest]
-    middle = between(lo, hi, log=shape.distributions[widest].log)
-    if not lo < middle < hi:
-        return None
     first, second = list(box), list(box)
-    first[widest], second[widest] = (lo, middle, 0), (middle, hi, 0)
+    first[widest], second[widest] = (lo, cut, 0), (cut, hi, 0)
     return tuple(first), tuple(second)
 
 
@@ -178,7 +184,7 @@ def map_criterion(
     heap = [(-1.0, next(counter), shape.box)]
     while heap:
         volume, _, box = heapq.heappop(heap)
-        part = Budget(boxes=400, seconds=max(budget.seconds / 10, 0.1))
+        part = _part(budget)
         verdict, _ = OVER_A_BOX[criterion](shape, box, part)
         budget.used += part.used
         halves = _split(shape, box) if verdict == UNDECIDED else None
@@ -194,15 +200,14 @@ def map_criterion(
     return FamilyMap(
         shape.family.name,
         criterion,
-        tuple(
-            Part(
-                {name: (lo, hi) for name, (lo, hi, _) in zip(shape.names, box, strict=True)},
-                verdict,
-                volume,
-            )
-            for box, verdict, volume in done
-        ),
+        tuple(Part(_ranges(shape, box), verdict, volume) for box, verdict, volume in done),
     )
+
+
+def _ranges(shape: FamilyShape, box: Box) -> dict[str, tuple[float, float]]:
+    """A box's sides within the space: the box of all parameters ends a float beyond it."""
+    sides = zip(shape.names, box, shape.distributions, strict=True)
+    return {name: (max(lo, float(d.low)), min(hi, float(d.high))) for name, (lo, hi, _), d in sides}
 
 
 def narrowed(maps: Sequence[FamilyMap], family: Family) -> dict[str, tuple[float, float]] | None:

@@ -7,7 +7,8 @@ or integral does.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
 from typing import Any, cast
@@ -26,9 +27,9 @@ from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.limits import limit_at_infinity
 from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare
 from pdsearch.enclosure.pieces import Domain, Piece, cut
-from pdsearch.enclosure.program import Program
+from pdsearch.enclosure.program import Program, rational_interval
 from pdsearch.enclosure.search import Budget, Smooth, minimum
-from pdsearch.expression import symbol, t, x
+from pdsearch.expression import exact, symbol, t, x
 from pdsearch.family import Candidate, Family
 
 Box = tuple[Interval, ...]
@@ -50,6 +51,21 @@ _CELLS = 96
 """Cells of equal normal probability for integrals over a box."""
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """A stretch of the line, its normal probability, and the piece that holds all of it."""
+
+    lo: float
+    hi: float
+    weight: Interval
+    piece: int | None
+
+    @property
+    def tail(self) -> int | None:
+        """0 for the cell that ends at -oo, -1 for the one at oo."""
+        return 0 if math.isinf(self.lo) else (-1 if math.isinf(self.hi) else None)
+
+
 class FamilyShape:
     """A family's pieces and programs, made once for all boxes of its parameters."""
 
@@ -65,11 +81,19 @@ class FamilyShape:
             sympy.Symbol(name, positive=True) if d.low > 0 else symbol(name)
             for name, d in zip(self.names, self.distributions, strict=True)
         )
-        self.box: Box = tuple((float(d.low), float(d.high), 0) for d in self.distributions)
+        # A bound candidate's 0.7 is 7/10, which is not the float 0.7: the box holds both.
+        self.box: Box = tuple(
+            (_decimal_interval(d.low)[0], _decimal_interval(d.high)[1], 0)
+            for d in self.distributions
+        )
         replaced = {symbol(s.name): s for s in self.symbols} | {t: S.Zero}
         self.expression = cast(sympy.Expr, family.expression.xreplace(replaced))
         self.domain = Domain(self.symbols, self.box)
         self._candidates: dict[tuple[tuple[float, ...], str], Result] = {}
+        self._means: dict[tuple[Box, int], tuple[float, float]] = {}
+        self.offsets: dict[tuple[Box, bool], list[Interval]] = {}
+        self.trends: dict[tuple[int, Box, int], int] = {}
+        self._programs: dict[tuple[int | None, int | None], Program] = {}
 
     @functools.cached_property
     def pieces(self) -> list[Piece]:
@@ -92,17 +116,49 @@ class FamilyShape:
         return max(self.functions[0].start[0], self.functions[-1].start[0])
 
     @functools.cached_property
-    def slopes(self) -> list[Program | None]:
-        """Derivatives in the parameters at fixed x; None where a jump moves with a parameter."""
-        found: list[Program | None] = []
-        for parameter in self.symbols:
-            moves = any(
+    def cells(self) -> "list[_Cell]":
+        """The line in cells on which integrals over a box are bounded, from left to right."""
+        # Only ends that are floats: otherwise a sliver of a cell would lie in the next piece.
+        fixed = {
+            index: (float(piece.lo), float(piece.hi))
+            for index, piece in enumerate(self.pieces)
+            if not piece.tail and _is_float(piece.lo) and _is_float(piece.hi)
+        }
+        ends = frozenset(end for pair in fixed.values() for end in pair)
+        return [
+            _Cell(
+                lo, hi, (least, most, 0),
+                next((i for i, (left, right) in fixed.items() if left <= lo and hi <= right), None),
+            )
+            for lo, hi, least, most in _cells(self.tail_start, ends)
+        ]  # fmt: skip
+
+    def on_cell(self, piece: int | None, slope: int | None = None) -> Program:
+        """G, or its derivative in a parameter at fixed x, on a piece or (None) on the whole line.
+
+        Of a piece's own formula no condition is left that is open at the ends of a cell.
+        """
+        if (piece, slope) not in self._programs:
+            expression = self.expression if piece is None else self.pieces[piece].expression
+            if slope is not None:
+                expression = expression.diff(self.symbols[slope])
+            self._programs[piece, slope] = Program(prepare(expression), (x, *self.symbols))
+        return self._programs[piece, slope]
+
+    @functools.cached_property
+    def moving_jumps(self) -> list[bool]:
+        """Whether a jump may move with each parameter.
+
+        A bend may, as of `Min`: a Lipschitz function is the integral of its derivative.
+        """
+        return [
+            any(
                 piece.lo.has(parameter) and not _joins(left, piece)
                 for left, piece in itertools.pairwise(self.pieces)
-            ) or any(not piece.smooth for piece in self.pieces)
-            derivative = prepare(self.expression.diff(parameter))
-            found.append(None if moves else Program(derivative, (x, *self.symbols)))
-        return found
+            )
+            or any(decide.may_jump(piece.expression) for piece in self.pieces)
+            for parameter in self.symbols
+        ]
 
     @functools.cached_property
     def at_breakpoints(self) -> list[tuple[sympy.Expr, sympy.Expr | None, sympy.Expr]]:
@@ -142,6 +198,27 @@ class FamilyShape:
             self._candidates[key] = CERTIFIED[criterion](shape, self.demands)
         return self._candidates[key]
 
+    def mean_at(self, corner: Box, power: int) -> tuple[float, float]:
+        """The normal mean of |g - c|^power at one point of the space, kept.
+
+        At the very floats of the corner: a candidate's parameters are their decimals, which may lie
+        half an ulp beside them.
+        """
+        if (corner, power) not in self._means:
+            values = {
+                symbol: sympy.Rational(*Fraction(lo).as_integer_ratio())
+                for symbol, (lo, _, _) in zip(self.symbols, corner, strict=True)
+            }
+            one = Shape(
+                cast(sympy.Expr, self.expression.xreplace(values)),
+                budget=Budget(boxes=2000, seconds=1.0),
+            )
+            name, scale = ("consistent", 1.0) if power == 1 else ("gain", 0.5)
+            value = CERTIFIED[name](one, self.demands).value
+            assert isinstance(value, tuple)
+            self._means[corner, power] = (value[0] * scale, value[1] * scale)
+        return self._means[corner, power]
+
     def point_box(self, candidate: Candidate) -> Box:
         """The degenerate box of a candidate's parameters."""
         return tuple((float(v), float(v), 0) for v in candidate.parameters.values())
@@ -154,6 +231,20 @@ class FamilyShape:
         return self.program.enclose(((at, at, 0), *box))
 
 
+def _decimal_interval(value: float) -> Interval:
+    """The floats around a number as it is written."""
+    number = exact(value)
+    nearest, written = float(value), Fraction(int(number.p), int(number.q))
+    lo, hi, _ = rational_interval(written)
+    return (min(lo, nearest), max(hi, nearest), 0)
+
+
+def _is_float(number: sympy.Expr) -> bool:
+    return bool(
+        number.is_Rational and Fraction(float(number)) == Fraction(int(number.p), int(number.q))
+    )
+
+
 def _joins(left: Piece, right: Piece) -> bool:
     """Whether two neighbouring pieces meet without a jump."""
     place = right.lo
@@ -163,6 +254,8 @@ def _joins(left: Piece, right: Piece) -> bool:
 
 def between(lo: float, hi: float, *, log: bool) -> float:
     """The middle of a range in its own scale."""
+    if lo == hi:
+        return lo
     if log and lo > 0:
         return math.sqrt(lo) * math.sqrt(hi)
     return lo + (hi - lo) / 2
@@ -282,14 +375,15 @@ def _limits(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
 
 
 @functools.lru_cache(maxsize=64)
-def _cells(tail: float) -> tuple[tuple[float, float, float, float], ...]:
+def _cells(tail: float, more: frozenset[float]) -> tuple[tuple[float, float, float, float], ...]:
     """Cells of the line with lower and upper bounds of their normal probability.
 
-    Of equal probability within, and cut at 0 and where the tails start.
+    Of equal probability within, and cut at 0, where the tails start, and where it is asked for.
     """
     normal = NormalDist()
     inner = {normal.inv_cdf(i / _CELLS) for i in range(1, _CELLS)}
-    ends = sorted({e for e in inner if abs(e) < tail} | {0.0, 3.0, -3.0, tail, -tail})
+    inner |= {0.0, 3.0, -3.0, *more}
+    ends = sorted({e for e in inner if abs(e) < tail} | {tail, -tail})
     cells = []
     with ctx.workprec(64):
         for lo, hi in itertools.pairwise([-math.inf, *ends, math.inf]):
@@ -301,48 +395,57 @@ def _cells(tail: float) -> tuple[tuple[float, float, float, float], ...]:
     return tuple(cells)
 
 
-def _mean(shape: FamilyShape, box: Box, budget: Budget, *, power: int) -> tuple[float, float]:
-    """Enclose the normal mean of |g - c|^power for all parameters of the box.
+def means(
+    shape: FamilyShape, box: Box, budget: Budget, *, power: int
+) -> Iterator[tuple[float, float]]:
+    """Enclosures of the normal mean of |g - c|^power for all parameters of the box.
 
-    Where the mean is monotone in a parameter, only that parameter's ends are looked at; with all
-    of them at an end the candidate's own integral is exact to nine digits.
+    Each costs more than the one before and is tighter: cells over the whole box; where the mean is
+    monotone in a parameter, over that parameter's ends; and where it is in all of them, the
+    integrals at two corners, to nine digits.
     """
-    corners = [_extreme_corner(shape, box, budget, power=power, end=end) for end in (0, 1)]
-    low = _plain_mean(shape, corners[0], budget, power=power)[0]
-    high = _plain_mean(shape, corners[1], budget, power=power)[1]
-    return low, high
+    yield _cell_mean(shape, box, budget, power=power)
+    least, most = (_extreme_corner(shape, box, budget, power=power, end=end) for end in (0, 1))
+    if least != most:
+        yield (
+            _cell_mean(shape, least, budget, power=power)[0],
+            _cell_mean(shape, most, budget, power=power)[1],
+        )
+    if all(lo == hi for corner in (least, most) for lo, hi, _ in corner):
+        yield shape.mean_at(least, power)[0], shape.mean_at(most, power)[1]
 
 
-def _plain_mean(shape: FamilyShape, box: Box, budget: Budget, *, power: int) -> tuple[float, float]:
-    if all(lo == hi for lo, hi, _ in box) and not any(
-        isinstance(d, IntDistribution) for d in shape.distributions
-    ):
-        name = "consistent" if power == 1 else "gain"
-        result = shape.bound_result(name, shape.candidate_at(box))
-        if isinstance(result.value, tuple):
-            scale = 1.0 if power == 1 else 0.5
-            return result.value[0] * scale, result.value[1] * scale
+def _cell_mean(shape: FamilyShape, box: Box, budget: Budget, *, power: int) -> tuple[float, float]:
     low, high = [], []
-    for lo, hi, least, most in _cells(shape.tail_start):
-        budget.spend()
-        size = iv.absolute(_offset(shape, lo, hi, box, step=power == 1))
+    offsets = _offsets(shape, box, budget, step=power == 1)
+    for cell, offset in zip(shape.cells, offsets, strict=True):
+        size = iv.absolute(offset)
         if power == 2:
             size = iv.integer_power(size, 2)
         if size[2] & iv.UNDEFINED:
             size = (0.0, math.inf, 0)
-        low.append(size[0] * least)
-        high.append(size[1] * most)
+        low.append(size[0] * cell.weight[0])
+        high.append(size[1] * cell.weight[1])
     return math.fsum(low) * (1 - 1e-12), math.fsum(high) * (1 + 1e-12)
 
 
-def _offset(shape: FamilyShape, lo: float, hi: float, box: Box, *, step: bool) -> Interval:
-    """G minus the step (if asked for) on a cell, for all parameters of the box."""
-    if math.isinf(lo) or math.isinf(hi):
-        index = 0 if math.isinf(lo) else -1
-        value = shape.functions[index].enclose(((shape.tail_start, math.inf, 0), *box))
-    else:
-        value = shape.program.enclose(((lo, hi, 0), *box))
-    return iv.add(value, (-1.0, -1.0, 0)) if step and lo >= 0.0 else value
+def _offsets(shape: FamilyShape, box: Box, budget: Budget, *, step: bool) -> list[Interval]:
+    """G minus the step (if asked for) on each cell, for all parameters of the box."""
+    known = shape.offsets.get((box, step))
+    if known is not None:
+        return known
+    found = []
+    for cell in shape.cells:
+        budget.spend()
+        if cell.tail is not None:
+            value = shape.functions[cell.tail].enclose(((shape.tail_start, math.inf, 0), *box))
+        else:
+            value = shape.on_cell(cell.piece).enclose(((cell.lo, cell.hi, 0), *box))
+        found.append(iv.add(value, (-1.0, -1.0, 0)) if step and cell.lo >= 0.0 else value)
+    if len(shape.offsets) > 8:  # a box is asked of again at once, or never
+        shape.offsets.clear()
+    shape.offsets[box, step] = found
+    return found
 
 
 def _extreme_corner(shape: FamilyShape, box: Box, budget: Budget, *, power: int, end: int) -> Box:
@@ -359,52 +462,63 @@ def _extreme_corner(shape: FamilyShape, box: Box, budget: Budget, *, power: int,
 
 
 def _trend(shape: FamilyShape, index: int, box: Box, budget: Budget, *, power: int) -> int:
-    """1 where |g - c|^power grows with a parameter at every x, -1 where it falls, else 0."""
-    slope = shape.slopes[index]
-    if slope is None:
+    """1 where the normal mean of |g - c|^power grows with a parameter, -1 where it falls, else 0.
+
+    From an enclosure of the mean's derivative: the sum over cells of ∂|g - c|^power times the
+    probability.
+    """
+    if shape.moving_jumps[index]:
         return 0
-    trend = 0
-    for lo, hi, _, most in _cells(shape.tail_start):
-        if math.isinf(lo) or math.isinf(hi):
-            index_ = 0 if math.isinf(lo) else -1
-            tail = shape.functions[index_]
-            change = tail.partial(index + 1).enclose(((shape.tail_start, math.inf, 0), *box))
-        else:
-            change = slope.enclose(((lo, hi, 0), *box))
+    if (index, box, power) not in shape.trends:
+        if len(shape.trends) > 64:
+            shape.trends.clear()
+        shape.trends[index, box, power] = _trend_of(shape, index, box, budget, power=power)
+    return shape.trends[index, box, power]
+
+
+def _trend_of(shape: FamilyShape, index: int, box: Box, budget: Budget, *, power: int) -> int:
+    total: Interval = (0.0, 0.0, 0)
+    offsets = _offsets(shape, box, budget, step=power == 1)
+    for cell, offset in zip(shape.cells, offsets, strict=True):
         budget.spend()
-        offset = _offset(shape, lo, hi, box, step=power == 1)
+        if cell.tail is not None:
+            tail = shape.functions[cell.tail].partial(index + 1)
+            change = tail.enclose(((shape.tail_start, math.inf, 0), *box))
+        else:
+            change = shape.on_cell(cell.piece, index).enclose(((cell.lo, cell.hi, 0), *box))
         if (change[2] | offset[2]) & iv.UNDEFINED:
             return 0
-        low, high, _flag = iv.multiply((change[0], change[1], 0), (offset[0], offset[1], 0))
-        if low == high == 0.0:
-            continue
-        sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
-        if sign == 0 or trend not in (0, sign):
+        change = (change[0], change[1], 0)
+        if power == 2:
+            change = iv.multiply(change, (offset[0], offset[1], 0))
+        elif offset[0] < 0.0:
+            turned = iv.negate(change)
+            change = turned if offset[1] <= 0.0 else iv.hull(change, turned)
+        total = iv.add(total, iv.multiply(change, cell.weight))
+        if total[0] == -math.inf and total[1] == math.inf:
             return 0
-        trend = sign
-        del most
-    return trend
+    return 1 if total[0] >= 0.0 else (-1 if total[1] <= 0.0 else 0)
 
 
 def _consistent(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
     bound = shape.demands.number("consistent") + SLACK
-    lo, hi = _mean(shape, box, budget, power=1)
-    return _compared(shape, box, lo, hi, -math.inf, bound)
+    return _compared(shape, box, means(shape, box, budget, power=1), -math.inf, bound)
 
 
 def _gain(shape: FamilyShape, box: Box, budget: Budget) -> Verdict:
     low, high = shape.demands.range("gain")
-    lo, hi = _mean(shape, box, budget, power=2)
-    return _compared(shape, box, 2 * lo, 2 * hi, low - SLACK, high + SLACK)
+    found = means(shape, box, budget, power=2)
+    return _compared(shape, box, found, (low - SLACK) / 2, (high + SLACK) / 2)
 
 
 def _compared(
-    shape: FamilyShape, box: Box, lo: float, hi: float, low: float, high: float
+    shape: FamilyShape, box: Box, found: Iterator[tuple[float, float]], low: float, high: float
 ) -> Verdict:
-    if low <= lo and hi <= high:
-        return PROVED, None
-    if hi < low or lo > high:
-        return REFUTED, dict(shape.candidate_at(box).parameters)
+    for lo, hi in found:
+        if low <= lo and hi <= high:
+            return PROVED, None
+        if hi < low or lo > high:
+            return REFUTED, dict(shape.candidate_at(box).parameters)
     return UNDECIDED, None
 
 

@@ -14,6 +14,7 @@ PROVED: Final = "proved"
 REFUTED: Final = "refuted"
 UNDECIDED: Final = "undecided"
 MEASURED: Final = "measured"
+VERDICTS: Final = (PROVED, REFUTED, UNDECIDED, MEASURED)
 
 SLACK: Final = 1e-6
 """Comparisons with a bound allow this much, so that a supremum equal to its bound passes."""

@@ -117,8 +117,10 @@ def _product(
         return None
     if infinite and vanishing:
         moving = Mul(*infinite, *vanishing)
-        rate = tail_form(prepare(elasticity(moving, y)), y)
-        limit = limit_at_infinity(rate, domain, depth=depth + 1)
+        rate = elasticity(moving, y)
+        if rate is None:
+            return None
+        limit = limit_at_infinity(tail_form(prepare(rate), y), domain, depth=depth + 1)
         if limit is None:
             return None
         sign = -1 if limit is -oo else (1 if limit is oo else domain.strict_sign(limit))

@@ -128,7 +128,7 @@ def _prepare_power(power: Pow) -> sympy.Expr:
 
 def _prepare_sum(total: Add) -> sympy.Expr:
     """A constant and one term as one node: c - c·σ(u) → c·σ(-u), and the like."""
-    constants = [term for term in total.args if term.is_number and not term.is_zero]
+    constants = [term for term in total.args if _plain_number(term)]
     if len(constants) != 1:
         return total
     constant = constants[0]
@@ -138,6 +138,18 @@ def _prepare_sum(total: Add) -> sympy.Expr:
         if joined is not None:
             return cast(sympy.Expr, Add(joined, *terms[:index], *terms[index + 1 :]))
     return total
+
+
+def _plain_number(term: sympy.Expr) -> bool:
+    """Whether a term is a product of rationals, π and e: a number that is seen not to be zero.
+
+    Not sympy's `is_zero`: of a sum of roots it computes the minimal polynomial, which took eight
+    seconds for the slope of `circle` at one point.
+    """
+    return all(
+        (factor.is_Rational and not factor.is_zero) or factor in (S.Pi, S.Exp1)
+        for factor, _ in (part.as_base_exp() for part in Mul.make_args(term))
+    )
 
 
 def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
@@ -209,14 +221,21 @@ def _prepare_product(product: Mul) -> sympy.Expr:
     return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
 
 
-def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
-    """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold."""
-    return _rate(expression, y, y)
+def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr | None:
+    """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold.
+
+    None where f is zero on an arm of its own.
+    """
+    return _finite(_rate(expression, y, y))
 
 
-def log_derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr:
-    """f′(v)/f(v), factor by factor."""
-    return _rate(expression, v, S.One)
+def log_derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr | None:
+    """f′(v)/f(v), factor by factor; None where f is zero on an arm of its own."""
+    return _finite(_rate(expression, v, S.One))
+
+
+def _finite(rate: sympy.Expr) -> sympy.Expr | None:
+    return None if rate.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity) else rate
 
 
 def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.Expr:

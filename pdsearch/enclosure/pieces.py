@@ -33,6 +33,9 @@ y = sympy.Symbol("y", positive=True)
 
 MAX_PIECES = 400
 
+FARTHEST = 2**20
+"""An unbounded piece that starts farther out would leave too long a bounded one before it."""
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -247,14 +250,42 @@ def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Doma
         position = lo * s if hi.is_zero else lo + (hi - lo) * s
         return [_piece(lo, hi, formula, position=position, start=(0.0, 1.0, 0))]
     if lo is -sympy.oo:
-        edge = _beyond(-hi, domain)
-        tail = _piece(lo, -edge, formula, position=-y, start=(float(edge), float("inf"), 0))
+        edge = max(_beyond(-hi, domain), _beyond_switches(formula, domain))
+        far = _far_formula(lo, -edge, formula, domain)
+        tail = _piece(lo, -edge, far, position=-y, start=(float(edge), float("inf"), 0))
         inner = _localised(-edge, hi, formula, domain) if -edge != hi else []
         return [tail, *inner]
-    edge = _beyond(lo, domain)
-    tail = _piece(edge, hi, formula, position=y, start=(float(edge), float("inf"), 0))
+    edge = max(_beyond(lo, domain), _beyond_switches(formula, domain))
+    far = _far_formula(edge, hi, formula, domain)
+    tail = _piece(edge, hi, far, position=y, start=(float(edge), float("inf"), 0))
     inner = _localised(lo, edge, formula, domain) if edge != lo else []
     return [*inner, tail]
+
+
+def _beyond_switches(formula: sympy.Expr, domain: Domain) -> sympy.Integer:
+    """Where, for all parameters, every bend and jump lies behind whose place was left open.
+
+    As of ``x > b`` on the side of 0 on which b may be or not.
+    """
+    edge = sympy.Integer(0)
+    for node in formula.atoms(*NOT_SMOOTH):
+        for function in _switches(node):
+            if not (function.has(x) and function.is_polynomial(x)):
+                continue
+            polynomial = sympy.Poly(function, x)
+            if polynomial.degree() == 1:
+                slope, offset = polynomial.all_coeffs()
+                if domain.strict_sign(slope) is not None:
+                    root = sympy.cancel(-offset / slope)
+                    edge = max(edge, _beyond(root, domain), _beyond(-root, domain))
+    return edge if edge < FARTHEST else sympy.Integer(0)
+
+
+def _far_formula(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> sympy.Expr:
+    if not formula.has(*NOT_SMOOTH):
+        return formula
+    stretches = _resolve(formula, lo, hi, domain, frozenset())
+    return stretches[0][2] if len(stretches) == 1 else formula
 
 
 def _beyond(number: sympy.Expr, domain: Domain) -> sympy.Integer:

@@ -180,8 +180,10 @@ class _Compiler:
         if len(moving) < 2:
             return None
         product = Mul(*moving)
-        natural = self._fold(MULTIPLY, [self.expression(factor) for factor in moving])
         operation = _tail_product(product, self.variables)
+        if operation is None:
+            return None
+        natural = self._fold(MULTIPLY, [self.expression(factor) for factor in moving])
         bounded = self.emit(None, operation, natural, *range(len(self.variables)))
         others = [self.expression(factor) for factor in node.args if factor not in moving]
         return self._fold(MULTIPLY, [bounded, *others])
@@ -213,19 +215,22 @@ def _settles(value: Interval) -> bool:
     return math.isfinite(lo) and math.isfinite(hi) and (lo > 0.0 or hi < 0.0)
 
 
-def _tail_product(node: sympy.Expr, variables: tuple[sympy.Symbol, ...]) -> Operation:
+def _tail_product(node: sympy.Expr, variables: tuple[sympy.Symbol, ...]) -> Operation | None:
     """A product that may be ∞·0 towards infinity, bounded by its own monotonicity there.
 
     Let h be the product and E = y·h′/h its elasticity in the first variable y. Where E ≤ 0 on all
     of [y₀, ∞), |h| falls, so |h| ≤ |h(y₀)| there; where E ≥ 0, |h| ≥ |h(y₀)|.
     """
     y = variables[0]
-    rate = tail_form(prepare(elasticity(node, y)), y)
-    slope = Program(rate, variables)
+    rate = elasticity(node, y)
+    if rate is None:
+        return None
+    slope = Program(tail_form(prepare(rate), y), variables)
     value = Program(node, variables)
 
     def apply(natural: Interval, *box: Interval) -> Interval:
-        if box[0][1] != math.inf or natural[2] & iv.UNDEFINED:
+        # Where a factor may jump its elasticity says nothing of what lies behind.
+        if box[0][1] != math.inf or natural[2]:
             return natural
         rates = slope.enclose(box)
         if rates[2] or not (rates[1] <= 0.0 or rates[0] >= 0.0):

@@ -63,7 +63,8 @@ Point = tuple[float, ...]
 class Minimum:
     """A certified enclosure ``[lo, hi]`` of the infimum over a piece.
 
-    ``point`` is where a value ≤ ``hi`` was certified; ``box`` the box with the lowest bound left.
+    ``point`` is where a value ≤ ``hi`` was certified; ``box`` the box with the lowest bound left,
+    or if it is not complete the smallest that is open.
     ``complete`` is False where the budget ran out or an undefined point could not be excluded.
     """
 
@@ -139,11 +140,13 @@ class Smooth:
             local = moving[0] if len(moving) == 1 else local
         product = isinstance(local, sympy.Mul | sympy.Pow)
         if product and all(self._away_from_zero(f) for f in sympy.Mul.make_args(local)):
-            if variable == y_symbol:
-                rate = tail_form(prepare(tidy(prepare(elasticity(local, y_symbol)))), y_symbol)
-                return cast(sympy.Expr, sympy.Mul(local / y_symbol, rate, evaluate=False))
-            rate = prepare(tidy(prepare(log_derivative(local, variable))))
-            return cast(sympy.Expr, sympy.Mul(local, rate, evaluate=False))
+            outward = variable == y_symbol
+            rate = (elasticity if outward else log_derivative)(local, variable)
+            if rate is not None:
+                rate = prepare(tidy(prepare(rate)))
+                if outward:
+                    local, rate = local / y_symbol, tail_form(rate, y_symbol)
+                return cast(sympy.Expr, sympy.Mul(local, rate, evaluate=False))
         derivative = prepare(tidy(prepare(local.diff(variable))))
         return tail_form(derivative, y_symbol) if self.tail else derivative
 
@@ -302,7 +305,7 @@ def minimum(
     ]
     counter = itertools.count()
     best, point = math.inf, None
-    heap: list[tuple[float, int, tuple[Interval, ...], int, tuple[Interval, ...]]] = []
+    heap: list[_Entry] = []
 
     def found(low: float, box: tuple[Interval, ...], *, complete: bool) -> Minimum:
         if leaves is not None:
@@ -333,11 +336,21 @@ def minimum(
                 return found(low, box, complete=True)
         parts = halves(box, weights)
         if parts is None or not budget.spend():
-            return found(low, box, complete=False)
+            return found(low, _smallest(heap, above), complete=False)
         heapq.heappop(heap)
         for part in parts:
             push(part)
     return Minimum(best, best, point, None, complete=True)
+
+
+_Entry = tuple[float, int, tuple[Interval, ...], int, tuple[Interval, ...]]
+"""Lower bound, number, the face of the box on which the minimum lies, flag, the box."""
+
+
+def _smallest(heap: Sequence[_Entry], above: float | None) -> tuple[Interval, ...]:
+    """The smallest box that is not closed by its own bound."""
+    open_ = [e[2] for e in heap if above is None or e[0] < above or e[3] & iv.UNDEFINED]
+    return min(open_ or [heap[0][2]], key=lambda box: max(right - left for left, right, _ in box))
 
 
 def x_of(piece: Piece, point: Point, domain: Domain) -> Fraction | None:

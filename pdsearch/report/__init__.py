@@ -7,19 +7,29 @@ if TYPE_CHECKING:
     from pdsearch.report.criteria_page import criteria_report
     from pdsearch.report.figures import plot
     from pdsearch.report.files import write_html
+    from pdsearch.report.maps import maps_text
     from pdsearch.report.study_page import study_report
     from pdsearch.report.terminal import criteria_text, sparkline
 
 _OWNERS = {
     "criteria_report": "criteria_page",
     "criteria_text": "terminal",
+    "maps_text": "maps",
     "plot": "figures",
     "sparkline": "terminal",
     "study_report": "study_page",
     "write_html": "files",
 }
 
-__all__ = ["criteria_report", "criteria_text", "plot", "sparkline", "study_report", "write_html"]
+__all__ = [
+    "criteria_report",
+    "criteria_text",
+    "maps_text",
+    "plot",
+    "sparkline",
+    "study_report",
+    "write_html",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,24 +6,28 @@ from typing import TYPE_CHECKING, Any
 from pdsearch.criteria import PROVED_BY_BOXES, ProofBox, proof_boxes
 from pdsearch.family import Candidate, Family
 from pdsearch.report.figures import criteria_figure, family_figure
+from pdsearch.report.maps import maps_section
 from pdsearch.report.markup import Markup, h
 from pdsearch.report.mathml import equation, symbol
 from pdsearch.report.page import criteria_table, document, figure_box
 from pdsearch.report.terminal import number
 
 if TYPE_CHECKING:
-    from pdsearch.criteria import Report
+    from pdsearch.criteria import FamilyMap, Report
 
 __all__ = ["about", "criteria_report"]
 
 
-def criteria_report(report: "Report", candidate: "Candidate | Family") -> str:
+def criteria_report(
+    report: "Report", candidate: "Candidate | Family", *, maps: "Sequence[FamilyMap]" = ()
+) -> str:
     """The criteria as one HTML file: the shape, where it fails, and every verdict.
 
     Args:
         report: of `check`.
         candidate: what was checked; for a family, each witness is drawn on the member that it
             names.
+        maps: of a family, its parameter box cut into parts.
 
     Returns:
         HTML text that loads nothing from anywhere.
@@ -69,11 +73,12 @@ def criteria_report(report: "Report", candidate: "Candidate | Family") -> str:
         class_="quiet small",
     )
     return document(
-        f"{report.target}: design criteria",
+        f"{candidate.name}: design criteria",
         head=[about(family, None if isinstance(candidate, Family) else candidate), headline],
         sections=[
             ("shape", "Shape", shapes),
             ("criteria", "Criteria", [criteria_table(entries), legend]),
+            ("map", "Map of the parameters", maps_section(family, maps) if maps else []),
         ],
     )
 
@@ -82,7 +87,7 @@ def _shape(member: Candidate, entries: Sequence[Mapping[str, Any]]) -> Markup | 
     """One member beside the step, with witnesses, and the boxes of its proofs on request."""
     proofs = _proofs(member, entries)
     caption = f"{member.name} and the step, ReLU's own derivative."
-    if any(entry.get("witness") for entry in entries):
+    if any("x" in (entry.get("witness") or {}) for entry in entries):
         caption += " Rings mark where a refuted criterion fails."
     if proofs:
         caption += (

@@ -17,7 +17,8 @@ LOW, HIGH = -5.0, 3.0
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:=+*%#@"
 
 
-def _unicode(asked: bool | None) -> bool:
+def takes_unicode(asked: bool | None) -> bool:
+    """What was asked for, or what stdout takes."""
     if asked is not None:
         return asked
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
@@ -33,7 +34,7 @@ def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool | None =
         width: in characters.
         unicode: block characters, or ASCII; None: what stdout takes.
     """
-    blocks = _unicode(unicode)
+    blocks = takes_unicode(unicode)
     levels, zero = (BLOCKS, "·") if blocks else (ASCII, "_")
     text = ""
     for i in range(width):
@@ -60,7 +61,7 @@ def shape_plot(
         height: of the plot's area, in lines.
         unicode: braille dots, or ASCII; None: what stdout takes.
     """
-    braille = _unicode(unicode)
+    braille = takes_unicode(unicode)
     across, down = (2, 4) if braille else (1, 1)
     columns, rows = width * across, height * down
     xs = [LOW + (HIGH - LOW) * (i + 0.5) / columns for i in range(columns)]
@@ -181,8 +182,10 @@ def criteria_text(
         width: of the terminal, in characters.
         unicode: whether it shows more than ASCII; None: what stdout takes.
     """
-    fancy = _unicode(unicode)
-    lines = [report.target]
+    fancy = takes_unicode(unicode)
+    # A formula that was typed is its own name: once is enough.
+    named = candidate is None or report.target != candidate.formula
+    lines = textwrap.wrap(report.target, width, subsequent_indent="  ") if named else []
     if candidate is not None:
         lines += textwrap.wrap(
             f"g(x) = {candidate.formula}",

@@ -1,0 +1,234 @@
+"""A family's parameter box cut into proved, refuted and undecided parts, drawn.
+
+Of one parameter as a strip, of two as a plane; of more only the shares of the box are told.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.report.markup import Markup, plain
+from pdsearch.report.terminal import number, takes_unicode
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from pdsearch.criteria import FamilyMap, Part
+    from pdsearch.family import Family
+
+__all__ = ["map_figure", "map_plot", "maps_section", "maps_text", "share"]
+
+VERDICTS = ("proved", "refuted", "undecided")
+TONES = {"proved": "#1a9c78", "refuted": "#d6455d", "undecided": "#7d8590"}
+# So that a map does not hang on colour.
+PATTERNS = {"proved": "", "refuted": "/", "undecided": "."}
+FILLS = {"proved": "█", "refuted": "░", "undecided": "?"}
+ASCII = {"proved": "#", "refuted": ".", "undecided": "?"}
+
+
+def moving(family: "Family") -> list[str]:
+    """The parameters that have a range: one that is held at a value is no side of the map."""
+    return [name for name, d in family.space.items() if d.low < d.high]  # type: ignore[attr-defined]
+
+
+def share(one: "FamilyMap", verdict: str) -> str:
+    """How much of the box has a verdict, in percent; nothing is shown as all or nothing but it."""
+    percent = 100 * one.share(verdict)
+    if 0 < percent < 0.05:
+        return "< 0.1 %"
+    if 99.95 <= percent < 100 and len({part.verdict for part in one.parts}) > 1:
+        return "> 99.9 %"
+    return f"{percent:.1f} %"
+
+
+def _scale(family: "Family", name: str) -> bool:
+    """Whether a parameter's axis is logarithmic."""
+    return bool(getattr(family.space[name], "log", False))
+
+
+# ------------------------------------------------------------------------------ in a terminal
+
+
+def map_plot(
+    family: "Family", one: "FamilyMap", *, width: int = 60, height: int = 12, unicode: bool = True
+) -> str:
+    """The map in characters, each showing the part that holds its middle; "" for more than two.
+
+    Args:
+        family: whose parameters span the map.
+        one: the map.
+        width: of the plot's area, in characters.
+        height: of a plane's, in lines.
+        unicode: block characters, or ASCII.
+    """
+    names = moving(family)
+    if len(names) not in (1, 2):
+        return ""
+    fills = FILLS if unicode else ASCII
+    columns = _middles(family, names[0], width)
+    rows = _middles(family, names[1], height)[::-1] if len(names) == 2 else [None]
+    labels = [""] * len(rows)
+    if len(names) == 2:
+        ends = family.space[names[1]]
+        labels[0], labels[-1] = number(float(ends.high)), number(float(ends.low))  # type: ignore[attr-defined]
+        labels[len(rows) // 2] = names[1] + (" (log)" if _scale(family, names[1]) else "")
+    margin = max(6, *(len(label) + 1 for label in labels))
+    lines = []
+    for label, across in zip(labels, rows, strict=True):
+        cells = []
+        for along in columns:
+            point = {names[0]: along} | ({} if across is None else {names[1]: across})
+            part = next((p for p in one.parts if _holds(p, point)), None)
+            cells.append(fills[part.verdict] if part else " ")
+        lines.append(f"{label:>{margin - 1}} {''.join(cells)}")
+    ends = family.space[names[0]]
+    low, high = number(float(ends.low)), number(float(ends.high))  # type: ignore[attr-defined]
+    scale = " (log)" if _scale(family, names[0]) else ""
+    lines.append(
+        " " * margin + low + f"{names[0]}{scale}".center(width - len(low) - len(high)) + high
+    )
+    return "\n".join(lines)
+
+
+def maps_text(
+    family: "Family", maps: Sequence["FamilyMap"], *, width: int = 100, unicode: bool | None = None
+) -> str:
+    """The shares of each verdict as a table, and each map of one or two parameters as a plot.
+
+    Args:
+        family: whose parameters span the maps.
+        maps: one a criterion.
+        width: of the terminal, in characters.
+        unicode: whether it shows more than ASCII; None: what stdout takes.
+    """
+    fancy = takes_unicode(unicode)
+    name = max(len("share of the parameter space"), *(len(one.criterion) for one in maps))
+    lines = [
+        "",
+        f"{'share of the parameter space':{name}}" + "".join(f"  {v:>9}" for v in VERDICTS),
+        *(
+            f"{one.criterion:{name}}" + "".join(f"  {share(one, v):>9}" for v in VERDICTS)
+            for one in maps
+        ),
+    ]
+    plots = {
+        one.criterion: map_plot(family, one, width=max(20, min(60, width - 14)), unicode=fancy)
+        for one in maps
+    }
+    drawn = {criterion: plot for criterion, plot in plots.items() if plot}
+    for criterion, plot in drawn.items():
+        lines += ["", criterion, plot]
+    if drawn:
+        fills = FILLS if fancy else ASCII
+        lines += ["", "      " + ", ".join(f"{fills[verdict]} {verdict}" for verdict in VERDICTS)]
+    return "\n".join(lines)
+
+
+def _middles(family: "Family", name: str, count: int) -> list[float]:
+    d: Any = family.space[name]
+    low, high = float(d.low), float(d.high)
+    shares = [(i + 0.5) / count for i in range(count)]
+    if _scale(family, name):
+        return [low * (high / low) ** at for at in shares]
+    return [low + (high - low) * at for at in shares]
+
+
+def _holds(part: "Part", point: dict[str, float]) -> bool:
+    return all(
+        part.ranges[name][0] <= value <= part.ranges[name][1] for name, value in point.items()
+    )
+
+
+# ------------------------------------------------------------------------------------ figures
+
+
+def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
+    """The map as rectangles, a colour and pattern a verdict; None for more than two parameters."""
+    import plotly.graph_objects as go
+
+    from pdsearch.report.style import faint, layout
+
+    names = moving(family)
+    if len(names) not in (1, 2):
+        return None
+    figure = go.Figure()
+    for verdict in VERDICTS:
+        parts = [part for part in one.parts if part.verdict == verdict]
+        if not parts:
+            continue
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        for part in parts:
+            left, right = part.ranges[names[0]]
+            bottom, top = part.ranges[names[1]] if len(names) == 2 else (0.0, 1.0)
+            xs += [left, right, right, left, left, None]
+            ys += [bottom, bottom, top, top, bottom, None]
+        figure.add_trace(
+            go.Scatter(
+                x=xs,
+                y=ys,
+                mode="lines",
+                name=f"{verdict}: {share(one, verdict)}",
+                fill="toself",
+                fillcolor=faint(TONES[verdict], 0.45),
+                fillpattern={
+                    "shape": PATTERNS[verdict],
+                    "fgcolor": TONES[verdict],
+                    "size": 7,
+                    "fillmode": "overlay",
+                    "solidity": 0.2,
+                },
+                line={"color": faint(TONES[verdict], 0.7), "width": 0.6},
+                hoveron="fills",
+                hoverinfo="name",
+            )
+        )
+    axes: dict[str, Any] = {"xaxis": _axis(family, names[0])}
+    axes["yaxis"] = (
+        _axis(family, names[1])
+        if len(names) == 2
+        else {"range": [0, 1], "showticklabels": False, "ticks": "", "showgrid": False}
+    )
+    figure.update_layout(layout(**axes))
+    return figure
+
+
+def _axis(family: "Family", name: str) -> dict[str, Any]:
+    d: Any = family.space[name]
+    ends = [float(d.low), float(d.high)]
+    title = {"title": {"text": plain(name), "standoff": 8}}
+    if _scale(family, name):
+        return {**title, "type": "log", "range": [math.log10(end) for end in ends]}
+    return {**title, "range": ends}
+
+
+def maps_section(family: "Family", maps: Sequence["FamilyMap"]) -> list[Markup | None]:
+    """The shares of the box as a table, and a figure for each map that can be drawn."""
+    from pdsearch.report.markup import h
+    from pdsearch.report.page import figure_box, table
+
+    sides = len(moving(family))
+    shares = table(
+        ["criterion", *({"text": verdict, "class_": "number"} for verdict in VERDICTS)],
+        [
+            [
+                h("code", one.criterion),
+                *({"text": share(one, verdict), "class_": "number"} for verdict in VERDICTS),
+            ]
+            for one in maps
+        ],
+    )
+    note = (
+        "Shares of the parameters' box, in each range's own scale. Proved: the criterion holds for "
+        "every point of the part; refuted: it fails for every point; undecided: neither was shown."
+    )
+    figures = [
+        figure_box(
+            map_figure(family, one),
+            f"where {one.criterion} is proved, refuted and undecided",
+            caption=f"{one.criterion} over the parameters' box.",
+            height=400 if sides == 2 else 190,
+        )
+        for one in maps
+    ]
+    return [shares, h("p", note, class_="quiet small"), *figures]
