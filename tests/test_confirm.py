@@ -73,6 +73,7 @@ def stored_study(
         study=optuna.create_study(storage=storage, study_name="made-up", load_if_exists=True),
         settings=settings,
         storage=storage or "sqlite:///:memory:",
+        url="",  # no other process can help: training is made up
         directory=tmp_path,
         output=tmp_path / "results",
         trials=lambda: list(rows),

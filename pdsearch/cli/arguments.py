@@ -275,6 +275,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL@DATASET",
         help="repeat it on another model and data set",
     )
+    confirm.add_argument(
+        "--workers", type=_workers, metavar="N", help="processes side by side, or auto"
+    )
     _json(confirm)
     _training(confirm)
 

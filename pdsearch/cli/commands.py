@@ -231,6 +231,7 @@ def confirm(arguments: Namespace) -> int:
         seed=arguments.seed,
         device=arguments.device,
         threads=arguments.threads,
+        workers=arguments.workers or "auto",
         progress=note if _progress(arguments) else None,
     )
     if arguments.json:

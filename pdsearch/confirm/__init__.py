@@ -21,7 +21,8 @@ size would add its own error.
 
 Each finished run is kept at once in the study's storage, as the study attribute
 `pdsearch:confirm/<key>`. The key is a digest of all that the result depends on, so the same call
-again continues where the last one stopped.
+again continues where the last one stopped. Several processes take part side by side (`together`):
+`workers` as in a search, or a second `pdsearch confirm` of the same study on the same machine.
 """
 
 from pdsearch.confirm.outcome import Confirmation, Row

@@ -1,6 +1,8 @@
 """The retraining: who takes part, what each run is, and what the storage keeps of it."""
 
+import functools
 import math
+import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pdsearch.confirm.contenders import Contender, choose_contenders
 from pdsearch.confirm.outcome import Confirmation, assemble
 from pdsearch.confirm.runs import PREFIX, SCHEMA, Setting, keep_run, read_runs, run_key
+from pdsearch.confirm.together import start_helper, take_turns
 from pdsearch.errors import InputError
+from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from pdsearch.data import Dataset
     from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy
-    from pdsearch.trial import TrialSettings
+    from pdsearch.trial import EpochRecord, TrialSettings
 
 # Confirmation seeds are the study's seed plus this and up: far from those a search uses (its own
 # seed and, for near-ties, the few after it).
@@ -33,34 +37,52 @@ class _Session:
     device: str
     threads: int | None
     progress: Callable[[str], None] | None
-    records: dict[str, dict[str, Any]]
     planned: int
-    speeds: dict[str, dict[str, str]] = field(default_factory=dict)
-    done: int = 0
+    speeds: dict[str, dict[str, str]]
+    recruit: Callable[[float, int], int]
+    """Told the seconds and the runs that are left, has others help; says how many are at it."""
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    known: dict[str, "_Run"] = field(default_factory=dict)
     trained: int = 0
     seconds: float = 0.0
 
-    def run(
-        self,
-        contender: Contender,
-        setting: Setting,
-        dataset: "Dataset",
-        *,
-        seed: int,
-        split: Literal["validation", "test"],
-        rate: float,
-    ) -> dict[str, Any]:
-        """One run, from the storage or by training; stored before it is returned."""
+    def all_of(self, runs: Sequence["_Run"]) -> list[dict[str, Any]]:
+        """The records of runs: from the storage, or made here or by others beside."""
+        keyed = {run.key: run for run in runs}
+        self.known.update(keyed)
+        folder = self.stored.output / "confirm"
+        take_turns(list(keyed), lambda key: self.run(keyed[key]), done=self.finished, folder=folder)
+        return [self.records[key] for key in keyed]
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """The records by their keys, as the storage has them now."""
+        self.records.update(read_runs(self.stored))
+        return self.records
+
+    @property
+    def left(self) -> int:
+        """Runs that are planned and not finished."""
+        return self.planned - sum(key in self.records for key in self.known)
+
+    def run(self, run: "_Run") -> None:
+        """Trains one, and stores its record."""
         from pdsearch import trial
 
-        document = setting.to_dict()
-        key = run_key(document, identity=contender.identity, seed=seed, split=split, rate=rate)
-        self.done += 1
-        if key in self.records:
-            return self.records[key]
+        contender, setting, dataset, key = run.contender, run.setting, run.dataset, run.key
+        seed, split, rate = run.seed, run.split, run.rate
         checkpoint = self.stored.output / "confirm" / f"{key.removeprefix(PREFIX)}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         speed = self.speed(setting, dataset)
+        alive = parent_alive()
+
+        def on_epoch(record: "EpochRecord") -> None:
+            runs = self.left - 1 + (setting.trial.epochs - record.epoch) / setting.trial.epochs
+            self.recruit(record.seconds * setting.trial.epochs * runs, self.left - 1)
+
+        def on_batch(done: int, total: int) -> None:
+            if not alive():
+                raise KeyboardInterrupt
+
         result = trial.run_trial(
             contender.candidate,
             setting.trial.model_copy(update={"learning_rate": rate, "learning_rates": (), **speed}),
@@ -69,6 +91,8 @@ class _Session:
             device=self.device,
             threads=self.threads,
             split=split,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
             checkpoint=checkpoint,
             module=contender.module,
             directory=self.stored.directory,
@@ -78,7 +102,7 @@ class _Session:
         accuracy = chance if result.diverged else result.value
         record = {
             "schema": SCHEMA,
-            "setting": document,
+            "setting": setting.to_dict(),
             "name": contender.name,
             "kind": contender.kind,
             "how": contender.how,
@@ -105,14 +129,14 @@ class _Session:
         self.trained += 1
         self.seconds += result.seconds
         if self.progress is not None:
-            left = (self.planned - self.done) * self.seconds / self.trained / 60
+            at_it = 1 + self.recruit(0.0, 0)
+            minutes = self.left * self.seconds / self.trained / 60 / at_it
             self.progress(
-                f"{self.done}/{self.planned} {setting.trial.model} on {setting.trial.dataset}: "
-                f"{contender.name}, seed {seed}: {split} accuracy {100 * accuracy:.2f} % "
-                f"({result.seconds:.0f} s{', diverged' if result.diverged else ''}; "
-                f"at most {left:.0f} min left)"
+                f"{self.planned - self.left}/{self.planned} {setting.trial.model} on "
+                f"{setting.trial.dataset}: {contender.name}, seed {seed}: {split} accuracy "
+                f"{100 * accuracy:.2f} % ({result.seconds:.0f} s"
+                f"{', diverged' if result.diverged else ''}; at most {minutes:.0f} min left)"
             )
-        return record
 
     def speed(self, setting: Setting, dataset: "Dataset") -> dict[str, str]:
         """Precision and memory format: as the runs so far had them, else probed once."""
@@ -137,20 +161,44 @@ class _Session:
             self.speeds[key] = found
         return self.speeds[key]
 
-    def best_rate(
-        self, contender: Contender, setting: Setting, dataset: "Dataset", *, seed: int
-    ) -> float:
-        """The rate for the test runs: the only one, or the grid's best by validation accuracy."""
+    def best_rates(
+        self, contenders: Sequence[Contender], setting: Setting, dataset: "Dataset", *, seed: int
+    ) -> list[float]:
+        """Each one's rate for the test runs: the only one, or the grid's best by validation."""
         grid = tuple(setting.trial.learning_rates)
         if not grid:
-            return float(setting.trial.learning_rate)
-        accuracies = [
-            self.run(contender, setting, dataset, seed=seed, split="validation", rate=rate)[
-                "accuracy"
-            ]
+            return [float(setting.trial.learning_rate)] * len(contenders)
+        runs = [
+            _Run(contender, setting, dataset, seed, "validation", rate)
+            for contender in contenders
             for rate in grid
         ]
-        return float(grid[accuracies.index(max(accuracies))])
+        found = [record["accuracy"] for record in self.all_of(runs)]
+        each = [found[at : at + len(grid)] for at in range(0, len(found), len(grid))]
+        return [float(grid[accuracies.index(max(accuracies))]) for accuracies in each]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run: all that its record depends on."""
+
+    contender: Contender
+    setting: Setting
+    dataset: "Dataset"
+    seed: int
+    split: Literal["validation", "test"]
+    rate: float
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Its attribute in the storage."""
+        return run_key(
+            self.setting.to_dict(),
+            identity=self.contender.identity,
+            seed=self.seed,
+            split=self.split,
+            rate=self.rate,
+        )
 
 
 def _number(value: float) -> float | None:
@@ -169,7 +217,9 @@ def confirm(
     device: str = "auto",
     threads: int | None = None,
     seed: int | None = None,
+    workers: int | Literal["auto"] = "auto",
     progress: Callable[[str], None] | None = None,
+    speeds: dict[str, dict[str, str]] | None = None,
 ) -> Confirmation:
     """Retrains the study's best candidates, its references and the baseline over the same seeds.
 
@@ -185,7 +235,9 @@ def confirm(
         device: As for a search.
         threads: As for a search.
         seed: The first seed; `FIRST_SEED` above the study's if left out.
+        workers: Processes side by side on this machine, as for a search.
         progress: Called with one line for each finished run.
+        speeds: Precision and memory format of each setting, where another process decided them.
 
     Returns:
         Every row retrained under these settings, those of earlier calls included.
@@ -237,27 +289,58 @@ def confirm(
     where, versions = _hardware(place), _versions()
     stages = [Setting(t, data[t.dataset].fingerprint, where, versions) for t in trials]
     runs = len(stages) * len(contenders) * (n + len(settings.trial.learning_rates))
-    session = _Session(
-        stored,
-        str(place),
-        threads or stored.study.user_attrs.get("pdsearch:threads"),
-        progress,
-        read_runs(stored),
-        planned=runs,
+    share = share_out(
+        workers,
+        device=str(place),
+        threads=threads or stored.study.user_attrs.get("pdsearch:threads"),
     )
+    helpers: list[subprocess.Popen[str]] = []
+
+    def recruit(seconds: float, count: int) -> int:
+        """Starts the further processes where they gain more than their start takes."""
+        worth = seconds >= WORTH if workers == "auto" else count > 0
+        if not helpers and worth and stored.url:
+            for _ in range(min(share.workers - 1, count)):
+                helpers.append(start_helper(request))
+        return len(helpers)
+
+    session = _Session(
+        stored, str(place), share.threads, progress, runs, dict(speeds or {}), recruit
+    )
+    session.finished()
     for setting in stages:
-        dataset = data[setting.trial.dataset]
-        rates = {
-            contender.identity: session.best_rate(
-                contender, setting, dataset, seed=settings.study.seed
+        session.speed(setting, data[setting.trial.dataset])
+    request = {
+        "study": stored.name,
+        "storage": stored.url,
+        "seeds": n,
+        "top": top,
+        "epochs": budget,
+        "candidates": [candidate.to_dict() for candidate in candidates],
+        "controls": controls,
+        "transfer": list(transfer),
+        "device": device,
+        "threads": share.threads,
+        "seed": first,
+        "progress": progress is not None,
+        "speeds": session.speeds,
+    }
+    try:
+        if workers != "auto":
+            recruit(math.inf, runs)
+        for setting in stages:
+            dataset = data[setting.trial.dataset]
+            rates = session.best_rates(contenders, setting, dataset, seed=settings.study.seed)
+            # Seed by seed, so that what an interruption leaves behind is already paired.
+            session.all_of(
+                [
+                    _Run(contender, setting, dataset, number, "test", rate)
+                    for number in range(first, first + n)
+                    for contender, rate in zip(contenders, rates, strict=True)
+                ]
             )
-            for contender in contenders
-        }
-        # Seed by seed, so that what an interruption leaves behind is already paired.
-        for number in range(first, first + n):
-            for contender in contenders:
-                rate = rates[contender.identity]
-                session.run(contender, setting, dataset, seed=number, split="test", rate=rate)
+    finally:
+        end_all(helpers)
     with suppress(OSError):  # not empty: another call is at work
         (stored.output / "confirm").rmdir()
     main, *others = (

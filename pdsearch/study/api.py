@@ -29,12 +29,11 @@ from pdsearch.study.space import as_spec, check_installed, resolve_families, set
 from pdsearch.study.storage import settle, shown_url, storage_errors
 from pdsearch.study.stored import PREFIX, StoredStudy, open_named, open_study, summary
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
-from pdsearch.study.workers import WORTH, share_out
+from pdsearch.study.workers import PARENT, WORTH, end_all, parent_alive, share_out
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
 
-PARENT = "PDSEARCH_PARENT"  # in a worker's environment: the process whose end is its end too
 STORAGE = "PDSEARCH_STORAGE"  # there and not among the arguments, which everybody can list
 
 
@@ -384,7 +383,7 @@ def _run(
     """Runs trials: to the study's total, `side_by_side` at once; as one of its workers if None."""
     from pdsearch.study.run import Session
 
-    parent_alive = _parent_alive()
+    alive = parent_alive()
     settings = stored.settings.study
     helpers: list[subprocess.Popen[bytes]] = []
     until_total = side_by_side is not None
@@ -408,7 +407,7 @@ def _run(
             stored,
             trainer,
             display,
-            wanted=lambda: parent_alive() and not interrupted(),
+            wanted=lambda: alive() and not interrupted(),
             extra_criteria=criteria,
             recruit=recruit if further and settings.workers == "auto" else None,
         )
@@ -420,7 +419,7 @@ def _run(
             if until_total:
                 session.decide_ties()
         finally:
-            _end(helpers)
+            end_all(helpers)
             settle(stored.study)
 
 
@@ -428,19 +427,6 @@ def _start_worker(stored: StoredStudy, url: str, *, device: str) -> "subprocess.
     command = [sys.executable, "-m", "pdsearch", "worker", stored.name, "-q", "--device", device]
     environment = {**os.environ, STORAGE: url, PARENT: str(os.getpid())}
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-
-
-def _end(helpers: list["subprocess.Popen[bytes]"]) -> None:
-    """Ends the workers: those still at it are told to, and killed if they do not."""
-    for helper in helpers:
-        if helper.poll() is None:
-            helper.terminate()
-    for helper in helpers:
-        try:
-            helper.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            helper.kill()
-            helper.wait()
 
 
 @contextlib.contextmanager
@@ -475,11 +461,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         optuna.logging.set_verbosity(level)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _parent_alive() -> Callable[[], bool]:
-    parent = os.environ.get(PARENT)
-    if not parent:
-        return lambda: True
-    number = int(parent)
-    return lambda: os.getppid() == number

@@ -95,6 +95,7 @@ class StoredStudy:
         families: by name: those searched, the references and the baseline.
         output: the folder for what is made of it.
         directory: what relative paths in the settings are relative to.
+        url: of the storage, its password included: for processes that are to open it too.
     """
 
     name: str
@@ -104,6 +105,7 @@ class StoredStudy:
     families: Mapping[str, Family]
     output: Path
     directory: Path
+    url: str = field(default="", repr=False)
 
     def trials(self) -> list[TrialRow]:
         """Every trial in the order of their numbers, as the storage holds them now."""
@@ -336,6 +338,7 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
         families=families,
         output=output / study.study_name,
         directory=directory,
+        url=url,
     )
 
 

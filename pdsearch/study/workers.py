@@ -1,13 +1,15 @@
-"""How many trials run side by side on this machine, and on how many threads each.
+"""How many trials run side by side on this machine, on how many threads each; their processes.
 
 The threads come first, and do not depend on how many trials run at once: the order of a sum does
 depend on them, so a candidate's result is the same bits whatever `workers` says.
 """
 
 import os
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 MOST = 8
 """Trials side by side at most: a sampler and a pruner learn from those that are finished."""
@@ -17,6 +19,9 @@ MEMORY = 1_500_000_000
 
 WORTH = 15.0
 """Seconds of training left from which on further processes are started, which takes each some 5."""
+
+PARENT = "PDSEARCH_PARENT"
+"""In a worker's environment: the process whose end is its end too."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -88,3 +93,25 @@ def _cgroup(name: str) -> str:
         return (_CGROUP / name).read_text().strip()
     except OSError:
         return ""
+
+
+def parent_alive() -> Callable[[], bool]:
+    """Tells whether the process that started this one is there still; always, where none did."""
+    parent = os.environ.get(PARENT)
+    if not parent:
+        return lambda: True
+    number = int(parent)
+    return lambda: os.getppid() == number
+
+
+def end_all(helpers: Sequence["subprocess.Popen[Any]"]) -> None:
+    """Ends processes: those still at it are told to, and killed if they do not."""
+    for helper in helpers:
+        if helper.poll() is None:
+            helper.terminate()
+    for helper in helpers:
+        try:
+            helper.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            helper.kill()
+            helper.wait()
