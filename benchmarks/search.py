@@ -423,7 +423,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=8, help="of the confirmation; 0: none")
-    parser.add_argument("--overhead-trials", type=int, default=10)
+    parser.add_argument("--overhead-trials", type=int, default=30)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))

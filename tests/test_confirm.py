@@ -360,6 +360,24 @@ def test_each_row_gets_its_own_rate_from_validation_alone(tmp_path: Path, lab: L
     assert [row.seeds for row in result.rows] == [2, 2]
     assert "0.01, 0.1, 1" in result.notes[0]
     assert "learning rate" in confirm_markdown(result)
+    # With two seeds no bootstrap is to be had: neither its column nor a word of it.
+    shown = confirm_table(result)
+    assert "bootstrap" not in shown
+    lines = {line.split("  ")[0]: line.split()[-1] for line in shown.splitlines() if "±" in line}
+    assert {name: float(lines[name]) for name in best} == best
+
+
+def test_the_tables_show_both_intervals(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    result = confirm(stored, seeds=5, device="cpu")
+    row = result.rows[1]
+    assert row.ci95 is not None and row.ci95_bootstrap is not None
+    for ends in (row.ci95, row.ci95_bootstrap):
+        low, high = (f"{float(end) * 100:+.2f}" for end in ends)
+        for text in (confirm_table(result), confirm_markdown(result)):
+            assert f"[{low}, {high}]" in text
+    assert "learning rate 0.02" in confirm_table(result)  # in the caption: one for all
+    assert "beside it the bootstrap's" in confirm_table(result)
 
 
 def test_controls_are_the_forward_control_and_plain_activations(tmp_path: Path, lab: Lab) -> None:

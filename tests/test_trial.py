@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import gc
 import json
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -465,6 +467,24 @@ def test_kept_bytes_by_hand(models: Path) -> None:
     # input, and the log-softmax is not part of the model: 4 bytes each.
     image, hidden = 3072 * 4, 16 * 4
     assert image + hidden <= result.kept_bytes <= image + 2 * hidden
+
+
+@pytest.mark.parametrize("module", [None, nn.ReLU], ids=["pseudo-derivative", "control"])
+def test_a_run_leaves_no_model_in_memory(
+    models: Path, monkeypatch: pytest.MonkeyPatch, module: Any
+) -> None:
+    left: list[weakref.ref[nn.Parameter]] = []
+    build = run.build_model
+
+    def spy(*arguments: Any, **options: Any) -> nn.Module:
+        model = build(*arguments, **options)
+        left.extend(weakref.ref(parameter) for parameter in model.parameters())
+        return model
+
+    monkeypatch.setattr(run, "build_model", spy)
+    trial(models, settings=settings(epochs=1), module=module)
+    gc.collect()
+    assert len(left) == 8 and all(parameter() is None for parameter in left)
 
 
 def test_controls_stand_in_for_the_relus(models: Path, trained: list[nn.Module]) -> None:

@@ -8,13 +8,15 @@ COLUMNS = (
     "accuracy %",
     "− ReLU, points",
     "95 % interval",
+    "bootstrap",
     "p",
     "p adjusted",
     "seeds needed",
+    "learning rate",
 )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, *, rate: bool) -> tuple[str, ...]:
     spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
     difference = row.difference if row.kind != "baseline" else None
     return (
@@ -22,11 +24,25 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(row.seeds),
         f"{100 * row.mean:.2f}{spread}",
         "" if difference is None else f"{100 * difference:+.2f}",
-        "" if row.ci95 is None else f"[{100 * row.ci95[0]:+.2f}, {100 * row.ci95[1]:+.2f}]",
+        _interval(row.ci95),
+        _interval(row.ci95_bootstrap),
         p_text(row.p_value),
         p_text(row.p_adjusted) + ("*" if row.significant else ""),
         "" if row.seeds_needed is None else str(row.seeds_needed),
+        f"{row.learning_rate:g}" if rate else "",
     )
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"[{100 * ends[0]:+.2f}, {100 * ends[1]:+.2f}]"
+
+
+def _table(confirmation: Confirmation) -> list[tuple[str, ...]]:
+    """Head and rows, without the columns that no row fills."""
+    rates = confirmation.learning_rate is None
+    table = [COLUMNS, *(_cells(row, rate=rates) for row in confirmation.rows)]
+    kept = [i for i in range(len(COLUMNS)) if i == 0 or any(cells[i] for cells in table[1:])]
+    return [tuple(cells[i] for i in kept) for cells in table]
 
 
 def _caption(confirmation: Confirmation) -> str:
@@ -37,23 +53,24 @@ def _caption(confirmation: Confirmation) -> str:
     )
 
 
-LEGEND = (
-    "± is the standard deviation over seeds; the interval is the paired t's; "
-    "p adjusted by Holm over the rows (* below 0.05)."
-)
+def _legend(confirmation: Confirmation) -> str:
+    both = any(row.ci95_bootstrap for row in confirmation.rows)
+    return (
+        "± is the standard deviation over seeds; the interval is the paired t's"
+        + (", beside it the bootstrap's" if both else "")
+        + "; p adjusted by Holm over the rows (* below 0.05)."
+    )
 
 
 def confirm_table(confirmation: Confirmation) -> str:
     """The confirmation for a terminal: headline, table, notes; transfers below."""
     lines = [confirmation.headline, _caption(confirmation), ""]
-    table = [COLUMNS, *(_cells(row) for row in confirmation.rows)]
-    # A column that no row fills is left out.
-    kept = [i for i in range(len(COLUMNS)) if i == 0 or any(cells[i] for cells in table[1:])]
-    widths = {i: max(len(cells[i]) for cells in table) for i in kept}
-    for cells in table:
-        shown = [cells[i].ljust(widths[i]) if i == 0 else cells[i].rjust(widths[i]) for i in kept]
-        lines.append("  ".join(shown).rstrip())
-    lines += ["", LEGEND, *confirmation.notes]
+    table = _table(confirmation)
+    first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
+    for name, *cells in table:
+        shown = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append("  ".join((name.ljust(first), *shown)).rstrip())
+    lines += ["", _legend(confirmation), *confirmation.notes]
     for other in confirmation.transfers:
         lines += ["", confirm_table(other)]
     return "\n".join(lines)
@@ -61,8 +78,8 @@ def confirm_table(confirmation: Confirmation) -> str:
 
 def confirm_markdown(confirmation: Confirmation) -> str:
     """The confirmation as Markdown, for a results file."""
-    rates = confirmation.learning_rate is None
-    columns = ("row", *COLUMNS[1:], *(("learning rate",) if rates else ()), "g")
+    head, *rows = _table(confirmation)
+    columns = ("row", *head[1:], "g")
     lines = [
         f"**{confirmation.headline}**",
         "",
@@ -71,11 +88,10 @@ def confirm_markdown(confirmation: Confirmation) -> str:
         "| " + " | ".join(columns) + " |",
         "|" + " --- |" * len(columns),
     ]
-    for row in confirmation.rows:
-        rate = (f"{row.learning_rate:g}",) if rates else ()
-        cells = (*_cells(row), *rate, f"`{row.formula}`")
+    for row, shown in zip(confirmation.rows, rows, strict=True):
+        cells = (*shown, f"`{row.formula}`")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines += ["", LEGEND, *(f"- {note}" for note in confirmation.notes)]
+    lines += ["", _legend(confirmation), *(f"- {note}" for note in confirmation.notes)]
     for other in confirmation.transfers:
         lines += ["", f"### {other.model} on {other.dataset}", "", confirm_markdown(other)]
     return "\n".join(lines)

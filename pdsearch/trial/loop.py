@@ -225,24 +225,26 @@ def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> in
     images = data.images[data.train[:2].to(data.images.device)]
     prepared = normalise(images, data.mean, data.deviation)
     own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: torch.Tensor) -> None:
+        # The storage, so that its address is not used again; and nothing for the graph, which no
+        # backward pass will read: a tensor handed back to the node that made it is a cycle that
+        # nothing collects, and the model would stay in memory with it.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = tensor
-        return tensor
+            kept[storage.data_ptr()] = storage
 
     training = model.training
     model.eval()
     with (
         torch.enable_grad(),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing),
         autocast(settings.precision, data.images.device),
     ):
         output = model(prepared)
     model.train(training)
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    total = sum(storage.nbytes() for storage in kept.values())
     del output
     return total // len(images)
 

@@ -15,6 +15,7 @@ from pdsearch.trial.convolution import hasten
 from pdsearch.trial.settings import TrialSettings
 
 PROBE_IMAGES = 1024  # a precision, but at least 3 batches and at most 20
+BEHIND = 1.3  # a choice that takes this much longer than the best is not timed again
 WORTH = 1.05  # bfloat16 must win by this factor: below it float32 is the safer choice
 
 
@@ -101,6 +102,11 @@ def probe_precision(
                 spent = time.perf_counter() - begin
                 if turn:  # the first warms up
                     fastest[choice] = min(spent, fastest.get(choice, spent))
+            if turn:  # no more turns for what is far behind
+                limit = BEHIND * min(fastest.values())
+                setups = {key: made for key, made in setups.items() if fastest[key] <= limit}
+            if len(setups) == 1:
+                break
     return min(
         choices,
         key=lambda choice: fastest[choice] * (WORTH if choice[0] == "bfloat16" else 1),
