@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import mpmath
@@ -131,6 +132,21 @@ def test_a_jump_down_is_shown_with_two_points() -> None:
         values = [oracle(expression, {x: mpmath.mpf(v)}) for v in (first, second)]
         assert values[0] > values[1]
         assert result.value <= values[0] - values[1]
+
+
+def test_a_single_point_that_is_no_float_is_named_exactly() -> None:
+    # sign(0) = 0 at x = -sqrt(2) alone, where g = e^x - 5
+    text = "Piecewise((1, x > 0), (exp(x) + 5*abs(sign(x**2 - 2)) - 5, True))"
+    for name in ("sign_preserving", "bounded"):
+        result = decided(text, name)
+        assert result.verdict == "refuted" and result.witness is not None
+        assert result.witness["x"] == pytest.approx(-math.sqrt(2), abs=1e-15)
+        assert result.detail.startswith("g = -4.75688 at the breakpoint x = -sqrt(2), which is no")
+    # Where a float does fail as well, it is the witness.
+    wide = decided("Piecewise((1, x > 0), (exp(x) - 1 - sign(x**2 - 2), True))", "sign_preserving")
+    assert wide.verdict == "refuted" and wide.witness is not None
+    place = Fraction(wide.witness["x"])
+    assert math.exp(place) - 1 - (1 if place**2 > 2 else -1) < 0
 
 
 # ------------------------------------------------------- every library family at its defaults
