@@ -149,6 +149,23 @@ def test_a_single_point_that_is_no_float_is_named_exactly() -> None:
     assert math.exp(place) - 1 - (1 if place**2 > 2 else -1) < 0
 
 
+def test_breakpoints_at_cube_roots() -> None:
+    # sympy cannot tell the greater of two forms of one and the same number, and raised
+    tent = "max(0, min(x**3 + 15.7190787684, -15.3455730236 - x**3))"
+    text = f"Piecewise((1, x > 0), (exp(x)/2 + {tent}, True))"
+    shape = Shape(parse(text))
+    places = [place for _, place, _ in shape.breakpoints if not place.is_Rational]
+    assert len(places) == 3
+    for place in places:
+        value = shape.value_at(place)
+        assert value is not None
+        with mpmath.workdps(40):
+            at = mpmath.mpf(str(place.evalf(60)))
+            assert abs(oracle(parse(text), {x: at}) - mpmath.mpf(str(value.evalf(50)))) < 1e-30
+    assert CERTIFIED["sign_preserving"](shape, STRICT).verdict == "proved"
+    assert CERTIFIED["bounded"](shape, STRICT).verdict == "proved"
+
+
 # ------------------------------------------------------- every library family at its defaults
 
 
