@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import mpmath
@@ -131,6 +132,38 @@ def test_a_jump_down_is_shown_with_two_points() -> None:
         values = [oracle(expression, {x: mpmath.mpf(v)}) for v in (first, second)]
         assert values[0] > values[1]
         assert result.value <= values[0] - values[1]
+
+
+def test_a_single_point_that_is_no_float_is_named_exactly() -> None:
+    # sign(0) = 0 at x = -sqrt(2) alone, where g = e^x - 5
+    text = "Piecewise((1, x > 0), (exp(x) + 5*abs(sign(x**2 - 2)) - 5, True))"
+    for name in ("sign_preserving", "bounded"):
+        result = decided(text, name)
+        assert result.verdict == "refuted" and result.witness is not None
+        assert result.witness["x"] == pytest.approx(-math.sqrt(2), abs=1e-15)
+        assert result.detail.startswith("g = -4.75688 at the breakpoint x = -sqrt(2), which is no")
+    # Where a float does fail as well, it is the witness.
+    wide = decided("Piecewise((1, x > 0), (exp(x) - 1 - sign(x**2 - 2), True))", "sign_preserving")
+    assert wide.verdict == "refuted" and wide.witness is not None
+    place = Fraction(wide.witness["x"])
+    assert math.exp(place) - 1 - (1 if place**2 > 2 else -1) < 0
+
+
+def test_breakpoints_at_cube_roots() -> None:
+    # sympy cannot tell the greater of two forms of one and the same number, and raised
+    tent = "max(0, min(x**3 + 15.7190787684, -15.3455730236 - x**3))"
+    text = f"Piecewise((1, x > 0), (exp(x)/2 + {tent}, True))"
+    shape = Shape(parse(text))
+    places = [place for _, place, _ in shape.breakpoints if not place.is_Rational]
+    assert len(places) == 3
+    for place in places:
+        value = shape.value_at(place)
+        assert value is not None
+        with mpmath.workdps(40):
+            at = mpmath.mpf(str(place.evalf(60)))
+            assert abs(oracle(parse(text), {x: at}) - mpmath.mpf(str(value.evalf(50)))) < 1e-30
+    assert CERTIFIED["sign_preserving"](shape, STRICT).verdict == "proved"
+    assert CERTIFIED["bounded"](shape, STRICT).verdict == "proved"
 
 
 # ------------------------------------------------------- every library family at its defaults

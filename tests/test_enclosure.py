@@ -26,6 +26,7 @@ from pdsearch.enclosure.interval import JUMP, UNDEFINED
 from pdsearch.enclosure.nodes import (
     arccot,
     bell,
+    derivative,
     elasticity,
     erfc_ratio,
     log_derivative,
@@ -507,6 +508,24 @@ def test_far_out_every_place_that_moves_has_been_passed() -> None:
 
 
 def test_a_rate_that_would_divide_by_zero_has_no_form() -> None:
-    arms = sympy.Piecewise((0, y > 7), (1, True))
+    arms = sympy.Piecewise((0, y > 7), (y, True))
     assert elasticity(arms * y, y) is None and log_derivative(arms, y) is None
     assert elasticity(y**3 * sympy.exp(-y), y) == 3 - y
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["abs(x**2-2)*exp(x)", "sign(x-1/3)*x**2", "x*Heaviside(sinh(x)+2)", "abs(abs(x)-1)**3",
+     "Piecewise((abs(x), x > 1), (x*sign(x+1), True))", "max(abs(x), exp(x)-2)*sign(x)",
+     "exp(-x**2*1.43)*sign(exp(-x/3)-26740.3268716)", "x**3*exp(-x)"],
+)  # fmt: skip
+def test_derivatives_of_what_bends_and_jumps(text: str) -> None:
+    expression = parse(text)
+    slope = derivative(expression, x)
+    assert not slope.has(sympy.DiracDelta, sympy.Derivative, sympy.re)
+    with mpmath.workdps(40):
+        for place in (-7.3, -2.9, -1.7, -0.4, 0.21, 0.83, 1.9, 3.1):  # off the kinks
+            found = oracle(prepare(slope), {x: mpmath.mpf(place)})
+            step = mpmath.mpf(10) ** -12
+            ahead, behind = (oracle(expression, {x: place + s}) for s in (step, -step))
+            assert found == pytest.approx((ahead - behind) / (2 * step), rel=1e-15, abs=1e-18)

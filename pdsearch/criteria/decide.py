@@ -37,17 +37,15 @@ def sign_preserving(shape: Shape, demands: Demands) -> Result:
         return demands.result(name, PROVED, value=value)
     # Breakpoints' own values, exactly.
     open_points = False
+    no_float: Result | None = None
     for _, place, _ in shape.breakpoints:
         number = shape.value_at(place)
         sign = None if number is None else sign_of(number)
         if number is not None and sign == -1:
-            return demands.result(
-                name,
-                REFUTED,
-                value=value,
-                witness={"x": float(place)},
-                detail=f"g = {float(number):.6g} at the breakpoint",
-            )
+            found = _at_breakpoint(demands, name, value, place, number)
+            if is_float(place):
+                return found
+            no_float = found
         open_points |= sign is None
     box: str = ""
     proved = not open_points
@@ -60,6 +58,8 @@ def sign_preserving(shape: Shape, demands: Demands) -> Result:
         if not (low.complete and low.lo >= 0.0):
             proved = False
             box = box or _open_box(shape, index, low)
+    if no_float is not None:
+        return no_float
     if proved:
         return demands.result(name, PROVED, value=(max(value[0], 0.0), value[1]))
     return demands.result(name, UNDECIDED, value=value, detail=box)
@@ -75,10 +75,14 @@ def bounded(shape: Shape, demands: Demands) -> Result:
     value = (lo, hi)
     if low.complete and high.complete and hi <= bound:
         return demands.result(name, PROVED, value=value)
+    no_float: Result | None = None
     for _, place, _ in shape.breakpoints:
         number = shape.value_at(place)
         if number is not None and sign_of(sympy.Abs(number) - exact(bound)) == 1:
-            return demands.result(name, REFUTED, value=value, witness={"x": float(place)})
+            at = _at_breakpoint(demands, name, value, place, number)
+            if is_float(place):
+                return at
+            no_float = at
     proved = all(shape.value_at(place) is not None for _, place, _ in shape.breakpoints)
     box = ""
     order = sorted(range(len(shape.pieces)), key=lambda i: i not in (low.piece, high.piece))
@@ -92,9 +96,29 @@ def bounded(shape: Shape, demands: Demands) -> Result:
             if not (found.complete and found.lo >= -bound):
                 proved = False
                 box = box or _open_box(shape, index, found)
+    if no_float is not None:
+        return no_float
     if proved:
         return demands.result(name, PROVED, value=(lo, min(hi, bound)))
     return demands.result(name, UNDECIDED, value=value, detail=box)
+
+
+def _at_breakpoint(
+    demands: Demands, name: str, value: tuple[float, float], place: sympy.Expr, number: sympy.Expr
+) -> Result:
+    """Refuted by g's exact value where two pieces meet."""
+    where = "" if is_float(place) else f" x = {place}, which is no float"
+    return demands.result(
+        name, REFUTED, value=value, witness={"x": float(place)},
+        detail=f"g = {float(number):.6g} at the breakpoint{where}",
+    )  # fmt: skip
+
+
+def is_float(place: sympy.Expr) -> bool:
+    """Whether an exact number is a float."""
+    return bool(
+        place.is_Rational and Fraction(float(place)) == Fraction(int(place.p), int(place.q))
+    )
 
 
 def _witness(shape: Shape, index: int, low: Minimum, holds: Callable[[arb], bool]) -> float | None:

@@ -25,7 +25,7 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.integral import mass
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.limits import limit_at_infinity
-from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare
+from pdsearch.enclosure.nodes import NOT_SMOOTH, derivative, prepare
 from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.program import Program, rational_interval
 from pdsearch.enclosure.search import Budget, Smooth, minimum
@@ -122,7 +122,7 @@ class FamilyShape:
         fixed = {
             index: (float(piece.lo), float(piece.hi))
             for index, piece in enumerate(self.pieces)
-            if not piece.tail and _is_float(piece.lo) and _is_float(piece.hi)
+            if not piece.tail and decide.is_float(piece.lo) and decide.is_float(piece.hi)
         }
         ends = frozenset(end for pair in fixed.values() for end in pair)
         return [
@@ -141,7 +141,7 @@ class FamilyShape:
         if (piece, slope) not in self._programs:
             expression = self.expression if piece is None else self.pieces[piece].expression
             if slope is not None:
-                expression = expression.diff(self.symbols[slope])
+                expression = derivative(expression, self.symbols[slope])
             self._programs[piece, slope] = Program(prepare(expression), (x, *self.symbols))
         return self._programs[piece, slope]
 
@@ -237,12 +237,6 @@ def _decimal_interval(value: float) -> Interval:
     nearest, written = float(value), Fraction(int(number.p), int(number.q))
     lo, hi, _ = rational_interval(written)
     return (min(lo, nearest), max(hi, nearest), 0)
-
-
-def _is_float(number: sympy.Expr) -> bool:
-    return bool(
-        number.is_Rational and Fraction(float(number)) == Fraction(int(number.p), int(number.q))
-    )
 
 
 def _joins(left: Piece, right: Piece) -> bool:

@@ -168,13 +168,32 @@ def evaluated(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
         with sympy.evaluate(False):
             value = arm.xreplace({x: place})
     else:
-        value = expression.xreplace({x: place})
+        try:
+            value = _substituted(expression, place)
+        except ValueError:  # sympy's Min and Max: "the argument is not comparable"
+            return None
     if value.free_symbols or value.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity):
         return None
     if value.is_real is False or value.has(sympy.Piecewise):
         return None
     ball = Program(prepare(value), ()).at(())
     return cast(sympy.Expr, value) if ball.is_finite() else None
+
+
+def _substituted(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr:
+    """The expression at a point; what is hidden there of a zero is written out for Min and Max.
+
+    At a breakpoint that is a cube root, say, two of their arguments are the same number in forms of
+    which sympy cannot tell the greater.
+    """
+    try:
+        return cast(sympy.Expr, expression.xreplace({x: place}))
+    except ValueError:
+        arm = _arm_at(expression, place)
+        if isinstance(expression, sympy.Piecewise):
+            return _substituted(arm, place) if arm is not None else sympy.nan
+        args = (sympy.expand(_substituted(cast(sympy.Expr, a), place)) for a in expression.args)
+        return cast(sympy.Expr, expression.func(*args))
 
 
 def _arm_at(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:

@@ -221,6 +221,35 @@ def _prepare_product(product: Mul) -> sympy.Expr:
     return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
 
 
+def derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr:
+    """The derivative where there is one: of what jumps 0, of |u| sign(u)·u′.
+
+    For those nodes sympy's own asks whether their arguments are real, which it may not find an end
+    of, and leaves deltas behind.
+    """
+    if not expression.has(sympy.Abs, sympy.sign, Heaviside):
+        return cast(sympy.Expr, expression.diff(v))
+    held: dict[sympy.Expr, sympy.Expr] = {}
+
+    def constant(value: sympy.Expr) -> sympy.Expr:
+        stand_in = sympy.Dummy(real=True)
+        held[stand_in] = value
+        return cast(sympy.Expr, stand_in)
+
+    def smooth(e: sympy.Expr) -> sympy.Expr:
+        if not e.has(sympy.Abs, sympy.sign, Heaviside):
+            return e
+        if isinstance(e, sympy.sign | Heaviside):
+            return constant(e)
+        if isinstance(e, sympy.Abs):
+            return constant(sympy.sign(e.args[0])) * smooth(cast(sympy.Expr, e.args[0]))
+        if isinstance(e, Piecewise):
+            return cast(sympy.Expr, Piecewise(*((smooth(a.expr), a.cond) for a in e.args)))
+        return cast(sympy.Expr, e.func(*(smooth(cast(sympy.Expr, arg)) for arg in e.args)))
+
+    return cast(sympy.Expr, smooth(expression).diff(v).xreplace(held))
+
+
 def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr | None:
     """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold.
 
@@ -246,7 +275,7 @@ def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.E
     if isinstance(expression, Mul):
         return cast(sympy.Expr, Add(*(_rate(factor, v, times) for factor in expression.args)))
     if isinstance(expression, sympy.exp):
-        return cast(sympy.Expr, times * expression.args[0].diff(v))
+        return cast(sympy.Expr, times * derivative(expression.args[0], v))
     if isinstance(expression, Pow) and not expression.exp.has(v):
         return cast(sympy.Expr, expression.exp * _rate(expression.base, v, times))
     if isinstance(expression, sigmoid | bell | sech2 | sympy.erfc):
@@ -257,8 +286,8 @@ def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.E
             sech2: lambda: -2 * sympy.tanh(u),
             sympy.erfc: lambda: -erfc_ratio(u),
         }[type(expression)]()
-        return cast(sympy.Expr, times * u.diff(v) * rate)
-    return cast(sympy.Expr, times * expression.diff(v) / expression)
+        return cast(sympy.Expr, times * derivative(u, v) * rate)
+    return cast(sympy.Expr, times * derivative(expression, v) / expression)
 
 
 @functools.lru_cache(maxsize=4096)

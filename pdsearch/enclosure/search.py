@@ -18,7 +18,13 @@ import sympy
 
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import Interval
-from pdsearch.enclosure.nodes import elasticity, log_derivative, prepare, tail_form
+from pdsearch.enclosure.nodes import (
+    derivative,
+    elasticity,
+    log_derivative,
+    prepare,
+    tail_form,
+)
 from pdsearch.enclosure.pieces import Domain, Piece, exact_sign, has_long_power, tidy
 from pdsearch.enclosure.pieces import s as s_symbol
 from pdsearch.enclosure.pieces import y as y_symbol
@@ -117,12 +123,12 @@ class Smooth:
         """The derivative in one variable."""
         known = self._partials.get(index)
         if known is None:
-            derivative = self._derivative(self.variables[index])
+            slope = self._derivative(self.variables[index])
             plain = None
             if self.plain is not None and self.depth == 0:
-                plain = prepare(self.plain.diff(self.variables[index]))
+                plain = prepare(derivative(self.plain, self.variables[index]))
             known = Smooth(
-                derivative,
+                slope,
                 self.variables[0],
                 self.domain,
                 self.start,
@@ -147,8 +153,8 @@ class Smooth:
                 if outward:
                     local, rate = local / y_symbol, tail_form(rate, y_symbol)
                 return cast(sympy.Expr, sympy.Mul(local, rate, evaluate=False))
-        derivative = prepare(tidy(prepare(local.diff(variable))))
-        return tail_form(derivative, y_symbol) if self.tail else derivative
+        slope = prepare(tidy(prepare(derivative(local, variable))))
+        return tail_form(slope, y_symbol) if self.tail else slope
 
     def _away_from_zero(self, factor: sympy.Expr) -> bool:
         base = factor.as_base_exp()[0]
