@@ -439,20 +439,6 @@ def test_maps_are_drawn_for_one_and_two_parameters(run: Any, workdir: Path) -> N
             if cell != "?":
                 assert (cell == rows[-1][-60]) == (a * b <= 0.8 + 1e-6)
     assert sum(row.count("?") for row in rows) < 72
-    more = run(
-        "check",
-        formula.format("a*b*c"),
-        "--param",
-        "a=0.1:2",
-        "--param",
-        "b=0.1:1",
-        "--param",
-        "c=0.1:1",
-        "--set",
-        "c=0.5",
-        *words,
-    ).out
-    assert "share of the parameter space" in more and "\nconsistent\n" not in more
 
 
 def test_check_writes_html(run: Any, workdir: Path) -> None:
