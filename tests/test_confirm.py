@@ -27,6 +27,7 @@ from pdsearch.confirm import (
 from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family, load_target
+from pdsearch.study import workers
 from pdsearch.trial import TrialSettings
 
 TAIL = Family(
@@ -170,6 +171,16 @@ def test_rows_differences_and_statistics(tmp_path: Path, lab: Lab) -> None:
     assert any("same amount at every seed" in note for note in result.notes)
     assert result.headline.startswith("tail(a=0.5) − ReLU = +0.15 points [+0.06, +0.25], n = 4")
     assert result.headline.endswith("better than ReLU.")
+
+
+@pytest.mark.parametrize(("told", "threads"), [("3", 3), ("", 5)])
+def test_runs_that_follow_one_another_have_every_core(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch, told: str, threads: int
+) -> None:
+    monkeypatch.setattr(workers, "available_cores", lambda: 5)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), seeds=1, device="cpu")
+    assert {call["threads"] for call in lab.calls} == {threads}
 
 
 def test_every_run_is_a_test_run_at_full_budget_with_fresh_seeds(tmp_path: Path, lab: Lab) -> None:

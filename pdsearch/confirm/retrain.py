@@ -11,6 +11,7 @@ from pdsearch.confirm.contenders import Contender, choose_contenders
 from pdsearch.confirm.outcome import Confirmation, assemble
 from pdsearch.confirm.runs import PREFIX, SCHEMA, Setting, keep_run, read_runs, run_key
 from pdsearch.errors import InputError
+from pdsearch.study.workers import lone_threads
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +184,7 @@ def confirm(
             plain LeakyReLU, GELU and SiLU.
         transfer: `MODEL@DATASET`: the same rows again there.
         device: As for a search.
-        threads: As for a search.
+        threads: CPU threads of a run; every core if left out, for runs follow one another.
         seed: The first seed; `FIRST_SEED` above the study's if left out.
         progress: Called with one line for each finished run.
 
@@ -240,7 +241,7 @@ def confirm(
     session = _Session(
         stored,
         str(place),
-        threads or stored.study.user_attrs.get("pdsearch:threads"),
+        threads or lone_threads(),
         progress,
         read_runs(stored),
         planned=runs,

@@ -55,6 +55,11 @@ def share_out(workers: int | Literal["auto"], *, device: str, threads: int | Non
     return Share(several, threads)
 
 
+def lone_threads() -> int:
+    """CPU threads of a run that has the machine to itself."""
+    return _told() or available_cores()
+
+
 def _told() -> int | None:
     said = os.environ.get("OMP_NUM_THREADS", "")
     return int(said) if said.isdigit() and int(said) > 0 else None
