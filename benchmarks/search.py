@@ -342,16 +342,15 @@ def _pdsearch(words: list[str], place: Path) -> tuple[dict[str, Any], float, int
     }
     command = [sys.executable, "-m", "pdsearch", *words]
     begin = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(
-            command, env=environment, cwd=place, stdout=out, stderr=subprocess.DEVNULL
-        )
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, env=environment, cwd=place, stdout=out, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         if process.returncode:
-            raise RuntimeError(f"pdsearch {' '.join(words)} ended with {process.returncode}")
+            said.seek(0)
+            raise RuntimeError(f"pdsearch {' '.join(words)}: {process.returncode}\n{said.read()}")
         unit = 1 if sys.platform == "darwin" else 1024
         return json.load(out), seconds, usage.ru_maxrss * unit
 

@@ -173,6 +173,14 @@ def test_rows_differences_and_statistics(tmp_path: Path, lab: Lab) -> None:
     assert result.headline.endswith("better than ReLU.")
 
 
+def test_runs_have_the_threads_of_the_studys_trials(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
+    stored.study.set_user_attr("pdsearch:threads", 3)
+    confirm(stored, seeds=1, device="cpu")
+    confirm(stored, seeds=2, device="cpu", threads=5)
+    assert [call["threads"] for call in lab.calls] == [3] * 3 + [5] * 3
+
+
 def test_every_run_is_a_test_run_at_full_budget_with_fresh_seeds(tmp_path: Path, lab: Lab) -> None:
     confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu", threads=1)
     assert len(lab.calls) == 3 * 4

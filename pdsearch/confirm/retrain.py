@@ -233,7 +233,7 @@ def confirm(
             plain LeakyReLU, GELU and SiLU.
         transfer: `MODEL@DATASET`: the same rows again there.
         device: As for a search.
-        threads: As for a search.
+        threads: CPU threads of a run; as the study's trials have them if left out.
         seed: The first seed; `FIRST_SEED` above the study's if left out.
         workers: Processes side by side on this machine, as for a search.
         progress: Called with one line for each finished run.

@@ -357,22 +357,3 @@ def _smallest(heap: Sequence[_Entry], above: float | None) -> tuple[Interval, ..
     """The smallest box that is not closed by its own bound."""
     open_ = [e[2] for e in heap if above is None or e[0] < above or e[3] & iv.UNDEFINED]
     return min(open_ or [heap[0][2]], key=lambda box: max(right - left for left, right, _ in box))
-
-
-def x_of(piece: Piece, point: Point, domain: Domain) -> Fraction | None:
-    """The exact rational x of a point in the piece's variable; None if x is irrational."""
-    values = {piece.variable: _rational(point[0])}
-    values |= {
-        symbol: _rational(value) for symbol, value in zip(domain.symbols, point[1:], strict=True)
-    }
-    where = piece.position.xreplace(values)
-    if not where.is_Rational:
-        where = sympy.nsimplify(where) if where.is_rational else where
-    if not where.is_Rational:
-        return None
-    return Fraction(int(where.p), int(where.q))
-
-
-def _rational(value: float) -> sympy.Rational:
-    fraction = Fraction(value)
-    return sympy.Rational(fraction.numerator, fraction.denominator)
