@@ -222,12 +222,12 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def study(
-    folder: Path, place: Path, *, trials: int, epochs: int, batch: int, seeds: int
+    folder: Path, place: Path, *, trials: int, epochs: int, batch: int, seeds: int, pruner: str
 ) -> dict[str, Any]:
     """Wall time of both searches, and the accuracy of what they select."""
     file = place / "study.toml"
     text = STUDY.format(
-        name="ours", trials=trials, pruner="hyperband", folder=folder, epochs=epochs, batch=batch
+        name="ours", trials=trials, pruner=pruner, folder=folder, epochs=epochs, batch=batch
     )
     file.write_text(text + f"\n[confirm]\nepochs = {epochs}\n", encoding="utf-8")
     ours, seconds, _ = _pdsearch(["search", str(file), "--json"], place)
@@ -242,6 +242,7 @@ def study(
     found: dict[str, Any] = {
         "trials": trials,
         "epochs": epochs,
+        "pruner": pruner,
         "ours": {
             "seconds": seconds,
             "best": ours["best"],
@@ -385,7 +386,10 @@ def show(report: dict[str, Any]) -> None:
             print(f"  {name:24}{precision:10}{value:8.0f} images/s{span:>22}")
     if found := report.get("study"):
         ours, theirs = found["ours"], found["tutorial"]
-        print(f"study of {found['trials']} trials, {found['epochs']} epochs each at most:")
+        print(
+            f"study of {found['trials']} trials, {found['epochs']} epochs each at most, "
+            f"our pruner {found['pruner']}:"
+        )
         print(f"  ours     {ours['seconds']:8.0f} s, {ours['epochs']} epochs trained")
         print(f"  tutorial {theirs['seconds']:8.0f} s, {theirs['epochs']} epochs trained")
         print(f"  ratio    {found['ratio']:8.2f}")
@@ -422,6 +426,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=8, help="of the confirmation; 0: none")
+    parser.add_argument("--pruner", default="hyperband", help="of our study")
     parser.add_argument("--overhead-trials", type=int, default=30)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -466,6 +471,7 @@ def main() -> None:
                 trials=arguments.trials,
                 epochs=arguments.epochs,
                 seeds=arguments.seeds,
+                pruner=arguments.pruner,
                 **options,
             )
         if "overhead" in arguments.parts:

@@ -367,7 +367,7 @@ def test_own_criteria_gate_too(tmp_path):
 # ---------------------------------------------------------------- pruning, divergence, duplicates
 
 
-@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+@pytest.mark.parametrize("pruner", ["hyperband", "median", "halving"])
 def test_pruners_stop_the_worse_ones(tmp_path, pruner):
     steps = []
 
@@ -387,7 +387,7 @@ def test_pruners_stop_the_worse_ones(tmp_path, pruner):
             assert row.reason == f"pruned after epoch {len(row.epochs)}"
 
 
-@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+@pytest.mark.parametrize("pruner", ["hyperband", "median", "halving"])
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_best_candidate_is_finished_however_good_the_references_are(
     tmp_path, pruner, direction
@@ -423,6 +423,21 @@ def test_hyperbands_resources_are_epochs(epochs, first, brackets):
     pruner = make_pruner(settings, epochs=epochs)
     assert (pruner._min_resource, pruner._max_resource) == (first, epochs)
     assert math.floor(math.log(epochs / first, 3)) + 1 == brackets
+
+
+def test_halving_begins_with_the_first_epoch(tmp_path):
+    """One candidate after the other, each worse than the last: all but the first stop at once."""
+    worse = iter(range(100))
+
+    def train(candidate):
+        start = -next(worse)
+        yield from (start + epoch / 1000 for epoch in range(1, 10))
+
+    rows = find(
+        tmp_path, train=train, trials=8, pruner="halving", families=["exp_tail"], references=[]
+    ).stored.trials()  # fmt: skip
+    trained = [row for row in rows if row.epochs]
+    assert [len(row.epochs) for row in trained] == [9, 9] + [1] * (len(trained) - 2)
 
 
 @pytest.mark.parametrize("epochs", [None, 1])

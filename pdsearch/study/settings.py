@@ -44,7 +44,7 @@ class StudySection(_Section):
         references: families run at their defaults beside the baseline; never gated, never "best".
         trials: the study's total, baseline and references included.
         sampler: tpe | random | cmaes, gp, grid (one family) | nsga2 (two objectives, no pruner).
-        pruner: hyperband | median | none.
+        pruner: hyperband | median | halving (from the first epoch on) | none.
         objectives: `accuracy`, or two of `accuracy`, `dead_units`, `kept_bytes`.
         seed: of the sampler, and of every candidate's training.
         tie_seeds: further seeds over which the best few are trained where they nearly tie.
@@ -59,7 +59,7 @@ class StudySection(_Section):
     references: list[FamilySpec] = ["leaky", "b_silu"]
     trials: int = Field(60, ge=1, le=1_000_000)
     sampler: Literal["tpe", "random", "cmaes", "gp", "grid", "nsga2"] = "tpe"
-    pruner: Literal["hyperband", "median", "none"] = "hyperband"
+    pruner: Literal["hyperband", "median", "halving", "none"] = "hyperband"
     objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = ["accuracy"]
     seed: int = Field(0, ge=0, lt=2**31)
     tie_seeds: int = Field(0, ge=0, le=100)

@@ -380,8 +380,8 @@ def make_sampler(settings: StudySection, *, seed: int) -> BaseSampler:
         if settings.sampler == "cmaes":
             return optuna.samplers.CmaEsSampler(
                 seed=seed,
-                # Trials that Hyperband stopped have a value at their rung to learn from.
-                consider_pruned_trials=settings.pruner == "hyperband",
+                # Trials that stopped at a rung have a value there to learn from.
+                consider_pruned_trials=settings.pruner in ("hyperband", "halving"),
                 warn_independent_sampling=False,
             )
         if settings.sampler == "gp":
@@ -423,8 +423,10 @@ def _no_experimental_warnings() -> Iterator[None]:
 def make_pruner(settings: StudySection, *, epochs: int | None) -> optuna.pruners.BasePruner:
     """The study's pruner, its resources in epochs.
 
-    No trial is stopped within its first quarter (rounded up): early epochs mislead, most under a
-    one-cycle schedule.
+    No trial is stopped within its first quarter (rounded up), for early epochs mislead, most under
+    a one-cycle schedule; but by successive halving (asynchronous, Li et al. 2020,
+    arXiv:1810.05934), which is for those who would rather look at more candidates: the best third
+    goes on after 1, 3, 9, … epochs.
 
     Args:
         settings: the study's.
@@ -432,6 +434,8 @@ def make_pruner(settings: StudySection, *, epochs: int | None) -> optuna.pruners
     """
     if epochs is None or epochs < 2 or settings.pruner == "none":
         return optuna.pruners.NopPruner()
+    if settings.pruner == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     first = max(1, math.ceil(epochs / 4))
     if settings.pruner == "median":
         return optuna.pruners.MedianPruner(
