@@ -8,14 +8,15 @@ import mpmath
 import numpy as np
 import pytest
 import sympy
+import torch
 
 from pdsearch.enclosure import cut
 from pdsearch.expression import parse, x
 from pdsearch.family import load_family
-from pdsearch.kernels import table
-from pdsearch.kernels.certify import Certificate, certify
+from pdsearch.kernels import available, table
+from pdsearch.kernels.certify import Certificate, _same_sign, certify
 from pdsearch.kernels.fit import LIMIT, SIGN_FLOOR, fit
-from pdsearch.kernels.layout import TOP, Cells, Tree
+from pdsearch.kernels.layout import TOP, Cells, Stretch, Tree
 from pdsearch.kernels.pieces import Values, breakpoints
 
 # One of each layout: Side, Side from above, Sides, and Trees of several sizes.
@@ -181,3 +182,28 @@ def test_the_value_at_a_breakpoint_counts() -> None:
 def test_what_cannot_be_proved_takes_the_formula() -> None:
     spike = load_family("q_pseudo_spike").bind(alpha=1.1)
     assert table.segments(spike, 0.0) is None
+
+
+def test_a_constant_tail_is_kept_by_its_sign_not_by_its_error() -> None:
+    """Beyond its cells a power's tail is one number, farther from g than g is from zero."""
+    assert available() is None
+    candidate = load_family("two_sided_power").default
+    found = table.segments(candidate, 0.0)
+    assert found is not None and found.layout.startswith("sides")
+    assert found.proof.error <= table.LIMIT
+    far = torch.tensor([-1e5, -2e5, -2.9e5])  # 0.3/(1 − x) is above 1e-6 up to 3e5
+    got = torch.ops.pdsearch.scale(torch.ones(3), far, found.values)
+    assert bool((got > 0).all())
+    assert bool(((got - 0.3 / (1 - far)).abs() <= table.LIMIT).all())
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most", "kept"),
+    [(4e-6, 0.0, 9e-6, True), (-4e-6, 0.0, 9e-6, False), (-4e-6, -9e-6, 0.0, True),
+     (1e-40, 0.0, 9e-6, False), (0.0, 0.0, 9e-6, False), (4e-6, -1e-9, 9e-6, False)],
+)  # fmt: skip
+def test_signs_of_constants(value: float, least: float, most: float, kept: bool) -> None:
+    flat = Stretch(0.0, 1.0, Fraction(0), Fraction(0), (Fraction(value),), 1e-37)
+    assert _same_sign(flat, least, most) is kept
+    bent = Stretch(0.0, 1.0, Fraction(1), Fraction(0), (Fraction(value), Fraction(1)), 1e-37)
+    assert not _same_sign(bent, least, most)

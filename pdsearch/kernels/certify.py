@@ -114,7 +114,9 @@ def certify(
             error, least, most = _bounds(cell)
             noise = cell.stretch.noise
             found = (error + noise, least, most)
-            good = _keeps(*found, limit=limit, floor=floor)
+            good = _keeps(*found, limit=limit, floor=floor) or (
+                found[0] <= limit and _same_sign(cell.stretch, least, most)
+            )
             if good and error <= max(1.3 * aim, 2e-7):
                 proved.append(found)
             elif (parts := _halves(cell)) is not None:
@@ -134,6 +136,14 @@ def certify(
 def _keeps(error: float, least: float, most: float, *, limit: float, floor: float) -> bool:
     """Whether the error is allowed, and too small to turn a g above the floor to 0."""
     return error <= limit and (max(least, -most) > error or max(-least, most) <= floor)
+
+
+def _same_sign(stretch: Stretch, least: float, most: float) -> bool:
+    """Whether a table that is one number there, as at its ends, has the sign of g."""
+    if any(stretch.coefficients[1:]):
+        return False
+    value = stretch.coefficients[0]
+    return (value > stretch.noise and least >= 0) or (value < -stretch.noise and most <= 0)
 
 
 def _side(piece: Piece) -> _Side:

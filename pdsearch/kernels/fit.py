@@ -5,6 +5,7 @@ sign nor a value above 1e-6 is lost.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ Prove = Callable[[Cells | Tree, float], Certificate | None]
 
 LIMIT = 1e-5  # absolute error of g; a table that is worse is not used
 WITHIN = 4e-6  # what fits aim at
+LAST = 8e-6  # what they aim at where that cannot be had
 SIGN_FLOOR = 1e-6  # a g above this in size never changes its sign or becomes zero
 
 
@@ -47,9 +49,10 @@ def fit(
         lambda: _tree(g, edges, most=8, degree=3),
         lambda: _side(g, degree=5),
         lambda: _sides(g),
+        lambda: _polished_sides(g),
         lambda: _tree(g, edges, most=16, degree=5),
         lambda: _tree(g, edges, most=32, degree=5),
-        lambda: _tree(g, edges, most=32, degree=5, within=8e-6),
+        lambda: _tree(g, edges, most=32, degree=5, within=LAST),
     ]
     for attempt in attempts:
         layout = attempt()
@@ -119,13 +122,65 @@ def _sides(g: Function) -> Cells | None:
     return _cells(g, 5, sign=0)
 
 
-def _cells(g: Function, degree: int, *, sign: int, **rest: Any) -> Cells | None:
+_NEARLY = 3.0  # times its tolerance that the best of `_sides` may be off to be worth a polish
+
+
+def _polished_sides(g: Function, within: float = LAST) -> Cells | None:
+    """Sides whose polynomials have the least greatest error, and a tail between its extremes.
+
+    For tails of powers, which the layout follows nearly well enough: the next cheapest one costs
+    the kernel half as much again.
+    """
+    cells = _cells(g, 5, sign=0, worst=_NEARLY)
+    if cells is None:
+        return None
+    half = 0.5 ** (cells.mantissa + 1)
+    v = half * np.cos(np.arange(33) / 32 * np.pi)
+    rows = np.empty_like(cells.coefficients)
+    for row in range(len(rows)):
+        side, stretch = (1 if row >= 16 else -1), row % 16
+        octave, part = stretch >> cells.mantissa, stretch & ((1 << cells.mantissa) - 1)
+        w = 2.0**octave * (1 + part * 2 * half + half + v)
+        wanted = g(side * np.maximum((w - 1) / cells.scale, 1e-30))
+        points, allowed = v, _tolerance(wanted, within)
+        if stretch == 15:  # beyond it, what it is at its end
+            far = g(side * (w[0] - 1) / cells.scale * np.geomspace(1.0, 1e8, 25))
+            points = np.append(points, np.full(len(far), half))
+            wanted, allowed = np.append(wanted, far), np.append(allowed, np.full(len(far), within))
+        found = _least_greatest(points / half, wanted, allowed, degree=5)
+        if found is None:
+            return None
+        rows[row] = (found / half ** np.arange(6)).astype(np.float32)
+    return replace(cells, coefficients=rows)
+
+
+def _least_greatest(u: Array, wanted: Array, allowed: Array, *, degree: int) -> Array | None:
+    """Coefficients whose greatest error over what is allowed is least, if that is at most one."""
+    from scipy import optimize
+
+    basis = np.vander(u, degree + 1, increasing=True) / allowed[:, None]
+    ones, aim = np.ones((len(u), 1)), wanted / allowed
+    # About the polynomial of least squares: what is left is of the size of the tolerances.
+    start = np.linalg.lstsq(basis, aim)[0]
+    off = aim - basis @ start
+    solved = optimize.linprog(
+        np.append(np.zeros(degree + 1), 1.0),
+        A_ub=np.block([[basis, -ones], [-basis, -ones]]),
+        b_ub=np.concatenate([off, -off]),
+        bounds=[(None, None)] * (degree + 1) + [(0.0, 1.0)],
+        method="highs",
+    )
+    return start + solved.x[:-1] if solved.status == 0 else None
+
+
+def _cells(g: Function, degree: int, *, sign: int, worst: float = 1.0, **rest: Any) -> Cells | None:
     """Try every scale and split between even and logarithmic stretches; the best if good.
 
     Args:
         g: the function.
         degree: of the polynomials.
         sign: of the x that the stretches are of; 0: 16 for each sign.
+        worst: times its tolerance that it may be off at most.
         rest: further fields of `Cells`.
     """
     two_sided = sign == 0
@@ -152,16 +207,18 @@ def _cells(g: Function, degree: int, *, sign: int, **rest: Any) -> Cells | None:
         reach = distance[:, -1, -1]
         beyond = reach[:, None] * np.geomspace(1.0, 1e8, 25)
         far = np.stack([g(beyond * s) for s in sides], axis=1)
+        # Where it is to be polished, a tail may end in a number that is not a quarter near to it.
+        ending = _tolerance(far) if worst <= 1.0 else WITHIN
         score = np.maximum(
             (np.abs(found - wanted) / _tolerance(wanted)).max(axis=(1, 2, 3)),
-            (np.abs(found[:, :, -1, -1, None] - far) / _tolerance(far)).max(axis=(1, 2)),
+            (np.abs(found[:, :, -1, -1, None] - far) / ending).max(axis=(1, 2)),
         )
         at = int(np.argmin(score))
         if best is None or score[at] < best[0]:
             rows = coefficients[at].reshape(-1, degree + 1) / half ** np.arange(degree + 1)
             cells = Cells(two_sided, mantissa, float(_SCALES[at]), rows.astype(np.float32), **rest)
             best = (float(score[at]), cells)
-    return best[1] if best is not None and best[0] <= 1.0 else None
+    return best[1] if best is not None and best[0] <= worst else None
 
 
 # ---------------------------------------------------------------------------------------- Tree
