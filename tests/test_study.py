@@ -440,6 +440,14 @@ def test_halving_begins_with_the_first_epoch(tmp_path):
     assert [len(row.epochs) for row in trained] == [9, 9] + [1] * (len(trained) - 2)
 
 
+@pytest.mark.parametrize(("trials", "one"), [(12, True), (39, True), (40, False)])
+def test_hyperband_has_one_bracket_in_a_short_study(trials, one):
+    settings = StudySection(name="s", families=["leaky"], trials=trials)
+    pruner = make_pruner(settings, epochs=8)
+    assert isinstance(pruner, optuna.pruners.SuccessiveHalvingPruner) is one
+    assert pruner._min_resource == 2
+
+
 @pytest.mark.parametrize("epochs", [None, 1])
 def test_nothing_is_pruned_in_one_epoch(epochs):
     settings = StudySection(name="s", families=["leaky"])

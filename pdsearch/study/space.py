@@ -420,6 +420,11 @@ def _no_experimental_warnings() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------- pruners
 
 
+PER_BRACKET = 20
+"""Trials for each of Hyperband's brackets. With fewer it has the most pruning bracket alone, which
+is successive halving: the last one prunes nothing, and would take half of a short study."""
+
+
 def make_pruner(settings: StudySection, *, epochs: int | None) -> optuna.pruners.BasePruner:
     """The study's pruner, its resources in epochs.
 
@@ -437,6 +442,9 @@ def make_pruner(settings: StudySection, *, epochs: int | None) -> optuna.pruners
     if settings.pruner == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     first = max(1, math.ceil(epochs / 4))
+    brackets = math.floor(math.log(epochs / first, 3)) + 1
+    if settings.pruner == "hyperband" and brackets > 1 and settings.trials < PER_BRACKET * brackets:
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)
     if settings.pruner == "median":
         return optuna.pruners.MedianPruner(
             n_startup_trials=startup_trials(settings), n_warmup_steps=first
