@@ -26,7 +26,10 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """One row before it is trained. `how` and `formula` decide the result; the rest is for show."""
+    """One row before it is trained. `how` and `formula` decide the result; the rest is for show.
+
+    `place` is its place among those it is trained with.
+    """
 
     name: str
     kind: str
@@ -34,6 +37,7 @@ class Contender:
     formula: str
     candidate: "Candidate"
     module: Callable[[], Any] | None = None
+    place: int = 0
 
     @property
     def identity(self) -> str:
@@ -88,7 +92,8 @@ def choose_contenders(
     notes: list[str] = []
     if controls:
         found += _controls(found, baseline, notes)
-    return sorted(found, key=lambda contender: KINDS.index(contender.kind)), notes
+    ordered = sorted(found, key=lambda contender: KINDS.index(contender.kind))
+    return [replace(one, place=place) for place, one in enumerate(ordered)], notes
 
 
 def _controls(

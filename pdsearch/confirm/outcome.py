@@ -175,7 +175,11 @@ def assemble(
     for record in sorted(records, key=lambda record: str(record["finished"])):
         if record["split"] == "test" and record["setting"] == setting:
             groups.setdefault((record["how"], record["formula"]), []).append(record)
-    ordered = sorted(groups.values(), key=lambda runs: KINDS.index(runs[0]["kind"]))
+    # Not by what was finished first: that is chance where several processes were at it.
+    ordered = sorted(
+        groups.values(),
+        key=lambda runs: (KINDS.index(runs[0]["kind"]), min(run.get("place", 0) for run in runs)),
+    )
     baseline = next((runs for runs in ordered if runs[0]["kind"] == "baseline"), [])
     reference = {run["seed"]: run["accuracy"] for run in baseline}
     rows = [_row(runs, reference) for runs in ordered]

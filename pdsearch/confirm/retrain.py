@@ -105,6 +105,7 @@ class _Session:
             "setting": setting.to_dict(),
             "name": contender.name,
             "kind": contender.kind,
+            "place": contender.place,
             "how": contender.how,
             "formula": contender.formula,
             "candidate": None if contender.module else contender.candidate.to_dict(),
