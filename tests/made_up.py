@@ -17,6 +17,16 @@ from pdsearch.family import Candidate
 from pdsearch.study import StoredStudy, open_study, search
 from pdsearch.trial import EpochRecord, RateSearch, TrialResult, TrialSettings
 
+# A model file: a network that trains in a second.
+SMALL_NET = """
+from torch import nn
+
+def net(classes):
+    return nn.Sequential(
+        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes)
+    )
+"""
+
 LAYERS = ("features.1", "features.4", "features.7", "features.9", "features.11", "classifier.2")
 
 

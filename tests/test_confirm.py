@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import sympy
+from made_up import SMALL_NET
 from optuna.distributions import FloatDistribution
 
 import pdsearch.autograd
@@ -598,15 +599,6 @@ tail = sympy.Piecewise((1, x > 0), (a * sympy.exp(x), True))
 mild = Family("mild", tail, space={"a": FloatDistribution(0.1, 0.5)})
 """
 
-NET = """
-from torch import nn
-
-def net(classes):
-    return nn.Sequential(
-        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes)
-    )
-"""
-
 
 def test_the_whole_path_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pdsearch.data import load_dataset
@@ -616,7 +608,7 @@ def test_the_whole_path_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     Path("study.toml").write_text(STUDY, encoding="utf-8")
     Path("mild.py").write_text(FAMILY, encoding="utf-8")
-    Path("small.py").write_text(NET, encoding="utf-8")
+    Path("small.py").write_text(SMALL_NET, encoding="utf-8")
     search("study.toml", device="cpu", threads=1, progress=False)
     stored = open_study("study.toml")
     result = confirm(stored, top=1, controls=True, device="cpu")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import SMALL_NET
 
 import pdsearch.trial
 from pdsearch.confirm import confirm, load_confirmation
@@ -91,20 +92,11 @@ seeds = 3
 epochs = 2
 """
 
-NET = """
-from torch import nn
-
-def net(classes):
-    return nn.Sequential(
-        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, classes)
-    )
-"""
-
 
 @pytest.fixture
 def study(workdir: Path) -> Path:
     (workdir / "study.toml").write_text(STUDY, encoding="utf-8")
-    (workdir / "small.py").write_text(NET, encoding="utf-8")
+    (workdir / "small.py").write_text(SMALL_NET, encoding="utf-8")
     search("study.toml", device="cpu", threads=1, progress=False)
     return workdir / "study.toml"
 

@@ -16,7 +16,7 @@ from pdsearch.study import open_study
 
 def main() -> int:
     """Takes part until nothing is left to do."""
-    # As Ctrl-C, which reaches the whole group of processes: what is finished is stored.
+    # How the process that started this one ends it: as by Ctrl-C, what is finished is stored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     request = json.load(sys.stdin)
     loud = request.pop("progress")

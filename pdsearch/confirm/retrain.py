@@ -35,7 +35,7 @@ class _Session:
 
     stored: "StoredStudy"
     device: str
-    threads: int | None
+    threads: int
     progress: Callable[[str], None] | None
     planned: int
     speeds: dict[str, dict[str, str]]

@@ -79,6 +79,7 @@ def start_helper(request: dict[str, Any]) -> "subprocess.Popen[str]":
         env={**os.environ, PARENT: str(os.getpid())},
         stdin=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for the process that started it, which then ends it
     )
     assert helper.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it ended; what it would have done is done here

@@ -11,9 +11,19 @@ from typing import Any
 import numpy as np
 
 from pdsearch.kernels.certify import Certificate
-from pdsearch.kernels.layout import TOP, Cells, Tree, floor_ordinal, from_ordinal, horner, ordinal
+from pdsearch.kernels.layout import (
+    TOP,
+    Cells,
+    Tree,
+    chebyshev,
+    floor_ordinal,
+    from_ordinal,
+    horner,
+    ordinal,
+    widths,
+)
 
-__all__ = ["LIMIT", "SIGN_FLOOR", "fit"]
+__all__ = ["LIMIT", "SIGN_FLOOR", "fit", "mirrored"]
 
 Array = np.ndarray[Any, Any]
 Function = Callable[[Array], Array]
@@ -94,28 +104,30 @@ def _tolerance(g: Array, within: float = WITHIN) -> Array:
     return np.clip(0.25 * np.abs(g), 2.5e-7, within)
 
 
-def _chebyshev(degree: int) -> tuple[Array, Array]:
-    """Nodes in [-1, 1], and the matrix from values there to coefficients."""
-    nodes = np.cos((2 * np.arange(degree + 1) + 1) / (2 * (degree + 1)) * np.pi)
-    return nodes, np.linalg.inv(np.vander(nodes, increasing=True)).T
-
-
 # ------------------------------------------------------------------------------ Side and Sides
 
 _SCALES = 2.0 ** np.arange(-8, 8.1, 0.5)
 
 
-def _side(g: Function, degree: int) -> Cells | None:
-    """One side of zero from the other: it is constant, or both add up to one."""
+def mirrored(g: Function) -> tuple[int, dict[str, Any]] | None:
+    """The sign of x to fit, and the fields of `Cells` that give the other side from it.
+
+    The other side is constant, or both add up to one; None where neither is so.
+    """
     points = np.concatenate([np.geomspace(1e-30, 1e30, 301), np.linspace(1e-3, 30, 3_001)])
     below, above = g(-points), g(points)
     if np.all(above == above[0]):
-        return _cells(g, degree, sign=-1, offset=float(above[0]), slope=0.0)
+        return -1, {"offset": float(above[0]), "slope": 0.0}
     if np.all(below == below[0]) and g(np.zeros(1))[0] == below[0]:
-        return _cells(g, degree, sign=1, offset=float(below[0]), slope=0.0, inverted=True)
+        return 1, {"offset": float(below[0]), "slope": 0.0, "inverted": True}
     if np.all(np.abs(below + above - 1.0) <= 1e-12):
-        return _cells(g, degree, sign=-1, offset=1.0, slope=-1.0)
+        return -1, {"offset": 1.0, "slope": -1.0}
     return None
+
+
+def _side(g: Function, degree: int) -> Cells | None:
+    found = mirrored(g)
+    return None if found is None else _cells(g, degree, sign=found[0], **found[1])
 
 
 def _sides(g: Function) -> Cells | None:
@@ -136,15 +148,14 @@ def _polished_sides(g: Function, within: float = LAST) -> Cells | None:
         return None
     half = 0.5 ** (cells.mantissa + 1)
     v = half * np.cos(np.arange(33) / 32 * np.pi)
+    distance = np.maximum((widths(16, cells.mantissa, v) - 1) / cells.scale, 1e-30)
     rows = np.empty_like(cells.coefficients)
     for row in range(len(rows)):
         side, stretch = (1 if row >= 16 else -1), row % 16
-        octave, part = stretch >> cells.mantissa, stretch & ((1 << cells.mantissa) - 1)
-        w = 2.0**octave * (1 + part * 2 * half + half + v)
-        wanted = g(side * np.maximum((w - 1) / cells.scale, 1e-30))
+        wanted = g(side * distance[stretch])
         points, allowed = v, _tolerance(wanted, within)
         if stretch == 15:  # beyond it, what it is at its end
-            far = g(side * (w[0] - 1) / cells.scale * np.geomspace(1.0, 1e8, 25))
+            far = g(side * distance[stretch, 0] * np.geomspace(1.0, 1e8, 25))
             points = np.append(points, np.full(len(far), half))
             wanted, allowed = np.append(wanted, far), np.append(allowed, np.full(len(far), within))
         found = _least_greatest(points / half, wanted, allowed, degree=5)
@@ -185,17 +196,14 @@ def _cells(g: Function, degree: int, *, sign: int, worst: float = 1.0, **rest: A
     """
     two_sided = sign == 0
     size = 16 if two_sided else 32
-    nodes, solve = _chebyshev(degree)
+    nodes, solve = chebyshev(degree)
     checks = np.linspace(-1, 1, 8)
     best: tuple[float, Cells] | None = None
     for mantissa in range(5, -1, -1):
         if size >> mantissa == 0:
             continue
-        stretch = np.arange(size)
-        octave, part = stretch >> mantissa, stretch & ((1 << mantissa) - 1)
         half = 0.5 ** (mantissa + 1)
-        v = np.concatenate([nodes, checks]) * half
-        w = 2.0 ** octave[:, None] * (1 + part[:, None] * 2 * half + half + v)
+        w = widths(size, mantissa, np.concatenate([nodes, checks]) * half)
         distance = (w - 1)[None] / _SCALES[:, None, None]
         sides = [sign] if not two_sided else [-1, 1]
         # Not at 0 itself, where g may jump: it belongs to the stretch below.
@@ -264,7 +272,7 @@ class _Stretches:
 
     def __init__(self, g: Function, degree: int, within: float) -> None:
         self.g, self.degree, self.within = g, degree, within
-        self.nodes, self.solve = _chebyshev(degree)
+        self.nodes, self.solve = chebyshev(degree)
         self.checks = np.concatenate([np.cos(np.arange(19) / 18 * np.pi), self.nodes])
 
     def fit(self, first: Array, last: Array) -> tuple[Array, Array]:

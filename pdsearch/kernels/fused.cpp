@@ -149,12 +149,8 @@ INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t
     }
     by_degree(degree, c, 32, index, v, g, n);
     if (!two_sided) {
-      const float flip = h.inverted != 0 ? -1.0f : 1.0f;
-      // Inverted, the other side is x <= 0.
-      for (int64_t i = 0; i < n; ++i) {
-        const bool above = x[i] > 0;
-        g[i] = above == (flip > 0) ? g[i] * h.slope + h.offset : g[i];
-      }
+      const bool inverted = h.inverted != 0;
+      for (int64_t i = 0; i < n; ++i) g[i] = (x[i] > 0) != inverted ? g[i] * h.slope + h.offset : g[i];
     }
   }
   for (int64_t i = 0; i < n; ++i) g[i] = x[i] == x[i] ? g[i] : x[i];

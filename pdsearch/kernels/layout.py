@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TOP", "Cells", "Stretch", "Tree", "floor_ordinal", "from_ordinal", "ordinal"]
+__all__ = [
+    "TOP",
+    "Cells",
+    "Stretch",
+    "Tree",
+    "chebyshev",
+    "floor_ordinal",
+    "from_ordinal",
+    "ordinal",
+    "widths",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -90,6 +100,21 @@ def _noise(coefficients: Array, reach: float, *, moved: float = HALF_ULP) -> flo
     value = float((sizes * reach**powers).sum())
     slope = float((powers * sizes * reach ** np.maximum(powers, 1)).sum())
     return 1.05 * (2 * max(0, len(sizes) - 1) * HALF_ULP * value + moved * slope) + 1e-37
+
+
+def widths(size: int, mantissa: int, v: Array) -> Array:
+    """W on each of `size` stretches of `Cells`, at places v: (size, len(v)), v from its centre."""
+    stretch = np.arange(size)
+    octave, part = stretch >> mantissa, stretch & ((1 << mantissa) - 1)
+    half = 0.5 ** (mantissa + 1)
+    found: Array = 2.0 ** octave[:, None] * (1 + part[:, None] * 2 * half + half + v)
+    return found
+
+
+def chebyshev(degree: int) -> tuple[Array, Array]:
+    """Nodes in [-1, 1], and the matrix from values there to coefficients, constant first."""
+    nodes = np.cos((2 * np.arange(degree + 1) + 1) / (2 * (degree + 1)) * np.pi)
+    return nodes, np.linalg.inv(np.vander(nodes, increasing=True)).T
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pdsearch.kernels.layout import Cells, Tree
+from pdsearch.kernels.fit import mirrored
+from pdsearch.kernels.layout import Cells, Tree, chebyshev, widths
 
 __all__ = ["Rounded", "rounded"]
 
@@ -27,7 +28,7 @@ FEW = 1e-3  # share of inputs to be looked up that a table may have
 MOST = 2e-2  # share that the best table may have; beyond it, all inputs are looked up
 BAND = 12  # place in the header: look up |x| in (header[12], header[13]], cyclically
 CLOSE = 0.25  # units in the last place that a polynomial is from g at most, besides rounding to it
-ROUNDS = 6
+ROUNDS = 6  # of fits, each on what the last one left wrong besides
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,8 @@ def rounded(every: torch.Tensor, g: Function) -> Rounded | None:
 
 def _attempts(g: Function, targets: Targets) -> Iterator[Callable[[], Iterator[Layout]]]:
     """Layouts, those first that cost the kernel least."""
-    side = _side(targets)
+    found = mirrored(g)
+    side = None if found is None else Cells(False, 0, 1.0, _empty(3), **found[1])
     yield lambda: _tree(targets, most=8, degree=1)
     if side is not None:
         yield lambda: _cells(g, targets, replace(side, coefficients=_empty(2)))
@@ -244,8 +246,8 @@ def _spread(indices: Array, most: int) -> Array:
 # Powers of two: between them w's rounding takes x's last digits, which decide next to zero where g
 # crosses from one rounded value to another.
 _SCALES = 2.0 ** np.arange(-9, 9)
-# Of g, at sample points. The closer, the less is left for projections to do, and the less far cells
-# reach; half a unit in the last place is 2^-9.
+# Of g, at sample points. The closer, the less is left for linear programming to mend, and the less
+# far cells reach; half a unit in the last place is 2^-9.
 _TOLERANCES = (2.0**-14, 2.0**-12, 2.0**-11, 2.0**-10)
 
 
@@ -253,40 +255,20 @@ def _empty(degree: int) -> Array:
     return np.zeros((32, degree + 1), dtype=np.float32)
 
 
-def _side(targets: Targets) -> Cells | None:
-    """One side of zero from the other: it is constant, or both add up to one."""
-    # Subnormal inputs: a number of little digits, which x itself has there.
-    below = targets.part(np.flatnonzero(targets.x < -1e-30))
-    above = targets.part(np.flatnonzero(targets.x > 1e-30))
-    if np.all(above.g == above.g[0]):
-        return Cells(False, 0, 1.0, _empty(3), offset=float(above.g[0]), slope=0.0)
-    if np.all(below.g == below.g[0]):
-        return Cells(False, 0, 1.0, _empty(3), offset=float(below.g[0]), slope=0.0, inverted=True)
-    if np.all(np.abs(below.g[::-1] + above.g - 1.0) <= 1e-12):
-        return Cells(False, 0, 1.0, _empty(3), offset=1.0, slope=-1.0)
-    return None
-
-
 def _cells(g: Function, targets: Targets, layout: Cells) -> Iterator[Cells]:
     """The layouts whose cells reach furthest from zero before one is not good enough."""
     degree = layout.coefficients.shape[1] - 1
-    order = np.arange(degree + 1)
-    nodes = np.cos((2 * order + 1) / (2 * (degree + 1)) * np.pi)
+    nodes, solve = chebyshev(degree)
     checks = np.linspace(-1, 1, 7)
-    onto = np.vander(checks, degree + 1, increasing=True) @ np.linalg.inv(
-        np.vander(nodes, degree + 1, increasing=True)
-    )
+    onto = solve @ np.vander(checks, degree + 1, increasing=True).T
     size = 16 if layout.two_sided else 32
     sides = [-1, 1] if layout.two_sided else [1 if layout.inverted else -1]
-    cell = np.arange(size)
     furthest = {tolerance: (0.0, 0, 1.0) for tolerance in _TOLERANCES}
     for mantissa in range(5, -1, -1):
         if size >> mantissa == 0:
             continue
-        octave, part = cell >> mantissa, cell & ((1 << mantissa) - 1)
         half = 0.5 ** (mantissa + 1)
-        at = np.concatenate([nodes, checks]) * half
-        w = 2.0 ** octave[:, None] * (1 + part[:, None] * 2 * half + half + at)
+        w = widths(size, mantissa, np.concatenate([nodes, checks]) * half)
         distance = (w - 1)[None] / _SCALES[:, None, None]
         error = np.zeros((len(_SCALES), size))
         for side in sides:
@@ -295,9 +277,9 @@ def _cells(g: Function, targets: Targets, layout: Cells) -> Iterator[Cells]:
             # Next to a zero of g what counts is found out later, input by input.
             amount = np.abs(wanted)
             least = np.maximum(2.0**-6 * amount.max(axis=2, keepdims=True), 1e-45)
-            off = np.abs(at_nodes @ onto.T - wanted) / np.maximum(amount, least)
+            off = np.abs(at_nodes @ onto - wanted) / np.maximum(amount, least)
             error = np.maximum(error, off.max(axis=2))
-        ends = 2.0**octave * (1 + (part + 1) * 2 * half) - 1
+        ends = widths(size, mantissa, np.array([half]))[:, 0] - 1
         for tolerance in _TOLERANCES:
             good = error <= tolerance
             count = np.where(good.all(axis=1), size, np.argmin(good, axis=1))
@@ -323,9 +305,10 @@ def _filled(targets: Targets, layout: Cells, sides: list[int]) -> Cells:
     cell, v = layout.places(targets.x)
     rows = layout.coefficients.copy()
     degree = rows.shape[1] - 1
+    nearest = (0, 16) if layout.two_sided else (0,)
     for at in np.unique(cell):
         here = np.flatnonzero(cell == at)
-        if at % 16 == 0:  # next to zero, where g may vanish: v has no digits for that
+        if at in nearest:  # next to zero g may vanish, and v has no digits for that
             amount = np.abs(targets.g[here])
             here = here[amount >= 2.0**-12 * amount.max()]
         rows[at] = _bent(targets.part(here), v[here].astype(np.float64), degree)

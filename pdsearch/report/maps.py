@@ -28,7 +28,13 @@ ASCII = {"proved": "#", "refuted": ".", "undecided": "?"}
 
 def moving(family: "Family") -> list[str]:
     """The parameters that have a range: one that is held at a value is no side of the map."""
-    return [name for name, d in family.space.items() if d.low < d.high]  # type: ignore[attr-defined]
+    return [name for name in family.space if (ends := _ends(family, name))[0] < ends[1]]
+
+
+def _ends(family: "Family", name: str) -> tuple[float, float]:
+    """A parameter's range."""
+    d: Any = family.space[name]
+    return float(d.low), float(d.high)
 
 
 def share(one: "FamilyMap", verdict: str) -> str:
@@ -69,8 +75,7 @@ def map_plot(
     rows = _middles(family, names[1], height)[::-1] if len(names) == 2 else [None]
     labels = [""] * len(rows)
     if len(names) == 2:
-        ends = family.space[names[1]]
-        labels[0], labels[-1] = number(float(ends.high)), number(float(ends.low))  # type: ignore[attr-defined]
+        labels[-1], labels[0] = map(number, _ends(family, names[1]))
         labels[len(rows) // 2] = names[1] + (" (log)" if _scale(family, names[1]) else "")
     margin = max(6, *(len(label) + 1 for label in labels))
     lines = []
@@ -81,8 +86,7 @@ def map_plot(
             part = next((p for p in one.parts if _holds(p, point)), None)
             cells.append(fills[part.verdict] if part else " ")
         lines.append(f"{label:>{margin - 1}} {''.join(cells)}")
-    ends = family.space[names[0]]
-    low, high = number(float(ends.low)), number(float(ends.high))  # type: ignore[attr-defined]
+    low, high = map(number, _ends(family, names[0]))
     scale = " (log)" if _scale(family, names[0]) else ""
     lines.append(
         " " * margin + low + f"{names[0]}{scale}".center(width - len(low) - len(high)) + high
@@ -125,8 +129,7 @@ def maps_text(
 
 
 def _middles(family: "Family", name: str, count: int) -> list[float]:
-    d: Any = family.space[name]
-    low, high = float(d.low), float(d.high)
+    low, high = _ends(family, name)
     shares = [(i + 0.5) / count for i in range(count)]
     if _scale(family, name):
         return [low * (high / low) ** at for at in shares]
@@ -194,8 +197,7 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
 
 
 def _axis(family: "Family", name: str) -> dict[str, Any]:
-    d: Any = family.space[name]
-    ends = [float(d.low), float(d.high)]
+    ends = list(_ends(family, name))
     title = {"title": {"text": plain(name), "standoff": 8}}
     if _scale(family, name):
         return {**title, "type": "log", "range": [math.log10(end) for end in ends]}
