@@ -62,6 +62,7 @@ def run(candidate: Candidate, settings: TrialSettings, seed: int) -> TrialResult
                 dead,
                 12.0 + noise.random(),
                 0.02,
+                2.4 * math.exp(-0.3 * epoch) + (1 - top),
             )
         )
     value = records[-1].accuracy

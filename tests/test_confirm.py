@@ -48,6 +48,7 @@ def finished(number: int, a: float, value: float, **other: Any) -> Any:
         "seeds": {},
         "score": value,
         "values": (value,),
+        "learning_rate": None,
     }
     return SimpleNamespace(**{**fields, **other})
 
@@ -67,7 +68,7 @@ def stored_study(
     settings = SimpleNamespace(
         study=SimpleNamespace(seed=0, objectives=list(objectives)),
         trial=TrialSettings(dataset="digits", epochs=2, learning_rates=learning_rates, **trial),
-        confirm=SimpleNamespace(seeds=4, epochs=3),
+        confirm=SimpleNamespace(seeds=4, epochs=3, rate_epochs=None),
     )
     return SimpleNamespace(
         name="made-up",
@@ -374,6 +375,57 @@ def test_each_row_gets_its_own_rate_from_validation_alone(tmp_path: Path, lab: L
     assert "bootstrap" not in shown
     lines = {line.split("  ")[0]: line.split()[-1] for line in shown.splitlines() if "±" in line}
     assert {name: float(lines[name]) for name in best} == best
+
+
+def test_rates_are_chosen_by_shorter_runs_and_by_those_of_the_search(
+    tmp_path: Path, lab: Lab
+) -> None:
+    best = {"relu": 0.1, "leaky(alpha=0.01)": 1.0, "tail(a=0.5)": 0.01}
+    lab.accuracy = lambda who, seed, rate: known(who, seed, rate) - abs(rate - best[who])
+    rows = [
+        # The search says otherwise than the runs here would: that it is heard can be seen.
+        finished(
+            0, 0.5, 0.8, kind="baseline", candidate=load_family("relu").default, learning_rate=0.01
+        ),
+        finished(3, 0.5, 0.9, learning_rate=1.0),
+        finished(4, 0.6, 0.5, status="pruned"),
+    ]
+    stored = stored_study(tmp_path, rows, learning_rates=(0.01, 0.1, 1.0))
+
+    def chosen(**keys: Any) -> tuple[dict[str, float], list[tuple[str, int]], Any]:
+        before = len(lab.calls)
+        result = confirm(stored, seeds=2, device="cpu", **keys)
+        calls = [c for c in lab.calls[before:] if c["split"] == "validation"]
+        tuning = sorted({(c["who"], c["settings"].epochs) for c in calls})
+        return {row.name: row.learning_rate for row in result.rows}, tuning, result
+
+    # Runs of one epoch, which the search never made: its own have two.
+    rates, tuning, result = chosen(rate_epochs=1)
+    assert rates == best
+    assert tuning == [(who, 1) for who in sorted(best)]
+    assert "after 1 epoch(s)" in result.notes[0]
+    # As many epochs as the search's: only the reference, which it did not train, is tuned here.
+    rates, tuning, result = chosen(rate_epochs=2)
+    assert rates == {"relu": 0.01, "leaky(alpha=0.01)": 1.0, "tail(a=0.5)": 1.0}
+    assert tuning == [("leaky(alpha=0.01)", 2)]
+    assert [row.seeds for row in result.rows] == [2, 2, 2]  # no run of another choice among them
+    # As many as the test runs, which is what is done if nothing is said.
+    rates, tuning, result = chosen()
+    assert rates == best
+    assert tuning == [(who, 3) for who in sorted(best)]
+    assert "after" not in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("rates", "epochs", "problem"),
+    [((), 2, "rate_epochs decides nothing"), ((0.1, 0.2), 0, "rate_epochs must be at least 1")],
+)
+def test_epochs_for_the_rates_that_mean_nothing(
+    tmp_path: Path, rates: tuple[float, ...], epochs: int, problem: str
+) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], learning_rates=rates)
+    with pytest.raises(InputError, match=problem):
+        confirm(stored, rate_epochs=epochs, device="cpu")
 
 
 def test_the_tables_show_both_intervals(tmp_path: Path, lab: Lab) -> None:

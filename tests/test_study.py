@@ -384,7 +384,8 @@ def test_pruners_stop_the_worse_ones(tmp_path, pruner):
         if row.status == "pruned":
             assert len(row.epochs) < 4
             assert steps.count((row.candidate, 4)) == 0
-            assert row.reason == f"pruned after epoch {len(row.epochs)}"
+            word = "stopped" if pruner == "halving" else "pruned"
+            assert row.reason == f"{word} after epoch {len(row.epochs)}"
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "median", "halving"])
@@ -425,19 +426,46 @@ def test_hyperbands_resources_are_epochs(epochs, first, brackets):
     assert math.floor(math.log(epochs / first, 3)) + 1 == brackets
 
 
-def test_halving_begins_with_the_first_epoch(tmp_path):
-    """One candidate after the other, each worse than the last: all but the first stop at once."""
-    worse = iter(range(100))
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize(
+    ("each", "epochs"),
+    [
+        # By hand: 9 epochs, rungs after 1 and 4 of them, ReLU ahead of the candidates c1 to c8.
+        # Worse and worse: with c7 eight have got to the first rung, so that two may go on, ReLU and
+        # c1. At the next rung it is one of two and stops. In the end none is finished: it goes on.
+        (-1, [9, 9, 1, 1, 1, 1, 1, 1, 1]),
+        # Better and better: c7 is the second of eight, c8 the second of nine. At the next rung they
+        # are too few for one to go on, so that both stop; in the end the better one goes on.
+        (1, [9, 1, 1, 1, 1, 1, 1, 4, 9]),
+    ],
+)
+def test_halving_stops_and_takes_up_again(tmp_path, each, epochs, direction):
+    sign = 1 if direction == "maximize" else -1
+    known = {}
+    calls = []
 
     def train(candidate):
-        start = -next(worse)
-        yield from (start + epoch / 1000 for epoch in range(1, 10))
+        calls.append(candidate)
+        if candidate.family.name != "relu":
+            known.setdefault(candidate, each * len(known))
+        start = known.get(candidate, 100)
+        yield from (sign * (start + epoch / 1000) for epoch in range(1, 10))
 
-    rows = find(
-        tmp_path, train=train, trials=8, pruner="halving", families=["exp_tail"], references=[]
-    ).stored.trials()  # fmt: skip
-    trained = [row for row in rows if row.epochs]
-    assert [len(row.epochs) for row in trained] == [9, 9] + [1] * (len(trained) - 2)
+    stored = find(
+        tmp_path, train=train, trials=9, pruner="halving", families=["leaky"], references=[],
+        direction=direction,
+    ).stored  # fmt: skip
+    rows = stored.trials()
+    by = {row.candidate: row for row in rows if row.kind == "candidate"}
+    assert len(rows) == stored.counts()["total"] == 9
+    assert [len(stored.baseline().epochs), *(len(by[c].epochs) for c in known)] == epochs
+    ended = [row for row in by.values() if row.status == "complete"]
+    assert [len(row.epochs) for row in ended] == [9]
+    assert stored.best() == ended[0]
+    for row in by.values():
+        if row.status == "pruned":
+            assert row.reason == f"stopped after epoch {len(row.epochs)}"
+            assert row.value == row.epochs[-1]["accuracy"]
 
 
 @pytest.mark.parametrize(("trials", "one"), [(12, True), (39, True), (40, False)])

@@ -1,5 +1,6 @@
 """Storages: their troubles in one line without a password, several processes, PostgreSQL."""
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -307,6 +308,134 @@ def test_a_study_of_images(tiny, workdir):
         directory=stored.directory,
     )
     assert again.value == stored.baseline().value
+
+
+@pytest.fixture
+def halved(tiny, monkeypatch):
+    """A study by halving with looks, and the (candidate, epoch) that it trained."""
+    text = tiny.read_text().replace("trials = 5", 'trials = 24\npruner = "halving"\nlooks = 4')
+    # Seven epochs: rungs after a quarter of one, one and four.
+    tiny.write_text(text.replace("epochs = 2", "epochs = 7"))
+    from pdsearch.trial import loop, run
+
+    trained = []
+    names = []
+    begin, train = run.convert, loop.Loop.train
+
+    def named(model, candidate):
+        names.append(candidate.name)
+        return begin(model, candidate)
+
+    def spy(self, epoch, **keys):
+        trained.append((names[-1], epoch))
+        return train(self, epoch, **keys)
+
+    monkeypatch.setattr(run, "convert", named)
+    monkeypatch.setattr(loop.Loop, "train", spy)
+    return tiny, trained
+
+
+def test_halving_goes_on_from_the_checkpoint(halved):
+    file, trained = halved
+    stored = search(file, threads=1, device="cpu", progress=False, workers=1).stored
+    rows = stored.trials()
+    assert stored.counts()["total"] == len(rows) == 24
+    assert not list((stored.output / "checkpoints").iterdir())
+    taken_up = [t for t in stored.study.trials if "pdsearch:continues" in t.user_attrs]
+    assert taken_up
+    # An epoch is trained once; only what was stopped within the first begins anew.
+    for name, epoch in set(trained):
+        assert trained.count((name, epoch)) <= (2 if epoch == 0 else 1)
+    stopped = [row for row in rows if row.status == "pruned"]
+    assert {row.reason for row in stopped} >= {"stopped after epoch 0.25"}
+    for row in stopped:
+        trial = stored.study.trials[row.number]
+        looks = trial.user_attrs["pdsearch:looks"]
+        last = (row.epochs or looks)[-1]
+        assert row.value == last["accuracy"]
+        # What is compared is the loss on the validation set.
+        assert max(trial.intermediate_values) == trial.user_attrs["pdsearch:stopped"]
+        loss = last["evaluation_loss"] if row.epochs else last["loss"]
+        assert trial.intermediate_values[max(trial.intermediate_values)] == -loss
+    # Those at the end are as if they had never been stopped.
+    from pdsearch.data import load_dataset
+    from pdsearch.trial import run_trial
+
+    best = stored.best()
+    assert [entry["epoch"] for entry in best.epochs] == list(range(1, 8))
+    again = run_trial(
+        best.candidate,
+        stored.settings.trial,
+        load_dataset("digits"),
+        seed=0,
+        device="cpu",
+        threads=1,
+        directory=stored.directory,
+    )
+    assert [e.accuracy for e in again.epochs] == [e["accuracy"] for e in best.epochs]
+    assert [e.loss for e in again.epochs] == [e["loss"] for e in best.epochs]
+
+
+def test_halving_may_be_interrupted(halved, monkeypatch):
+    file, trained = halved
+    from pdsearch.trial import loop
+
+    train = loop.Loop.train
+    calls = 0
+
+    def interrupts(self, epoch, **keys):
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            raise KeyboardInterrupt
+        return train(self, epoch, **keys)
+
+    monkeypatch.setattr(loop.Loop, "train", interrupts)
+    stored = None
+    while stored is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            stored = search(file, threads=1, device="cpu", progress=False, workers=1).stored
+    assert calls > 30
+    rows = stored.trials()
+    assert stored.counts()["total"] == 24
+    live = [row for row in rows if row.status != "failed"]
+    assert len({row.candidate for row in live}) == len(live) == 24
+    assert not list((stored.output / "checkpoints").iterdir())
+    # Where nothing was stopped or interrupted an epoch is still trained but once.
+    assert all(trained.count(one) == 1 for one in trained if one[1] > 0)
+    # What defines the end: of all that got to a rung the best quarter have gone on.
+    values = {row.number: stored.study.trials[row.number].intermediate_values for row in live}
+    for rung in (1, 4, 16):
+        there = sorted((n for n in values if rung in values[n]), key=lambda n: -values[n][rung])
+        for number in there[: len(there) // 4]:
+            assert stored.study.trials[number].user_attrs.get("pdsearch:stopped") != rung
+
+
+def test_two_processes_that_take_up_the_same_trial(tiny):
+    from pdsearch.study.storage import take_up
+
+    text = tiny.read_text().replace("trials = 5", 'trials = 8\npruner = "halving"\nlooks = 1')
+    tiny.write_text(text.replace("epochs = 2", "epochs = 3"))
+    stored = search(tiny, threads=1, device="cpu", progress=False, workers=1).stored
+    before = {row.candidate: row for row in stored.trials()}
+    stopped = next(row for row in before.values() if row.status == "pruned" and row.epochs)
+    for _ in range(2):
+        take_up(stored.study, stored.study.trials[stopped.number], past=3)
+    tiny.write_text(tiny.read_text().replace("trials = 8", "trials = 9"))
+    stored = search(tiny, threads=1, device="cpu", progress=False, workers=1).stored
+    rows = stored.trials()
+    assert len(rows) == stored.counts()["total"] == 9
+    again = [row for row in rows if row.candidate == stopped.candidate]
+    assert [(row.status, len(row.epochs)) for row in again] == [("complete", 3)]
+    assert sum(t.user_attrs.get("pdsearch:status") == "surplus" for t in stored.study.trials) == 1
+
+
+def test_looks_need_batches(tiny):
+    text = tiny.read_text().replace("trials = 5", 'trials = 5\npruner = "halving"\nlooks = 21')
+    tiny.write_text(text)
+    # 1438 digits less the 10 % held back of each class, in batches of 64.
+    with pytest.raises(InputError, match=r"study\.looks: must be ≤ 20, the batches of an epoch"):
+        search(tiny, progress=False)
 
 
 def test_checkpoints_of_a_study_that_was_deleted_are_no_obstacle(tiny, workdir, monkeypatch):

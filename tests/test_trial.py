@@ -24,6 +24,7 @@ from pdsearch.expression import t, x
 from pdsearch.family import Candidate, Family
 from pdsearch.trial import (
     EpochRecord,
+    Look,
     TrialResult,
     TrialSettings,
     convolution,
@@ -520,6 +521,65 @@ def test_on_batch_counts_the_whole_run(models: Path) -> None:
     told: list[tuple[int, int]] = []
     trial(models, on_batch=lambda done, total: told.append((done, total)))
     assert told == [(number, 15) for number in range(1, 16)]
+
+
+# --- looks within the first epoch -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["own.py:small", "own.py:normed"])
+@pytest.mark.parametrize("looks", [2, 3, 5])
+def test_looks_change_nothing(models: Path, looks: int, model: str) -> None:
+    chosen = settings(model=model)
+    seen: list[tuple[int, int]] = []
+    done = 0
+
+    def batch(number: int, total: int) -> None:
+        nonlocal done
+        done = number
+
+    def look(one: Look) -> None:
+        seen.append((one.number, done))
+
+    with_looks = trial(models, settings=chosen, looks=looks, on_look=look, on_batch=batch)
+    assert numbers(with_looks) == numbers(trial(models, settings=chosen))
+    # Five batches an epoch: where equal parts of the first end, and never later.
+    assert seen == [(number, number * 5 // looks) for number in range(1, looks)]
+
+
+def test_a_look_and_an_epoch_see_the_same_network(
+    models: Path, trained: list[nn.Module], batches: list[torch.Tensor]
+) -> None:
+    """With a rate that moves no weight, all losses are that of the initial network."""
+    chosen = settings(learning_rate=1e-30, weight_decay=0.0, epochs=1)
+    looks: list[Look] = []
+    result = trial(models, settings=chosen, looks=5, on_look=looks.append)
+    _, held = stratified_split(TINY.train_labels, share=chosen.validation, seed=0)
+    evaluated = batches[-1]  # one batch holds all that is held back
+    assert len(evaluated) == len(held)
+    with torch.no_grad():
+        logits = trained[-1].eval()(evaluated).double()
+    labels = TINY.train_labels[held]
+    expected = (logits.logsumexp(1) - logits[torch.arange(len(labels)), labels]).mean().item()
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    assert len(looks) == 4
+    for one in looks:
+        assert one.loss == pytest.approx(expected, rel=1e-5)
+        assert one.accuracy == accuracy
+    assert result.epochs[0].evaluation_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_a_look_raises_ends_the_run(models: Path) -> None:
+    def stop(look: Look) -> None:
+        raise Stop("stop")
+
+    with pytest.raises(Stop, match="stop"):
+        trial(models, looks=2, on_look=stop)
+
+
+@pytest.mark.parametrize("looks", [0, -1, 6])
+def test_looks_that_an_epoch_has_no_room_for(models: Path, looks: int) -> None:
+    with pytest.raises(InputError, match="looks must be from 1 to the 5 batches"):
+        trial(models, looks=looks)
 
 
 # --- divergence -----------------------------------------------------------------------------------

@@ -64,6 +64,10 @@ def _run(argv: list[str]) -> int:
         note(f"pdsearch: error: {error}")
         return BAD_INPUT
     except KeyboardInterrupt:
+        from pdsearch.study.workers import PARENT
+
+        if PARENT in os.environ:  # whoever started this process says so
+            return INTERRUPTED
         kept = "; everything finished so far is kept, run the same command again to go on"
         note("pdsearch: interrupted" + (kept if trains else ""))
         return INTERRUPTED

@@ -257,6 +257,12 @@ def parser() -> argparse.ArgumentParser:
     )
     confirm.add_argument("--epochs", type=_positive, metavar="E", help="default: the study file's")
     confirm.add_argument(
+        "--rate-epochs",
+        type=_positive,
+        metavar="E",
+        help="of the runs that choose a rate of trial.learning_rates; default: as --epochs",
+    )
+    confirm.add_argument(
         "--candidate",
         action="append",
         default=[],

@@ -225,6 +225,7 @@ def confirm(arguments: Namespace) -> int:
         seeds=arguments.seeds,
         top=arguments.top,
         epochs=arguments.epochs,
+        rate_epochs=arguments.rate_epochs,
         candidates=[load_target(text)[1] for text in arguments.candidate],
         controls=arguments.controls,
         transfer=arguments.transfer,

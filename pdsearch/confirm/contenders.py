@@ -42,7 +42,12 @@ class Contender:
     @property
     def identity(self) -> str:
         """What tells its runs from another's."""
-        return f"{self.how}: {self.formula}"
+        return identity_of(self.formula, how=self.how)
+
+
+def identity_of(formula: str, *, how: str = "pseudo-derivative") -> str:
+    """See `Contender.identity`."""
+    return f"{how}: {formula}"
 
 
 def choose_contenders(

@@ -199,7 +199,7 @@ def assemble(
         epochs=trial["epochs"],
         learning_rate=None if grid else trial["learning_rate"],
         rows=tuple(rows),
-        notes=tuple(_notes(rows, grid, chance=chance)),
+        notes=tuple(_notes(rows, setting, chance=chance)),
         device=setting["device"],
         versions=dict(setting["versions"]),
     )
@@ -239,13 +239,15 @@ def _needed(row: Row, p_adjusted: float | None, compared: int) -> int | None:
     return pairs_needed(row.paired.effect, alpha=LEVEL / compared)
 
 
-def _notes(rows: Sequence[Row], grid: Sequence[float], *, chance: float) -> list[str]:
+def _notes(rows: Sequence[Row], setting: Mapping[str, Any], *, chance: float) -> list[str]:
     """The sentences under the table."""
     notes = []
-    if grid:
+    if grid := setting["trial"].get("learning_rates"):
+        after = f" after {setting['rate_epochs']} epoch(s)" if "rate_epochs" in setting else ""
         notes.append(
             "Each row's learning rate is the best of "
-            f"{', '.join(format(rate, 'g') for rate in grid)} by one run's validation accuracy."
+            f"{', '.join(format(rate, 'g') for rate in grid)} by one run's validation accuracy"
+            f"{after}."
         )
     for row in rows:
         if row.diverged:

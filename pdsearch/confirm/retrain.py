@@ -3,13 +3,13 @@
 import functools
 import math
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from pdsearch.confirm.contenders import Contender, choose_contenders
+from pdsearch.confirm.contenders import Contender, choose_contenders, identity_of
 from pdsearch.confirm.outcome import Confirmation, assemble
 from pdsearch.confirm.runs import PREFIX, SCHEMA, Setting, keep_run, read_runs, run_key
 from pdsearch.confirm.together import start_helper, take_turns
@@ -163,20 +163,35 @@ class _Session:
         return self.speeds[key]
 
     def best_rates(
-        self, contenders: Sequence[Contender], setting: Setting, dataset: "Dataset", *, seed: int
+        self,
+        contenders: Sequence[Contender],
+        setting: Setting,
+        dataset: "Dataset",
+        *,
+        seed: int,
+        known: Mapping[str, float],
     ) -> list[float]:
-        """Each one's rate for the test runs: the only one, or the grid's best by validation."""
+        """Each one's rate for the test runs: the only one, or the grid's best by validation.
+
+        `known` are those of whom the search itself has made these very runs.
+        """
         grid = tuple(setting.trial.learning_rates)
         if not grid:
             return [float(setting.trial.learning_rate)] * len(contenders)
         runs = [
-            _Run(contender, setting, dataset, seed, "validation", rate)
+            _Run(contender, setting.of_rates(), dataset, seed, "validation", rate)
             for contender in contenders
+            if contender.identity not in known
             for rate in grid
         ]
         found = [record["accuracy"] for record in self.all_of(runs)]
-        each = [found[at : at + len(grid)] for at in range(0, len(found), len(grid))]
-        return [float(grid[accuracies.index(max(accuracies))]) for accuracies in each]
+        each = iter([found[at : at + len(grid)] for at in range(0, len(found), len(grid))])
+        return [
+            known[contender.identity]
+            if contender.identity in known
+            else float(max(zip(next(each), grid, strict=True), key=lambda pair: pair[0])[1])
+            for contender in contenders
+        ]
 
 
 @dataclass(frozen=True)
@@ -212,6 +227,7 @@ def confirm(
     seeds: int | None = None,
     top: int = 3,
     epochs: int | None = None,
+    rate_epochs: int | None = None,
     candidates: Sequence["Candidate"] = (),
     controls: bool = False,
     transfer: Sequence[str] = (),
@@ -229,6 +245,9 @@ def confirm(
         seeds: How many; the study file's `confirm.seeds` if left out.
         top: How many of the study's best candidates, distinct in g.
         epochs: Of each run; the study file's `confirm.epochs` if left out.
+        rate_epochs: Of each run that chooses a learning rate of the study's grid; the study file's
+            `confirm.rate_epochs` if left out, else `epochs`. With as many as a trial of the search
+            has, a row that the search trained to its end keeps the rate it was best at there.
         candidates: More to retrain beside them.
         controls: Also retrain the activation whose true derivative is the best candidate's g, and
             plain LeakyReLU, GELU and SiLU.
@@ -261,9 +280,22 @@ def confirm(
         )
     n = settings.confirm.seeds if seeds is None else seeds
     budget = settings.confirm.epochs if epochs is None else epochs
-    for name, number, least in (("seeds", n, 1), ("top", top, 0), ("epochs", budget, 1)):
-        if number < least:
+    tuning = settings.confirm.rate_epochs if rate_epochs is None else rate_epochs
+    for name, number, least in (
+        ("seeds", n, 1),
+        ("top", top, 0),
+        ("epochs", budget, 1),
+        ("rate_epochs", tuning, 1),
+    ):
+        if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, got {number}")
+    if rate_epochs is not None and not settings.trial.learning_rates:
+        raise InputError(
+            f"study {stored.name!r} has one learning rate, so rate_epochs decides nothing: it is "
+            "for a study with trial.learning_rates"
+        )
+    if tuning == budget or not settings.trial.learning_rates:
+        tuning = None  # the usual case, under the key it always had
     first = settings.study.seed + FIRST_SEED if seed is None else seed
     contenders, notes = choose_contenders(stored, top=top, given=candidates, controls=controls)
     place = resolve_device(device)
@@ -288,8 +320,10 @@ def confirm(
         )
         check_trains(convert(model, load_family("relu").default), other.model)
     where, versions = _hardware(place), _versions()
-    stages = [Setting(t, data[t.dataset].fingerprint, where, versions) for t in trials]
-    runs = len(stages) * len(contenders) * (n + len(settings.trial.learning_rates))
+    stages = [Setting(t, data[t.dataset].fingerprint, where, versions, tuning) for t in trials]
+    searched = _searched_rates(stored) if (tuning or budget) == settings.trial.epochs else {}
+    grids = len(stages) * len(contenders) - sum(one.identity in searched for one in contenders)
+    runs = len(stages) * len(contenders) * n + grids * len(settings.trial.learning_rates)
     share = share_out(
         workers,
         device=str(place),
@@ -317,6 +351,7 @@ def confirm(
         "seeds": n,
         "top": top,
         "epochs": budget,
+        "rate_epochs": rate_epochs,
         "candidates": [candidate.to_dict() for candidate in candidates],
         "controls": controls,
         "transfer": list(transfer),
@@ -331,7 +366,13 @@ def confirm(
             recruit(math.inf, runs)
         for setting in stages:
             dataset = data[setting.trial.dataset]
-            rates = session.best_rates(contenders, setting, dataset, seed=settings.study.seed)
+            rates = session.best_rates(
+                contenders,
+                setting,
+                dataset,
+                seed=settings.study.seed,
+                known=searched if setting is stages[0] else {},
+            )
             # Seed by seed, so that what an interruption leaves behind is already paired.
             session.all_of(
                 [
@@ -370,6 +411,15 @@ def _trials(
         if there not in trials:
             trials.append(there)
     return trials, notes
+
+
+def _searched_rates(stored: "StoredStudy") -> dict[str, float]:
+    """The best rate of each candidate that the search trained to its end, by `identity`."""
+    return {
+        identity_of(row.candidate.formula): row.learning_rate
+        for row in stored.trials()
+        if row.status == "complete" and row.candidate is not None and row.learning_rate is not None
+    }
 
 
 def _hardware(place: "torch.device") -> str:

@@ -31,15 +31,26 @@ class Setting:
     data: str  # the data set's fingerprint: a folder's content may change
     device: str
     versions: Mapping[str, str]
+    rate_epochs: int | None = None  # of the runs that choose the learning rates, if not the trial's
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {
+        described: dict[str, Any] = {
             "trial": self.trial.model_dump(mode="json"),
             "data": self.data,
             "device": self.device,
             "versions": dict(self.versions),
         }
+        if self.rate_epochs is not None:
+            described["rate_epochs"] = self.rate_epochs
+        return described
+
+    def of_rates(self) -> "Setting":
+        """The setting of the runs that choose the learning rates."""
+        if self.rate_epochs is None:
+            return self
+        trial = self.trial.model_copy(update={"epochs": self.rate_epochs})
+        return replace(self, trial=trial, rate_epochs=None)
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -129,6 +129,11 @@ def search(
         )
     if train is not None and len(settings.study.objectives) > 1:
         raise InputError("a train function has one objective: its value")
+    if train is not None and (settings.study.looks or settings.study.prune_by):
+        raise InputError(
+            "looks and prune_by are for pdsearch's own training: a pruner compares the values that "
+            "a train function yields, as often as it yields one"
+        )
     if criteria and several:
         raise InputError("criteria of your own need workers=1: they cannot be handed on")
     with _interruptible() as interrupted:
@@ -319,6 +324,11 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
         raise InputError(
             f"trial.batch_size: must be ≤ {len(train)}, the images of {trial.dataset!r} less those "
             f"held back, got {trial.batch_size}"
+        )
+    batches = len(train) // trial.batch_size
+    if settings.study.looks is not None and settings.study.looks > batches:
+        raise InputError(
+            f"study.looks: must be ≤ {batches}, the batches of an epoch, got {settings.study.looks}"
         )
     with torch.random.fork_rng():
         model = build_model(

@@ -26,6 +26,7 @@ FREE = (
     "study.tie_seeds",
     "confirm.seeds",
     "confirm.epochs",
+    "confirm.rate_epochs",
 )
 """Settings that may differ from one run of a study to the next: no trial's result hangs on them."""
 

@@ -95,14 +95,14 @@ class Display:
         self._trial.n = max(self._trial.n, int(self._trial.n) + (done / total * self._epochs) % 1)
         self._trial.refresh()
 
-    def epoch(self, number: int, value: float) -> None:
-        """An epoch is over."""
+    def epoch(self, number: float, value: float) -> None:
+        """An epoch is over, or a part of the first."""
         if self._trial is not None:
             self._trial.n = number
             self._trial.set_postfix_str(f"{value:.4f}")
         elif time.monotonic() - self._spoke > QUIET:
             self._spoke = time.monotonic()
-            self.say(f"  {self._name}: epoch {number}, {value:.4f}")
+            self.say(f"  {self._name}: epoch {number:g}, {value:.4f}")
 
     def end(self, row: "TrialRow", *, done: int, best: float | None) -> None:
         """A trial is over."""

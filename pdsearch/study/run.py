@@ -19,6 +19,7 @@ from pdsearch.criteria import FamilyGate, gate
 from pdsearch.errors import PdsearchError
 from pdsearch.family import Candidate, Family
 from pdsearch.study.progress import Display
+from pdsearch.study.rungs import Runner, among_best, furthest, next_up, rung_steps
 from pdsearch.study.space import (
     FIXED,
     CandidateSampler,
@@ -26,9 +27,16 @@ from pdsearch.study.space import (
     offered,
     suggest,
 )
-from pdsearch.study.storage import Owner, fail_dead_trials, requeue
+from pdsearch.study.storage import (
+    CONTINUES,
+    Owner,
+    current,
+    fail_dead_trials,
+    requeue,
+    take_up,
+)
 from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from, counts_of
-from pdsearch.study.train import Trainer, checkpoint_path, drop_checkpoints
+from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
 
 SAME = 1e-6
 """Two candidates whose g differ by no more than this over [-6, 6] share one result."""
@@ -109,10 +117,14 @@ class Session:
         while True:
             self._check_wanted()
             counted, running, waiting = self._tally()
+            if self._goes_on(finish=counted >= self._settings.trials and not running + waiting):
+                self._one()
+                continue
             if counted >= self._settings.trials:
                 break
             if counted + running >= self._settings.trials and not (waiting and not running):
-                if not until_total:
+                # By halving, what runs may yet earn another its going on.
+                if not until_total and self._settings.pruner != "halving":
                     break
                 if not waited:
                     self._display.say(f"waiting for {running} trial(s) that other processes run")
@@ -120,17 +132,43 @@ class Session:
                 time.sleep(POLL)
                 self._expire()
                 continue
-            self._study.pruner = make_pruner(self._settings, epochs=self._epochs())
+            self._study.pruner = make_pruner(
+                self._settings, epochs=self._epochs(), looks=self._trainer.looks
+            )
             self._one()
+        if until_total and self._settings.pruner == "halving":
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
+                if PREFIX + "stopped" in trial.user_attrs:
+                    candidate = candidate_from(trial.user_attrs[PREFIX + "candidate"])
+                    drop_checkpoints(self._checkpoint_for(candidate))
         self._display.study(min(counted, self._settings.trials), best=self._best())
+
+    def _goes_on(self, *, finish: bool) -> bool:
+        """Queues a stopped trial that may go on; whether there was one. See `rungs`.
+
+        Args:
+            finish: nothing else is left to do: a study in which no candidate has come to its end
+                takes its best one there.
+        """
+        epochs = self._epochs()
+        if self._settings.pruner != "halving" or epochs is None:
+            return False
+        trials = current(self._study.get_trials(deepcopy=False))
+        runners = [_runner(trial) for trial in trials if trial.state != TrialState.FAIL]
+        steps = rung_steps(epochs=epochs, looks=self._trainer.looks)
+        minimize = self._stored.minimize
+        up, past = next_up(runners, steps, minimize=minimize), None
+        if up is None and finish and self._best() is None:
+            up, past = furthest(runners, steps, minimize=minimize), epochs * self._trainer.looks
+        if up is None or up.stopped is None:
+            return False
+        trial = next(trial for trial in trials if trial.number == up.number)
+        take_up(self._study, trial, past=past or up.stopped)
+        return True
 
     def _tally(self) -> tuple[int, int, int]:
         """How many trials are counted, run by anybody, and wait."""
-        states = [
-            trial.state
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.user_attrs.get(PREFIX + "status") != "surplus"
-        ]
+        states = [trial.state for trial in current(self._study.get_trials(deepcopy=False))]
         counted = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
         return counted, states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
 
@@ -164,7 +202,8 @@ class Session:
     def _after(self, trial: FrozenTrial) -> None:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             self._given_up = 0
-            if self._checkpoint is not None:
+            # One that was stopped may go on from there.
+            if self._checkpoint is not None and PREFIX + "stopped" not in trial.user_attrs:
                 drop_checkpoints(self._checkpoint)
         elif trial.user_attrs.get(PREFIX + "status") == "failed" and not requeue(
             self._study, trial
@@ -195,7 +234,7 @@ class Session:
         return best.value if best else None
 
     def _epochs(self) -> int | None:
-        """Steps of a whole trial: the trainer's word, or what the baseline took."""
+        """Epochs of a whole trial: the trainer's word, or what the baseline took."""
         if self._trainer.epochs is not None:
             return self._trainer.epochs
         if self._seen_epochs is not None:
@@ -243,11 +282,18 @@ class Session:
         return self._study._storage.get_trial(trial._trial_id).state != TrialState.RUNNING
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
-        """Whether others have begun enough trials: two workers may see the last place at once."""
+        """Whether others have begun it, or enough: two workers may see the same need at once."""
+        trials = self._study.get_trials(deepcopy=False)
+        continues = trial.user_attrs.get(CONTINUES)
+        if continues is not None:
+            return any(
+                other.user_attrs.get(CONTINUES) == continues
+                and other.number < trial.number
+                and other.state != TrialState.FAIL
+                for other in trials
+            )
         ahead = 0
-        for other in self._study.get_trials(deepcopy=False):
-            if other.user_attrs.get(PREFIX + "status") == "surplus":
-                continue
+        for other in current(trials):
             live = other.state in (TrialState.RUNNING, TrialState.WAITING)
             done = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
             ahead += done or (live and other.number < trial.number)
@@ -270,7 +316,7 @@ class Session:
             trial.set_user_attr(PREFIX + "kind", kind)
         if kind not in FIXED and PREFIX + "criteria" not in trial.user_attrs:
             self._gate(trial, candidate)
-        twin = self._twin(trial, candidate)
+        twin = None if CONTINUES in trial.user_attrs else self._twin(trial, candidate)
         if twin is not None:
             return self._share(trial, twin)
         return self._train(trial, candidate, fixed=kind in FIXED)
@@ -303,38 +349,50 @@ class Session:
         self, trial: optuna.Trial, candidate: Candidate, *, fixed: bool
     ) -> tuple[float, ...]:
         seed = self._settings.seed
-        folder = self._stored.output / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._checkpoint = checkpoint_path(folder, candidate, seed=seed)
+        self._checkpoint = self._checkpoint_for(candidate)
+        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         records: list[dict[str, Any]] = []
+        looks: list[dict[str, Any]] = []
+        past = trial.user_attrs.get(PREFIX + "past", 0)
+        reported = set(self._study._storage.get_trial(trial._trial_id).intermediate_values)
+        rungs: tuple[int, ...] = ()
         single = len(self._settings.objectives) == 1
-        last = self._epochs()
+        epochs = self._epochs()
+        last = None if epochs is None else epochs * self._trainer.looks
+        if self._settings.pruner == "halving" and epochs is not None and not fixed:
+            rungs = rung_steps(epochs=epochs, looks=self._trainer.looks)
         began = time.monotonic()
 
-        def on_epoch(step: int, value: float, record: dict[str, Any]) -> None:
+        def on_step(at: Reached) -> None:
             self._check_wanted()
             if self._recruit is not None and last is not None:
-                self._look_for_help((time.monotonic() - began) / step, step, last)
+                self._look_for_help((time.monotonic() - began) / at.step, at.step, last)
             # A process that was stopped past the grace period learns here that it lost its trial.
             if self._lost(trial):
                 raise _Dropped
-            records.append({**record, "value": value})
-            trial.set_user_attr(PREFIX + "epochs", records)
-            self._display.epoch(step, value)
+            kept = records if at.whole else looks
+            kept.append({**at.record, "value": at.value})
+            trial.set_user_attr(PREFIX + ("epochs" if at.whole else "looks"), kept)
+            epoch = at.step / self._trainer.looks
+            self._display.epoch(epoch, at.value)
             if not single:
                 return
-            trial.report(value, step)
+            if at.step not in reported:  # before it was stopped
+                trial.report(at.standing, at.step)
             # The baseline and the references are never pruned, but asking writes their values into
-            # Hyperband's rungs, so that candidates are measured against them.
-            over = fixed or step == last
-            if trial.should_prune() and not over and not self._leads(trial, step, value):
-                raise self._pruned(trial, "pruned", f"pruned after epoch {step}")
+            # the rungs, so that candidates are measured against them.
+            over = fixed or at.step == last
+            if trial.should_prune() and not over and not self._leads(trial, at.step, at.standing):
+                raise self._pruned(trial, "pruned", f"pruned after epoch {epoch:g}")
+            if at.step in rungs and at.step > past and not self._earns(trial, at):
+                trial.set_user_attr(PREFIX + "stopped", at.step)
+                raise self._pruned(trial, "pruned", f"stopped after epoch {epoch:g}")
 
-        self._display.begin(candidate.name, epochs=last)
+        self._display.begin(candidate.name, epochs=epochs)
         outcome = self._trainer(
             candidate,
             seed=seed,
-            on_epoch=on_epoch,
+            on_step=on_step,
             on_batch=self._display.batch,
             checkpoint=self._checkpoint,
         )
@@ -346,17 +404,33 @@ class Session:
         return outcome.values
 
     def _leads(self, trial: optuna.Trial, step: int, value: float) -> bool:
-        """Whether no other candidate was better after as many epochs: such a one goes on.
+        """Whether no other candidate was better after as many steps: such a one goes on.
 
         A pruner asks for the best third of all, and the baseline and references come first. Where
         they are good, a short study would else end with every candidate pruned and none to name.
         """
         sign = -1 if self._stored.minimize else 1
-        return not any(
+        return math.isfinite(value) and not any(
             sign * other.intermediate_values.get(step, -sign * math.inf) > sign * value
             for other in self._study.get_trials(deepcopy=False)
             if other.number != trial.number and other.user_attrs.get(PREFIX + "kind") not in FIXED
         )
+
+    def _earns(self, trial: optuna.Trial, at: Reached) -> bool:
+        """Whether it is among the best quarter of those that got as far, as things stand."""
+        trials = current(self._study.get_trials(deepcopy=False))
+        others = [
+            other.intermediate_values[at.step]
+            for other in trials
+            if other.number != trial.number
+            and other.state != TrialState.FAIL
+            and at.step in other.intermediate_values
+        ]
+        return among_best(at.standing, others, minimize=self._stored.minimize)
+
+    def _checkpoint_for(self, candidate: Candidate) -> Path:
+        folder = self._stored.output / "checkpoints"
+        return checkpoint_path(folder, candidate, seed=self._settings.seed)
 
     def _look_for_help(self, seconds: float, step: int, last: int) -> None:
         """Has further workers started once it is known that the study is long enough for them."""
@@ -371,9 +445,9 @@ class Session:
     def _twin(self, trial: optuna.Trial, candidate: Candidate) -> FrozenTrial | None:
         """An earlier trial of the same g that has a result to share."""
         shape = _shape(candidate)
-        for other in self._study.get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
-        ):
+        for other in current(self._study.get_trials(deepcopy=False)):
+            if other.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+                continue
             data = other.user_attrs.get(PREFIX + "candidate")
             if data is None or other.user_attrs.get(PREFIX + "status") == "ruled_out":
                 continue
@@ -390,7 +464,7 @@ class Session:
         """Gives a trial the result of the earlier one of the same g."""
         first = twin.user_attrs.get(PREFIX + "duplicate_of", twin.number)
         trial.set_user_attr(PREFIX + "duplicate_of", first)
-        for key in ("epochs", "learning_rate"):
+        for key in ("epochs", "looks", "learning_rate"):
             if PREFIX + key in twin.user_attrs:
                 trial.set_user_attr(PREFIX + key, twin.user_attrs[PREFIX + key])
         for step, value in sorted(twin.intermediate_values.items()):
@@ -446,14 +520,14 @@ class Session:
             return
         checkpoint = checkpoint_path(self._stored.output / "checkpoints", candidate, seed=seed)
 
-        def on_epoch(step: int, value: float, record: dict[str, Any]) -> None:
+        def on_step(at: Reached) -> None:
             self._check_wanted()
-            self._display.epoch(step, value)
+            self._display.epoch(at.step / self._trainer.looks, at.value)
 
         outcome = self._trainer(
             candidate,
             seed=seed,
-            on_epoch=on_epoch,
+            on_step=on_step,
             on_batch=self._display.batch,
             checkpoint=checkpoint,
         )
@@ -469,6 +543,12 @@ class Session:
     def _check_wanted(self) -> None:
         if not self._wanted():
             raise KeyboardInterrupt
+
+
+def _runner(trial: FrozenTrial) -> Runner:
+    done = trial.state == TrialState.PRUNED
+    stopped = trial.user_attrs.get(PREFIX + "stopped") if done else None
+    return Runner(trial.number, trial.intermediate_values, stopped)
 
 
 def _shape(candidate: Candidate) -> Any:

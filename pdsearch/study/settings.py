@@ -44,7 +44,12 @@ class StudySection(_Section):
         references: families run at their defaults beside the baseline; never gated, never "best".
         trials: the study's total, baseline and references included.
         sampler: tpe | random | cmaes, gp, grid (one family) | nsga2 (two objectives, no pruner).
-        pruner: hyperband | median | halving (from the first epoch on) | none.
+        pruner: hyperband | median | halving (from within the first epoch on) | none.
+        prune_by: accuracy | loss: what a pruner compares, both on the validation set; left out:
+            the loss with halving, for early accuracies say little (`docs/benchmarks.md`), else
+            the accuracy.
+        looks: decisions that a pruner may take in the first epoch, after equal parts of it; left
+            out: up to 4 with halving (`pdsearch.study.train`), else 1, its end.
         objectives: `accuracy`, or two of `accuracy`, `dead_units`, `kept_bytes`.
         seed: of the sampler, and of every candidate's training.
         tie_seeds: further seeds over which the best few are trained where they nearly tie.
@@ -60,6 +65,8 @@ class StudySection(_Section):
     trials: int = Field(60, ge=1, le=1_000_000)
     sampler: Literal["tpe", "random", "cmaes", "gp", "grid", "nsga2"] = "tpe"
     pruner: Literal["hyperband", "median", "halving", "none"] = "hyperband"
+    prune_by: Literal["accuracy", "loss"] | None = None
+    looks: int | None = Field(None, ge=1, le=1000)
     objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = ["accuracy"]
     seed: int = Field(0, ge=0, lt=2**31)
     tie_seeds: int = Field(0, ge=0, le=100)
@@ -119,7 +126,16 @@ class StudySection(_Section):
             )
         if self.objectives == ["dead_units"] or self.objectives == ["kept_bytes"]:
             raise ValueError("accuracy must be among the objectives")
+        if self.pruner == "none":
+            for name in ("prune_by", "looks"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is for a pruner, and pruner is 'none'")
         return self
+
+    @property
+    def compares(self) -> Literal["accuracy", "loss"]:
+        """What a pruner compares."""
+        return self.prune_by or ("loss" if self.pruner == "halving" else "accuracy")
 
 
 class CriteriaSection(_Section):
@@ -200,10 +216,13 @@ class ConfirmSection(_Section):
     Attributes:
         seeds: each row is trained over this many.
         epochs: of each run.
+        rate_epochs: of each run that chooses a row's rate of `trial.learning_rates`; as `epochs` if
+            left out. With `trial.epochs` the search's own runs decide wherever it made them.
     """
 
     seeds: int = Field(8, ge=1, le=10_000)
     epochs: int = Field(30, ge=1, le=1_000_000)
+    rate_epochs: int | None = Field(None, ge=1, le=1_000_000)
 
 
 class StudyFile(_Section):

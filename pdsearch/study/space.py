@@ -20,6 +20,7 @@ from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, Family, distribution_from, load_family
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
+from pdsearch.study.storage import current
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -277,7 +278,7 @@ class _Candidates(optuna.Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         if self.known is None:
-            trials = super()._get_trials(deepcopy=False)
+            trials = current(super()._get_trials(deepcopy=False))
             self.known = [trial for trial in trials if trial.user_attrs.get(KIND) not in FIXED]
         found = [trial for trial in self.known if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
@@ -380,8 +381,10 @@ def make_sampler(settings: StudySection, *, seed: int) -> BaseSampler:
         if settings.sampler == "cmaes":
             return optuna.samplers.CmaEsSampler(
                 seed=seed,
-                # Trials that stopped at a rung have a value there to learn from.
-                consider_pruned_trials=settings.pruner in ("hyperband", "halving"),
+                # Trials that stopped at a rung have a value there to learn from, if it is of the
+                # same kind as the others'.
+                consider_pruned_trials=settings.pruner in ("hyperband", "halving")
+                and settings.compares == "accuracy",
                 warn_independent_sampling=False,
             )
         if settings.sampler == "gp":
@@ -425,24 +428,25 @@ PER_BRACKET = 20
 is successive halving: the last one prunes nothing, and would take half of a short study."""
 
 
-def make_pruner(settings: StudySection, *, epochs: int | None) -> optuna.pruners.BasePruner:
-    """The study's pruner, its resources in epochs.
+def make_pruner(
+    settings: StudySection, *, epochs: int | None, looks: int = 1
+) -> optuna.pruners.BasePruner:
+    """The study's pruner, its resources in steps.
 
     No trial is stopped within its first quarter (rounded up), for early epochs mislead, most under
-    a one-cycle schedule; but by successive halving (asynchronous, Li et al. 2020,
-    arXiv:1810.05934), which is for those who would rather look at more candidates: the best third
-    goes on after 1, 3, 9, … epochs.
+    a one-cycle schedule. Successive halving, which is for those who would rather look at more
+    candidates, is our own: see `pdsearch.study.rungs`.
 
     Args:
         settings: the study's.
         epochs: of a whole trial; None where that is not yet known, and nothing is pruned.
+        looks: steps of an epoch.
     """
-    if epochs is None or epochs < 2 or settings.pruner == "none":
+    if epochs is None or epochs * looks < 2 or settings.pruner in ("none", "halving"):
         return optuna.pruners.NopPruner()
-    if settings.pruner == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-    first = max(1, math.ceil(epochs / 4))
-    brackets = math.floor(math.log(epochs / first, 3)) + 1
+    quarter = max(1, math.ceil(epochs / 4))
+    brackets = math.floor(math.log(epochs / quarter, 3)) + 1
+    first = quarter * looks
     if settings.pruner == "hyperband" and brackets > 1 and settings.trials < PER_BRACKET * brackets:
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)
     if settings.pruner == "median":
@@ -450,5 +454,5 @@ def make_pruner(settings: StudySection, *, epochs: int | None) -> optuna.pruners
             n_startup_trials=startup_trials(settings), n_warmup_steps=first
         )
     return optuna.pruners.HyperbandPruner(
-        min_resource=first, max_resource=epochs, reduction_factor=3
+        min_resource=first, max_resource=epochs * looks, reduction_factor=3
     )

@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -322,7 +322,25 @@ def process_started(pid: int) -> str | None:
 
 # ------------------------------------------------------------------------------ trials left behind
 
-KEPT = ("kind", "candidate", "criteria")
+KEPT = ("kind", "candidate", "criteria", "continues", "past", "looks")
+
+CONTINUES = "pdsearch:continues"
+"""The number of the trial that a trial goes on with."""
+
+
+def current(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
+    """The trials of a study, without those that a later one goes on with and surplus ones."""
+    found = [t for t in trials if t.user_attrs.get("pdsearch:status") != "surplus"]
+    taken_up = {t.user_attrs.get(CONTINUES) for t in found if t.state.name != "FAIL"}
+    return [trial for trial in found if trial.number not in taken_up]
+
+
+def take_up(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -> None:
+    """Queues a stopped trial again, to go on past the step at which it was stopped.
+
+    A finished trial cannot be changed in Optuna, so that another one takes its place.
+    """
+    _queue(study, trial, {CONTINUES: trial.number, "pdsearch:past": past})
 
 
 def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = False) -> bool:
@@ -333,28 +351,41 @@ def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = Fal
         trial: the failed one.
         released: the user ended its process, which is no failure and uses up no attempt.
     """
-    import optuna
-
     history = list(trial.system_attrs.get("retry_history", []))
     if not released:
         history.append(trial.number)
     if len(history) >= ATTEMPTS:
         return False
+    further = {"failed_trial": trial.number, **trial.system_attrs, "retry_history": history}
+    _queue(study, trial, {}, system=further)
+    return True
+
+
+def _queue(
+    study: "optuna.Study",
+    trial: "FrozenTrial",
+    further: Mapping[str, Any],
+    *,
+    system: Mapping[str, Any] | None = None,
+) -> None:
+    """Queues a trial with the parameters of another, and what is kept of it."""
+    import optuna
+
     kept = {f"pdsearch:{key}" for key in KEPT}
+    attributes = {key: value for key, value in trial.user_attrs.items() if key in kept}
+    attributes.update(further)
+    going_on = CONTINUES in attributes
     study.add_trial(
         optuna.create_trial(
             state=optuna.trial.TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={key: value for key, value in trial.user_attrs.items() if key in kept},
-            system_attrs={
-                "failed_trial": trial.number,
-                **trial.system_attrs,
-                "retry_history": history,
-            },
+            user_attrs=attributes,
+            system_attrs=dict(system or {}),
+            # What it reached before is compared with others' meanwhile.
+            intermediate_values=trial.intermediate_values if going_on else {},
         )
     )
-    return True
 
 
 def _stale(study: "optuna.Study", trial: "FrozenTrial") -> None:

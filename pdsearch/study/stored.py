@@ -15,6 +15,7 @@ from pdsearch.family import Candidate, Family
 from pdsearch.study.settings import StudyFile, check_name, is_file_spec, load_study_file
 from pdsearch.study.storage import (
     connect,
+    current,
     default_storage,
     owner_of,
     shown_url,
@@ -44,7 +45,7 @@ class TrialRow:
         status: how it ended, or that it has not.
         candidate: None until one was drawn.
         value: what counts, usually the last epoch's validation accuracy (a fraction); of a pruned
-            trial the last one it reached.
+            trial the last one it reached, of one within its first epoch the accuracy there.
         epochs: an entry an epoch, as `pdsearch.trial.EpochRecord`.
         criteria: what the gate found, as `Report.to_dict()`; None where nothing was checked.
         reason: why it was ruled out, stopped or failed.
@@ -112,9 +113,7 @@ class StoredStudy:
         with storage_errors(self.storage):
             frozen = self.study.get_trials(deepcopy=False)
             seeds = self.study.user_attrs.get(PREFIX + "seeds", {})
-        return [
-            _row(trial, seeds.get(str(trial.number), {})) for trial in frozen if not _surplus(trial)
-        ]
+        return [_row(trial, seeds.get(str(trial.number), {})) for trial in current(frozen)]
 
     def best(self) -> TrialRow | None:
         """The best complete candidate; never the baseline or a reference.
@@ -360,12 +359,14 @@ def _row(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float]) -> Trial
     seconds = attrs.get(PREFIX + "seconds")
     if seconds is None and trial.state.is_finished() and trial.duration is not None:
         seconds = trial.duration.total_seconds()
-    values = tuple(trial.values) if trial.values else ()
+    state = _status(trial)
+    # Optuna gives a pruned trial the last value that a pruner saw, which may be a loss.
+    values = tuple(trial.values) if trial.values and state == "complete" else ()
     value = values[0] if values else None
     epochs = tuple(attrs.get(PREFIX + "epochs", ()))
-    state = _status(trial)
-    if value is None and state in ("pruned", "diverged", "running") and trial.intermediate_values:
-        value = trial.intermediate_values[max(trial.intermediate_values)]
+    if value is None and state in ("pruned", "diverged", "running"):
+        reached = [entry["value"] for entry in (*attrs.get(PREFIX + "looks", ()), *epochs)]
+        value = reached[-1] if reached else None
     return TrialRow(
         number=trial.number,
         kind=attrs.get(PREFIX + "kind", "candidate"),
@@ -377,7 +378,7 @@ def _row(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float]) -> Trial
         reason=attrs.get(PREFIX + "reason"),
         seconds=seconds,
         parameters=dict(candidate.parameters) if candidate else {},
-        values=values if state == "complete" else (),
+        values=values,
         duplicate_of=attrs.get(PREFIX + "duplicate_of"),
         learning_rate=attrs.get(PREFIX + "learning_rate"),
         seeds={int(seed): float(value) for seed, value in seeds.items()},
@@ -398,11 +399,6 @@ def _status(trial: "optuna.trial.FrozenTrial") -> Status:
         "WAITING": "waiting",
     }
     return known[name]
-
-
-def _surplus(trial: "optuna.trial.FrozenTrial") -> bool:
-    """Whether it was drawn by a worker when the total had just been reached by another one."""
-    return trial.user_attrs.get(PREFIX + "status") == "surplus"
 
 
 def _latest(rows: list[TrialRow]) -> TrialRow | None:

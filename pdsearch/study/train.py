@@ -17,7 +17,35 @@ from pdsearch.study.settings import StudyFile
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
 
-OnEpoch = Callable[[int, float, dict[str, Any]], None]
+LOOKS = 4
+"""Looks within the first epoch where halving may prune and the study file names no number."""
+
+BATCHES_A_LOOK = 10
+"""Batches that each of them has at least. Over 14 candidates (AlexNet, 10 000 images of CIFAR-10,
+batches of 256, one-cycle, 6 epochs) the rank correlation of the validation loss with the final
+accuracy was -0.55 after 6 batches, 0.75 after 8, 0.86 after 10 and 0.90 after 12."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far the training of a candidate has come.
+
+    Attributes:
+        step: what a pruner counts: `looks` an epoch, of which the first alone has them all.
+        value: of the study's objective; where several learning rates are tried, the best so far.
+        standing: what a pruner compares at this step, in the direction of the study.
+        record: of the epoch that has just ended, or of a look within the first one.
+        whole: whether it is an epoch's end.
+    """
+
+    step: int
+    value: float
+    standing: float
+    record: dict[str, Any]
+    whole: bool = True
+
+
+OnStep = Callable[[Reached], None]
 OnBatch = Callable[[int, int], None]
 
 
@@ -40,18 +68,21 @@ class Trainer(Protocol):
     """Trains a candidate: ours, or one around the user's function."""
 
     epochs: int | None
-    """Steps that a whole trial reports; None where only a first trial can tell."""
+    """That a whole trial reports; None where only a first trial can tell."""
+
+    looks: int
+    """Steps of an epoch."""
 
     def __call__(
         self,
         candidate: Candidate,
         *,
         seed: int,
-        on_epoch: OnEpoch,
+        on_step: OnStep,
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Trains, calling `on_epoch(step, value, record)` after each epoch, which may stop it."""
+        """Trains, calling `on_step` after each epoch and each look, which may stop it."""
 
     def tie_margin(self, best: float) -> float:
         """How much below the best a value may be and still count as nearly tied."""
@@ -68,6 +99,7 @@ class FunctionTrainer:
             raise InputError(f"train must be callable, got {function!r}")
         self._function = function
         self.epochs: int | None = None
+        self.looks = 1
         self.takes_seed = _takes(function, "seed")
 
     def __call__(
@@ -75,11 +107,11 @@ class FunctionTrainer:
         candidate: Candidate,
         *,
         seed: int,
-        on_epoch: OnEpoch,
+        on_step: OnStep,
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Runs the function to its end, or until `on_epoch` raises."""
+        """Runs the function to its end, or until `on_step` raises."""
         keys = {"seed": seed} if self.takes_seed else {}
         result = self._function(candidate, **keys)
         steps: Iterable[Any] = (result,) if isinstance(result, numbers.Real) else result
@@ -95,7 +127,7 @@ class FunctionTrainer:
             value = float(given)
             if not math.isfinite(value):
                 return Outcome((value,), diverged=f"train gave {value} at epoch {step}")
-            on_epoch(step, value, {"epoch": step, "accuracy": value})
+            on_step(Reached(step, value, value, {"epoch": step, "accuracy": value}))
         if step == 0:
             raise InputError("train yielded no value")
         return Outcome((value,))
@@ -124,6 +156,7 @@ class ImageTrainer:
         self._device = device
         self._threads = threads
         self.epochs: int | None = settings.trial.epochs * max(1, len(settings.trial.learning_rates))
+        self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
         # behind: what they were made with is part of it.
         made_with = [settings.trial.model_dump(mode="json"), dataset.fingerprint, _torch_version()]
@@ -135,29 +168,39 @@ class ImageTrainer:
         candidate: Candidate,
         *,
         seed: int,
-        on_epoch: OnEpoch,
+        on_step: OnStep,
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
         """Trains at the study's learning rate, or at each of several, the best counting."""
-        from pdsearch.trial import EpochRecord, run_over_learning_rates
+        from pdsearch.trial import EpochRecord, Look, run_over_learning_rates
 
         settings = self._settings.trial
         rates = settings.learning_rates or (settings.learning_rate,)
+        by_loss = self._settings.study.compares == "loss"
         # Over several rates a candidate is as good as its best so far: all take them in the same
         # order, so that values at one step compare.
-        best: dict[float, float] = {}
-        before = 0
+        best: dict[float, tuple[float, float]] = {}
         if checkpoint is not None:
             checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{self._made_with}")
 
+        def standing(accuracy: float, loss: float | None) -> float:
+            if not by_loss:
+                return accuracy
+            return -math.inf if loss is None or math.isnan(loss) else -loss
+
         def told(rate: float, record: EpochRecord) -> None:
-            nonlocal before
-            before = rates.index(rate) * settings.epochs
-            earlier = [value for other, value in best.items() if other != rate]
-            best[rate] = record.accuracy
-            entry = {**_plain(asdict(record)), "epoch": before + record.epoch}
-            on_epoch(before + record.epoch, max([record.accuracy, *earlier]), entry)
+            epoch = rates.index(rate) * settings.epochs + record.epoch
+            earlier = [reached for other, reached in best.items() if other != rate]
+            best[rate] = record.accuracy, standing(record.accuracy, record.evaluation_loss)
+            value, stands = (max(column) for column in zip(best[rate], *earlier, strict=True))
+            entry = {**_plain(asdict(record)), "epoch": epoch}
+            on_step(Reached(epoch * self.looks, value, stands, entry))
+
+        def looked(look: Look) -> None:
+            entry = {**_plain(asdict(look)), "of": self.looks}
+            stands = standing(look.accuracy, look.loss)
+            on_step(Reached(look.number, look.accuracy, stands, entry, whole=False))
 
         found = run_over_learning_rates(
             candidate,
@@ -168,6 +211,8 @@ class ImageTrainer:
             threads=self._threads,
             on_epoch=told,
             on_batch=on_batch,
+            looks=self.looks,
+            on_look=looked,
             checkpoint=checkpoint,
             directory=self._settings.directory,
         )
@@ -191,6 +236,20 @@ class ImageTrainer:
         share = min(max(best, 0.0), 1.0)
         images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
         return math.sqrt(2 * share * (1 - share) / images)
+
+
+def looks_of(settings: StudyFile, *, images: int) -> int:
+    """Steps of an epoch for the pruner: the study file's `looks`, or what halving is worth.
+
+    Args:
+        settings: of the study.
+        images: of the training set, those held back included.
+    """
+    study, trial = settings.study, settings.trial
+    if study.looks is not None or study.pruner != "halving":
+        return study.looks or 1
+    batches = int(images * (1 - trial.validation)) // trial.batch_size
+    return max(1, min(LOOKS, batches // BATCHES_A_LOOK))
 
 
 def _torch_version() -> str:

@@ -7,7 +7,7 @@ when it is first asked for, for torch takes seconds to import.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.trial.records import EpochRecord, RateSearch, TrialResult
+from pdsearch.trial.records import EpochRecord, Look, RateSearch, TrialResult
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _OWNERS = {
 
 __all__ = [
     "EpochRecord",
+    "Look",
     "RateSearch",
     "TrialResult",
     "TrialSettings",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -102,6 +102,15 @@ def _statistics(
     return _STATISTICS[key]
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model comes to on the evaluation set: see `EpochRecord`."""
+
+    accuracy: float
+    loss: float
+    dead: dict[str, float]
+
+
 @dataclass(eq=False)
 class Loop:
     """Trains a model for an epoch, and evaluates it."""
@@ -117,8 +126,13 @@ class Loop:
         # Only the training step: an evaluation takes a small share of the time, and is looked into.
         self.forward = torch.compile(self.model) if self.settings.compile else self.model
 
-    def train(self, epoch: int) -> tuple[float, str | None]:
-        """Trains one epoch (from 0). Gives its mean loss, and the reason if it diverged."""
+    def train(
+        self, epoch: int, *, after: Mapping[int, Callable[[], None]] | None = None
+    ) -> tuple[float, str | None]:
+        """Trains one epoch (from 0). Gives its mean loss, and the reason if it diverged.
+
+        `after[n]` is called after batch n of it, and may evaluate the model.
+        """
         settings, data = self.settings, self.data
         device, size = data.images.device, settings.batch_size
         limit = EXPLODED * math.log(data.classes)
@@ -158,23 +172,33 @@ class Loop:
                 recent.clear()
             if self.on_batch is not None:
                 self.on_batch(epoch * data.steps + step + 1, settings.epochs * data.steps)
+            if after and step + 1 in after:
+                after[step + 1]()
+                self.model.train()
         return total / data.steps, None
 
     @torch.inference_mode()
-    def evaluate(self, names: list[str]) -> tuple[float, dict[str, float]]:
-        """Accuracy and dead units on the evaluation set."""
+    def evaluate(self, names: list[str]) -> Evaluation:
+        """Accuracy and loss on the evaluation set, and dead units before the ReLUs of these names.
+
+        Draws no random numbers: training goes on the same with and without it.
+        """
         data = self.data
         self.model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=data.images.device)
+        loss = torch.zeros((), dtype=torch.float64, device=data.images.device)
         with _largest_inputs(self.model, names) as largest:
             for start in range(0, len(data.evaluation_labels), EVALUATION_BATCH):
                 part = slice(start, start + EVALUATION_BATCH)
                 largest.begin()
                 with autocast(self.settings.precision, data.images.device):
                     logits = self.model(self._prepared(data.evaluation_images[part]))
-                correct += (logits.argmax(1) == data.evaluation_labels[part]).sum()
+                labels = data.evaluation_labels[part]
+                correct += (logits.argmax(1) == labels).sum()
+                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
         dead = {name: float((top <= 0).double().mean()) for name, top in largest.seen.items()}
-        return correct.item() / len(data.evaluation_labels), dead
+        count = len(data.evaluation_labels)
+        return Evaluation(correct.item() / count, loss.item() / count, dead)
 
     def _prepared(self, images: torch.Tensor) -> torch.Tensor:
         prepared = normalise(images, self.data.mean, self.data.deviation)

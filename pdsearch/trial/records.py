@@ -20,6 +20,8 @@ class EpochRecord:
             once in a forward pass, `name:2` and so on are its later calls.
         seconds: wall time, the evaluation included.
         learning_rate: of its last step.
+        evaluation_loss: mean cross entropy on the set that `accuracy` is of, in nats; None in
+            records of version 0.1.0.
     """
 
     epoch: int
@@ -28,6 +30,22 @@ class EpochRecord:
     dead: dict[str, float]
     seconds: float
     learning_rate: float
+    evaluation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at a run within its first epoch.
+
+    Attributes:
+        number: of the look, from 1.
+        loss: mean cross entropy on the validation set, in nats.
+        accuracy: on the same set, a fraction.
+    """
+
+    number: int
+    loss: float
+    accuracy: float
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One training run of one candidate."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -20,11 +21,12 @@ from pdsearch.models import build_model
 from pdsearch.trial.checkpoint import read_checkpoint, restore, write_checkpoint
 from pdsearch.trial.convolution import hasten
 from pdsearch.trial.loop import Loop, OnBatch, Split, TrialData, derive_seed, kept_bytes
-from pdsearch.trial.records import EpochRecord, RateSearch, TrialResult
+from pdsearch.trial.records import EpochRecord, Look, RateSearch, TrialResult
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import memory_format, resolve_device, resolve_settings, surroundings
 
 OnEpoch = Callable[[EpochRecord], None]
+OnLook = Callable[[Look], None]
 
 
 def run_trial(
@@ -38,6 +40,8 @@ def run_trial(
     split: Split = "validation",
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
+    looks: int = 1,
+    on_look: OnLook | None = None,
     checkpoint: Path | None = None,
     module: Callable[[], nn.Module] | None = None,
     directory: Path | None = None,
@@ -66,6 +70,9 @@ def run_trial(
         on_epoch: called after each epoch, once its checkpoint is written, and for each epoch that
             a checkpoint restored. What it raises ends the run and passes through.
         on_batch: called as `on_batch(done, total)` after each batch of the whole run.
+        looks: parts of the first epoch after each of which but the last, which ends it, `on_look`
+            is called. They change nothing in the run.
+        on_look: called with what the evaluation set says there; what it raises passes through.
         checkpoint: a file that is written after each epoch, and gone on from where it exists. Of a
             finished run it gives the result at once. The caller removes it.
         module: makes an activation that stands in for each ReLU instead, as a control.
@@ -86,6 +93,10 @@ def run_trial(
         else:
             settings = TrialSettings.model_validate(saved.state["settings"])
         data = TrialData.of(dataset, settings, seed=seed, split=split, device=place)
+        if not 1 <= looks <= data.steps:
+            raise InputError(
+                f"looks must be from 1 to the {data.steps} batches of an epoch, got {looks}"
+            )
 
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(
@@ -126,24 +137,35 @@ def run_trial(
                 )
 
         run = Loop(model, optimizer, settings, data, seed=seed, on_batch=on_batch)
+
+        def look(number: int) -> None:
+            found = run.evaluate([])
+            if on_look is not None:
+                on_look(Look(number, found.loss, found.accuracy))
+
+        within_first = {
+            number * data.steps // looks: functools.partial(look, number)
+            for number in range(1, looks)
+        }
         while diverged is None and len(records) < settings.epochs:
             begin = time.perf_counter()
             epoch = len(records)
             if module is None:
                 set_progress(model, epoch / max(1, settings.epochs - 1))
-            loss, diverged = run.train(epoch)
+            loss, diverged = run.train(epoch, after=within_first if epoch == 0 else None)
             if diverged is not None:
                 save()
                 break
-            accuracy, dead = run.evaluate(names)
+            found = run.evaluate(names)
             last = (epoch + 1) * data.steps - 1
             record = EpochRecord(
                 epoch=epoch + 1,
                 loss=loss,
-                accuracy=accuracy,
-                dead=dead,
+                accuracy=found.accuracy,
+                dead=found.dead,
                 seconds=time.perf_counter() - begin,
                 learning_rate=learning_rate_at(settings, last, steps=data.steps),
+                evaluation_loss=found.loss,
             )
             records.append(record)
             save()
@@ -168,6 +190,8 @@ def run_over_learning_rates(
     dataset: Dataset,
     *,
     on_epoch: Callable[[float, EpochRecord], None] | None = None,
+    looks: int = 1,
+    on_look: OnLook | None = None,
     checkpoint: Path | None = None,
     **options: Any,
 ) -> RateSearch:
@@ -178,11 +202,13 @@ def run_over_learning_rates(
         settings: of the runs; with no `learning_rates`, `learning_rate` alone is tried.
         dataset: what is trained on.
         on_epoch: called as `on_epoch(rate, record)`; what it raises ends the search.
+        looks: as for `run_trial`, of the first rate's run alone.
+        on_look: likewise.
         checkpoint: `<stem>-<rate><suffix>` beside it is the file of each rate.
         **options: as for `run_trial`.
     """
     results: dict[float, TrialResult] = {}
-    for rate in settings.learning_rates or (settings.learning_rate,):
+    for number, rate in enumerate(settings.learning_rates or (settings.learning_rate,)):
         file = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{rate:g}")
 
         def told(record: EpochRecord, rate: float = rate) -> None:
@@ -194,6 +220,8 @@ def run_over_learning_rates(
             settings.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
             dataset,
             on_epoch=told,
+            looks=looks if number == 0 else 1,
+            on_look=on_look,
             checkpoint=file,
             **options,
         )
