@@ -102,7 +102,7 @@ class Display:
             self._trial.set_postfix_str(f"{value:.4f}")
         elif time.monotonic() - self._spoke > QUIET:
             self._spoke = time.monotonic()
-            self.say(f"  {self._name}: epoch {number:g}, {value:.4f}")
+            self.say(f"  {self._name}: epoch {number:.3g}, {value:.4f}")
 
     def end(self, row: "TrialRow", *, done: int, best: float | None) -> None:
         """A trial is over."""

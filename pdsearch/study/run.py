@@ -383,10 +383,10 @@ class Session:
             # the rungs, so that candidates are measured against them.
             over = fixed or at.step == last
             if trial.should_prune() and not over and not self._leads(trial, at.step, at.standing):
-                raise self._pruned(trial, "pruned", f"pruned after epoch {epoch:g}")
+                raise self._pruned(trial, "pruned", f"pruned after epoch {epoch:.3g}")
             if at.step in rungs and at.step > past and not self._earns(trial, at):
                 trial.set_user_attr(PREFIX + "stopped", at.step)
-                raise self._pruned(trial, "pruned", f"stopped after epoch {epoch:g}")
+                raise self._pruned(trial, "pruned", f"stopped after epoch {epoch:.3g}")
 
         self._display.begin(candidate.name, epochs=epochs)
         outcome = self._trainer(
