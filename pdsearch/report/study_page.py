@@ -94,7 +94,9 @@ def headline(view: View) -> Markup:
         figure += (
             f", ReLU {view.value(baseline.value)} ({view.difference(best.value - baseline.value)})"
         )
-    picked = len(view.ranked)
+    # Those stopped on the way were picked from as well.
+    begun = {r.candidate for r in view.rows if r.kind == "candidate" and r.value is not None}
+    picked = len(begun)
     caution = (
         f"One seed, and the best of {picked} trained shapes picked by this very figure, so it "
         "flatters the pick: this is no significant evidence of a difference. "
