@@ -5,7 +5,7 @@ arXiv:1810.05934, algorithm 2, with the factor 4 of its experiments). Optuna's
 `SuccessiveHalvingPruner` decides but once: who gets to a rung first goes on, whatever it is worth,
 and who is not among the best when it gets there is over, even if worse ones come after it. Here a
 candidate stops at each rung unless it is among the best quarter of those that have got there, and
-is taken up again, from its checkpoint, once it is.
+is taken up again once it is: from its checkpoint, or anew if it was stopped within the first epoch.
 """
 
 import math
