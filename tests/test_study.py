@@ -442,10 +442,8 @@ def test_hyperbands_resources_are_epochs(epochs, first, brackets):
 def test_halving_stops_and_takes_up_again(tmp_path, each, epochs, direction):
     sign = 1 if direction == "maximize" else -1
     known = {}
-    calls = []
 
     def train(candidate):
-        calls.append(candidate)
         if candidate.family.name != "relu":
             known.setdefault(candidate, each * len(known))
         start = known.get(candidate, 100)

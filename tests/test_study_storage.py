@@ -279,6 +279,22 @@ def tiny(workdir):
     return folder / "study.toml"
 
 
+def trained_alone(stored, candidate):
+    """A run of a study's settings outside of any study."""
+    from pdsearch.data import load_dataset
+    from pdsearch.trial import run_trial
+
+    return run_trial(
+        candidate,
+        stored.settings.trial,
+        load_dataset("digits"),
+        seed=0,
+        device="cpu",
+        threads=1,
+        directory=stored.directory,
+    )
+
+
 def test_a_study_of_images(tiny, workdir):
     result = search(tiny, threads=1, device="cpu", progress=False)
     stored = result.stored
@@ -294,19 +310,7 @@ def test_a_study_of_images(tiny, workdir):
     assert not list((stored.output / "checkpoints").iterdir())
     json.dumps(result.to_dict(), allow_nan=False)
     # The same candidate over the same seed is the same, bit for bit: an own run of the baseline.
-    from pdsearch import load_family
-    from pdsearch.data import load_dataset
-    from pdsearch.trial import run_trial
-
-    again = run_trial(
-        load_family("relu").default,
-        stored.settings.trial,
-        load_dataset("digits"),
-        seed=0,
-        device="cpu",
-        threads=1,
-        directory=stored.directory,
-    )
+    again = trained_alone(stored, stored.baseline().candidate)
     assert again.value == stored.baseline().value
 
 
@@ -358,20 +362,9 @@ def test_halving_goes_on_from_the_checkpoint(halved):
         loss = last["evaluation_loss"] if row.epochs else last["loss"]
         assert trial.intermediate_values[max(trial.intermediate_values)] == -loss
     # Those at the end are as if they had never been stopped.
-    from pdsearch.data import load_dataset
-    from pdsearch.trial import run_trial
-
     best = stored.best()
     assert [entry["epoch"] for entry in best.epochs] == list(range(1, 8))
-    again = run_trial(
-        best.candidate,
-        stored.settings.trial,
-        load_dataset("digits"),
-        seed=0,
-        device="cpu",
-        threads=1,
-        directory=stored.directory,
-    )
+    again = trained_alone(stored, best.candidate)
     assert [e.accuracy for e in again.epochs] == [e["accuracy"] for e in best.epochs]
     assert [e.loss for e in again.epochs] == [e["loss"] for e in best.epochs]
 
