@@ -453,6 +453,19 @@ def test_controls_are_the_forward_control_and_plain_activations(tmp_path: Path, 
     assert {"LeakyReLU", "GELU", "SiLU"} <= {call["who"] for call in lab.calls}
 
 
+def test_the_forward_control_alone(tmp_path: Path, lab: Lab) -> None:
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
+    alone = confirm(stored, forward_control=True, seeds=2, device="cpu")
+    assert [(row.kind, row.name) for row in alone.rows[2:]] == [
+        ("forward_control", "forward control of tail(a=0.5)")
+    ]
+    # Its runs serve the other controls' call as well.
+    trained = len(lab.calls)
+    result = confirm(stored, controls=True, seeds=2, device="cpu")
+    assert [row.kind for row in result.rows[2:]] == ["forward_control", *["activation"] * 3]
+    assert len(lab.calls) == trained + 6
+
+
 @pytest.mark.parametrize("name", ["LeakyReLU", "GELU", "SiLU"])
 def test_the_activations_formulas_are_torchs(name: str) -> None:
     import torch

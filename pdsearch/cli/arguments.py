@@ -275,6 +275,11 @@ def parser() -> argparse.ArgumentParser:
         help="also the activation whose true derivative is g, and plain activations",
     )
     confirm.add_argument(
+        "--forward-control",
+        action="store_true",
+        help="of the controls the first alone: a row more, not four",
+    )
+    confirm.add_argument(
         "--transfer",
         action="append",
         default=[],

@@ -228,6 +228,7 @@ def confirm(arguments: Namespace) -> int:
         rate_epochs=arguments.rate_epochs,
         candidates=[load_target(text)[1] for text in arguments.candidate],
         controls=arguments.controls,
+        forward_control=arguments.forward_control,
         transfer=arguments.transfer,
         seed=arguments.seed,
         device=arguments.device,

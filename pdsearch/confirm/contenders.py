@@ -51,9 +51,16 @@ def identity_of(formula: str, *, how: str = "pseudo-derivative") -> str:
 
 
 def choose_contenders(
-    stored: "StoredStudy", *, top: int, given: Sequence["Candidate"], controls: bool
+    stored: "StoredStudy",
+    *,
+    top: int,
+    given: Sequence["Candidate"],
+    forward_control: bool,
+    activations: bool,
 ) -> tuple[list[Contender], list[str]]:
     """Baseline, the study's best, references, the user's, controls; each g once. And notes."""
+    from torch import nn
+
     from pdsearch.family import load_family
 
     baseline = load_family("relu").default
@@ -95,43 +102,40 @@ def choose_contenders(
     for candidate in given:
         add(candidate, "given")
     notes: list[str] = []
-    if controls:
-        found += _controls(found, baseline, notes)
+    if forward_control:
+        found += _forward_control(found, notes)
+    if activations:
+        found += [
+            Contender(name, "activation", "activation", formula, baseline, getattr(nn, name))
+            for name, formula in ACTIVATIONS.items()
+        ]
     ordered = sorted(found, key=lambda contender: KINDS.index(contender.kind))
     return [replace(one, place=place) for place, one in enumerate(ordered)], notes
 
 
-def _controls(
-    found: Sequence[Contender], baseline: "Candidate", notes: list[str]
-) -> list[Contender]:
-    """The forward control of the first candidate (or the first given), and plain activations."""
-    from torch import nn
-
+def _forward_control(found: Sequence[Contender], notes: list[str]) -> list[Contender]:
+    """That of the first candidate (or the first given), where there is one."""
     from pdsearch.autograd import forward_control
 
-    controls = []
     best = next((c for kind in ("candidate", "given") for c in found if c.kind == kind), None)
-    if best is not None:
-        candidate = best.candidate
-        try:
-            forward_control(candidate)
-        except UnsupportedError as error:
-            notes.append(f"No forward control of {best.name}: {error}.")
-        else:
-            controls.append(
-                Contender(
-                    f"forward control of {best.name}",
-                    "forward_control",
-                    "forward",
-                    best.formula,
-                    candidate,
-                    lambda: forward_control(candidate),
-                )
-            )
-    for name, formula in ACTIVATIONS.items():
-        module: Callable[[], Any] = getattr(nn, name)
-        controls.append(Contender(name, "activation", "activation", formula, baseline, module))
-    return controls
+    if best is None:
+        return []
+    candidate = best.candidate
+    try:
+        forward_control(candidate)
+    except UnsupportedError as error:
+        notes.append(f"No forward control of {best.name}: {error}.")
+        return []
+    return [
+        Contender(
+            f"forward control of {best.name}",
+            "forward_control",
+            "forward",
+            best.formula,
+            candidate,
+            lambda: forward_control(candidate),
+        )
+    ]
 
 
 def _name(candidate: "Candidate") -> str:

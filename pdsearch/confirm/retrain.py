@@ -230,6 +230,7 @@ def confirm(
     rate_epochs: int | None = None,
     candidates: Sequence["Candidate"] = (),
     controls: bool = False,
+    forward_control: bool = False,
     transfer: Sequence[str] = (),
     device: str = "auto",
     threads: int | None = None,
@@ -251,6 +252,7 @@ def confirm(
         candidates: More to retrain beside them.
         controls: Also retrain the activation whose true derivative is the best candidate's g, and
             plain LeakyReLU, GELU and SiLU.
+        forward_control: Of the controls the first alone.
         transfer: `MODEL@DATASET`: the same rows again there.
         device: As for a search.
         threads: CPU threads of a run; as the study's trials have them if left out.
@@ -297,7 +299,13 @@ def confirm(
     if tuning == budget or not settings.trial.learning_rates:
         tuning = None  # the usual case, under the key it always had
     first = settings.study.seed + FIRST_SEED if seed is None else seed
-    contenders, notes = choose_contenders(stored, top=top, given=candidates, controls=controls)
+    contenders, notes = choose_contenders(
+        stored,
+        top=top,
+        given=candidates,
+        forward_control=controls or forward_control,
+        activations=controls,
+    )
     place = resolve_device(device)
     trials, remarks = _trials(stored, budget=budget, transfer=transfer)
     # All are loaded before the first run, so that a misspelt one does not end hours of training.
@@ -354,6 +362,7 @@ def confirm(
         "rate_epochs": rate_epochs,
         "candidates": [candidate.to_dict() for candidate in candidates],
         "controls": controls,
+        "forward_control": forward_control,
         "transfer": list(transfer),
         "device": device,
         "threads": share.threads,
