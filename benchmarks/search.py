@@ -13,7 +13,9 @@ and epochs, on the same files and the same machine, in the same run.
   either selected, retrained by `pdsearch confirm` over the same seeds. Ours trains ReLU besides,
   within the same number of trials; references it has none, for the tutorial has none.
 * overhead: wall time of a `pdsearch search` of one worker less the seconds its epochs took (their
-  evaluation included), where a trial takes about 20 s.
+  evaluation included), where a trial takes 20 s or a little more; the image files are decoded
+  before. It is told apart into what comes before the first trial, what each trial adds, and what
+  comes after the last.
 * memory: the largest resident set of a `pdsearch search` process of one worker on as many images as
   CIFAR-10 has; the first run decodes the files, the second finds them decoded.
 
@@ -24,6 +26,7 @@ Without --dataset, images are made up: ten low-frequency patterns in noise, writ
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -34,6 +37,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -299,17 +303,24 @@ def overhead(
     folder: Path, place: Path, *, trials: int, batch: int, images: int, per_second: float
 ) -> dict[str, Any]:
     """What a study of one worker takes beside its training, where a trial takes about 20 s."""
+    from pdsearch.data import load_dataset
     from pdsearch.study import open_study
 
-    epochs = max(1, round(TRIAL_SECONDS * per_second / (0.9 * images)))
+    load_dataset(f"folder:{folder}")  # decodes it into the cache
+    epochs = math.ceil(TRIAL_SECONDS * per_second / (0.9 * images))
     file = place / "overhead.toml"
     text = STUDY.format(
         name="overhead", references=["b_silu"], trials=trials, pruner="none", folder=folder,
         epochs=epochs, batch=batch,
     )  # fmt: skip
     file.write_text(text, encoding="utf-8")
+    begin = datetime.now()
     _, seconds, _ = _pdsearch(["search", str(file), "--workers", "1", "--json"], place)
+    end = datetime.now()
     stored = open_study("overhead", storage=f"sqlite:///{place / 'study.db'}")
+    run = [trial for trial in stored.study.get_trials() if trial.state.is_finished()]
+    first = min(trial.datetime_start for trial in run if trial.datetime_start)
+    last = max(trial.datetime_complete for trial in run if trial.datetime_complete)
     taken = [
         sum(epoch["seconds"] for epoch in row.epochs)
         for row in stored.trials()
@@ -322,6 +333,9 @@ def overhead(
         "seconds": seconds,
         "training_seconds": sum(taken),
         "share": 1 - sum(taken) / seconds,
+        "before_seconds": (first - begin).total_seconds(),
+        "each_seconds": ((last - first).total_seconds() - sum(taken)) / len(run),
+        "after_seconds": (end - last).total_seconds(),
     }
 
 
@@ -411,7 +425,10 @@ def show(report: dict[str, Any]) -> None:
     if found := report.get("overhead"):
         print(
             f"overhead: {100 * found['share']:.2f} % of {found['seconds']:.0f} s "
-            f"({found['trained']} trials of {found['trial_seconds']:.1f} s)"
+            f"({found['trained']} of {found['trials']} trials trained, "
+            f"{found['trial_seconds']:.1f} s each): {found['before_seconds']:.1f} s before the "
+            f"first, {found['each_seconds']:.2f} s a trial, {found['after_seconds']:.1f} s after "
+            "the last"
         )
     if found := report.get("memory"):
         print(
@@ -483,13 +500,15 @@ def main() -> None:
                 **options,
             )
         if "overhead" in arguments.parts:
-            known = report.get("speed", {}).get("images_per_second", {})
+            known = report.get("speed", {})
             report["overhead"] = overhead(
                 files,
                 place,
                 trials=arguments.overhead_trials,
                 images=arguments.images,
-                per_second=known.get("one trial, all threads", 1500.0),
+                per_second=known["images_per_second"]["side by side"] / known["workers"]
+                if known
+                else 1800.0,
                 **options,
             )
         if "memory" in arguments.parts:

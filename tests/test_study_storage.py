@@ -384,6 +384,7 @@ def test_halving_may_be_interrupted(halved, monkeypatch):
         return train(self, epoch, **keys)
 
     monkeypatch.setattr(loop.Loop, "train", interrupts)
+    monkeypatch.setattr("pdsearch.trial.run.SAVE_EVERY", 0.0)
     stored = None
     while stored is None:
         with contextlib.suppress(KeyboardInterrupt):

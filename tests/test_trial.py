@@ -1,5 +1,6 @@
 """Trials: against a plain training loop, torch's own schedulers, and themselves interrupted."""
 
+import contextlib
 import copy
 import dataclasses
 import gc
@@ -8,6 +9,7 @@ import math
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -646,6 +648,47 @@ def test_resumed_is_uninterrupted(
     first, last = trained[0].state_dict(), trained[-1].state_dict()
     assert all(first[name].equal(last[name]) for name in first)
     assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("every", "stop", "expected"),
+    [
+        (0.0, None, [1, 2, 3, 4]),
+        (1e9, None, [4]),
+        (1e9, 2, [2]),  # what is pruned or interrupted may be taken up
+        (2.5, None, [3, 4]),  # each epoch takes a second below
+    ],
+)
+def test_when_a_checkpoint_is_written(
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: float,
+    stop: int | None,
+    expected: list[int],
+) -> None:
+    written: list[int] = []
+    now = 0.0
+
+    def write(path: Path, *, state: dict[str, Any], **_: Any) -> None:
+        written.append(len(state["epochs"]))
+
+    def on_batch(done: int, total: int) -> None:
+        nonlocal now
+        now += 4 / total
+
+    monkeypatch.setattr(run, "SAVE_EVERY", every)
+    monkeypatch.setattr(run, "write_checkpoint", write)
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: now))
+    stopped = contextlib.nullcontext() if stop is None else pytest.raises(Stop, match="stop")
+    with stopped:
+        trial(
+            models,
+            settings=settings(epochs=4),
+            checkpoint=models / "run.safetensors",
+            on_batch=on_batch,
+            on_epoch=stop_after(stop or 0),
+        )
+    assert written == expected
 
 
 def test_a_finished_checkpoint_trains_no_more(models: Path) -> None:

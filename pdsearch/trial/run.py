@@ -25,6 +25,10 @@ from pdsearch.trial.records import EpochRecord, Look, RateSearch, TrialResult
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import memory_format, resolve_device, resolve_settings, surroundings
 
+# Seconds of training that a killed run may lose at most, besides the epoch it was in: a checkpoint
+# of AlexNet takes 0.05 s, which after each epoch of 2 s would be a fortieth of a study's time.
+SAVE_EVERY = 10.0
+
 OnEpoch = Callable[[EpochRecord], None]
 OnLook = Callable[[Look], None]
 
@@ -67,14 +71,15 @@ def run_trial(
         split: `validation`: trains on the training set less what is held back, and evaluates on
             that. `test`: trains on the whole training set and evaluates on the test set, for a
             final confirmation only.
-        on_epoch: called after each epoch, once its checkpoint is written, and for each epoch that
-            a checkpoint restored. What it raises ends the run and passes through.
+        on_epoch: called after each epoch, and for each epoch that a checkpoint restored. What it
+            raises ends the run, with a checkpoint, and passes through.
         on_batch: called as `on_batch(done, total)` after each batch of the whole run.
         looks: parts of the first epoch after each of which but the last, which ends it, `on_look`
             is called. They change nothing in the run.
         on_look: called with what the evaluation set says there; what it raises passes through.
-        checkpoint: a file that is written after each epoch, and gone on from where it exists. Of a
-            finished run it gives the result at once. The caller removes it.
+        checkpoint: a file that is written after an epoch, 10 s after the last time or where the run
+            ends, and gone on from where it exists. Of a finished run it gives the result at once.
+            The caller removes it.
         module: makes an activation that stands in for each ReLU instead, as a control.
         directory: what `path.py` in `settings.model` is relative to.
 
@@ -147,6 +152,7 @@ def run_trial(
             number * data.steps // looks: functools.partial(look, number)
             for number in range(1, looks)
         }
+        saved_at = time.perf_counter()
         while diverged is None and len(records) < settings.epochs:
             begin = time.perf_counter()
             epoch = len(records)
@@ -168,9 +174,17 @@ def run_trial(
                 evaluation_loss=found.loss,
             )
             records.append(record)
-            save()
+            ends = len(records) == settings.epochs
+            if due := ends or time.perf_counter() - saved_at >= SAVE_EVERY:
+                save()
+                saved_at = time.perf_counter()
             if on_epoch is not None:
-                on_epoch(record)
+                try:
+                    on_epoch(record)
+                except BaseException:  # pruned or interrupted: it may be taken up again
+                    if not due:
+                        save()
+                    raise
     seconds = sum(record.seconds for record in records)
     images = len(records) * data.steps * settings.batch_size
     return TrialResult(
