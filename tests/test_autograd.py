@@ -343,6 +343,26 @@ def test_forward_control_without_a_closed_form() -> None:
     assert control(torch.tensor([2.5])).item() == pytest.approx(2.5, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_controls_gradient_is_the_pseudo_derivatives_own(dtype: torch.dtype) -> None:
+    candidate = library()["exp_tail"].bind(alpha=0.355, beta=2.4)
+    control = forward_control(candidate)
+    given = torch.randn(4, 64, 16, 16, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        leaf = given.clone(memory_format=memory_format).requires_grad_()
+        twin = leaf.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        control(leaf).backward(given)
+        pd_relu(twin, candidate).backward(given)
+        assert torch.equal(leaf.grad, twin.grad)
+        assert torch.allclose(leaf.grad, given * candidate(given), rtol=1e-2, atol=2e-5)
+
+
+def test_a_control_is_differentiable_twice() -> None:
+    control = forward_control(library()["elu"].default)
+    given = torch.tensor([-2.0, -0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(control, (given,))
+
+
 def test_forward_control_moves_copies_and_trains() -> None:
     model = nn.Sequential(nn.Linear(2, 2), forward_control(library()["exp_tail"].default))
     twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))

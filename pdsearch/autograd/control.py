@@ -11,7 +11,7 @@ import sympy
 import torch
 from torch import nn
 
-from pdsearch import codegen
+from pdsearch import codegen, kernels
 from pdsearch.errors import FormulaError, InputError
 from pdsearch.expression import format_formula, parse, t, x
 from pdsearch.family import Candidate
@@ -61,7 +61,7 @@ def forward_control(candidate: Candidate) -> nn.Module:
         candidate: the pseudo-derivative; an annealed one is taken at t = 0.
 
     Returns:
-        A module without parameters. Its derivative is g by its formula, F(0) = 0.
+        A module without parameters. Its derivative is g as the op computes it, F(0) = 0.
     """
     if not isinstance(candidate, Candidate):
         raise InputError(f"forward_control needs a Candidate, got {type(candidate).__name__}")
@@ -85,10 +85,17 @@ class _Integral(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (input,) = ctx.saved_tensors
-        kernel = codegen.kernel(ctx.candidate.family)
-        progress = torch.zeros((), dtype=torch.float64, device=input.device)
-        values = codegen.parameter_values(ctx.candidate, device=input.device)
-        return grads[0] * kernel(input, progress, values), None, None
+        plan = _plan(ctx.candidate, input.dtype, input.device)
+        if torch.is_grad_enabled():  # create_graph=True: the formula can be differentiated again
+            return grads[0] * plan.kernel(input, plan.t, plan.values), None, None
+        return plan.scale(grads[0], input), None, None
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(candidate: Candidate, dtype: torch.dtype, device: torch.device) -> kernels.Plan:
+    return kernels.plan(
+        candidate, progress=0.0, dtype=dtype, device=device, save="input", exact=False
+    )
 
 
 # --------------------------------------------------------------------------------- closed forms
