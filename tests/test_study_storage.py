@@ -436,6 +436,7 @@ def test_checkpoints_of_a_study_that_was_deleted_are_no_obstacle(tiny, workdir, 
     """Its folder stays where its storage is gone; the settings have changed since."""
     with monkeypatch.context() as patched:
         patched.setattr("pdsearch.study.run.drop_checkpoints", lambda checkpoint: None)
+        patched.setattr("pdsearch.trial.run.SAVE_EVERY", 0.0)
         left = search(tiny, threads=1, device="cpu", progress=False, trials=2).stored.output
     assert len(list((left / "checkpoints").iterdir())) == 2
     (workdir / "study.db").unlink()

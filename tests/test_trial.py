@@ -651,12 +651,14 @@ def test_resumed_is_uninterrupted(
 
 
 @pytest.mark.parametrize(
-    ("every", "stop", "expected"),
+    ("every", "stop", "last", "expected"),
     [
-        (0.0, None, [1, 2, 3, 4]),
-        (1e9, None, [4]),
-        (1e9, 2, [2]),  # what is pruned or interrupted may be taken up
-        (2.5, None, [3, 4]),  # each epoch takes a second below
+        (0.0, None, True, [1, 2, 3, 4]),
+        (1e9, None, True, [4]),
+        (1e9, None, False, []),
+        (1e9, 2, False, [2]),  # what is pruned or interrupted may be taken up
+        (2.5, None, True, [3, 4]),  # each epoch takes a second below
+        (1.5, None, False, [2, 4]),
     ],
 )
 def test_when_a_checkpoint_is_written(
@@ -664,6 +666,7 @@ def test_when_a_checkpoint_is_written(
     monkeypatch: pytest.MonkeyPatch,
     every: float,
     stop: int | None,
+    last: bool,
     expected: list[int],
 ) -> None:
     written: list[int] = []
@@ -685,6 +688,7 @@ def test_when_a_checkpoint_is_written(
             models,
             settings=settings(epochs=4),
             checkpoint=models / "run.safetensors",
+            save_last=last,
             on_batch=on_batch,
             on_epoch=stop_after(stop or 0),
         )

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch.confirm.outcome import KINDS
 from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.study.twins import same_shape, shape_of
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy, TrialRow
-
-# Two candidates whose g differ by less than this on the grid over [-6, 6] are one.
-SAME = 1e-6
 
 # They stand for "why not use another function forward as well?", at torch's defaults.
 ACTIVATIONS = {
@@ -75,9 +73,9 @@ def choose_contenders(
 
     def add(candidate: "Candidate", kind: str) -> bool:
         """Whether it is a new shape; one that is not adds its name to the row it equals."""
-        shape = _shape(candidate)
+        shape = shape_of(candidate)
         for index, other in enumerate(shapes):
-            if abs(shape - other).max() <= SAME:
+            if same_shape(shape, other):
                 # The study's own near-duplicates are many and have no name of their own.
                 if kind != "candidate" and _name(candidate) not in found[index].name:
                     name = f"{found[index].name} = {_name(candidate)}"
@@ -144,15 +142,6 @@ def _name(candidate: "Candidate") -> str:
         return candidate.name
     text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.formula)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _shape(candidate: "Candidate") -> Any:
-    """Values of g on a grid over [-6, 6] at three times of training, as a float64 tensor."""
-    import torch
-
-    # An even number of points: what g is at 0 itself decides nothing.
-    grid = torch.linspace(-6, 6, 960, dtype=torch.float64)
-    return torch.stack([candidate(grid, t) for t in (0.0, 0.5, 1.0)])
 
 
 def _ranked(stored: "StoredStudy") -> list["TrialRow"]:

@@ -37,9 +37,7 @@ from pdsearch.study.storage import (
 )
 from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from, counts_of
 from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
-
-SAME = 1e-6
-"""Two candidates whose g differ by no more than this over [-6, 6] share one result."""
+from pdsearch.study.twins import same_shape, shape_of
 
 POLL = 1.0  # seconds between looks at the storage while others run the last trials
 GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault
@@ -444,7 +442,7 @@ class Session:
 
     def _twin(self, trial: optuna.Trial, candidate: Candidate) -> FrozenTrial | None:
         """An earlier trial of the same g that has a result to share."""
-        shape = _shape(candidate)
+        shape = shape_of(candidate)
         for other in current(self._study.get_trials(deepcopy=False)):
             if other.state not in (TrialState.COMPLETE, TrialState.PRUNED):
                 continue
@@ -452,8 +450,8 @@ class Session:
             if data is None or other.user_attrs.get(PREFIX + "status") == "ruled_out":
                 continue
             if other.number not in self._shapes:
-                self._shapes[other.number] = _shape(candidate_from(data))
-            if bool((shape - self._shapes[other.number]).abs().max() <= SAME):
+                self._shapes[other.number] = shape_of(candidate_from(data))
+            if same_shape(shape, self._shapes[other.number]):
                 fixed = trial.user_attrs.get(PREFIX + "kind") in FIXED
                 if fixed and other.state != TrialState.COMPLETE:
                     continue  # a reference is trained to its end
@@ -549,13 +547,3 @@ def _runner(trial: FrozenTrial) -> Runner:
     done = trial.state == TrialState.PRUNED
     stopped = trial.user_attrs.get(PREFIX + "stopped") if done else None
     return Runner(trial.number, trial.intermediate_values, stopped)
-
-
-def _shape(candidate: Candidate) -> Any:
-    """Values of g on a grid over [-6, 6] at three times of training, as a float64 tensor."""
-    import torch
-
-    # An even number of points: what g is at 0 itself decides nothing.
-    grid = torch.linspace(-6, 6, 960, dtype=torch.float64)
-    times = (0.0, 0.5, 1.0) if candidate.annealed else (0.0,) * 3
-    return torch.cat([candidate(grid, t=time) for time in times])

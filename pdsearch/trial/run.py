@@ -27,7 +27,7 @@ from pdsearch.trial.speed import memory_format, resolve_device, resolve_settings
 
 # Seconds of training that a killed run may lose at most, besides the epoch it was in: a checkpoint
 # of AlexNet takes 0.05 s, which after each epoch of 2 s would be a fortieth of a study's time.
-SAVE_EVERY = 10.0
+SAVE_EVERY = 30.0
 
 OnEpoch = Callable[[EpochRecord], None]
 OnLook = Callable[[Look], None]
@@ -47,6 +47,7 @@ def run_trial(
     looks: int = 1,
     on_look: OnLook | None = None,
     checkpoint: Path | None = None,
+    save_last: bool = True,
     module: Callable[[], nn.Module] | None = None,
     directory: Path | None = None,
 ) -> TrialResult:
@@ -77,9 +78,10 @@ def run_trial(
         looks: parts of the first epoch after each of which but the last, which ends it, `on_look`
             is called. They change nothing in the run.
         on_look: called with what the evaluation set says there; what it raises passes through.
-        checkpoint: a file that is written after an epoch, 10 s after the last time or where the run
-            ends, and gone on from where it exists. Of a finished run it gives the result at once.
-            The caller removes it.
+        checkpoint: a file that is written after an epoch, 30 s after the last time or where the run
+            is stopped, and gone on from where it exists. Of a finished run it gives the result at
+            once. The caller removes it.
+        save_last: whether it is written after the last epoch in any case.
         module: makes an activation that stands in for each ReLU instead, as a control.
         directory: what `path.py` in `settings.model` is relative to.
 
@@ -175,7 +177,8 @@ def run_trial(
             )
             records.append(record)
             ends = len(records) == settings.epochs
-            if due := ends or time.perf_counter() - saved_at >= SAVE_EVERY:
+            due = (ends and save_last) or time.perf_counter() - saved_at >= SAVE_EVERY
+            if due:
                 save()
                 saved_at = time.perf_counter()
             if on_epoch is not None:
@@ -218,11 +221,13 @@ def run_over_learning_rates(
         on_epoch: called as `on_epoch(rate, record)`; what it raises ends the search.
         looks: as for `run_trial`, of the first rate's run alone.
         on_look: likewise.
-        checkpoint: `<stem>-<rate><suffix>` beside it is the file of each rate.
+        checkpoint: `<stem>-<rate><suffix>` beside it is the file of each rate. Of the only rate the
+            last epoch is not written in any case, for nothing comes after it.
         **options: as for `run_trial`.
     """
     results: dict[float, TrialResult] = {}
-    for number, rate in enumerate(settings.learning_rates or (settings.learning_rate,)):
+    rates = settings.learning_rates or (settings.learning_rate,)
+    for number, rate in enumerate(rates):
         file = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{rate:g}")
 
         def told(record: EpochRecord, rate: float = rate) -> None:
@@ -237,6 +242,7 @@ def run_over_learning_rates(
             looks=looks if number == 0 else 1,
             on_look=on_look,
             checkpoint=file,
+            save_last=len(rates) > 1,
             **options,
         )
         settings = settings.model_copy(  # what a probe decided for the first holds for all
