@@ -27,7 +27,7 @@ again continues where the last one stopped. Several processes take part side by 
 
 from pdsearch.confirm.outcome import Confirmation, Row
 from pdsearch.confirm.retrain import FIRST_SEED, confirm
-from pdsearch.confirm.runs import load_confirmation
+from pdsearch.confirm.runs import load_confirmation, read_runs
 from pdsearch.confirm.table import confirm_markdown, confirm_table
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "confirm_markdown",
     "confirm_table",
     "load_confirmation",
+    "read_runs",
 ]

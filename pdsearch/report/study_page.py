@@ -13,6 +13,7 @@ from pdsearch.report.study_sections import (
     history,
     learned,
     parameters,
+    rates,
     shapes,
 )
 from pdsearch.report.study_tables import settings as settings_section
@@ -57,6 +58,7 @@ def study_report(stored: "StoredStudy") -> str:
             ("shapes", "Shapes", shapes(view)),
             ("criteria", "Criteria", criteria(view)),
             ("history", "History", history(view)),
+            ("rates", "By learning rate", rates(view)),
             ("curves", "Learning curves", curves(view)),
             ("dead", "Dead units", dead(view)),
             ("parameters", "Parameters", parameters(view)),

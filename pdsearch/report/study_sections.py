@@ -2,19 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pdsearch.confirm import read_runs
 from pdsearch.criteria import CRITERIA, PROFILES, check, gate
 from pdsearch.report import outcome_figures, parameter_figures, study_figures
 from pdsearch.report.criteria_page import about
 from pdsearch.report.figures import criteria_figure, shapes_figure
 from pdsearch.report.markup import Markup, h
 from pdsearch.report.page import badge, criteria_table, figure_box, table
+from pdsearch.report.rates import by_learning_rate, rate_curves
 from pdsearch.report.terminal import number
 from pdsearch.report.view import View, name, p_value
 
 if TYPE_CHECKING:
     from pdsearch.study import TrialRow
 
-__all__ = ["criteria", "curves", "dead", "history", "learned", "parameters", "shapes"]
+__all__ = ["criteria", "curves", "dead", "history", "learned", "parameters", "rates", "shapes"]
 
 SHOWN = 4
 """The best candidates of different shape that are drawn and whose criteria are decided."""
@@ -209,26 +211,47 @@ def history(view: View) -> list[Any]:
     return parts
 
 
+def rates(view: View) -> list[Any]:
+    """Accuracy by learning rate, where the study has a grid of them."""
+    if not view.rates:
+        return []
+    curves = rate_curves(view.stored, view.rows, list(read_runs(view.stored).values()))
+    best = None if view.best is None else name(view.best)
+    figure = figure_box(
+        by_learning_rate(curves, best=best, rates=view.rates),
+        "accuracy by learning rate",
+        caption=f"After {view.stored.settings.trial.epochs} epochs at each rate, one seed. Where "
+        "one diverged, or was not tried for it was pruned, there is no dot. A shape that lets more "
+        "gradient through acts in part like a larger rate: compare the peaks.",
+    )
+    return [figure] if figure else []
+
+
 def curves(view: View) -> list[Any]:
     """Value and loss by epoch."""
     accuracy, loss = study_figures.learning_curves(
-        view.rows, view.best, percent=view.percent, title=view.title
+        view.runs, view.best_run, percent=view.percent, title=view.title
     )
     boxes = [
         figure_box(accuracy, "value by epoch", height=360),
         figure_box(loss, "training loss by epoch", height=360),
     ]
-    return [h("div", boxes, class_="pair")] if any(boxes) else []
+    if not any(boxes):
+        return []
+    note = "Each trial's run at the learning rate it was best at." if view.rates else None
+    return [h("p", note, class_="quiet") if note else None, h("div", boxes, class_="pair")]
 
 
 def dead(view: View) -> list[Any]:
     """Dead units by epoch and by layer."""
     boxes = [
         figure_box(
-            study_figures.dead_over_time(view.rows, view.best), "dead units by epoch", height=340
+            study_figures.dead_over_time(view.runs, view.best_run),
+            "dead units by epoch",
+            height=340,
         ),
         figure_box(
-            study_figures.dead_by_layer(view.rows, view.best), "dead units by layer", height=340
+            study_figures.dead_by_layer(view.runs, view.best_run), "dead units by layer", height=340
         ),
     ]
     if not any(boxes):

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pdsearch.confirm import Confirmation, load_confirmation
+from pdsearch.report.rates import best_run
 from pdsearch.study.settings import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -52,6 +53,16 @@ class View:
         return list(once.values())
 
     @cached_property
+    def runs(self) -> tuple["TrialRow", ...]:
+        """The rows, each with the epochs of one run: that of its best rate, where it tried more."""
+        return tuple(best_run(row, self.stored.settings.trial) for row in self.rows)
+
+    @property
+    def best_run(self) -> "TrialRow | None":
+        """The best candidate among `runs`."""
+        return None if self.best is None else best_run(self.best, self.stored.settings.trial)
+
+    @cached_property
     def baseline(self) -> "TrialRow | None":
         """ReLU's trial."""
         rows = [r for r in self.rows if r.kind == "baseline" and r.value is not None]
@@ -65,6 +76,11 @@ class View:
             if row.kind == "reference" and row.status != "failed" and row.candidate is not None:
                 found[row.candidate.name] = row
         return list(found.values())
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The grid of learning rates; empty without one."""
+        return () if self.by_function else tuple(self.stored.settings.trial.learning_rates)
 
     @property
     def percent(self) -> bool:

@@ -1,0 +1,166 @@
+"""Studies with a grid of learning rates: a trial's runs told apart, and accuracy by rate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from pdsearch.report.markup import plain
+from pdsearch.report.style import INK, colour, faint, layout
+
+if TYPE_CHECKING:
+    from pdsearch.study import StoredStudy, TrialRow
+    from pdsearch.trial import TrialSettings
+
+__all__ = ["RateCurve", "best_run", "by_learning_rate", "rate_curves", "runs_by_rate"]
+
+
+def runs_by_rate(
+    row: "TrialRow", settings: "TrialSettings"
+) -> dict[float, tuple[dict[str, Any], ...]]:
+    """A trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
+
+    A trial goes through its rates in the grid's order, whole runs of `settings.epochs` each; the
+    last one that was begun may be shorter.
+    """
+    runs: dict[float, tuple[dict[str, Any], ...]] = {}
+    for number, rate in enumerate(settings.learning_rates):
+        first = number * settings.epochs
+        entries = [e for e in row.epochs if first < int(e["epoch"]) <= first + settings.epochs]
+        if entries:
+            runs[rate] = tuple({**entry, "epoch": int(entry["epoch"]) - first} for entry in entries)
+    return runs
+
+
+def best_run(row: "TrialRow", settings: "TrialSettings") -> "TrialRow":
+    """The trial with the epochs of one run alone: at the rate that counts, or is best so far."""
+    runs = runs_by_rate(row, settings)
+    if not runs:
+        return row
+    rate = row.learning_rate
+    if rate not in runs:
+        longest = max(len(run) for run in runs.values())
+        rate = max(
+            (rate for rate, run in runs.items() if len(run) == longest),
+            key=lambda rate: float(runs[rate][-1]["accuracy"]),
+        )
+    return replace(row, epochs=runs[rate])
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """A row's accuracy after a whole run at each rate, those of other lengths left out."""
+
+    name: str
+    kind: str  # a trial's, or a confirmation's
+    accuracy: Mapping[float, float]  # fractions
+
+
+def rate_curves(
+    stored: "StoredStudy", rows: Sequence["TrialRow"], confirmed: Sequence[Mapping[str, Any]]
+) -> list[RateCurve]:
+    """Of every trial of the search, and of rows that a confirmation alone ran at every rate.
+
+    Args:
+        stored: the study.
+        rows: its trials.
+        confirmed: a confirmation's runs, as `pdsearch.confirm.read_runs` gives them.
+    """
+    settings = stored.settings.trial
+    found: dict[str, RateCurve] = {}
+    for row in rows:
+        if row.candidate is None or row.duplicate_of is not None or row.status == "failed":
+            continue
+        whole = {
+            rate: float(run[-1]["accuracy"])
+            for rate, run in runs_by_rate(row, settings).items()
+            if len(run) == settings.epochs
+        }
+        if whole:
+            name = "ReLU" if row.kind == "baseline" else row.candidate.name
+            found[name] = RateCurve(name, row.kind, whole)
+    beside: dict[str, dict[float, float]] = {}
+    kinds: dict[str, str] = {}
+    for record in sorted(confirmed, key=lambda record: record["finished"]):
+        trial = record["setting"]["trial"]
+        alike = (trial["model"], trial["dataset"], trial["epochs"]) == (
+            settings.model,
+            settings.dataset,
+            settings.epochs,
+        )
+        name = record["name"]
+        if record["split"] == "validation" and alike and record["kind"] != "baseline":
+            beside.setdefault(name, {})[record["learning_rate"]] = record["accuracy"]
+            kinds[name] = record["kind"]
+    for name, accuracy in beside.items():
+        found.setdefault(name, RateCurve(name, kinds[name], accuracy))
+    return list(found.values())
+
+
+def by_learning_rate(
+    curves: Sequence[RateCurve], *, best: str | None, rates: Sequence[float]
+) -> go.Figure | None:
+    """Accuracy against the learning rate: the best, ReLU, references and controls in colour.
+
+    Args:
+        curves: of all rows.
+        best: the name of the best candidate.
+        rates: the grid.
+    """
+    if not any(len(one.accuracy) > 1 for one in curves):
+        return None
+    figure = go.Figure()
+    faintly = [one for one in curves if one.kind == "candidate" and one.name != best]
+    for number, one in enumerate(faintly):
+        line = {"color": faint(INK, 0.38), "width": 1}
+        figure.add_trace(_line(one, line, size=4, named=number == 0 and "other candidates"))
+    used = 0
+    for one in sorted((one for one in curves if one not in faintly), key=_order):
+        if one.kind == "baseline":
+            line = {"color": INK, "width": 3}
+        elif one.kind == "candidate":
+            line = {"color": colour(0), "width": 3}
+        else:
+            used += 1
+            dash = "dash" if one.kind in ("reference", "given") else "dot"
+            line = {"color": colour(used), "width": 2, "dash": dash}
+        prefix = "best: " if one.kind == "candidate" else ""
+        figure.add_trace(_line(one, line, size=7, named=prefix + one.name))
+    ticks = sorted(rates)
+    figure.update_layout(
+        layout(
+            xaxis={
+                "title": {"text": "learning rate", "standoff": 8},
+                "type": "log",
+                "tickvals": ticks,
+                "ticktext": [f"{rate:g}" for rate in ticks],
+            },
+            yaxis={
+                "title": {"text": "validation accuracy", "standoff": 8},
+                "tickformat": ".1%",
+            },
+        )
+    )
+    return figure
+
+
+def _order(one: RateCurve) -> int:
+    return {"candidate": 0, "baseline": 1, "reference": 2, "given": 3}.get(one.kind, 4)
+
+
+def _line(one: RateCurve, line: dict[str, Any], *, size: int, named: str | bool) -> go.Scatter:
+    points = sorted(one.accuracy.items())
+    return go.Scatter(
+        x=[rate for rate, _ in points],
+        y=[accuracy for _, accuracy in points],
+        mode="lines+markers",
+        line=line,
+        marker={"size": size, "color": line["color"]},
+        name=plain(named) if named else None,
+        showlegend=bool(named),
+        hoverinfo="text",
+        hovertext=[
+            f"{plain(one.name)}<br>at {rate:g}: {100 * accuracy:.2f} %" for rate, accuracy in points
+        ],
+    )
