@@ -18,6 +18,7 @@ from pdsearch.report.rates import (
     rate_curves,
     runs_by_rate,
 )
+from pdsearch.report.view import View
 from pdsearch.study import TrialRow, open_study, search
 from pdsearch.trial import TrialSettings, run_trial
 
@@ -111,6 +112,20 @@ def test_the_figure_names_what_is_compared() -> None:
     }
     assert list(figure.layout.xaxis.ticktext) == ["0.01", "0.02", "0.04"]
     assert by_learning_rate([RateCurve("a", "candidate", {0.01: 0.5})], best="a", rates=()) is None
+
+
+def test_a_train_functions_epochs_are_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("study.toml").write_text(STUDY, encoding="utf-8")
+    stored = search(
+        "study.toml", train=lambda candidate: iter([0.1, 0.2, 0.3]), progress=False
+    ).stored
+    view = View(stored, tuple(stored.trials()))
+    assert view.rates == () and view.runs == view.rows
+    assert next(len(row.epochs) for row in view.runs if row.status == "complete") == 3
+    assert "at the learning rate it was best at" not in study_report(stored)
 
 
 def test_a_studys_curves_are_those_of_its_runs(

@@ -156,7 +156,11 @@ def test_overrides(write, key, text, found):
             LEAST + 'sampler = "grid"\nobjectives = ["accuracy", "dead_units"]\n',
             "one objective only",
         ),
-        (LEAST + 'objectives = ["dead_units"]\n', "accuracy must be among the objectives"),
+        (LEAST + 'objectives = ["dead_units"]\n', "accuracy must be the first objective"),
+        (
+            LEAST + 'objectives = ["dead_units", "accuracy"]\n',
+            "accuracy must be the first objective",
+        ),
         (LEAST + 'objectives = ["accuracy", "accuracy"]\n', "one or two different ones"),
         (LEAST + "seed = -1\n", "study.seed: must be ≥ 0, got -1"),
         (LEAST + "trials = 0\n", "study.trials: must be ≥ 1, got 0"),

@@ -11,7 +11,8 @@ import sympy
 import torch
 from torch import nn
 
-from pdsearch import codegen, kernels
+from pdsearch import codegen
+from pdsearch.autograd.op import rule
 from pdsearch.errors import FormulaError, InputError
 from pdsearch.expression import format_formula, parse, t, x
 from pdsearch.family import Candidate
@@ -85,17 +86,10 @@ class _Integral(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (input,) = ctx.saved_tensors
-        plan = _plan(ctx.candidate, input.dtype, input.device)
+        plan = rule(ctx.candidate, 0.0, "input", False).plan(input)
         if torch.is_grad_enabled():  # create_graph=True: the formula can be differentiated again
             return grads[0] * plan.kernel(input, plan.t, plan.values), None, None
         return plan.scale(grads[0], input), None, None
-
-
-@functools.lru_cache(maxsize=64)
-def _plan(candidate: Candidate, dtype: torch.dtype, device: torch.device) -> kernels.Plan:
-    return kernels.plan(
-        candidate, progress=0.0, dtype=dtype, device=device, save="input", exact=False
-    )
 
 
 # --------------------------------------------------------------------------------- closed forms

@@ -307,7 +307,7 @@ def traced(
 
 
 @functools.lru_cache(maxsize=256)
-def _rule(candidate: Candidate, progress: float, save: str, exact: bool) -> Rule:
+def rule(candidate: Candidate, progress: float, save: str, exact: bool) -> Rule:
     return Rule(candidate, progress=progress, save=save, exact=exact)
 
 
@@ -365,7 +365,7 @@ def pd_relu(
         # that another candidate of the family is no reason to compile again.
         traceable = (codegen.parameter_values(candidate), codegen.kernel(candidate.family))
         object.__setattr__(candidate, "_traceable", traceable)
-    return _rule(candidate, float(t), save, exact)(input)
+    return rule(candidate, float(t), save, exact)(input)
 
 
 def check_progress(t: float) -> None:

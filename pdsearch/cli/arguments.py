@@ -34,7 +34,8 @@ EXAMPLES = {
   pdsearch check "Piecewise((1, x > 0), (a*exp(x), True))" --param a=0.01:1 --html check.html""",
     "search": """\
   pdsearch search studies/digits.toml
-  pdsearch search studies/digits.toml --trials 30 --set trial.epochs=5""",
+  pdsearch search studies/digits.toml --trials 30
+  pdsearch search studies/digits.toml --set study.name=digits5 trial.epochs=5""",
     "worker": """\
   pdsearch worker studies/alexnet_cifar10.toml --storage postgresql+psycopg://user@host/db""",
     "status": """\

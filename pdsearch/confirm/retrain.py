@@ -359,7 +359,8 @@ def confirm(
         "seeds": n,
         "top": top,
         "epochs": budget,
-        "rate_epochs": rate_epochs,
+        # As decided here: a helper opens the study by its name, and knows no file that says it.
+        "rate_epochs": (tuning or budget) if settings.trial.learning_rates else None,
         "candidates": [candidate.to_dict() for candidate in candidates],
         "controls": controls,
         "forward_control": forward_control,

@@ -90,7 +90,8 @@ def rate_curves(
             settings.epochs,
         )
         name = record["name"]
-        if record["split"] == "validation" and alike and record["kind"] != "baseline":
+        run = record["split"] == "validation" and not record["diverged"]
+        if run and alike and record["kind"] != "baseline":
             beside.setdefault(name, {})[record["learning_rate"]] = record["accuracy"]
             kinds[name] = record["kind"]
     for name, accuracy in beside.items():

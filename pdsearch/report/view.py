@@ -55,12 +55,15 @@ class View:
     @cached_property
     def runs(self) -> tuple["TrialRow", ...]:
         """The rows, each with the epochs of one run: that of its best rate, where it tried more."""
-        return tuple(best_run(row, self.stored.settings.trial) for row in self.rows)
+        return tuple(self._run(row) for row in self.rows)
+
+    def _run(self, row: "TrialRow") -> "TrialRow":
+        return best_run(row, self.stored.settings.trial) if self.rates else row
 
     @property
     def best_run(self) -> "TrialRow | None":
         """The best candidate among `runs`."""
-        return None if self.best is None else best_run(self.best, self.stored.settings.trial)
+        return None if self.best is None else self._run(self.best)
 
     @cached_property
     def baseline(self) -> "TrialRow | None":

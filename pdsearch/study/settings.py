@@ -124,8 +124,8 @@ class StudySection(_Section):
                 f"pruner {self.pruner!r} cannot be used with two objectives (Optuna's pruners "
                 "compare one value an epoch); use none"
             )
-        if self.objectives == ["dead_units"] or self.objectives == ["kept_bytes"]:
-            raise ValueError("accuracy must be among the objectives")
+        if self.objectives[:1] != ["accuracy"]:
+            raise ValueError(f"accuracy must be the first objective, got {self.objectives}")
         if self.pruner == "none":
             for name in ("prune_by", "looks"):
                 if getattr(self, name) is not None:
