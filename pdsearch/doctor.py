@@ -29,9 +29,13 @@ _LITTLE_DISK = (
 
 # extra → (module, what is missing without it)
 _EXTRAS = {
-    "dashboard": ("optuna_dashboard", "`pdsearch dashboard`"),
-    "postgresql": ("psycopg", "PostgreSQL storages, for studies on several machines"),
-    "cmaes": ("cmaes", 'sampler = "cmaes"'),
+    "dashboard": ("optuna_dashboard", "optuna-dashboard", "`pdsearch dashboard`"),
+    "postgresql": (
+        "psycopg",
+        "'psycopg[binary]'",
+        "PostgreSQL storages, for studies on several machines",
+    ),
+    "cmaes": ("cmaes", "cmaes", 'sampler = "cmaes"'),
 }
 
 
@@ -126,10 +130,10 @@ def _requirements() -> Iterator[Finding]:
     yield Finding("packages", "ok", ", ".join(found))
     from importlib.util import find_spec
 
-    for extra, (module, loss) in _EXTRAS.items():
+    for extra, (module, package, loss) in _EXTRAS.items():
         if find_spec(module) is None:
             text = f"not installed: without it, no {loss}"
-            yield Finding(f"extra {extra}", "info", text, f"pip install 'pdsearch[{extra}]'")
+            yield Finding(f"extra {extra}", "info", text, f"pip install {package}")
         else:
             yield Finding(f"extra {extra}", "ok", "installed")
 
@@ -144,7 +148,7 @@ def _compiler() -> Iterator[Finding]:
         yield Finding(
             "compiler",
             "attention",
-            "no C++ compiler: the backward pass runs as separate torch operations, several times "
+            "no C++ compiler: the backward pass runs as separate torch operations, tens of times "
             "slower than ReLU's own",
             "install g++ or clang++ (Debian, Ubuntu: apt install g++), or set CXX",
         )
@@ -159,7 +163,7 @@ def _device() -> Iterator[Finding]:
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         yield Finding("GPU", "ok", ", ".join(names))
     elif torch.backends.mps.is_available():
-        yield Finding("GPU", "ok", "Apple MPS")
+        yield Finding("GPU", "info", "Apple MPS, which trials do not use: they run on the CPU")
     else:
         yield Finding("GPU", "info", "none that torch can use: trials run on the CPU")
     cores = _cores()

@@ -626,7 +626,7 @@ def test_dashboard_on_a_port_that_is_taken(there: Any) -> None:
 def test_dashboard_without_its_extra(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     outcome = there("dashboard", "tiny")
-    assert outcome.status == 2 and "pip install 'pdsearch[dashboard]'" in outcome.err
+    assert outcome.status == 2 and "pip install optuna-dashboard" in outcome.err
 
 
 def test_a_password_is_never_shown(run: Any) -> None:

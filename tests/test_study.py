@@ -87,6 +87,7 @@ def test_a_search_as_plain_optuna_sees_it(tmp_path):
     assert data["best"]["trial"] == best.number
     assert data["best"]["value"] == best.value
     assert data["best"]["family"] == best.params["family"]
+    assert (result.best.number, result.best.value) == (best.number, best.value)
     assert data["baseline"]["value"] == study.trials[0].value == pytest.approx(0.7 - 0.025)
     assert list(data["references"]) == ["b_silu"]
     states = [t.state.name for t in study.trials]

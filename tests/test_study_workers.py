@@ -211,3 +211,24 @@ def test_a_candidates_result_does_not_depend_on_how_many_run(tiny):
 def test_a_resumed_study_may_have_other_workers(tiny):
     search(tiny, workers=1, trials=3, device="cpu", progress=False)
     assert search(tiny, workers="auto", device="cpu").stored.counts()["total"] == 6
+
+
+def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch):
+    computer(4)
+    monkeypatch.setattr(pdsearch.study.api, "WORTH", 0.0)
+    search(tiny, threads=2, trials=2, workers=1, device="cpu", progress=False)
+    stored = search(tiny, workers="auto", device="cpu", progress=False).stored
+    assert stored.study.user_attrs["pdsearch:threads"] == 2
+    assert len(started) == 1  # two trials of two threads each fill four cores
+    before = stored.study.trials
+    with pytest.raises(InputError, match=r"'tiny' was begun with 2, .* got 1: leave it out"):
+        search(tiny, threads=1, trials=8, device="cpu", progress=False)
+    assert stored.study.trials == before
+    assert search(tiny, threads=2, trials=7, workers=1).stored.counts()["total"] == 7
+
+
+@pytest.mark.parametrize(("rate", "said"), [("0.1", False), ("1e-9", True)])
+def test_a_study_in_which_nothing_learned_says_so(tiny, capsys, rate, said):
+    tiny.write_text(tiny.read_text().replace("learning_rate = 0.1", f"learning_rate = {rate}"))
+    search(tiny, workers=1, trials=2, device="cpu")
+    assert ("no trial is above guessing (10.0 %)" in capsys.readouterr().err) is said

@@ -84,6 +84,7 @@ def _verbosity() -> "_Parser":
         default=argparse.SUPPRESS,
         help="say more on stderr; twice: everything",
     )
+    shared.add_argument("--version", action="version", version=f"pdsearch {__version__}")
     return shared
 
 
@@ -165,7 +166,6 @@ def parser() -> argparse.ArgumentParser:
         parents=[_verbosity()],
         allow_abbrev=False,
     )
-    root.add_argument("--version", action="version", version=f"pdsearch {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, about: str = "") -> argparse.ArgumentParser:
@@ -183,7 +183,13 @@ def parser() -> argparse.ArgumentParser:
     families = add("families", "list the library: name, formula, parameters, reference")
     _json(families)
 
-    check = add("check", "decide the design criteria for a candidate or a family", TARGET)
+    check = add(
+        "check",
+        "decide the design criteria for a candidate or a family",
+        f"{TARGET}\nA family is checked at one point: its defaults, with what --set changes (a "
+        "parameter given by\n--param alone at the middle of its range). --family decides the whole "
+        "range.",
+    )
     check.add_argument("target", metavar="TARGET")
     _set(check, "a parameter's value (repeat for more)")
     check.add_argument(
@@ -208,7 +214,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE.py:FUNCTION",
         help="a criterion of your own, listed after the ten (repeat for more; the file is run)",
     )
-    check.add_argument("--profile", choices=("paper", "strict"), default="paper")
+    check.add_argument(
+        "--profile",
+        choices=("paper", "strict"),
+        default="paper",
+        help="the criteria that must hold: the abstract's (default), or ours as well",
+    )
     _json(check)
     check.add_argument("--html", metavar="FILE", help="also write the report as one HTML file")
 
@@ -222,21 +233,25 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--trials", type=_positive, metavar="N", help="the study's total")
     _storage(search)
     search.add_argument(
-        "--workers", type=_workers, metavar="N", help="processes side by side, or auto"
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="processes side by side, or auto; default: the study file's, which is auto unless set",
     )
     search.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="section.key=value",
-        help="change a setting of the study file (repeat for more)",
+        help="change a setting of the study file (repeat for more); a study that has begun keeps "
+        "its settings, so set study.name as well",
     )
     _json(search)
-    _training(search)
+    _training(search, seed="of the sampler and of every training; default: the study file's")
 
     worker = add("worker", "join a study that others are running", STUDY)
     _study(worker)
-    _training(worker)
+    _training(worker, seed="must be the study's; may be left out")
 
     status = add("status", "how far a study is", STUDY)
     _study(status)
@@ -254,31 +269,38 @@ def parser() -> argparse.ArgumentParser:
     _study(confirm)
     confirm.add_argument("--seeds", type=_positive, metavar="N", help="default: the study file's")
     confirm.add_argument(
-        "--top", type=_natural, default=3, metavar="N", help="how many of the best (3)"
+        "--top",
+        type=_natural,
+        default=3,
+        metavar="N",
+        help="how many of the study's best candidates (default 3)",
     )
     confirm.add_argument("--epochs", type=_positive, metavar="E", help="default: the study file's")
     confirm.add_argument(
         "--rate-epochs",
         type=_positive,
         metavar="E",
-        help="of the runs that choose a rate of trial.learning_rates; default: as --epochs",
+        help="of the runs that choose each row's rate of trial.learning_rates; default: the study "
+        "file's rate_epochs, else as --epochs",
     )
     confirm.add_argument(
         "--candidate",
         action="append",
         default=[],
         metavar="TARGET",
-        help="one more row: anything `pdsearch check` takes (repeat for more)",
+        help="one more row: a family at its defaults, path.py[:name], candidate.json or a formula "
+        "without parameters (repeat for more)",
     )
     confirm.add_argument(
         "--controls",
         action="store_true",
-        help="also the activation whose true derivative is g, and plain activations",
+        help="also the ordinary activation whose true derivative is the best candidate's g, and "
+        "LeakyReLU, GELU and SiLU",
     )
     confirm.add_argument(
         "--forward-control",
         action="store_true",
-        help="of the controls the first alone: a row more, not four",
+        help="only the first of these controls",
     )
     confirm.add_argument(
         "--transfer",
@@ -288,15 +310,19 @@ def parser() -> argparse.ArgumentParser:
         help="repeat it on another model and data set",
     )
     confirm.add_argument(
-        "--workers", type=_workers, metavar="N", help="processes side by side, or auto"
+        "--workers", type=_workers, metavar="N", help="processes side by side; default: auto"
     )
     _json(confirm)
-    _training(confirm)
+    _training(
+        confirm,
+        seed="the first of the seeds; default: the study's + 1000, far from those of the search",
+    )
 
     export = add(
         "export",
         "write a candidate as a standalone torch file, JSON or LaTeX",
-        f"{STUDY} Of a study the best candidate is taken, or --trial's.\n\n{TARGET}",
+        f"{STUDY} Of a study the best candidate is taken, or --trial's;\nwhere a family of the "
+        f"library has the same name, the family.\n\n{TARGET.replace('--set or --param', '--set')}",
     )
     export.add_argument("source", metavar="STUDY|TARGET")
     _set(export, "change a parameter's value (repeat for more)")
@@ -316,10 +342,10 @@ def parser() -> argparse.ArgumentParser:
     dashboard = add(
         "dashboard",
         "open optuna-dashboard on the study's storage, on this machine only",
-        f"{STUDY}\nNeeds the extra: pip install 'pdsearch[dashboard]'.",
+        f"{STUDY}\nNeeds one more package: pip install optuna-dashboard",
     )
     _study(dashboard)
-    dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="8080")
+    dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="default 8080")
 
     doctor = add("doctor", "what is installed, reachable, stale or broken, and what to do")
     _storage(doctor)
@@ -343,7 +369,8 @@ def _storage(command: argparse.ArgumentParser) -> None:
         "--storage",
         type=_url,
         metavar="URL",
-        help="default: the study file's, else sqlite:///pdsearch.db where you stand",
+        help="default: the study file's, else $PDSEARCH_STORAGE, else sqlite:///pdsearch.db where "
+        "you stand",
     )
 
 
@@ -352,7 +379,16 @@ def _study(command: argparse.ArgumentParser) -> None:
     _storage(command)
 
 
-def _training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads a trial")
-    command.add_argument("--seed", type=_natural, metavar="N", help="instead of the study's")
+def _training(command: argparse.ArgumentParser, *, seed: str) -> None:
+    command.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda or cuda:N; auto (the default): a CUDA device if there is one, else the CPU",
+    )
+    command.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="CPU threads of each trial; default: by the machine's cores, and kept with the study",
+    )
+    command.add_argument("--seed", type=_natural, metavar="N", help=seed)

@@ -315,7 +315,7 @@ def dashboard(arguments: Namespace) -> int:
         from optuna_dashboard import run_server
     except ModuleNotFoundError as error:
         raise UnsupportedError(
-            "the dashboard is not installed: pip install 'pdsearch[dashboard]'"
+            "the dashboard is not installed: pip install optuna-dashboard"
         ) from error
     stored = _stored(arguments)
     _check_port(arguments.port)

@@ -10,8 +10,9 @@ What keeps the comparison fair:
 - The seeds start at `FIRST_SEED` above the study's own, so that no run repeats the one the pick
   was made by.
 - Where the study has a grid of learning rates, each row's rate is chosen once, by the *validation*
-  accuracy of one run per rate (the study's seed, the confirmation's epochs), then fixed for its
-  test runs. Every row, the baseline included, gets the same grid.
+  accuracy of one run per rate (the study's seed; `rate_epochs`, else the confirmation's epochs),
+  then fixed for its test runs. Runs that the search made count, where they are as long. Every row,
+  the baseline included, gets the same grid.
 - p-values are adjusted (Holm) over every row that was retrained under the same settings, earlier
   calls included.
 - A diverged run counts with the accuracy of guessing, and is noted.

@@ -27,7 +27,14 @@ from pdsearch.study.settings import (
 )
 from pdsearch.study.space import as_spec, check_installed, resolve_families, settle_families
 from pdsearch.study.storage import settle, shown_url, storage_errors
-from pdsearch.study.stored import PREFIX, StoredStudy, open_named, open_study, summary
+from pdsearch.study.stored import (
+    PREFIX,
+    StoredStudy,
+    TrialRow,
+    open_named,
+    open_study,
+    summary,
+)
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
 from pdsearch.study.workers import PARENT, WORTH, end_all, parent_alive, share_out
 
@@ -48,6 +55,11 @@ class SearchResult:
 
     study: str
     stored: StoredStudy
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The best complete candidate, with its `candidate` and `value`; None if there is none."""
+        return self.stored.best()
 
     def to_dict(self) -> dict[str, Any]:
         """What `pdsearch search --json` prints: counts, best, baseline, references."""
@@ -150,8 +162,6 @@ def search(
         said = Display(quiet=not progress, total=settings.study.trials)
         where = _device(device, train)
         share = share_out(settings.study.workers, device=where, threads=threads)
-        # A function of this process cannot be handed to another one.
-        side_by_side = 1 if train is not None or criteria else share.workers
         kept = {
             "device": where,
             "threads": share.threads,
@@ -171,6 +181,16 @@ def search(
             settle=lambda: settle_families(searched, settings.criteria, say=said.say),
             direction=direction,
         )
+        kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
+        if train is None and threads is not None and threads != kept_threads:
+            raise InputError(
+                f"threads: study {stored.name!r} was begun with {kept_threads}, on which the last "
+                f"bits of its results depend, got {threads}: leave it out"
+            )
+        if kept_threads != share.threads:  # begun on another machine, or told otherwise
+            share = share_out(settings.study.workers, device=where, threads=kept_threads)
+        # A function of this process cannot be handed to another one.
+        side_by_side = 1 if train is not None or criteria else share.workers
         trainer = function or _image_trainer(stored, dataset, device=device)
         _run(
             stored,
@@ -182,6 +202,8 @@ def search(
             interrupted=interrupted,
             criteria=(*own, *criteria),
         )
+        if dataset is not None:
+            _warn_of_guessing(stored, chance=1 / len(dataset.classes), say=said.note)
     return SearchResult(stored.name, open_named(stored.name, url))
 
 
@@ -365,6 +387,18 @@ def _decided(
         directory=settings.directory,
     )
     return settings.model_copy(update={"trial": trial})
+
+
+def _warn_of_guessing(stored: StoredStudy, *, chance: float, say: Callable[[str], None]) -> None:
+    """Says that a study compared nothing, where no network of it learned anything."""
+    place = stored.settings.study.objectives.index("accuracy")
+    reached = [row.values[place] for row in stored.trials() if row.status == "complete"]
+    if reached and max(reached) < 1.5 * chance:
+        say(
+            f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "
+            "nothing of the candidates: it takes more epochs, another learning rate or "
+            'initialisation = "he"'
+        )
 
 
 def _image_trainer(

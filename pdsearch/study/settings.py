@@ -35,44 +35,76 @@ class _Section(BaseModel):
 
 
 class StudySection(_Section):
-    """`[study]`: what is searched, how, and where it is kept.
+    """`[study]`: what is searched, how, and where it is kept."""
 
-    Attributes:
-        name: of the study in its storage, and of its folder under `output`.
-        families: library names, `path.py[:name]`, or tables with `formula` and `space`
-            (`{a = [0.01, 1.0]}`, `[low, high, "log"]`), optionally `name` and `defaults`.
-        references: families run at their defaults beside the baseline; never gated, never "best".
-        trials: the study's total, baseline and references included.
-        sampler: tpe | random | cmaes, gp, grid (one family) | nsga2 (two objectives, no pruner).
-        pruner: hyperband | median | halving (from within the first epoch on) | none.
-        prune_by: accuracy | loss: what a pruner compares, both on the validation set; left out:
-            the loss with halving, for early accuracies say little (`docs/benchmarks.md`), else
-            the accuracy.
-        looks: decisions that a pruner may take in the first epoch, after equal parts of it; left
-            out: up to 4 with halving (`pdsearch.study.train`), else 1, its end.
-        objectives: `accuracy`, or two of `accuracy`, `dead_units`, `kept_bytes`.
-        seed: of the sampler, and of every candidate's training.
-        tie_seeds: further seeds over which the best few are trained where they nearly tie.
-        workers: processes that run trials side by side on this machine; auto: as many as it has
-            room for (`pdsearch.study.workers`), begun where the study is long enough to gain by it.
-        storage: an SQLAlchemy URL; a relative SQLite path is relative to where you stand.
-        output: folder of reports, checkpoints and exports, in a folder of the study's name.
-    """
-
-    name: str
-    families: list[FamilySpec] = Field(min_length=1)
-    references: list[FamilySpec] = ["leaky", "b_silu"]
-    trials: int = Field(60, ge=1, le=1_000_000)
-    sampler: Literal["tpe", "random", "cmaes", "gp", "grid", "nsga2"] = "tpe"
-    pruner: Literal["hyperband", "median", "halving", "none"] = "hyperband"
-    prune_by: Literal["accuracy", "loss"] | None = None
-    looks: int | None = Field(None, ge=1, le=1000)
-    objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = ["accuracy"]
-    seed: int = Field(0, ge=0, lt=2**31)
-    tie_seeds: int = Field(0, ge=0, le=100)
-    workers: int | Literal["auto"] = "auto"
-    storage: str = ""
-    output: str = "results"
+    name: str = Field(
+        description="of the study in its storage, and of its folder under output: letters, digits, "
+        "`.`, `_` and `-`"
+    )
+    families: list[FamilySpec] = Field(
+        min_length=1,
+        description="what is searched: library names, `path.py[:name]`, or tables with formula and "
+        'space (`{a = [0.01, 1.0]}`, `[low, high, "log"]`), and if you like name, defaults and '
+        "reference",
+    )
+    references: list[FamilySpec] = Field(
+        ["leaky", "b_silu"],
+        description="families run at their defaults beside ReLU: never ruled out, never the best",
+    )
+    trials: int = Field(
+        60, ge=1, le=1_000_000, description="the study's total, ReLU and references included"
+    )
+    sampler: Literal["tpe", "random", "cmaes", "gp", "grid", "nsga2"] = Field(
+        "tpe",
+        description="Optuna's of that name; cmaes, gp and grid search one family only, nsga2 is "
+        "for two objectives (cmaes needs the package cmaes)",
+    )
+    pruner: Literal["hyperband", "median", "halving", "none"] = Field(
+        "hyperband",
+        description="which trials are stopped early; halving tries the most candidates in a given "
+        "time; with two objectives none",
+    )
+    prune_by: Literal["accuracy", "loss"] | None = Field(
+        None,
+        description="what a pruner compares, on the validation images; left out: the loss with "
+        "halving, for early accuracies say little, else the accuracy",
+    )
+    looks: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="decisions that a pruner may take within the first epoch, after equal parts of "
+        "it; left out: up to 4 with halving, of at least 10 batches each, else 1, its end",
+    )
+    objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = Field(
+        ["accuracy"],
+        description="accuracy, or accuracy and one of the others, which are to be small: the share "
+        "of dead units, and the bytes kept for the backward pass",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="of the sampler, and of every candidate's training"
+    )
+    tie_seeds: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="further seeds over which the best three are trained where they nearly tie",
+    )
+    workers: int | Literal["auto"] = Field(
+        "auto",
+        description="processes that run trials side by side on this machine; auto: as many as it "
+        "has room for, begun where the study is long enough to gain by it",
+    )
+    storage: str = Field(
+        "",
+        description="an SQLAlchemy URL; a relative SQLite path is relative to where you stand; "
+        "left out: `$PDSEARCH_STORAGE`, else `sqlite:///pdsearch.db`",
+    )
+    output: str = Field(
+        "results",
+        description="folder of reports, checkpoints and exports, which go to a folder of the "
+        "study's name in it",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -139,18 +171,19 @@ class StudySection(_Section):
 
 
 class CriteriaSection(_Section):
-    """`[criteria]`: which criteria gate a candidate, and other bounds than their defaults.
+    """`[criteria]`: which criteria gate a candidate, and other bounds than their defaults."""
 
-    Attributes:
-        profile: paper | strict: those required.
-        thresholds: bounds by criterion, `alive_radius` and `alive_epsilon`; in the file simply
-            `consistent = 0.4`.
-        own: criteria of one's own, each `path.py:function`, beside those of the profile.
-    """
-
-    profile: Literal["paper", "strict"] = "paper"
-    thresholds: dict[str, float | list[float]] = {}
-    own: list[str] = []
+    profile: Literal["paper", "strict"] = Field(
+        "paper", description="the criteria that a candidate must meet before it is trained"
+    )
+    thresholds: dict[str, float | list[float]] = Field(
+        {},
+        description="other bounds; written as keys of their own: `consistent = 0.3`, "
+        "`gain = [0.5, 3.0]`, `alive_radius = 2.0`, `alive_epsilon = 1e-4`",
+    )
+    own: list[str] = Field(
+        [], description="criteria of your own, each `path.py:function`, beside those of the profile"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -211,18 +244,17 @@ def _bound(bound: float | list[float]) -> Any:
 
 
 class ConfirmSection(_Section):
-    """`[confirm]`: how `pdsearch confirm` retrains.
+    """`[confirm]`: how `pdsearch confirm` retrains."""
 
-    Attributes:
-        seeds: each row is trained over this many.
-        epochs: of each run.
-        rate_epochs: of each run that chooses a row's rate of `trial.learning_rates`; as `epochs` if
-            left out. With `trial.epochs` the search's own runs decide wherever it made them.
-    """
-
-    seeds: int = Field(8, ge=1, le=10_000)
-    epochs: int = Field(30, ge=1, le=1_000_000)
-    rate_epochs: int | None = Field(None, ge=1, le=1_000_000)
+    seeds: int = Field(8, ge=1, le=10_000, description="each row is trained over this many")
+    epochs: int = Field(30, ge=1, le=1_000_000, description="of each run")
+    rate_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="of each run that chooses a row's rate of learning_rates; left out: as epochs. "
+        "Where it is the trial's own epochs, the runs that the search made decide",
+    )
 
 
 class StudyFile(_Section):

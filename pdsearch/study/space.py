@@ -409,7 +409,7 @@ def check_installed(settings: StudySection) -> None:
         if importlib.util.find_spec(package) is None:
             raise UnsupportedError(
                 f"study.sampler: {settings.sampler!r} needs the package {package}: "
-                f"pip install 'pdsearch[{settings.sampler}]' (or choose tpe)"
+                f"pip install {package} (or choose tpe)"
             )
 
 

@@ -90,7 +90,7 @@ def _masked(url: str) -> str:
 def _missing_driver(url: str, error: ImportError) -> StorageError:
     scheme = url.split(":", 1)[0]
     install = (
-        "pip install 'pdsearch[postgresql]' and write postgresql+psycopg://…"
+        "pip install 'psycopg[binary]' and write postgresql+psycopg://…"
         if scheme.startswith("postgres")
         else "install the driver of that database"
     )

@@ -17,10 +17,14 @@ class TrialSettings(BaseModel):
     model: str = Field(
         "alexnet",
         min_length=1,
-        description="alexnet, a classifier of torchvision, or path.py:function",
+        description="alexnet (for 32×32 images), a classifier of torchvision such as resnet18, or "
+        "path.py:function, called with the number of classes",
     )
     dataset: str = Field(
-        "cifar10", min_length=1, description="digits, cifar10, cifar100 or folder:PATH"
+        "cifar10",
+        min_length=1,
+        description="digits, cifar10, cifar100, or folder:PATH with PATH/train/CLASS/ and "
+        "PATH/test/CLASS/ full of images (cut square and resized to 32×32 where they are not)",
     )
     validation: Share = Field(
         0.1, description="share of the training set held back, stratified by class and seeded"
@@ -40,8 +44,8 @@ class TrialSettings(BaseModel):
     )
     learning_rates: tuple[Rate, ...] = Field(
         (),
-        description="when given, every candidate, baseline and reference tries each instead of "
-        "learning_rate, and its best counts",
+        description="when given, every candidate, ReLU and the references included, tries each "
+        "instead of learning_rate, and its best counts; a trial takes as many times longer",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum; Adam's beta1")
     nesterov: bool = Field(False, description="Nesterov's form of the momentum (sgd only)")

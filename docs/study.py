@@ -1,0 +1,103 @@
+"""Writes docs/study.md, every key of a study file, from the code: `python docs/study.py`."""
+
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from pdsearch.study.begin import FREE
+from pdsearch.study.settings import StudyFile
+
+PAGE = Path(__file__).parent / "study.md"
+
+HEAD = """\
+# The study file
+
+`pdsearch search FILE.toml` reads a TOML file of four sections. Only `name` and `families` must be
+there. Paths are relative to the file. Unknown keys, wrong types and impossible values are all told
+at once, before anything runs.
+
+A study that has begun keeps its settings, for its trials would not compare otherwise. These may
+change from run to run:
+{free}.
+Anything else needs a new name: `pdsearch search FILE.toml --set study.name=other trial.epochs=4`.
+
+Environment variables: `PDSEARCH_STORAGE` is the storage where none is named (a password in it does
+not show in the list of processes), `PDSEARCH_CACHE` the folder of decoded data sets and compiled
+kernels, `PDSEARCH_FUSED=0` does without the compiled kernels, and `OMP_NUM_THREADS` sets the
+threads of each trial where `--threads` does not.
+"""
+
+ABOUT = {
+    "study": "What is searched, how, and where it is kept.",
+    "criteria": "What a candidate must meet before it is trained ([criteria.md](criteria.md)).",
+    "trial": "One training run of one candidate.",
+    "confirm": "How `pdsearch confirm` retrains.",
+}
+
+SYMBOLS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
+
+
+def page() -> str:
+    """The page's text."""
+    free = [f"`{name}`" for name in FREE]
+    parts = [HEAD.format(free=", ".join(free))]
+    for name, field in StudyFile.model_fields.items():
+        section = field.annotation
+        assert isinstance(section, type) and issubclass(section, BaseModel)
+        parts.append(f"## `[{name}]`\n\n{ABOUT[name]}\n")
+        lines = ["| key | default | values | what it is |", "|---|---|---|---|"]
+        for key, info in section.model_fields.items():
+            assert info.description, f"{name}.{key} has no description"
+            cells = (f"`{key}`", _default(info), values(info), info.description)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.default
+    if value is None or value == "":
+        return "–"
+    return f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
+
+
+def values(info: FieldInfo) -> str:
+    """What a key may hold."""
+    return _values(info.annotation, info.metadata)
+
+
+def _values(kind: Any, metadata: list[Any]) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (Union, UnionType):
+        some = [one for one in inner if one is not type(None)]
+        return " or ".join(dict.fromkeys(_values(one, metadata) for one in some))
+    if origin in (list, tuple):
+        return f"list of {_values(inner[0], [])}"
+    if hasattr(kind, "__metadata__"):
+        return _values(inner[0], list(kind.__metadata__))
+    if kind in (int, float):
+        noun = "whole number" if kind is int else "number"
+        found = [one for item in metadata for one in getattr(item, "metadata", [item])]
+        bounds = [
+            f"{sign} {getattr(item, type(item).__name__.lower()):g}"
+            for item in found
+            for known, sign in SYMBOLS.items()
+            # A limit that nobody meets is only there to catch a slip.
+            if isinstance(item, known) and getattr(item, type(item).__name__.lower()) < 1e5
+        ]
+        return " ".join([noun, ", ".join(bounds)]).strip()
+    names = {str: "text", bool: "`true`, `false`", dict: "table"}
+    return names[origin or kind]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
