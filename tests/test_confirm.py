@@ -28,6 +28,7 @@ from pdsearch.confirm import (
 from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family, load_target
+from pdsearch.study.stored import ranked
 from pdsearch.trial import TrialSettings
 
 TAIL = Family(
@@ -79,6 +80,7 @@ def stored_study(
         directory=tmp_path,
         output=tmp_path / "results",
         trials=lambda: list(rows),
+        ranked=lambda: ranked(rows, minimize=minimize),
         references=lambda: known,
         minimize=minimize,
     )
@@ -288,8 +290,8 @@ def test_near_ties_and_directions_rank_as_the_study_does(tmp_path: Path, lab: La
 
     assert names() == ["tail(a=0.2)", "tail(a=0.3)", "tail(a=0.1)"]
     assert names(minimize=True) == ["tail(a=0.3)", "tail(a=0.2)", "tail(a=0.1)"]
-    two = [finished(i, i / 10, 9.0, values=(9.0, value)) for i, value in ((1, 0.7), (2, 0.8))]
-    stored = stored_study(tmp_path, two, references=(), objectives=("dead_units", "accuracy"))
+    two = [finished(i, i / 10, value, values=(value, 1 - i)) for i, value in ((1, 0.7), (2, 0.8))]
+    stored = stored_study(tmp_path, two, references=(), objectives=("accuracy", "dead_units"))
     result = confirm(stored, seeds=1, device="cpu")
     assert [row.name for row in result.rows[1:]] == ["tail(a=0.2)", "tail(a=0.1)"]
 

@@ -28,6 +28,8 @@ from pdsearch.study.space import (
     resolve_families,
     trial_seed,
 )
+from pdsearch.study.stored import TrialRow, ranked
+from pdsearch.study.twins import same_shape, shape_of
 
 KIND = "pdsearch:kind"
 
@@ -526,6 +528,42 @@ def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path):
     assert [row.duplicate_of for row in result.stored.trials()] == [None, None, 1, 1]
 
 
+def test_jumps_at_other_places_are_another_g(tmp_path):
+    helu = load_family("helu")
+    one, near, same = (shape_of(helu.bind(alpha=at)) for at in (0.501, 0.502, 0.501 + 1e-9))
+    assert (one.values == near.values).all()  # both jump between the same two points of the grid
+    assert same_shape(one, one) and same_shape(one, same) and not same_shape(one, near)
+    elu, celu = (shape_of(load_family(name).default) for name in ("elu", "celu"))
+    assert same_shape(elu, celu)
+
+
+def row(number, value, *, kind="candidate", status="complete", **more):
+    return TrialRow(number, kind, status, None, value, **more)
+
+
+@pytest.mark.parametrize("minimize", [False, True])
+def test_the_order_of_the_best(minimize):
+    sign = -1 if minimize else 1
+    rows = [
+        row(0, 0.9 * sign, kind="baseline"),
+        row(1, 0.8 * sign, kind="reference"),
+        row(2, 0.5 * sign),
+        row(3, 0.6 * sign, seeds={1: 0.4 * sign}),
+        row(4, 0.59 * sign, seeds={1: 0.58 * sign}),
+        row(5, 0.6 * sign, duplicate_of=3),
+        row(6, 0.95 * sign, status="pruned"),
+        row(7, None),
+        row(8, 0.595 * sign),  # later, and not near enough to be asked again
+        row(9, 0.61 * sign, seeds={1: None}),
+    ]
+    decided = [4, 3, 9]  # by the mean over both seeds; who has none comes after them
+    assert [r.number for r in ranked(rows, minimize=minimize)] == [*decided, 8, 2]
+    rows.append(row(10, 0.7 * sign))  # the study went on, and this one is ahead of all of them
+    assert [r.number for r in ranked(rows, minimize=minimize)] == [10, *decided, 8, 2]
+    rows += [row(11, 0.8 * sign, duplicate_of=1), row(12, 0.8 * sign, duplicate_of=1)]
+    assert [r.number for r in ranked(rows, minimize=minimize)] == [11, 10, *decided, 8, 2]
+
+
 # --------------------------------------------------------------------------------------- samplers
 
 
@@ -779,6 +817,30 @@ def test_near_ties_are_decided_by_more_seeds(tmp_path):
     assert best == min(retried, key=lambda row: at_minus_one(row.candidate))
     assert best.value != max(row.value for row in rows)
     assert result.stored.counts()["total"] == 8
+
+
+def test_who_diverges_over_a_further_seed_is_not_best(tmp_path):
+    def brittle(candidate, seed):
+        # Nearly tied below zero, where a divergence counted as 0 would win.
+        steepest = at_minus_one(candidate) == max(slopes)
+        yield math.nan if seed == 2 and steepest else -1 + at_minus_one(candidate) / 1e6
+
+    file = tmp_path / "s.toml"
+    file.write_text(
+        '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 8\n'
+        f'pruner = "none"\nstorage = "sqlite:///{tmp_path}/study.db"\n'
+    )
+    slopes = [2.0]
+    search(file, train=brittle, progress=False)
+    rows = open_study(file).ranked()
+    slopes = [at_minus_one(row.candidate) for row in rows]
+    assert slopes == sorted(slopes, reverse=True)
+    file.write_text(file.read_text().replace("trials = 8", "trials = 8\ntie_seeds = 2"))
+    stored = search(file, train=brittle, progress=False).stored
+    second, third, first, *rest = stored.ranked()
+    assert [row.number for row in (first, second, third, *rest)] == [row.number for row in rows]
+    assert first.seeds == {1: first.value, 2: None} and first.score is None
+    assert stored.best() == second
 
 
 def test_ties_need_a_function_with_seeds(tmp_path):

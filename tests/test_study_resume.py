@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import optuna
 import pytest
 
-from pdsearch import search
+from pdsearch import PdsearchError, search
 from pdsearch.study import open_study, status
 from pdsearch.study import storage as keeping
 from pdsearch.study.storage import Owner, fail_dead_trials, process_started
@@ -19,7 +19,7 @@ from pdsearch.study.storage import Owner, fail_dead_trials, process_started
 SCRIPT = """
     import sys, time
     from pathlib import Path
-    from pdsearch import search
+    from pdsearch import PdsearchError, search
 
     def train(candidate, seed):
         with open("calls.txt", "a") as log:
@@ -281,6 +281,30 @@ def test_a_trial_is_given_up_after_three_attempts():
             study._storage.set_trial_user_attr(trial._trial_id, "pdsearch:owner", dead)
     assert [t.state.name for t in study.trials[1:]] == ["FAIL"] * keeping.ATTEMPTS
     assert study.trials[3].system_attrs["retry_history"] == [1, 2]
+
+
+def test_a_baseline_that_is_killed_at_every_attempt_ends_the_study(capsys):
+    def interrupted(candidate):
+        raise KeyboardInterrupt
+        yield
+
+    keys = {"families": FAMILIES, "references": [], "storage": URL, "trials": 2}
+    with pytest.raises(KeyboardInterrupt):
+        search(**keys, train=interrupted)
+    dead = owner(pid=ended(), started="1").to_dict()
+    study = optuna.load_study(study_name="pdsearch", storage=keeping.connect(URL, write=True))
+    for attempt in range(keeping.ATTEMPTS):
+        (waiting,) = [t for t in study.trials if t.state.name == "WAITING"]
+        study._storage.set_trial_state_values(waiting._trial_id, optuna.trial.TrialState.RUNNING)
+        study._storage.set_trial_user_attr(waiting._trial_id, "pdsearch:owner", dead)
+        if attempt < keeping.ATTEMPTS - 1:
+            fail_dead_trials(study)
+    before, same = capsys.readouterr(), {**keys, "train": interrupted}
+    with pytest.raises(PdsearchError, match=r"\(baseline\) failed at every .* process was killed"):
+        search(**same)
+    assert "given up after 3 attempts" in capsys.readouterr().err, before
+    with pytest.raises(KeyboardInterrupt):  # whoever calls again has mended something
+        search(**same)
 
 
 def test_an_interruption_uses_up_no_attempt():

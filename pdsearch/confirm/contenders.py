@@ -1,6 +1,5 @@
 """Who is retrained: the rows of a confirmation before they are trained."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch.confirm.outcome import KINDS
 from pdsearch.errors import InputError, UnsupportedError
-from pdsearch.study.twins import same_shape, shape_of
+from pdsearch.study.twins import Shape, same_shape, shape_of
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
-    from pdsearch.study import StoredStudy, TrialRow
+    from pdsearch.study import StoredStudy
 
 # They stand for "why not use another function forward as well?", at torch's defaults.
 ACTIVATIONS = {
@@ -62,13 +61,13 @@ def choose_contenders(
     from pdsearch.family import load_family
 
     baseline = load_family("relu").default
-    ranked = _ranked(stored)
+    ranked = stored.ranked()
     if top > 0 and not ranked and not given:
         raise InputError(
             f"study {stored.name!r} has no finished candidate to confirm yet; "
             "finish its search, or name one with --candidate"
         )
-    shapes: list[Any] = []
+    shapes: list[Shape] = []
     found: list[Contender] = []
 
     def add(candidate: "Candidate", kind: str) -> bool:
@@ -142,20 +141,3 @@ def _name(candidate: "Candidate") -> str:
         return candidate.name
     text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.formula)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _ranked(stored: "StoredStudy") -> list["TrialRow"]:
-    """The study's finished candidates, best first, in the order by which it names its best."""
-    rows = [
-        row
-        for row in stored.trials()
-        if row.kind == "candidate" and row.status == "complete" and row.duplicate_of is None
-    ]
-    objectives = stored.settings.study.objectives
-    if len(objectives) > 1:
-        place = objectives.index("accuracy")
-        return sorted(rows, key=lambda row: (-row.values[place], row.number))
-    sign = 1 if stored.minimize else -1
-    finite = [row for row in rows if row.value is not None and math.isfinite(row.value)]
-    # Those that a near-tie put to further seeds come first, by their mean.
-    return sorted(finite, key=lambda row: (not row.seeds, sign * (row.score or 0.0), row.number))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pdsearch.confirm import Confirmation, load_confirmation
 from pdsearch.report.rates import best_run
 from pdsearch.study.settings import DEFAULT_STORAGE
+from pdsearch.study.stored import ranked
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
@@ -25,32 +26,12 @@ class View:
     @cached_property
     def best(self) -> "TrialRow | None":
         """The best candidate, as the study ranks them."""
-        ranked = self.ranked
-        return ranked[0] if ranked else None
+        return next(iter(self.ranked), None)
 
     @cached_property
     def ranked(self) -> list["TrialRow"]:
-        """Complete candidates, the best first, as the study ranks them; each shape once."""
-        complete = [
-            row
-            for row in self.rows
-            if row.kind == "candidate" and row.status == "complete" and row.value is not None
-        ]
-        sign = 1 if self.stored.minimize else -1
-        retried = any(row.seeds for row in complete)
-        # Where the best few were trained over more seeds, their mean ranks them before all others.
-        complete.sort(
-            key=lambda row: (
-                bool(retried and not row.seeds),
-                sign * float((row.score if retried else row.value) or 0.0),
-                row.number,
-            )
-        )
-        once: dict[str, TrialRow] = {}
-        for row in complete:
-            if row.candidate is not None and row.duplicate_of is None:
-                once.setdefault(row.candidate.formula, row)
-        return list(once.values())
+        """The complete candidates, each g once, the best first, as the study ranks them."""
+        return ranked(self.rows, minimize=self.stored.minimize)
 
     @cached_property
     def runs(self) -> tuple["TrialRow", ...]:

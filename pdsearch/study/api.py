@@ -35,6 +35,7 @@ from pdsearch.study.stored import (
     open_study,
     summary,
 )
+from pdsearch.study.ties import decide_ties
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
 from pdsearch.study.workers import PARENT, WORTH, end_all, parent_alive, share_out
 
@@ -461,7 +462,7 @@ def _run(
                 recruit(math.inf, settings.trials)
             session.run(until_total=until_total)
             if until_total:
-                session.decide_ties()
+                decide_ties(stored, trainer, display, check_wanted=session.check_wanted)
         finally:
             end_all(helpers)
             settle(stored.study)

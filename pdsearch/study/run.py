@@ -29,15 +29,17 @@ from pdsearch.study.space import (
 )
 from pdsearch.study.storage import (
     CONTINUES,
+    INTERRUPTED,
     Owner,
     current,
     fail_dead_trials,
+    given_up,
     requeue,
     take_up,
 )
 from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from, counts_of
 from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
-from pdsearch.study.twins import same_shape, shape_of
+from pdsearch.study.twins import Shape, same_shape, shape_of
 
 POLL = 1.0  # seconds between looks at the storage while others run the last trials
 GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault
@@ -93,7 +95,7 @@ class Session:
         self._spaces = {
             name: offered(family, self._gates.get(name)) for name, family in self._searched.items()
         }
-        self._shapes: dict[int, Any] = {}
+        self._shapes: dict[int, Shape] = {}
         self._current: int | None = None
         self._checkpoint: Path | None = None
         self._given_up = 0
@@ -113,7 +115,8 @@ class Session:
         fail_dead_trials(self._study, note=self._display.note)
         waited = False
         while True:
-            self._check_wanted()
+            self.check_wanted()
+            self._check_fixed()
             counted, running, waiting = self._tally()
             if self._goes_on(finish=counted >= self._settings.trials and not running + waiting):
                 self._one()
@@ -140,6 +143,28 @@ class Session:
                     candidate = candidate_from(trial.user_attrs[PREFIX + "candidate"])
                     drop_checkpoints(self._checkpoint_for(candidate))
         self._display.study(min(counted, self._settings.trials), best=self._best())
+
+    def check_wanted(self) -> None:
+        """Raises KeyboardInterrupt where the work is to end."""
+        if not self._wanted():
+            raise KeyboardInterrupt
+
+    def _check_fixed(self) -> None:
+        """Raises where the baseline or a reference was given up, without which nothing compares.
+
+        Also where it was killed at each attempt, which no process has seen but the last.
+        """
+        trial = given_up(self._study.get_trials(deepcopy=False), kinds=FIXED)
+        if trial is not None:
+            raise self._hopeless(trial)
+
+    @staticmethod
+    def _hopeless(trial: FrozenTrial) -> PdsearchError:
+        kind = trial.user_attrs.get(PREFIX + "kind", "candidate")
+        reason = trial.user_attrs.get(PREFIX + "reason", "no reason known")
+        return PdsearchError(
+            f"trial {trial.number} ({kind}) failed at every attempt, last: {reason}"
+        )
 
     def _goes_on(self, *, finish: bool) -> bool:
         """Queues a stopped trial that may go on; whether there was one. See `rungs`.
@@ -207,11 +232,8 @@ class Session:
             self._study, trial
         ):
             self._given_up += 1
-            kind = trial.user_attrs.get(PREFIX + "kind", "candidate")
-            reason = trial.user_attrs.get(PREFIX + "reason", "no reason known")
-            if kind in FIXED or self._given_up >= GIVEN_UP:
-                what = f"trial {trial.number} ({kind})"
-                raise PdsearchError(f"{what} failed at every attempt, last: {reason}")
+            if trial.user_attrs.get(PREFIX + "kind") in FIXED or self._given_up >= GIVEN_UP:
+                raise self._hopeless(trial)
         rows = self._stored.trials()
         row = next((row for row in rows if row.number == trial.number), None)
         if row is not None:
@@ -267,7 +289,7 @@ class Session:
             raise _Dropped from None
         except KeyboardInterrupt:
             if not self._lost(trial):
-                trial.set_user_attr(PREFIX + "reason", "interrupted")
+                trial.set_user_attr(PREFIX + "reason", INTERRUPTED)
             raise
         except Machine as error:
             first = (str(error).splitlines() or [""])[0]
@@ -362,7 +384,7 @@ class Session:
         began = time.monotonic()
 
         def on_step(at: Reached) -> None:
-            self._check_wanted()
+            self.check_wanted()
             if self._recruit is not None and last is not None:
                 self._look_for_help((time.monotonic() - began) / at.step, at.step, last)
             # A process that was stopped past the grace period learns here that it lost its trial.
@@ -475,72 +497,6 @@ class Session:
         trial.set_user_attr(PREFIX + "reason", f"same g as trial {first}, whose result it shares")
         assert twin.values is not None
         return tuple(twin.values)
-
-    # --------------------------------------------------------------------------------- near-ties
-
-    def decide_ties(self, *, few: int = 3) -> None:
-        """Trains the best few over further seeds where they nearly tie; all over the same ones.
-
-        Kept in the study as they finish, so that an interruption loses none.
-        """
-        if self._settings.tie_seeds == 0 or len(self._settings.objectives) > 1:
-            return
-        rows = [
-            row
-            for row in self._stored.trials()
-            if row.kind == "candidate"
-            and row.status == "complete"
-            and row.value is not None
-            and row.duplicate_of is None
-        ]
-        sign = 1 if self._stored.minimize else -1
-        rows.sort(key=lambda row: (sign * (row.value or 0.0), row.number))
-        if not rows:
-            return
-        best = rows[0].value or 0.0
-        margin = self._trainer.tie_margin(best)
-        close = [row for row in rows[:few] if abs((row.value or 0.0) - best) <= margin]
-        if len(close) < 2:
-            return
-        self._display.say(
-            f"{len(close)} candidates within {margin:.4f} of the best: "
-            f"{self._settings.tie_seeds} more seed(s) each"
-        )
-        for row in close:
-            for seed in range(
-                self._settings.seed + 1, self._settings.seed + 1 + self._settings.tie_seeds
-            ):
-                self._further_seed(row.number, row.candidate, seed)
-
-    def _further_seed(self, number: int, candidate: Candidate | None, seed: int) -> None:
-        kept = dict(self._study.user_attrs.get(PREFIX + "seeds", {}))
-        if candidate is None or str(seed) in kept.get(str(number), {}):
-            return
-        checkpoint = checkpoint_path(self._stored.output / "checkpoints", candidate, seed=seed)
-
-        def on_step(at: Reached) -> None:
-            self._check_wanted()
-            self._display.epoch(at.step / self._trainer.looks, at.value)
-
-        outcome = self._trainer(
-            candidate,
-            seed=seed,
-            on_step=on_step,
-            on_batch=self._display.batch,
-            checkpoint=checkpoint,
-        )
-        # A candidate that diverges over one seed in three is no best candidate.
-        worst = math.inf if self._stored.minimize else 0.0
-        value = worst if outcome.diverged is not None else outcome.values[0]
-        kept = dict(self._study.user_attrs.get(PREFIX + "seeds", {}))
-        kept[str(number)] = {**kept.get(str(number), {}), str(seed): value}
-        self._study.set_user_attr(PREFIX + "seeds", kept)
-        drop_checkpoints(checkpoint)
-        self._display.say(f"trial {number}, seed {seed}: {value:.4f}")
-
-    def _check_wanted(self) -> None:
-        if not self._wanted():
-            raise KeyboardInterrupt
 
 
 def _runner(trial: FrozenTrial) -> Runner:

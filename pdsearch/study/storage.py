@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -324,6 +324,9 @@ def process_started(pid: int) -> str | None:
 
 KEPT = ("kind", "candidate", "criteria", "continues", "past", "looks")
 
+INTERRUPTED = "interrupted"
+"""Why a trial failed that nobody but the user ended."""
+
 CONTINUES = "pdsearch:continues"
 """The number of the trial that a trial goes on with."""
 
@@ -359,6 +362,19 @@ def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = Fal
     further = {"failed_trial": trial.number, **trial.system_attrs, "retry_history": history}
     _queue(study, trial, {}, system=further)
     return True
+
+
+def given_up(trials: "Iterable[FrozenTrial]", *, kinds: Container[str]) -> "FrozenTrial | None":
+    """A trial of these kinds that failed at every attempt, where no other takes its place."""
+    found = [t for t in trials if t.user_attrs.get("pdsearch:kind") in kinds]
+    there = [t.user_attrs["pdsearch:candidate"] for t in found if t.state.name != "FAIL"]
+    for trial in found:
+        attempts = 1 + len(trial.system_attrs.get("retry_history", []))
+        over = attempts >= ATTEMPTS and trial.user_attrs.get("pdsearch:reason") != INTERRUPTED
+        replaced = trial.user_attrs["pdsearch:candidate"] in there
+        if trial.state.name == "FAIL" and over and not replaced:
+            return trial
+    return None
 
 
 def _queue(
@@ -419,11 +435,13 @@ def fail_dead_trials(
         else:
             alive = owner.alive()
             gone = alive is False or (alive is None and _never_beat(study, trial))
-        if gone and _fail(study, trial, released=mine):
-            found.append(trial.number)
-            if note is not None and not mine:
-                where = f"process {owner.pid}" if owner else "process"
-                note(f"trial {trial.number}: its {where} is gone; it will be tried again")
+        if not gone or (queued := _fail(study, trial, released=mine)) is None:
+            continue
+        found.append(trial.number)
+        if note is not None and not mine:
+            where = f"process {owner.pid}" if owner else "process"
+            then = "it will be tried again" if queued else f"given up after {ATTEMPTS} attempts"
+            note(f"trial {trial.number}: its {where} is gone; {then}")
     return found
 
 
@@ -443,16 +461,16 @@ def _never_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
         return connection.execute(query, {"trial": trial._trial_id}).scalar() == 0
 
 
-def _fail(study: "optuna.Study", trial: "FrozenTrial", *, released: bool) -> bool:
+def _fail(study: "optuna.Study", trial: "FrozenTrial", *, released: bool) -> bool | None:
+    """Whether a trial is tried again after this; None where somebody else has ended it."""
     import optuna
 
     storage, number = study._storage, trial._trial_id
-    reason = "interrupted" if released else "its process was killed"
+    reason = INTERRUPTED if released else "its process was killed"
     try:
         storage.set_trial_user_attr(number, "pdsearch:reason", reason)
         if not storage.set_trial_state_values(number, state=optuna.trial.TrialState.FAIL):
-            return False
+            return None
     except optuna.exceptions.UpdateFinishedTrialError:
-        return False  # somebody else was faster
-    requeue(study, storage.get_trial(number), released=released)
-    return True
+        return None  # somebody else was faster
+    return requeue(study, storage.get_trial(number), released=released)

@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -54,7 +54,7 @@ class TrialRow:
         values: one an objective; empty until complete.
         duplicate_of: the number of the earlier trial of the same g whose result it shares.
         learning_rate: the one that counts, where each candidate tried several.
-        seeds: values by further seed, where a near-tie was decided by them.
+        seeds: values by further seed, where a near-tie was decided by them; None where it diverged.
         owner: host, process and start time of whoever runs it.
         started: when, in local time of that host.
     """
@@ -72,16 +72,16 @@ class TrialRow:
     values: tuple[float, ...] = ()
     duplicate_of: int | None = None
     learning_rate: float | None = None
-    seeds: dict[int, float] = field(default_factory=dict)
+    seeds: dict[int, float | None] = field(default_factory=dict)
     owner: dict[str, Any] | None = None
     started: datetime | None = None
 
     @property
     def score(self) -> float | None:
-        """The mean of `value` and the further seeds' values: what ranks the best few."""
-        if self.value is None:
-            return None
-        return (self.value + sum(self.seeds.values())) / (1 + len(self.seeds))
+        """The mean of `value` and the further seeds' values; None where one is missing."""
+        values = [self.value, *self.seeds.values()]
+        found = [value for value in values if value is not None]
+        return sum(found) / len(found) if len(found) == len(values) else None
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,12 @@ class StoredStudy:
         return [_row(trial, seeds.get(str(trial.number), {})) for trial in current(frozen)]
 
     def best(self) -> TrialRow | None:
-        """The best complete candidate; never the baseline or a reference.
-
-        Where further seeds decided a near-tie, their mean ranks those that had them.
-        """
+        """The best complete candidate, the first of `ranked`; never the baseline or a reference."""
         return best_of(self.trials(), minimize=self.minimize)
+
+    def ranked(self) -> list[TrialRow]:
+        """The complete candidates, each g once, the best first."""
+        return ranked(self.trials(), minimize=self.minimize)
 
     @property
     def gates(self) -> dict[str, FamilyGate]:
@@ -176,25 +177,29 @@ def counts_of(rows: list[TrialRow]) -> dict[str, int]:
     return by
 
 
-def best_of(rows: list[TrialRow], *, minimize: bool = False) -> TrialRow | None:
-    """As `StoredStudy.best`, of rows at hand."""
-    finished = [
-        row
-        for row in rows
-        if row.kind == "candidate"
-        and row.status == "complete"
-        and row.value is not None
-        and math.isfinite(row.value)
-    ]
-    if not finished:
-        return None
+def ranked(rows: Iterable[TrialRow], *, minimize: bool = False) -> list[TrialRow]:
+    """The complete candidates, each g once, the best first: what `best`, reports and confirm name.
+
+    By their value over the study's seed. Those that a near-tie put to further seeds stand together,
+    where the first of them stands, and among themselves by their mean.
+    """
     sign = 1 if minimize else -1
-    # A duplicate has its original's values; of equal ones the first is named.
-    single = min(finished, key=lambda row: (sign * (row.value or 0.0), row.number))
-    if not single.seeds:
-        return single
-    retried = [row for row in finished if row.seeds]
-    return min(retried, key=lambda row: (sign * (row.score or 0.0), row.number))
+    once: dict[int, TrialRow] = {}
+    for row in rows:
+        if row.kind == "candidate" and row.status == "complete" and _finite(row.value) is not None:
+            # A duplicate has its original's values; of a reference's the first is named.
+            once.setdefault(row.number if row.duplicate_of is None else row.duplicate_of, row)
+    found = sorted(once.values(), key=lambda row: (sign * (row.value or 0.0), row.number))
+    retried = [row for row in found if row.seeds]
+    retried.sort(key=lambda row: (row.score is None, sign * (row.score or 0.0), row.number))
+    place = next((place for place, row in enumerate(found) if row.seeds), 0)
+    rest = [row for row in found if not row.seeds]
+    return [*rest[:place], *retried, *rest[place:]]
+
+
+def best_of(rows: Iterable[TrialRow], *, minimize: bool = False) -> TrialRow | None:
+    """As `StoredStudy.best`, of rows at hand."""
+    return next(iter(ranked(rows, minimize=minimize)), None)
 
 
 def status(stored: StoredStudy) -> dict[str, Any]:
@@ -352,7 +357,7 @@ def _family(text: str) -> Family:
     return Family.from_dict(json.loads(text))
 
 
-def _row(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float]) -> TrialRow:
+def _row(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float | None]) -> TrialRow:
     attrs = trial.user_attrs
     data = attrs.get(PREFIX + "candidate")
     candidate = candidate_from(data) if data is not None else None
@@ -381,7 +386,7 @@ def _row(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float]) -> Trial
         values=values,
         duplicate_of=attrs.get(PREFIX + "duplicate_of"),
         learning_rate=attrs.get(PREFIX + "learning_rate"),
-        seeds={int(seed): float(value) for seed, value in seeds.items()},
+        seeds={int(seed): value for seed, value in seeds.items()},
         owner=attrs.get(PREFIX + "owner"),
         started=trial.datetime_start,
     )

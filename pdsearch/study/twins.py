@@ -1,6 +1,11 @@
 """When two candidates count as one: their g are the same wherever training looks."""
 
+import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pdsearch.enclosure import cut
+from pdsearch.expression import exact, t
 
 if TYPE_CHECKING:
     import torch
@@ -10,17 +15,59 @@ if TYPE_CHECKING:
 SAME = 1e-6
 """Two candidates whose g differ by no more than this over [-6, 6] are one."""
 
+SPAN = 6.0
 
-def shape_of(candidate: "Candidate") -> "torch.Tensor":
-    """Values of g on a grid over [-6, 6] at three times of training, `(3, 960)`, float64."""
+TIMES = (0.0, 0.5, 1.0)
+"""Training's progress at which an annealed g is looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """What is compared of a candidate.
+
+    Attributes:
+        candidate: whose g it is.
+        values: of g on a grid over [-6, 6] at three times of training, `(3, 960)`, float64.
+    """
+
+    candidate: "Candidate"
+    values: "torch.Tensor"
+
+    @functools.cached_property
+    def edges(self) -> tuple[float, ...]:
+        """Where g may jump, within [-6, 6]: a grid sees a jump, but not just where it is."""
+        found = {0.0}
+        for time in TIMES if self.candidate.annealed else TIMES[:1]:
+            pieces = cut(self.candidate.expression.xreplace({t: exact(time)}))
+            found |= {float(piece.lo) for piece in pieces[1:]}
+        return tuple(sorted(place for place in found if abs(place) <= SPAN))
+
+
+def shape_of(candidate: "Candidate") -> Shape:
+    """What `same_shape` compares."""
     import torch
 
     # An even number of points: what g is at 0 itself decides nothing.
-    grid = torch.linspace(-6, 6, 960, dtype=torch.float64)
-    times = (0.0, 0.5, 1.0) if candidate.annealed else (0.0,)
-    return torch.stack([candidate(grid, t=time) for time in times]).expand(3, -1)
+    grid = torch.linspace(-SPAN, SPAN, 960, dtype=torch.float64)
+    return Shape(candidate, _values(candidate, grid))
 
 
-def same_shape(one: "torch.Tensor", other: "torch.Tensor") -> bool:
-    """Whether two shapes, as of `shape_of`, differ nowhere by more than `SAME`."""
-    return bool((one - other).abs().max() <= SAME)
+def same_shape(one: Shape, other: Shape) -> bool:
+    """Whether two g differ nowhere by more than `SAME`: on a grid, and beside each one's jumps."""
+    import torch
+
+    if float((one.values - other.values).abs().max()) > SAME:
+        return False
+    edges = torch.tensor(sorted({*one.edges, *other.edges}), dtype=torch.float64)
+    beside = torch.cat([edges - SAME, edges + SAME])
+    apart = _values(one.candidate, beside) - _values(other.candidate, beside)
+    return float(apart.abs().max()) <= SAME
+
+
+def _values(candidate: "Candidate", points: "torch.Tensor") -> "torch.Tensor":
+    """G at the points, a row for each of `TIMES`."""
+    import torch
+
+    if not candidate.annealed:
+        return candidate(points).expand(len(TIMES), -1)
+    return torch.stack([candidate(points, t=time) for time in TIMES])
