@@ -1,11 +1,13 @@
 """Models for 32×32 RGB images: AlexNet, torchvision's classifiers, and your own functions."""
 
+import ast
 import difflib
 import hashlib
 import importlib.util
 import inspect
 import math
 import sys
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -172,6 +174,23 @@ def check_trains(model: nn.Module, spec: str) -> None:
             ) from error
 
 
+def source_digest(spec: str, *, directory: Path | None = None) -> str | None:
+    """A digest of the program in `path.py:function`'s file, remarks and layout left out.
+
+    None for a model that comes with a package, whose version tells as much.
+
+    Args:
+        spec: as for `build_model`, which has built it.
+        directory: likewise.
+    """
+    if ".py" not in spec:
+        return None
+    # A file that ran can be read: in UTF-8, or in what its first line says.
+    with tokenize.open(_own_path(spec, directory)) as file:
+        program = ast.dump(ast.parse(file.read()))
+    return hashlib.sha256(program.encode()).hexdigest()[:16]
+
+
 def model_names() -> list[str]:
     """The names that :func:`build_model` knows, those of torchvision included."""
     import torchvision.models
@@ -226,13 +245,18 @@ def _small_stem(stem: nn.Conv2d) -> nn.Conv2d:
     return small
 
 
-def _own(spec: str, *, classes: int, directory: Path | None) -> nn.Module:
+def _own_path(spec: str, directory: Path | None) -> Path:
     text, _, name = spec.rpartition(":")
     if not text.endswith(".py") or not name:
         raise InputError(f"model {spec!r} names no function: write path.py:function")
     path = ((directory or Path.cwd()) / Path(text).expanduser()).resolve()
     if not path.is_file():
         raise InputError(f"model {spec!r}: there is no file {path}")
+    return path
+
+
+def _own(spec: str, *, classes: int, directory: Path | None) -> nn.Module:
+    path, name = _own_path(spec, directory), spec.rpartition(":")[2]
     function = _load_function(path, name, spec)
     try:
         inspect.signature(function).bind(classes=classes)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+from PIL import Image
 
 from pdsearch import InputError, search
+from pdsearch.confirm import confirm
 from pdsearch.errors import StorageError
 from pdsearch.study import open_study, worker
 from pdsearch.study.storage import connect, parse_url, shown_url
@@ -485,6 +487,56 @@ def test_wrong_trials_leave_nothing(tiny, old, new, message):
     assert not Path("study.db").exists()
 
 
+@pytest.fixture
+def pictures(tiny):
+    """The study on a folder of 64 images in two classes."""
+    folder = tiny.parent / "pictures"
+    for part, count in (("train", 32), ("test", 4)):
+        for number, name in enumerate(("dark", "light")):
+            (folder / part / name).mkdir(parents=True)
+            for index in range(count):
+                image = Image.new("RGB", (32, 32), (100 * number + index,) * 3)
+                image.save(folder / part / name / f"{index}.png")
+    text = tiny.read_text().replace('"digits"', '"folder:pictures"')
+    tiny.write_text(text.replace("batch_size = 64", "batch_size = 8"))
+    return folder
+
+
+def test_other_images_or_another_model_is_another_study(tiny, pictures):
+    keys = {"threads": 1, "device": "cpu", "progress": False, "workers": 1}
+    search(tiny, trials=3, **keys)
+    model, image = tiny.parent / "tiny.py", pictures / "train" / "dark" / "0.png"
+    before = image.read_bytes()
+    model.write_text("# a remark\n" + model.read_text())
+    assert search(tiny, trials=4, **keys).stored.counts()["total"] == 4
+
+    def refused(match):
+        for call in (lambda: search(tiny, **keys), lambda: worker(tiny, progress=False)):
+            with pytest.raises(InputError, match=match):
+                call()
+
+    image.write_bytes((pictures / "train" / "light" / "9.png").read_bytes())
+    refused(r"with (other settings: |another )trial\.dataset 'folder:pictures': its content")
+    image.write_bytes(before)
+    model.write_text(model.read_text().replace("16", "17"))
+    refused(r"with (other settings: |another )trial\.model 'tiny\.py:build': its content")
+    model.write_text(model.read_text().replace("17", "16"))
+    assert search(tiny, trials=5, **keys).stored.counts()["total"] == 5
+
+
+def test_a_confirmation_tells_models_apart(tiny, pictures):
+    keys = {"device": "cpu", "threads": 1}
+    stored = search(tiny, trials=4, workers=1, progress=False, **keys).stored
+    few = {"seeds": 2, "epochs": 1, "top": 0, "workers": 1, **keys}
+    assert {row.seeds for row in confirm(stored, **few).rows} == {2}
+    model = tiny.parent / "tiny.py"
+    model.write_text(model.read_text().replace("16", "17"))
+    trained = []
+    found = confirm(stored, **{**few, "seeds": 1}, progress=trained.append)
+    assert len(trained) == len(found.rows) == 2
+    assert {row.seeds for row in found.rows} == {1}  # those of the model before are not among them
+
+
 def test_workers_share_the_work(tiny):
     tiny.write_text(tiny.read_text().replace("trials = 5", "trials = 10"))
     result = search(tiny, workers=2, threads=1, device="cpu", progress=False)
@@ -499,3 +551,21 @@ def test_a_study_around_a_function_is_not_for_workers():
     find()
     with pytest.raises(InputError, match="trains by a Python function"):
         worker("pdsearch", storage="sqlite:///study.db")
+
+
+def test_a_study_with_criteria_from_python_is_for_those_who_have_them(tiny):
+    def mild(candidate):
+        return 0.0, True
+
+    def other(candidate):
+        return 0.0, True
+
+    keys = {"threads": 1, "device": "cpu", "progress": False}
+    search(tiny, trials=2, criteria=[mild], **keys)
+    with pytest.raises(InputError, match=r"criteria \['.*mild'\] → \['.*other'\]"):
+        search(tiny, criteria=[other], **keys)
+    with pytest.raises(InputError, match=r"criteria \['.*mild'\] → None"):
+        search(tiny, **keys)
+    with pytest.raises(InputError, match="has criteria in Python, which cannot be handed on"):
+        worker(tiny, progress=False)
+    assert search(tiny, trials=3, criteria=[mild], **keys).stored.counts()["total"] == 3

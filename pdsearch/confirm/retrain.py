@@ -38,7 +38,6 @@ class _Session:
     threads: int
     progress: Callable[[str], None] | None
     planned: int
-    speeds: dict[str, dict[str, str]]
     recruit: Callable[[float, int], int]
     """Told the seconds and the runs that are left, has others help; says how many are at it."""
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,7 +71,6 @@ class _Session:
         seed, split, rate = run.seed, run.split, run.rate
         checkpoint = self.stored.output / "confirm" / f"{key.removeprefix(PREFIX)}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        speed = self.speed(setting, dataset)
         alive = parent_alive()
 
         def on_epoch(record: "EpochRecord") -> None:
@@ -85,7 +83,7 @@ class _Session:
 
         result = trial.run_trial(
             contender.candidate,
-            setting.trial.model_copy(update={"learning_rate": rate, "learning_rates": (), **speed}),
+            setting.trial.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
             dataset,
             seed=seed,
             device=self.device,
@@ -112,7 +110,6 @@ class _Session:
             "seed": seed,
             "split": split,
             "learning_rate": rate,
-            "speed": speed,
             "accuracy": float(accuracy),
             "chance": chance,
             "diverged": result.diverged,
@@ -138,29 +135,6 @@ class _Session:
                 f"{100 * accuracy:.2f} % ({result.seconds:.0f} s"
                 f"{', diverged' if result.diverged else ''}; at most {minutes:.0f} min left)"
             )
-
-    def speed(self, setting: Setting, dataset: "Dataset") -> dict[str, str]:
-        """Precision and memory format: as the runs so far had them, else probed once."""
-        from pdsearch.trial import resolve_device, resolve_settings
-
-        key = str(setting.to_dict())
-        if key not in self.speeds:
-            done = (r["speed"] for r in self.records.values() if r["setting"] == setting.to_dict())
-            found = next(done, None)
-            if found is None:
-                resolved = resolve_settings(
-                    setting.trial,
-                    dataset,
-                    resolve_device(self.device),
-                    threads=self.threads,
-                    directory=self.stored.directory,
-                )
-                found = {
-                    "precision": resolved.precision,
-                    "memory_format": resolved.memory_format,
-                }
-            self.speeds[key] = found
-        return self.speeds[key]
 
     def best_rates(
         self,
@@ -237,7 +211,6 @@ def confirm(
     seed: int | None = None,
     workers: int | Literal["auto"] = "auto",
     progress: Callable[[str], None] | None = None,
-    speeds: dict[str, dict[str, str]] | None = None,
 ) -> Confirmation:
     """Retrains the study's best candidates, its references and the baseline over the same seeds.
 
@@ -259,7 +232,6 @@ def confirm(
         seed: The first seed; `FIRST_SEED` above the study's if left out.
         workers: Processes side by side on this machine, as for a search.
         progress: Called with one line for each finished run.
-        speeds: Precision and memory format of each setting, where another process decided them.
 
     Returns:
         Every row retrained under these settings, those of earlier calls included.
@@ -271,7 +243,7 @@ def confirm(
     from pdsearch.autograd import convert
     from pdsearch.data import load_dataset
     from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains
+    from pdsearch.models import build_model, check_trains, source_digest
     from pdsearch.trial import resolve_device
 
     settings = stored.settings
@@ -328,7 +300,17 @@ def confirm(
         )
         check_trains(convert(model, load_family("relu").default), other.model)
     where, versions = _hardware(place), _versions()
-    stages = [Setting(t, data[t.dataset].fingerprint, where, versions, tuning) for t in trials]
+    stages = [
+        Setting(
+            trial,
+            data[trial.dataset].fingerprint,
+            where,
+            versions,
+            rate_epochs=tuning,
+            model_source=source_digest(trial.model, directory=stored.directory),
+        )
+        for trial in trials
+    ]
     searched = _searched_rates(stored) if (tuning or budget) == settings.trial.epochs else {}
     grids = len(stages) * len(contenders) - sum(one.identity in searched for one in contenders)
     runs = len(stages) * len(contenders) * n + grids * len(settings.trial.learning_rates)
@@ -347,12 +329,8 @@ def confirm(
                 helpers.append(start_helper(request))
         return len(helpers)
 
-    session = _Session(
-        stored, str(place), share.threads, progress, runs, dict(speeds or {}), recruit
-    )
+    session = _Session(stored, str(place), share.threads, progress, runs, recruit)
     session.finished()
-    for setting in stages:
-        session.speed(setting, data[setting.trial.dataset])
     request = {
         "study": stored.name,
         "storage": stored.url,
@@ -369,7 +347,6 @@ def confirm(
         "threads": share.threads,
         "seed": first,
         "progress": progress is not None,
-        "speeds": session.speeds,
     }
     try:
         if workers != "auto":

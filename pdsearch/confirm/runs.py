@@ -32,6 +32,7 @@ class Setting:
     device: str
     versions: Mapping[str, str]
     rate_epochs: int | None = None  # of the runs that choose the learning rates, if not the trial's
+    model_source: str | None = None  # a digest of the model's own file, which may change too
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -43,6 +44,8 @@ class Setting:
         }
         if self.rate_epochs is not None:
             described["rate_epochs"] = self.rate_epochs
+        if self.model_source is not None:
+            described["model_source"] = self.model_source
         return described
 
     def of_rates(self) -> "Setting":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.study.begin import begin
+from pdsearch.study.begin import CONTENT, begin, other_content
 from pdsearch.study.own import KEPT, changed, load_own
 from pdsearch.study.progress import Display
 from pdsearch.study.settings import (
@@ -166,11 +166,11 @@ def search(
         kept = {
             "device": where,
             "threads": share.threads,
-            "train": None
-            if train is None
-            else getattr(train, "__qualname__", type(train).__name__),
+            "train": None if train is None else _name_of(train),
+            "criteria": [_name_of(one) for one in criteria] or None,
             "direction": direction,
             KEPT: texts,
+            CONTENT: _content(settings, dataset),
         }
         stored = begin(
             settings,
@@ -232,14 +232,21 @@ def worker(
     """
     found = open_study(study, storage=storage)
     url = _storage_of(study, storage)
-    if found.study.user_attrs.get(PREFIX + "train") is not None:
-        raise InputError(
-            f"study {found.name!r} trains by a Python function: join it by calling "
-            "pdsearch.search(..., train=…) on the same storage"
-        )
+    for key, does in (
+        ("train", "trains by a Python function"),
+        ("criteria", "has criteria in Python"),
+    ):
+        if found.study.user_attrs.get(PREFIX + key) is not None:
+            raise InputError(
+                f"study {found.name!r} {does}, which cannot be handed on: join it by calling "
+                f"pdsearch.search(..., {key}=…) on the same storage"
+            )
     with _interruptible() as interrupted:
         stored = open_named(found.name, url, write=True)
         dataset = _dataset(stored.settings, progress=progress)
+        begun_with = stored.study.user_attrs.get(PREFIX + CONTENT, {})
+        if other := other_content(begun_with, _content(stored.settings, dataset)):
+            raise InputError(f"study {stored.name!r} was begun with another {'; '.join(other)}")
         trainer = _image_trainer(stored, dataset, device=device, threads=threads)
         _run(
             stored,
@@ -362,6 +369,24 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
             directory=settings.directory,
         )
         check_trains(convert(model, load_family("relu").default), trial.model)
+
+
+def _content(settings: StudyFile, dataset: "Dataset | None") -> dict[str, str]:
+    """Digests of what decides results and no setting tells: the images, the model's own file."""
+    if dataset is None:
+        return {}
+    from pdsearch.models import source_digest
+
+    trial = settings.trial
+    found = {f"trial.dataset {trial.dataset!r}": dataset.fingerprint}
+    source = source_digest(trial.model, directory=settings.directory)
+    if source is not None:
+        found[f"trial.model {trial.model!r}"] = source
+    return found
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def _device(device: str, train: Callable[..., Any] | None) -> str:

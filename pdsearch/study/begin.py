@@ -30,6 +30,9 @@ FREE = (
 )
 """Settings that may differ from one run of a study to the next: no trial's result hangs on them."""
 
+CONTENT = "content"
+"""The study attribute: a digest of what each file that a setting names holds, by the setting."""
+
 Direction = Literal["minimize", "maximize"]
 
 MAKING = 15.0  # seconds given to another process that is just making the study
@@ -53,8 +56,8 @@ def begin(
         searched: families that candidates are drawn from.
         references: families run at their defaults.
         url: the storage's.
-        kept: further study attributes by name, `device` and the like; a study that exists keeps
-            its own.
+        kept: further study attributes by name, `device` and the like, `CONTENT` among them; a study
+            that exists keeps its own.
         decide: what `auto` settings come to; asked once, when the study is made.
         settle: what is known of whole families; asked once likewise.
         direction: of the first objective.
@@ -180,7 +183,8 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
             changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
     for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
         changes.append(f"criteria.own {spec!r}: what its file says")
-    for key in ("train", "direction"):
+    changes += other_content(attrs.get(PREFIX + CONTENT, {}), attributes[CONTENT])
+    for key in ("train", "criteria", "direction"):
         if attrs.get(PREFIX + key) != attributes.get(key):
             changes.append(f"{key} {attrs.get(PREFIX + key)!r} → {attributes.get(key)!r}")
     if not changes:
@@ -197,6 +201,11 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
         f"study {stored.name!r} in {stored.storage} was begun with other settings: "
         f"{'; '.join(changes)}. Restore them, or choose another study.name"
     )
+
+
+def other_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that say what they said, and mean something else; those not kept are passed."""
+    return [f"{key}: its content" for key in now if key in before and before[key] != now[key]]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

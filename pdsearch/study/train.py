@@ -151,6 +151,10 @@ class ImageTrainer:
     def __init__(
         self, settings: StudyFile, dataset: "Dataset", *, device: str, threads: int | None
     ) -> None:
+        import torch
+
+        from pdsearch.models import source_digest
+
         self._settings = settings
         self._dataset = dataset
         self._device = device
@@ -159,7 +163,12 @@ class ImageTrainer:
         self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
         # behind: what they were made with is part of it.
-        made_with = [settings.trial.model_dump(mode="json"), dataset.fingerprint, _torch_version()]
+        made_with = [
+            settings.trial.model_dump(mode="json"),
+            source_digest(settings.trial.model, directory=settings.directory),
+            dataset.fingerprint,
+            str(torch.__version__),
+        ]
         text = json.dumps(made_with, sort_keys=True)
         self._made_with = hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -250,12 +259,6 @@ def looks_of(settings: StudyFile, *, images: int) -> int:
         return study.looks or 1
     batches = int(images * (1 - trial.validation)) // trial.batch_size
     return max(1, min(LOOKS, batches // BATCHES_A_LOOK))
-
-
-def _torch_version() -> str:
-    import torch
-
-    return str(torch.__version__)
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
