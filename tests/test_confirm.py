@@ -257,6 +257,19 @@ def test_a_later_call_adds_rows_and_corrects_over_all_of_them(tmp_path: Path, la
     assert adjusted[1] == pytest.approx(max(large, 2 * small))
 
 
+def test_the_headline_is_of_the_studys_best_as_it_stands(tmp_path: Path, lab: Lab) -> None:
+    rows = [finished(3, 0.5, 0.9), finished(4, 0.4, 0.8)]
+    assert confirm(stored_study(tmp_path, rows), device="cpu").headline.startswith("tail(a=0.5) ")
+    url = f"sqlite:///{tmp_path}/study.db"
+    confirm(stored_study(tmp_path, rows, storage=url), device="cpu")
+    rows.append(finished(5, 0.6, 0.95))  # the study went on
+    later = confirm(stored_study(tmp_path, rows, storage=url), top=1, device="cpu")
+    names = [row.name for row in later.rows if row.kind == "candidate"]
+    assert names == ["tail(a=0.6)", "tail(a=0.5)", "tail(a=0.4)"]
+    assert later.headline.startswith("tail(a=0.6) ")
+    assert load_confirmation(stored_study(tmp_path, rows, storage=url)) == later
+
+
 def test_the_best_are_distinct_finished_and_in_order(tmp_path: Path, lab: Lab) -> None:
     rows = [
         finished(1, 0.30, 0.90),

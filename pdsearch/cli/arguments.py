@@ -267,7 +267,13 @@ def parser() -> argparse.ArgumentParser:
         f"{STUDY}\nThe only command that looks at the test set.",
     )
     _study(confirm)
-    confirm.add_argument("--seeds", type=_positive, metavar="N", help="default: the study file's")
+    confirm.add_argument(
+        "--seeds",
+        type=_positive,
+        metavar="N",
+        help="over how many, decided beforehand: adding some until p is small makes p too small "
+        "(default: the study file's)",
+    )
     confirm.add_argument(
         "--top",
         type=_natural,

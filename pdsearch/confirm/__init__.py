@@ -18,7 +18,8 @@ What keeps the comparison fair:
 - A diverged run counts with the accuracy of guessing, and is noted.
 
 The intervals speak of the spread over seeds, given this test set; another test set of the same
-size would add its own error.
+size would add its own error. p-values are those of a number of seeds that was decided beforehand:
+whoever adds seeds until p is small finds small ones too often.
 
 Each finished run is kept at once in the study's storage, as the study attribute
 `pdsearch:confirm/<key>`. The key is a digest of all that the result depends on, so the same call

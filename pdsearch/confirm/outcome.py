@@ -168,17 +168,34 @@ def _listed(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 def assemble(
-    study: str, setting: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+    study: str,
+    setting: Mapping[str, Any],
+    records: Iterable[Mapping[str, Any]],
+    *,
+    picks: Sequence[str] = (),
 ) -> Confirmation:
-    """The confirmation that the test runs under one setting make."""
+    """The confirmation that the test runs under one setting make.
+
+    Args:
+        study: The study's name.
+        setting: As the records have it.
+        records: Of finished runs, of any setting.
+        picks: Formulas of the study's candidates, the best first, as they rank now: a study may
+            have gone on since some of them were retrained, and the first row tells of its best.
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["finished"])):
         if record["split"] == "test" and record["setting"] == setting:
             groups.setdefault((record["how"], record["formula"]), []).append(record)
+    rank = {formula: place for place, formula in enumerate(picks)}
     # Not by what was finished first: that is chance where several processes were at it.
     ordered = sorted(
         groups.values(),
-        key=lambda runs: (KINDS.index(runs[0]["kind"]), min(run.get("place", 0) for run in runs)),
+        key=lambda runs: (
+            KINDS.index(runs[0]["kind"]),
+            rank.get(runs[0]["formula"], len(rank)) if runs[0]["kind"] == "candidate" else 0,
+            min(run.get("place", 0) for run in runs),
+        ),
     )
     baseline = next((runs for runs in ordered if runs[0]["kind"] == "baseline"), [])
     reference = {run["seed"]: run["accuracy"] for run in baseline}

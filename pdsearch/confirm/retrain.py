@@ -10,8 +10,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch.confirm.contenders import Contender, choose_contenders, identity_of
-from pdsearch.confirm.outcome import Confirmation, assemble
-from pdsearch.confirm.runs import PREFIX, SCHEMA, Setting, keep_run, read_runs, run_key
+from pdsearch.confirm.outcome import Confirmation
+from pdsearch.confirm.runs import (
+    PREFIX,
+    SCHEMA,
+    Setting,
+    assemble_all,
+    keep_run,
+    read_runs,
+    run_key,
+)
 from pdsearch.confirm.together import start_helper, take_turns
 from pdsearch.errors import InputError
 from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out
@@ -372,10 +380,9 @@ def confirm(
         end_all(helpers)
     with suppress(OSError):  # not empty: another call is at work
         (stored.output / "confirm").rmdir()
-    main, *others = (
-        assemble(stored.name, setting.to_dict(), session.records.values()) for setting in stages
-    )
-    return replace(main, notes=(*main.notes, *notes, *remarks), transfers=tuple(others))
+    told = [setting.to_dict() for setting in stages]
+    found = assemble_all(stored, told, session.records.values())
+    return replace(found, notes=(*found.notes, *notes, *remarks))
 
 
 def _trials(

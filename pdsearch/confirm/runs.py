@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,5 +120,15 @@ def load_confirmation(stored: "StoredStudy") -> Confirmation | None:
         latest[trial["model"], trial["dataset"]] = record["setting"]
     home = (stored.settings.trial.model, stored.settings.trial.dataset)
     order = sorted(latest, key=lambda place: (place != home, list(latest).index(place)))
-    main, *others = (assemble(stored.name, latest[place], records) for place in order)
+    return assemble_all(stored, [latest[place] for place in order], records)
+
+
+def assemble_all(
+    stored: "StoredStudy",
+    settings: Iterable[Mapping[str, Any]],
+    records: Collection[Mapping[str, Any]],
+) -> Confirmation:
+    """The confirmation under the first setting, those under the others its `transfers`."""
+    picks = [row.candidate.formula for row in stored.ranked() if row.candidate is not None]
+    main, *others = (assemble(stored.name, setting, records, picks=picks) for setting in settings)
     return replace(main, transfers=tuple(others))
