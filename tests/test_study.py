@@ -626,6 +626,16 @@ def test_grid_fits_its_points(points):
             assert steps == pytest.approx([steps[0]] * len(steps))
 
 
+def test_a_larger_grid_is_not_filled_from_one_corner(tmp_path):
+    keys = {"families": ["exp_tail"], "references": [], "sampler": "grid", "pruner": "none"}
+    find(tmp_path, trials=10, **keys)
+    rows = find(tmp_path, trials=17, **keys).stored.trials()
+    # Nine points of 3 x 3, then seven of the twelve further ones of 4 x 4.
+    assert len({tuple(row.parameters.values()) for row in rows[1:]}) == 16
+    alphas = [row.parameters["alpha"] for row in rows[10:]]
+    assert min(alphas) == 0.01 and max(alphas) == 1.0
+
+
 def test_two_objectives(tmp_path):
     section = StudySection(name="s", families=["leaky"], sampler="nsga2")
     assert section.objectives == ["accuracy", "dead_units"]

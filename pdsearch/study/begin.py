@@ -1,6 +1,7 @@
 """Beginning a study, or going on with one: what is kept with it, and what may not change."""
 
 import importlib.metadata
+import random
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -254,10 +255,12 @@ def _queue_grid(study: "optuna.Study", settings: StudyFile, searched: Mapping[st
     ]
     room = settings.study.trials - fixed - len(there)
     space = offered(family, gates_of(study).get(family.name))
-    for point in grid(family, settings.study.trials - fixed, space=space):
-        if point not in there and room > 0:
-            study.enqueue_trial(point)
-            room -= 1
+    points = grid(family, settings.study.trials - fixed, space=space)
+    missing = [point for point in points if point not in there]
+    if 0 <= room < len(missing):  # a larger total, whose grid is another: not one corner of it
+        missing = random.Random(settings.study.seed).sample(missing, room)
+    for point in missing[: max(room, 0)]:
+        study.enqueue_trial(point)
 
 
 def versions() -> dict[str, str]:

@@ -45,8 +45,9 @@ class TrialSettings(BaseModel):
     learning_rates: tuple[Rate, ...] = Field(
         (),
         description="when given, every candidate, ReLU and the references included, tries each "
-        "instead of learning_rate, and its best counts; a trial takes as many times longer. In this "
-        "order: a pruner, halving above all, judges by the first ones before it knows the others",
+        "instead of learning_rate, and its best counts; a trial takes as many times longer. "
+        "In this order: a pruner, halving above all, judges by the first ones before it knows the "
+        "others",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum; Adam's beta1")
     nesterov: bool = Field(False, description="Nesterov's form of the momentum (sgd only)")
