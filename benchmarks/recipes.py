@@ -1,0 +1,198 @@
+"""Where does a pseudo-derivative help? The same few over training recipes, beside ReLU.
+
+    python benchmarks/recipes.py --dataset folder:PATH --folder FOLDER [--images 10000]
+        [--epochs 15] [--rate-epochs 8] [--seeds 4] [--batch 64] [--recipes step he ...]
+        [--candidates exp_tail:alpha=0.355,beta=2.39 ...] [--forward-control] [--workers auto]
+        [--figure FILE.html] [--json]
+
+Each recipe is a study of its own in FOLDER/recipes.db, and what is shown is its `pdsearch confirm`:
+every row (ReLU, B-SiLU, the candidates) has its own best learning rate of the same grid, chosen on
+images held back from the training set, and is then retrained over the same seeds on the whole
+training set and scored on the test set. The same command again goes on where it was stopped.
+
+Only recipes differ between studies: initialisation, schedule, augmentation, dropout, depth. The
+images are the first of each class, `--images` for training and all for testing.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from search import write_images
+
+HERE = Path(__file__).resolve().parent
+RATES = (0.02, 0.01, 0.005, 0.04)
+
+COMMON: dict[str, Any] = {
+    "model": "alexnet", "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4,
+    "schedule": "step", "milestones": [0.75], "initialisation": "pytorch", "augment": True,
+    "validation": 0.2, "precision": "float32", "memory_format": "channels_last",
+}  # fmt: skip
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "step": {},
+    "he": {"initialisation": "he"},
+    "he-one-cycle": {"initialisation": "he", "schedule": "one-cycle"},
+    "no-augmentation": {"augment": False},
+    "no-dropout": {"dropout": 0.0},
+    "plain-6": {"model": f"{HERE / 'plain.py'}:depth6", "initialisation": "he"},
+    "plain-16": {"model": f"{HERE / 'plain.py'}:depth16", "initialisation": "he"},
+    "one-cycle": {"schedule": "one-cycle"},
+}
+"""What each changes of `COMMON`. The plain networks are of `plain.py`."""
+
+CANDIDATES = ("exp_tail:alpha=0.355,beta=2.39", "rational_tail:alpha=0.996,beta=4.37")
+"""What searches on all of CIFAR-10 came to (studies/results)."""
+
+
+def bound(text: str) -> Any:
+    """A candidate from `family:name=value,…`."""
+    from pdsearch import load_family
+
+    family, _, rest = text.partition(":")
+    pairs = (pair.partition("=") for pair in rest.split(",") if pair)
+    return load_family(family).bind(**{name: float(value) for name, _, value in pairs})
+
+
+def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namespace) -> Any:
+    """The confirmation of a recipe: begun, gone on with or read back."""
+    from pdsearch.confirm import confirm
+    from pdsearch.study import search
+    from pdsearch.study.settings import validate
+
+    study = {
+        "name": name, "families": ["leaky"], "references": ["b_silu"], "trials": 2,
+        "pruner": "none", "storage": f"sqlite:///{folder / 'recipes.db'}",
+        "output": str(folder / "results"),
+    }  # fmt: skip
+    trial = {
+        **COMMON, "dataset": f"folder:{images}", "batch_size": arguments.batch,
+        "epochs": arguments.rate_epochs, "learning_rates": list(RATES), **RECIPES[name],
+    }  # fmt: skip
+    settings = validate({"study": study, "trial": trial}, directory=folder)
+    # Two trials: ReLU and B-SiLU, no candidate; their runs are those that choose their rates.
+    stored = search(settings, workers=arguments.workers, threads=1, device="cpu").stored
+    return confirm(
+        stored,
+        top=0,
+        candidates=[bound(text) for text in arguments.candidates],
+        seeds=arguments.seeds,
+        epochs=arguments.epochs,
+        rate_epochs=arguments.rate_epochs,
+        forward_control=arguments.forward_control,
+        workers=arguments.workers,
+        threads=1,
+        device="cpu",
+        progress=told,
+    )
+
+
+def told(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def map_table(found: dict[str, Any]) -> str:
+    """Markdown: a row a recipe, ReLU's accuracy, each one's paired difference and rate."""
+    names = [row.name for row in next(iter(found.values())).rows[1:]]
+    lines = [
+        "| recipe | n | ReLU % (rate) | " + " | ".join(f"{name} − ReLU (rate)" for name in names),
+        "| --- | --- | --- |" + " --- |" * len(names),
+    ]
+    lines[0] += " |"
+    for recipe, confirmation in found.items():
+        rows = {row.name: row for row in confirmation.rows}
+        relu = confirmation.rows[0]
+        cells = [recipe, str(relu.seeds), f"{100 * relu.mean:.2f} ({relu.learning_rate:g})"]
+        for name in names:
+            row = rows.get(name)
+            if row is None or row.difference is None:
+                cells.append("")
+                continue
+            span = "" if row.ci95 is None else " [{:+.2f}, {:+.2f}]".format(
+                *(100 * end for end in row.ci95)
+            )  # fmt: skip
+            star = "*" if row.significant else ""
+            cells.append(f"{100 * row.difference:+.2f}{span}{star} ({row.learning_rate:g})")
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Points of test accuracy, 95 % intervals by the paired t; * adjusted p < 0.05."]
+    return "\n".join(lines)
+
+
+def figure(found: dict[str, Any]) -> Any:
+    """Differences to ReLU by recipe, with their intervals."""
+    import plotly.graph_objects as go
+
+    names = [row.name for row in next(iter(found.values())).rows[1:]]
+    drawn = go.Figure()
+    for place, name in enumerate(names):
+        rows = {
+            recipe: row
+            for recipe, confirmation in found.items()
+            for row in confirmation.rows
+            if row.name == name and row.difference is not None
+        }
+        reach = [
+            0.0 if row.ci95 is None else 100 * (row.ci95[1] - row.difference)
+            for row in rows.values()
+        ]
+        shift = 0.16 * (place - (len(names) - 1) / 2)
+        drawn.add_scatter(
+            x=[100 * row.difference for row in rows.values()],
+            y=[list(found).index(recipe) + shift for recipe in rows],
+            error_x={"type": "data", "array": reach, "thickness": 1.5, "width": 3},
+            mode="markers",
+            marker={"size": 8},
+            name=name,
+        )
+    drawn.add_vline(x=0, line={"color": "#888", "width": 1})
+    drawn.update_yaxes(
+        tickvals=list(range(len(found))), ticktext=list(found), autorange="reversed", zeroline=False
+    )
+    drawn.update_xaxes(title="test accuracy − ReLU's, points (95 % interval)", zeroline=False)
+    drawn.update_layout(
+        template="plotly_white", width=900, height=120 + 70 * len(found),
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, margin={"t": 60, "r": 20},
+    )  # fmt: skip
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True, help="as in a study file")
+    parser.add_argument("--folder", type=Path, required=True, help="for the images and the studies")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--rate-epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES))
+    parser.add_argument("--forward-control", action="store_true")
+    parser.add_argument("--workers", default="auto")
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.workers != "auto":
+        arguments.workers = int(arguments.workers)
+    folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    images = folder / f"images{arguments.images}"
+    if not (images / "whole").exists():
+        write_images(images, spec=arguments.dataset, train=arguments.images, test=10_000)
+        (images / "whole").touch()
+    found = {}
+    for name in arguments.recipes:
+        found[name] = one_recipe(name, folder, images, arguments)
+        told(f"{name}: {found[name].headline}")
+    if arguments.figure is not None:
+        figure(found).write_html(arguments.figure, include_plotlyjs=True)
+    if arguments.json:
+        print(json.dumps({name: one.to_dict() for name, one in found.items()}, allow_nan=False))
+    else:
+        print(map_table(found))
+
+
+if __name__ == "__main__":
+    main()
