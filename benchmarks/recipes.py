@@ -10,8 +10,8 @@ every row (ReLU, B-SiLU, the candidates) has its own best learning rate of the s
 images held back from the training set, and is then retrained over the same seeds on the whole
 training set and scored on the test set. The same command again goes on where it was stopped.
 
-Only recipes differ between studies: initialisation, schedule, augmentation, dropout, depth. The
-images are the first of each class, `--images` for training and all for testing.
+Only recipes differ between studies: initialisation, schedule, augmentation, dropout, depth,
+optimiser. The images are the first of each class, `--images` for training and all for testing.
 """
 
 import argparse
@@ -33,13 +33,13 @@ COMMON: dict[str, Any] = {
 
 RECIPES: dict[str, dict[str, Any]] = {
     "step": {},
-    "he": {"initialisation": "he"},
     "he-one-cycle": {"initialisation": "he", "schedule": "one-cycle"},
+    "he": {"initialisation": "he"},
     "no-augmentation": {"augment": False},
+    "plain-16": {"model": f"{HERE / 'plain.py'}:depth16", "initialisation": "he"},
+    "adam": {"optimizer": "adam", "learning_rates": [0.001, 0.0005, 0.00025, 0.002]},
     "no-dropout": {"dropout": 0.0},
     "plain-6": {"model": f"{HERE / 'plain.py'}:depth6", "initialisation": "he"},
-    "plain-16": {"model": f"{HERE / 'plain.py'}:depth16", "initialisation": "he"},
-    "one-cycle": {"schedule": "one-cycle"},
 }
 """What each changes of `COMMON`. The plain networks are of `plain.py`."""
 
