@@ -11,12 +11,15 @@ images held back from the training set, and is then retrained over the same seed
 training set and scored on the test set. The same command again goes on where it was stopped.
 
 Only recipes differ between studies: initialisation, schedule, augmentation, dropout, depth,
-optimiser. The images are the first of each class, `--images` for training and all for testing.
+optimiser. The images are the first of each class, `--images` for training and up to 10 000 for
+testing.
 """
 
 import argparse
+import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +96,14 @@ def told(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def names_of(found: dict[str, Any]) -> list[str]:
+    """Of every row but ReLU's, in the order in which they come."""
+    return list(dict.fromkeys(row.name for one in found.values() for row in one.rows[1:]))
+
+
 def map_table(found: dict[str, Any]) -> str:
     """Markdown: a row a recipe, ReLU's accuracy, each one's paired difference and rate."""
-    names = [row.name for row in next(iter(found.values())).rows[1:]]
+    names = names_of(found)
     lines = [
         "| recipe | n | ReLU % (rate) | " + " | ".join(f"{name} − ReLU (rate)" for name in names),
         "| --- | --- | --- |" + " --- |" * len(names),
@@ -116,7 +124,11 @@ def map_table(found: dict[str, Any]) -> str:
             star = "*" if row.significant else ""
             cells.append(f"{100 * row.difference:+.2f}{span}{star} ({row.learning_rate:g})")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Points of test accuracy, 95 % intervals by the paired t; * adjusted p < 0.05."]
+    lines += [
+        "",
+        "Points of test accuracy, 95 % intervals by the paired t, in brackets the learning rate; "
+        "* p < 0.05, adjusted over the rows of one recipe, not over the recipes.",
+    ]
     return "\n".join(lines)
 
 
@@ -124,7 +136,7 @@ def figure(found: dict[str, Any]) -> Any:
     """Differences to ReLU by recipe, with their intervals."""
     import plotly.graph_objects as go
 
-    names = [row.name for row in next(iter(found.values())).rows[1:]]
+    names = names_of(found)
     drawn = go.Figure()
     for place, name in enumerate(names):
         rows = {
@@ -178,10 +190,14 @@ def main() -> None:
         arguments.workers = int(arguments.workers)
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    images = folder / f"images{arguments.images}"
-    if not (images / "whole").exists():
-        write_images(images, spec=arguments.dataset, train=arguments.images, test=10_000)
-        (images / "whole").touch()
+    name = hashlib.sha256(arguments.dataset.encode()).hexdigest()[:8]
+    images = folder / f"images-{arguments.images}-{name}"
+    if not images.exists():
+        # Under another name until it is whole: an interruption leaves nothing that looks like it.
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            made = Path(place) / "images"
+            write_images(made, spec=arguments.dataset, train=arguments.images, test=10_000)
+            made.rename(images)
     found = {}
     for name in arguments.recipes:
         found[name] = one_recipe(name, folder, images, arguments)

@@ -27,7 +27,7 @@ _LITTLE_DISK = (
     2 * 2**30
 )  # bytes; the decoded CIFAR-10 takes 0.2, a study's checkpoints about as much
 
-# extra → (module, what is missing without it)
+# extra → (module, what pip installs, what is missing without it)
 _EXTRAS = {
     "dashboard": ("optuna_dashboard", "optuna-dashboard", "`pdsearch dashboard`"),
     "postgresql": (

@@ -180,15 +180,37 @@ def source_digest(spec: str, *, directory: Path | None = None) -> str | None:
     None for a model that comes with a package, whose version tells as much.
 
     Args:
-        spec: as for `build_model`, which has built it.
+        spec: as for `build_model`.
         directory: likewise.
+
+    Raises:
+        InputError: there is no such file, or it holds no program.
     """
     if ".py" not in spec:
         return None
-    # A file that ran can be read: in UTF-8, or in what its first line says.
-    with tokenize.open(_own_path(spec, directory)) as file:
-        program = ast.dump(ast.parse(file.read()))
+    path = _own_path(spec, directory)
+    try:
+        with tokenize.open(path) as file:  # in UTF-8, or in what its first line says
+            # Written out again: the tree itself differs from one version of Python to the next.
+            program = ast.unparse(ast.parse(file.read()))
+    except (SyntaxError, ValueError, OSError) as error:
+        raise InputError(
+            f"model {spec!r}: reading {path} raised {type(error).__name__}: {_one_line(error)}"
+        ) from error
     return hashlib.sha256(program.encode()).hexdigest()[:16]
+
+
+def check_source(spec: str, digest: str | None, *, directory: Path | None = None) -> None:
+    """Refuses a model whose file has changed under a running study: it is read for each trial.
+
+    Raises:
+        InputError: `source_digest` is another than it was.
+    """
+    if source_digest(spec, directory=directory) != digest:
+        raise InputError(
+            f"model {spec!r}: its file has changed since this began, and what is trained from here "
+            "on would not compare: restore it, or begin under another study.name"
+        )
 
 
 def model_names() -> list[str]:

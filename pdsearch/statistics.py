@@ -66,6 +66,16 @@ class RankCorrelation:
     p_value: float
 
 
+def beyond_guessing(accuracy: float, chance: float) -> bool:
+    """Whether a classifier does more than guess: by a twentieth of what there is to gain.
+
+    Args:
+        accuracy: a fraction of the images.
+        chance: what is reached by always naming the most frequent class.
+    """
+    return accuracy > chance + (1 - chance) / 20
+
+
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation (divisor n − 1; None for a single value).
 

@@ -225,8 +225,6 @@ def test_an_interruption_loses_no_finished_run_and_the_next_call_goes_on(
     assert lines[-1].startswith("12/12 alexnet on digits: tail(a=0.5), seed 1003: test accuracy")
     done = {(call["who"], call["seed"]) for call in lab.calls}
     assert len(done) == 12
-    # What the study decided holds: a probe may end otherwise on another day, and runs not pair.
-    assert {call["settings"].precision for call in lab.calls} == {"float32"}
     # A third time there is nothing left to train, and what is read back is what was shown.
     again = confirm(stored_study(tmp_path, rows, storage=url), device="cpu")
     assert len(lab.calls) == 12
@@ -268,6 +266,24 @@ def test_the_headline_is_of_the_studys_best_as_it_stands(tmp_path: Path, lab: La
     assert names == ["tail(a=0.6)", "tail(a=0.5)", "tail(a=0.4)"]
     assert later.headline.startswith("tail(a=0.6) ")
     assert load_confirmation(stored_study(tmp_path, rows, storage=url)) == later
+
+
+def test_who_was_given_first_is_a_candidate_once_the_study_has_it(tmp_path: Path, lab: Lab) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    rows = [finished(3, 0.5, 0.9), finished(4, 0.4, 0.8)]
+
+    def study() -> Any:
+        return stored_study(tmp_path, rows, storage=url, references=())
+
+    confirm(study(), candidates=[TAIL.bind(a=0.5), TAIL.bind(a=0.9)], top=0, device="cpu")
+    later = confirm(study(), device="cpu")
+    assert [(row.name, row.kind) for row in later.rows] == [
+        ("relu", "baseline"),
+        ("tail(a=0.5)", "candidate"),
+        ("tail(a=0.4)", "candidate"),
+        ("tail(a=0.9)", "given"),
+    ]
+    assert later.headline.startswith("tail(a=0.5) ")
 
 
 def test_the_best_are_distinct_finished_and_in_order(tmp_path: Path, lab: Lab) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -528,6 +529,25 @@ def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path):
     assert [row.duplicate_of for row in result.stored.trials()] == [None, None, 1, 1]
 
 
+@pytest.mark.parametrize("condition", ["exp(x) > {}", "x**3 + x > -{}"])
+def test_jumps_at_places_that_are_not_rational(condition):
+    def shape(at):
+        return shape_of(
+            Family("f", parse(f"Piecewise((1, x > 0), (1/2, {condition.format(at)}), (0, True))"))
+            .default
+        )  # fmt: skip
+
+    one, near = shape("0.6005"), shape("0.6010")
+    assert (one.values == near.values).all()
+    assert same_shape(one, one) and not same_shape(one, near)
+
+
+def test_two_who_trained_one_g_at_the_same_time_are_one():
+    gelu = load_family("gelu").default
+    rows = [TrialRow(n, "candidate", "complete", gelu, 0.5, seeds={}) for n in (3, 4)]
+    assert [r.number for r in ranked(rows)] == [3]
+
+
 def test_jumps_at_other_places_are_another_g(tmp_path):
     helu = load_family("helu")
     one, near, same = (shape_of(helu.bind(alpha=at)) for at in (0.501, 0.502, 0.501 + 1e-9))
@@ -558,6 +578,9 @@ def test_the_order_of_the_best(minimize):
     ]
     decided = [4, 3, 9]  # by the mean over both seeds; who has none comes after them
     assert [r.number for r in ranked(rows, minimize=minimize)] == [*decided, 8, 2]
+    # Only what all of them have tells them apart: a raised tie_seeds, or an interruption.
+    more = [replace(r, seeds={**r.seeds, 2: 0.0}) if r.number == 3 else r for r in rows]
+    assert [r.number for r in ranked(more, minimize=minimize)] == [*decided, 8, 2]
     rows.append(row(10, 0.7 * sign))  # the study went on, and this one is ahead of all of them
     assert [r.number for r in ranked(rows, minimize=minimize)] == [10, *decided, 8, 2]
     rows += [row(11, 0.8 * sign, duplicate_of=1), row(12, 0.8 * sign, duplicate_of=1)]
@@ -849,7 +872,7 @@ def test_who_diverges_over_a_further_seed_is_not_best(tmp_path):
     stored = search(file, train=brittle, progress=False).stored
     second, third, first, *rest = stored.ranked()
     assert [row.number for row in (first, second, third, *rest)] == [row.number for row in rows]
-    assert first.seeds == {1: first.value, 2: None} and first.score is None
+    assert first.seeds == {1: first.value, 2: None}
     assert stored.best() == second
 
 

@@ -19,7 +19,7 @@ from pdsearch.study.storage import Owner, fail_dead_trials, process_started
 SCRIPT = """
     import sys, time
     from pathlib import Path
-    from pdsearch import PdsearchError, search
+    from pdsearch import search
 
     def train(candidate, seed):
         with open("calls.txt", "a") as log:

@@ -255,6 +255,16 @@ TINY = """
             nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, classes)
         )
 """
+CHANGES_ITSELF = """
+from pathlib import Path
+
+def build(classes, _plain=build):
+    calls = Path(__file__).with_name("calls")
+    calls.write_text(calls.read_text() + "1" if calls.exists() else "1")
+    if len(calls.read_text()) == 2:  # the first is a look only
+        Path(__file__).write_text(Path(__file__).read_text() + "changed = True")
+    return _plain(classes)
+"""
 FILE = """
     [study]
     name = "tiny"
@@ -516,11 +526,15 @@ def test_other_images_or_another_model_is_another_study(tiny, pictures):
                 call()
 
     image.write_bytes((pictures / "train" / "light" / "9.png").read_bytes())
-    refused(r"with (other settings: |another )trial\.dataset 'folder:pictures': its content")
+    refused(r"with other (settings: |content of )trial\.dataset 'folder:pictures'")
     image.write_bytes(before)
     model.write_text(model.read_text().replace("16", "17"))
-    refused(r"with (other settings: |another )trial\.model 'tiny\.py:build': its content")
-    model.write_text(model.read_text().replace("17", "16"))
+    refused(r"with other (settings: |content of )trial\.model 'tiny\.py:build'")
+    model.write_text(model.read_text().replace("17", "16)("))
+    refused(r"model 'tiny\.py:build': (reading|running) .* raised SyntaxError")
+    with pytest.raises(InputError, match=r"raised SyntaxError"):
+        confirm(open_study(tiny), seeds=1, epochs=1)
+    model.write_text(model.read_text().replace("16)(", "16"))
     assert search(tiny, trials=5, **keys).stored.counts()["total"] == 5
 
 
@@ -535,6 +549,42 @@ def test_a_confirmation_tells_models_apart(tiny, pictures):
     found = confirm(stored, **{**few, "seeds": 1}, progress=trained.append)
     assert len(trained) == len(found.rows) == 2
     assert {row.seeds for row in found.rows} == {1}  # those of the model before are not among them
+    assert found.notes[-1] == (
+        "The search was made with other content of trial.model 'tiny.py:build'."
+    )
+
+
+def test_a_model_that_changes_under_a_study_ends_it(tiny):
+    model = tiny.parent / "tiny.py"
+    model.write_text(textwrap.dedent(TINY) + CHANGES_ITSELF)
+    tiny.write_text(tiny.read_text() + 'memory_format = "contiguous"\n')  # no probe looks at it
+    keys = {"threads": 1, "device": "cpu", "progress": False, "workers": 1}
+    with pytest.raises(InputError, match="its file has changed since this began"):
+        search(tiny, **keys)
+    trials = open_study("tiny", storage="sqlite:///study.db").trials()
+    assert [row.status for row in trials if row.kind == "baseline"] == ["complete"]
+    assert all(row.status != "complete" for row in trials if row.kind != "baseline")
+
+
+@pytest.mark.parametrize(("shares", "said"), [((32, 32), None), ((96, 8), "guessing (92.3 %)")])
+def test_guessing_is_the_share_of_the_largest_class(tiny, capsys, shares, said):
+    folder = tiny.parent / "pictures"
+    for part, counts in (("train", shares), ("test", (4, 4))):
+        for number, (name, count) in enumerate(zip(("dark", "light"), counts, strict=True)):
+            (folder / part / name).mkdir(parents=True)
+            for index in range(count):
+                # Told apart with ease where there are as many of each.
+                Image.new("RGB", (32, 32), (40 + 180 * number,) * 3).save(
+                    folder / part / name / f"{index}.png"
+                )
+    text = tiny.read_text().replace('"digits"', '"folder:pictures"')
+    text = text.replace("batch_size = 64", "batch_size = 8\nvalidation = 0.25")
+    tiny.write_text(text if said is None else text.replace("= 0.1\n", "= 1e-9\n"))
+    search(tiny, trials=2, threads=1, device="cpu", workers=1)
+    err = capsys.readouterr().err
+    assert ("guessing" in err) is (said is not None)
+    assert said is None or said in err
+    assert not Path("study.db-wal").exists()  # one plain file again
 
 
 def test_workers_share_the_work(tiny):

@@ -8,7 +8,7 @@ import pytest
 
 import pdsearch.study.api
 from pdsearch import InputError
-from pdsearch.study import load_study_file, search
+from pdsearch.study import load_study_file, open_study, search, worker
 from pdsearch.study import workers as machine
 from pdsearch.study.workers import Share, share_out
 
@@ -221,9 +221,12 @@ def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch)
     assert stored.study.user_attrs["pdsearch:threads"] == 2
     assert len(started) == 1  # two trials of two threads each fill four cores
     before = stored.study.trials
-    with pytest.raises(InputError, match=r"'tiny' was begun with 2, .* got 1: leave it out"):
+    with pytest.raises(InputError, match=r"begun with other settings: threads 2 → 1"):
         search(tiny, threads=1, trials=8, device="cpu", progress=False)
+    with pytest.raises(InputError, match=r"begun with threads 2, .* got 1: leave it out"):
+        worker(tiny, threads=1, progress=False)
     assert stored.study.trials == before
+    assert open_study("tiny", storage="sqlite:///study.db").settings.study.trials == 6
     assert search(tiny, threads=2, trials=7, workers=1).stored.counts()["total"] == 7
 
 
@@ -231,4 +234,4 @@ def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch)
 def test_a_study_in_which_nothing_learned_says_so(tiny, capsys, rate, said):
     tiny.write_text(tiny.read_text().replace("learning_rate = 0.1", f"learning_rate = {rate}"))
     search(tiny, workers=1, trials=2, device="cpu")
-    assert ("no trial is above guessing (10.0 %)" in capsys.readouterr().err) is said
+    assert ("no trial is above guessing (10." in capsys.readouterr().err) is said

@@ -395,6 +395,7 @@ def _training(command: argparse.ArgumentParser, *, seed: str) -> None:
         "--threads",
         type=_positive,
         metavar="N",
-        help="CPU threads of each trial; default: by the machine's cores, and kept with the study",
+        help="CPU threads of each trial; default: those that the study was begun with, or of a new "
+        "one by the machine's cores",
     )
     command.add_argument("--seed", type=_natural, metavar="N", help=seed)

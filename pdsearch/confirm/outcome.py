@@ -6,6 +6,7 @@ from typing import Any
 
 from pdsearch.statistics import (
     PairedDifference,
+    beyond_guessing,
     holm,
     mean_std,
     paired_difference,
@@ -187,19 +188,28 @@ def assemble(
     for record in sorted(records, key=lambda record: str(record["finished"])):
         if record["split"] == "test" and record["setting"] == setting:
             groups.setdefault((record["how"], record["formula"]), []).append(record)
-    rank = {formula: place for place, formula in enumerate(picks)}
+    rank: dict[str, int] = {}
+    for place, formula in enumerate(picks):
+        rank.setdefault(formula, place)
+
+    def kind(runs: Sequence[Mapping[str, Any]]) -> str:
+        """As it was retrained, or a candidate if the study has it among its own by now."""
+        first = runs[0]
+        own = first["kind"] in ("given", "reference") and first["formula"] in rank
+        return "candidate" if own else str(first["kind"])
+
     # Not by what was finished first: that is chance where several processes were at it.
     ordered = sorted(
         groups.values(),
         key=lambda runs: (
-            KINDS.index(runs[0]["kind"]),
-            rank.get(runs[0]["formula"], len(rank)) if runs[0]["kind"] == "candidate" else 0,
+            KINDS.index(kind(runs)),
+            rank.get(runs[0]["formula"], len(rank)) if kind(runs) == "candidate" else 0,
             min(run.get("place", 0) for run in runs),
         ),
     )
     baseline = next((runs for runs in ordered if runs[0]["kind"] == "baseline"), [])
     reference = {run["seed"]: run["accuracy"] for run in baseline}
-    rows = [_row(runs, reference) for runs in ordered]
+    rows = [_row(runs, reference, kind=kind(runs)) for runs in ordered]
     adjusted = holm([row.p_value for row in rows])
     compared = sum(p is not None for p in adjusted)
     rows = [
@@ -222,20 +232,20 @@ def assemble(
     )
 
 
-def _row(runs: Sequence[Mapping[str, Any]], baseline: Mapping[int, float]) -> Row:
+def _row(runs: Sequence[Mapping[str, Any]], baseline: Mapping[int, float], *, kind: str) -> Row:
     runs = sorted(runs, key=lambda run: int(run["seed"]))
     own = {run["seed"]: run["accuracy"] for run in runs}
     common = [number for number in own if number in baseline]
     mean, std = mean_std(list(own.values()))
     first = runs[0]
     paired = None
-    if first["kind"] != "baseline":
+    if kind != "baseline":
         paired = paired_difference(
             [own[number] for number in common], [baseline[number] for number in common]
         )
     return Row(
         name=first["name"],
-        kind=first["kind"],
+        kind=kind,
         formula=first["formula"],
         seed_values=tuple(own),
         accuracy=tuple(own.values()),
@@ -283,7 +293,7 @@ def _notes(rows: Sequence[Row], setting: Mapping[str, Any], *, chance: float) ->
             "By the same amount at every seed, so without an interval or a test, differ from the "
             f"baseline: {'; '.join(flat)}."
         )
-    if rows and max(row.mean for row in rows) < 1.5 * chance:
+    if rows and not beyond_guessing(max(row.mean for row in rows), chance):
         notes.append(
             f"No row is above guessing ({100 * chance:.1f} %): that says nothing of candidates. "
             "It takes more epochs or another learning rate."

@@ -74,11 +74,13 @@ class _Session:
     def run(self, run: "_Run") -> None:
         """Trains one, and stores its record."""
         from pdsearch import trial
+        from pdsearch.models import check_source
 
         contender, setting, dataset, key = run.contender, run.setting, run.dataset, run.key
         seed, split, rate = run.seed, run.split, run.rate
         checkpoint = self.stored.output / "confirm" / f"{key.removeprefix(PREFIX)}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        check_source(setting.trial.model, setting.model_source, directory=self.stored.directory)
         alive = parent_alive()
 
         def on_epoch(record: "EpochRecord") -> None:
@@ -252,6 +254,7 @@ def confirm(
     from pdsearch.data import load_dataset
     from pdsearch.family import load_family
     from pdsearch.models import build_model, check_trains, source_digest
+    from pdsearch.study.content import CONTENT, content_of, other_content
     from pdsearch.trial import resolve_device
 
     settings = stored.settings
@@ -320,6 +323,11 @@ def confirm(
         for trial in trials
     ]
     searched = _searched_rates(stored) if (tuning or budget) == settings.trial.epochs else {}
+    begun_with = stored.study.user_attrs.get(f"pdsearch:{CONTENT}", {})
+    home = content_of(settings.trial, data[settings.trial.dataset], directory=stored.directory)
+    if changes := other_content(begun_with, home):
+        searched = {}
+        remarks.append(f"The search was made with other content of {', '.join(changes)}.")
     grids = len(stages) * len(contenders) - sum(one.identity in searched for one in contenders)
     runs = len(stages) * len(contenders) * n + grids * len(settings.trial.learning_rates)
     share = share_out(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.study.begin import CONTENT, begin, other_content
+from pdsearch.study.begin import begin
+from pdsearch.study.content import CONTENT, content_of, other_content
 from pdsearch.study.own import KEPT, changed, load_own
 from pdsearch.study.progress import Display
 from pdsearch.study.settings import (
@@ -103,8 +104,9 @@ def search(
         storage: an SQLAlchemy URL.
         workers: processes side by side on this machine, or `auto`; a function can have only one.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        threads: CPU threads a trial; kept with the study, for a sum's order depends on them. Left
-            out, they follow from the machine alone, not from `workers`.
+        threads: CPU threads a trial; kept with the study, for a sum's order depends on them, so
+            that another number is refused later. Left out, they follow from the machine alone, not
+            from `workers`, or are those that the study keeps.
         seed: of the sampler and of every training.
         sampler: as in a study file.
         pruner: as in a study file.
@@ -170,7 +172,7 @@ def search(
             "criteria": [_name_of(one) for one in criteria] or None,
             "direction": direction,
             KEPT: texts,
-            CONTENT: _content(settings, dataset),
+            CONTENT: content_of(settings.trial, dataset, directory=settings.directory),
         }
         stored = begin(
             settings,
@@ -178,16 +180,12 @@ def search(
             references=listed,
             url=url,
             kept=kept,
+            threads=threads if train is None else None,
             decide=lambda file: _decided(file, dataset, device=device, threads=share.threads),
             settle=lambda: settle_families(searched, settings.criteria, say=said.say),
             direction=direction,
         )
         kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
-        if train is None and threads is not None and threads != kept_threads:
-            raise InputError(
-                f"threads: study {stored.name!r} was begun with {kept_threads}, on which the last "
-                f"bits of its results depend, got {threads}: leave it out"
-            )
         if kept_threads != share.threads:  # begun on another machine, or told otherwise
             share = share_out(settings.study.workers, device=where, threads=kept_threads)
         # A function of this process cannot be handed to another one.
@@ -203,9 +201,11 @@ def search(
             interrupted=interrupted,
             criteria=(*own, *criteria),
         )
+        # Read anew: the storage as it was written to is closed, and one plain file again.
+        done = open_named(stored.name, url)
         if dataset is not None:
-            _warn_of_guessing(stored, chance=1 / len(dataset.classes), say=said.note)
-    return SearchResult(stored.name, open_named(stored.name, url))
+            _warn_of_guessing(done, dataset, say=said.note)
+    return SearchResult(done.name, done)
 
 
 def worker(
@@ -222,11 +222,12 @@ def worker(
         study: its file or its name.
         storage: an SQLAlchemy URL.
         device: as for `search`.
-        threads: as for `search`; what the study keeps if left out.
+        threads: those that the study keeps, or nothing.
         progress: show it on stderr.
 
     Raises:
-        InputError: no such study, or one around a Python function.
+        InputError: no such study, one around a Python function or with criteria from Python, or
+            one that was begun with other threads, images, or another text of a file.
         StorageError: the storage cannot be used.
         KeyboardInterrupt: on Ctrl-C or SIGTERM.
     """
@@ -243,10 +244,19 @@ def worker(
             )
     with _interruptible() as interrupted:
         stored = open_named(found.name, url, write=True)
+        kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
+        if threads is not None and threads != kept_threads:
+            raise InputError(
+                f"study {stored.name!r} was begun with threads {kept_threads}, on which the last "
+                f"bits of its results depend, got {threads}: leave it out"
+            )
         dataset = _dataset(stored.settings, progress=progress)
         begun_with = stored.study.user_attrs.get(PREFIX + CONTENT, {})
-        if other := other_content(begun_with, _content(stored.settings, dataset)):
-            raise InputError(f"study {stored.name!r} was begun with another {'; '.join(other)}")
+        now = content_of(stored.settings.trial, dataset, directory=stored.directory)
+        if other := other_content(begun_with, now):
+            raise InputError(
+                f"study {stored.name!r} was begun with other content of {', '.join(other)}"
+            )
         trainer = _image_trainer(stored, dataset, device=device, threads=threads)
         _run(
             stored,
@@ -371,20 +381,6 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
         check_trains(convert(model, load_family("relu").default), trial.model)
 
 
-def _content(settings: StudyFile, dataset: "Dataset | None") -> dict[str, str]:
-    """Digests of what decides results and no setting tells: the images, the model's own file."""
-    if dataset is None:
-        return {}
-    from pdsearch.models import source_digest
-
-    trial = settings.trial
-    found = {f"trial.dataset {trial.dataset!r}": dataset.fingerprint}
-    source = source_digest(trial.model, directory=settings.directory)
-    if source is not None:
-        found[f"trial.model {trial.model!r}"] = source
-    return found
-
-
 def _name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", type(function).__name__))
 
@@ -415,15 +411,22 @@ def _decided(
     return settings.model_copy(update={"trial": trial})
 
 
-def _warn_of_guessing(stored: StoredStudy, *, chance: float, say: Callable[[str], None]) -> None:
+def _warn_of_guessing(
+    stored: StoredStudy, dataset: "Dataset", *, say: Callable[[str], None]
+) -> None:
     """Says that a study compared nothing, where no network of it learned anything."""
-    place = stored.settings.study.objectives.index("accuracy")
-    reached = [row.values[place] for row in stored.trials() if row.status == "complete"]
-    if reached and max(reached) < 1.5 * chance:
+    from pdsearch.statistics import beyond_guessing
+
+    rows = stored.trials()
+    reached = [row.values[0] for row in rows if row.status == "complete"]
+    chance = float(dataset.train_labels.bincount().max()) / len(dataset.train_labels)
+    remedy = 'it takes more epochs, another learning rate or initialisation = "he"'
+    if not reached and any(row.kind == "baseline" and row.status == "diverged" for row in rows):
+        say("no trial came to its end, and ReLU's diverged: it takes a smaller learning rate")
+    elif reached and not beyond_guessing(max(reached), chance):
         say(
             f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "
-            "nothing of the candidates: it takes more epochs, another learning rate or "
-            'initialisation = "he"'
+            f"nothing of the candidates: {remedy}"
         )
 
 

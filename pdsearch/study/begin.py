@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
+from pdsearch.study.content import CONTENT, other_content
 from pdsearch.study.own import KEPT, changed
 from pdsearch.study.settings import OBJECTIVES, StudyFile
 from pdsearch.study.space import BASELINE, FIXED, grid, offered
@@ -31,9 +32,6 @@ FREE = (
 )
 """Settings that may differ from one run of a study to the next: no trial's result hangs on them."""
 
-CONTENT = "content"
-"""The study attribute: a digest of what each file that a setting names holds, by the setting."""
-
 Direction = Literal["minimize", "maximize"]
 
 MAKING = 15.0  # seconds given to another process that is just making the study
@@ -46,6 +44,7 @@ def begin(
     references: Mapping[str, Family],
     url: str,
     kept: Mapping[str, Any],
+    threads: int | None = None,
     decide: Callable[[StudyFile], StudyFile],
     settle: Callable[[], Mapping[str, FamilyGate]] = dict,
     direction: Direction = "maximize",
@@ -59,6 +58,7 @@ def begin(
         url: the storage's.
         kept: further study attributes by name, `device` and the like, `CONTENT` among them; a study
             that exists keeps its own.
+        threads: of a trial, where somebody asked for a number; a study keeps those it began with.
         decide: what `auto` settings come to; asked once, when the study is made.
         settle: what is known of whole families; asked once likewise.
         direction: of the first objective.
@@ -94,7 +94,7 @@ def begin(
                 stored = read(study, url)
                 resolved = _with_decided(settings, stored.settings)
                 attributes["settings"] = resolved.model_dump(mode="json")
-                if _check_same(stored, attributes):
+                if _check_same(stored, attributes, threads=threads):
                     for key in ("settings", "directory"):
                         study.set_user_attr(PREFIX + key, attributes[key])
                     _queue_fixed(study, references)
@@ -165,7 +165,7 @@ def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "opt
     return study
 
 
-def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
+def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: int | None) -> bool:
     """Whether to go on with a study; False if it may be replaced, for nothing came of it.
 
     Raises:
@@ -184,8 +184,14 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
             changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
     for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
         changes.append(f"criteria.own {spec!r}: what its file says")
-    changes += other_content(attrs.get(PREFIX + CONTENT, {}), attributes[CONTENT])
+    for key in other_content(attrs.get(PREFIX + CONTENT, {}), attributes[CONTENT]):
+        changes.append(f"{key}: its content")
+    if threads is not None and threads != attrs.get(PREFIX + "threads"):
+        # The order of a sum depends on them, and the last bits of a result with it.
+        changes.append(f"threads {attrs.get(PREFIX + 'threads')} → {threads}")
     for key in ("train", "criteria", "direction"):
+        if key == "criteria" and PREFIX + key not in attrs:
+            continue  # begun before they were kept
         if attrs.get(PREFIX + key) != attributes.get(key):
             changes.append(f"{key} {attrs.get(PREFIX + key)!r} → {attributes.get(key)!r}")
     if not changes:
@@ -202,11 +208,6 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any]) -> bool:
         f"study {stored.name!r} in {stored.storage} was begun with other settings: "
         f"{'; '.join(changes)}. Restore them, or choose another study.name"
     )
-
-
-def other_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that say what they said, and mean something else; those not kept are passed."""
-    return [f"{key}: its content" for key in now if key in before and before[key] != now[key]]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

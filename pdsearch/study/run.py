@@ -154,9 +154,13 @@ class Session:
 
         Also where it was killed at each attempt, which no process has seen but the last.
         """
-        trial = given_up(self._study.get_trials(deepcopy=False), kinds=FIXED)
-        if trial is not None:
-            raise self._hopeless(trial)
+        first = given_up(self._study.get_trials(deepcopy=False), kinds=FIXED)
+        if first is None:
+            return
+        time.sleep(POLL)  # whoever has just failed one is about to queue it again
+        again = given_up(self._study.get_trials(deepcopy=False), kinds=FIXED)
+        if again is not None and again.number == first.number:
+            raise self._hopeless(again)
 
     @staticmethod
     def _hopeless(trial: FrozenTrial) -> PdsearchError:

@@ -5,6 +5,7 @@ period; a process of this machine that is gone is seen at once, by its number an
 """
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -365,14 +366,15 @@ def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = Fal
 
 
 def given_up(trials: "Iterable[FrozenTrial]", *, kinds: Container[str]) -> "FrozenTrial | None":
-    """A trial of these kinds that failed at every attempt, where no other takes its place."""
-    found = [t for t in trials if t.user_attrs.get("pdsearch:kind") in kinds]
-    there = [t.user_attrs["pdsearch:candidate"] for t in found if t.state.name != "FAIL"]
-    for trial in found:
+    """A trial of these kinds that failed at every attempt and was not begun again since."""
+    latest: dict[str, FrozenTrial] = {}
+    for trial in current(trials):  # in the order of their numbers
+        if trial.user_attrs.get("pdsearch:kind") in kinds:
+            latest[json.dumps(trial.user_attrs["pdsearch:candidate"], sort_keys=True)] = trial
+    for trial in latest.values():
         attempts = 1 + len(trial.system_attrs.get("retry_history", []))
         over = attempts >= ATTEMPTS and trial.user_attrs.get("pdsearch:reason") != INTERRUPTED
-        replaced = trial.user_attrs["pdsearch:candidate"] in there
-        if trial.state.name == "FAIL" and over and not replaced:
+        if trial.state.name == "FAIL" and over:
             return trial
     return None
 

@@ -76,13 +76,6 @@ class TrialRow:
     owner: dict[str, Any] | None = None
     started: datetime | None = None
 
-    @property
-    def score(self) -> float | None:
-        """The mean of `value` and the further seeds' values; None where one is missing."""
-        values = [self.value, *self.seeds.values()]
-        found = [value for value in values if value is not None]
-        return sum(found) / len(found) if len(found) == len(values) else None
-
 
 @dataclass(frozen=True)
 class StoredStudy:
@@ -181,20 +174,41 @@ def ranked(rows: Iterable[TrialRow], *, minimize: bool = False) -> list[TrialRow
     """The complete candidates, each g once, the best first: what `best`, reports and confirm name.
 
     By their value over the study's seed. Those that a near-tie put to further seeds stand together,
-    where the first of them stands, and among themselves by their mean.
+    where the first of them stands, and among themselves by their mean over the seeds that all of
+    them have; one that diverged at such a seed comes after them.
     """
     sign = 1 if minimize else -1
-    once: dict[int, TrialRow] = {}
-    for row in rows:
-        if row.kind == "candidate" and row.status == "complete" and _finite(row.value) is not None:
-            # A duplicate has its original's values; of a reference's the first is named.
-            once.setdefault(row.number if row.duplicate_of is None else row.duplicate_of, row)
-    found = sorted(once.values(), key=lambda row: (sign * (row.value or 0.0), row.number))
+    found = sorted(_distinct(rows), key=lambda row: (sign * (row.value or 0.0), row.number))
     retried = [row for row in found if row.seeds]
-    retried.sort(key=lambda row: (row.score is None, sign * (row.score or 0.0), row.number))
+    common = set.intersection(*(set(row.seeds) for row in retried)) if retried else set()
+
+    def by_mean(row: TrialRow) -> tuple[bool, float, int]:
+        values = [row.value, *(row.seeds[seed] for seed in sorted(common))]
+        kept = [value for value in values if value is not None]
+        return len(kept) < len(values), sign * sum(kept) / len(kept), row.number
+
     place = next((place for place, row in enumerate(found) if row.seeds), 0)
     rest = [row for row in found if not row.seeds]
-    return [*rest[:place], *retried, *rest[place:]]
+    return [*rest[:place], *sorted(retried, key=by_mean), *rest[place:]]
+
+
+def _distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """The complete candidates, the first of each g."""
+    numbers: set[int] = set()
+    formulas: set[str] = set()
+    found = []
+    for row in rows:
+        if row.kind != "candidate" or row.status != "complete" or _finite(row.value) is None:
+            continue
+        # A duplicate shares its original's values; of a reference's duplicates the first is named.
+        original = row.number if row.duplicate_of is None else row.duplicate_of
+        # Two workers may have trained one g at the same time, without knowing of each other.
+        formula = f"trial {row.number}" if row.candidate is None else row.candidate.formula
+        if original not in numbers and formula not in formulas:
+            found.append(row)
+        numbers.add(original)
+        formulas.add(formula)
+    return found
 
 
 def best_of(rows: Iterable[TrialRow], *, minimize: bool = False) -> TrialRow | None:

@@ -50,7 +50,8 @@ def decide_ties(
 
     for row in close:
         for seed in range(settings.seed + 1, settings.seed + 1 + settings.tie_seeds):
-            if seed not in row.seeds:
+            kept = stored.study.user_attrs.get(PREFIX + "seeds", {}).get(str(row.number), {})
+            if str(seed) not in kept:  # by now: another process may be at it too
                 _further_seed(stored, trainer, display, row, seed, on_step=on_step)
 
 

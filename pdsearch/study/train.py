@@ -163,9 +163,10 @@ class ImageTrainer:
         self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
         # behind: what they were made with is part of it.
+        self._source = source_digest(settings.trial.model, directory=settings.directory)
         made_with = [
             settings.trial.model_dump(mode="json"),
-            source_digest(settings.trial.model, directory=settings.directory),
+            self._source,
             dataset.fingerprint,
             str(torch.__version__),
         ]
@@ -182,9 +183,11 @@ class ImageTrainer:
         checkpoint: Path | None,
     ) -> Outcome:
         """Trains at the study's learning rate, or at each of several, the best counting."""
+        from pdsearch.models import check_source
         from pdsearch.trial import EpochRecord, Look, run_over_learning_rates
 
         settings = self._settings.trial
+        check_source(settings.model, self._source, directory=self._settings.directory)
         rates = settings.learning_rates or (settings.learning_rate,)
         by_loss = self._settings.study.compares == "loss"
         # Over several rates a candidate is as good as its best so far: all take them in the same

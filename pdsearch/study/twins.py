@@ -17,6 +17,8 @@ SAME = 1e-6
 
 SPAN = 6.0
 
+GRID = 960
+
 TIMES = (0.0, 0.5, 1.0)
 """Training's progress at which an annealed g is looked at."""
 
@@ -35,7 +37,11 @@ class Shape:
 
     @functools.cached_property
     def edges(self) -> tuple[float, ...]:
-        """Where g may jump, within [-6, 6]: a grid sees a jump, but not just where it is."""
+        """Where g may jump as far as it can be told exactly, within [-6, 6].
+
+        A grid sees a jump, but not just where it is. Places that no polynomial with rational roots
+        gives (`exp(x) > 0.6`) are not among them.
+        """
         found = {0.0}
         for time in TIMES if self.candidate.annealed else TIMES[:1]:
             pieces = cut(self.candidate.expression.xreplace({t: exact(time)}))
@@ -48,18 +54,22 @@ def shape_of(candidate: "Candidate") -> Shape:
     import torch
 
     # An even number of points: what g is at 0 itself decides nothing.
-    grid = torch.linspace(-SPAN, SPAN, 960, dtype=torch.float64)
+    grid = torch.linspace(-SPAN, SPAN, GRID, dtype=torch.float64)
     return Shape(candidate, _values(candidate, grid))
 
 
 def same_shape(one: Shape, other: Shape) -> bool:
-    """Whether two g differ nowhere by more than `SAME`: on a grid, and beside each one's jumps."""
+    """Whether two g differ nowhere by more than `SAME`.
+
+    On the grid, on one 64 times as fine where that shows nothing, and beside each one's jumps.
+    """
     import torch
 
-    if float((one.values - other.values).abs().max()) > SAME:
+    if not float((one.values - other.values).abs().max()) <= SAME:  # nan is not the same
         return False
     edges = torch.tensor(sorted({*one.edges, *other.edges}), dtype=torch.float64)
-    beside = torch.cat([edges - SAME, edges + SAME])
+    fine = torch.linspace(-SPAN, SPAN, 64 * GRID, dtype=torch.float64)
+    beside = torch.cat([edges - SAME, edges + SAME, fine])
     apart = _values(one.candidate, beside) - _values(other.candidate, beside)
     return float(apart.abs().max()) <= SAME
 
