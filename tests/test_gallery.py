@@ -1,6 +1,5 @@
 """The gallery shows the library as it is."""
 
-import importlib.util
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 from pdsearch.family import library, load_family
 
@@ -17,11 +17,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture(scope="module")
 def gallery() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(DOCS / "gallery.py")
 
 
 def _numbers(text: str) -> tuple[str, list[float]]:

@@ -1,11 +1,11 @@
 """docs/study.md tells every key of a study file as the code has it."""
 
-import importlib.util
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 from pdsearch.study.settings import StudyFile, validate
 
@@ -15,11 +15,7 @@ PAGE = (DOCS / "study.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("study_page", DOCS / "study.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(DOCS / "study.py")
 
 
 def test_the_page_is_current(made: ModuleType) -> None:

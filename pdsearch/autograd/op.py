@@ -308,6 +308,7 @@ def traced(
 
 @functools.lru_cache(maxsize=256)
 def rule(candidate: Candidate, progress: float, save: str, exact: bool) -> Rule:
+    """The rule of a candidate, made once: `pd_relu` and the forward control call it a batch."""
     return Rule(candidate, progress=progress, save=save, exact=exact)
 
 

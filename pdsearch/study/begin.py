@@ -254,13 +254,13 @@ def _queue_grid(study: "optuna.Study", settings: StudyFile, searched: Mapping[st
         for trial in trials
         if trial.user_attrs.get(PREFIX + "kind") not in FIXED
     ]
-    room = settings.study.trials - fixed - len(there)
+    room = max(0, settings.study.trials - fixed - len(there))
     space = offered(family, gates_of(study).get(family.name))
     points = grid(family, settings.study.trials - fixed, space=space)
     missing = [point for point in points if point not in there]
-    if 0 <= room < len(missing):  # a larger total, whose grid is another: not one corner of it
+    if room < len(missing):  # a larger total, whose grid is another: not one corner of it
         missing = random.Random(settings.study.seed).sample(missing, room)
-    for point in missing[: max(room, 0)]:
+    for point in missing:
         study.enqueue_trial(point)
 
 

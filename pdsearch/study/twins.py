@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 SAME = 1e-6
 """Two candidates whose g differ by no more than this over [-6, 6] are one."""
 
-SPAN = 6.0
+SPAN = 6.0  # of x, to either side of 0
 
-GRID = 960
+GRID = 960  # points of the first grid
 
 TIMES = (0.0, 0.5, 1.0)
 """Training's progress at which an annealed g is looked at."""
@@ -69,6 +69,7 @@ def same_shape(one: Shape, other: Shape) -> bool:
         return False
     edges = torch.tensor(sorted({*one.edges, *other.edges}), dtype=torch.float64)
     fine = torch.linspace(-SPAN, SPAN, 64 * GRID, dtype=torch.float64)
+    # Jumps nearer than that to one another are at one place.
     beside = torch.cat([edges - SAME, edges + SAME, fine])
     apart = _values(one.candidate, beside) - _values(other.candidate, beside)
     return float(apart.abs().max()) <= SAME
