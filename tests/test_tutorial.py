@@ -1,11 +1,11 @@
 """The script that benchmarks/search.py compares with is right: its g is the library's g."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from scripts import load_script
 from torch import nn
 
 from pdsearch import load_family, pd_relu
@@ -13,22 +13,14 @@ from pdsearch import load_family, pd_relu
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def tutorial() -> ModuleType:
-    return _load("tutorial")
+    return load_script(BENCHMARKS / "tutorial.py")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _load("search").write_images(
+    return load_script(BENCHMARKS / "search.py").write_images(
         tmp_path_factory.mktemp("images") / "made", spec=None, train=120, test=20
     )
 
@@ -39,7 +31,7 @@ def _families() -> list[str]:
 
 def test_it_searches_what_the_benchmark_searches(tutorial: ModuleType) -> None:
     assert list(tutorial.FAMILIES) == _families()
-    assert all(f'"{name}"' in _load("search").STUDY for name in _families())
+    assert all(f'"{name}"' in load_script(BENCHMARKS / "search.py").STUDY for name in _families())
 
 
 @pytest.mark.parametrize("family", _families())
