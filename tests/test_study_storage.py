@@ -12,6 +12,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
+from optuna.storages import RDBStorage
 from PIL import Image
 
 from pdsearch import InputError, search
@@ -194,6 +196,40 @@ def side_by_side(url, *, count, total):
 def test_processes_that_begin_at_once_share_one_study():
     rows = side_by_side("sqlite:///study.db", count=2, total=9)
     assert len({row.owner["pid"] for row in rows}) > 1
+
+
+def test_the_race_to_create_the_tables_may_be_lost_more_than_once(monkeypatch):
+    # What two processes of one moment got from SQLite, one after the other.
+    table = sqlite3.OperationalError("table studies already exists")
+    version = sqlite3.IntegrityError("UNIQUE constraint failed: alembic_version.version_num")
+    lost = [
+        sqlalchemy.exc.OperationalError("CREATE TABLE", None, table),
+        sqlalchemy.exc.IntegrityError("INSERT", None, version),
+    ]
+    real = RDBStorage.__init__
+
+    def init(self, *args, **options):
+        if lost:
+            raise lost.pop(0)
+        real(self, *args, **options)
+
+    monkeypatch.setattr(RDBStorage, "__init__", init)
+    assert find().to_dict()["trials"]["total"] == 3
+    assert not lost
+
+
+def test_a_table_that_is_missing_is_no_race(monkeypatch):
+    tries = []
+
+    def init(self, *args, **options):
+        tries.append(options)
+        missing = sqlite3.OperationalError("no such table: studies")
+        raise sqlalchemy.exc.OperationalError("SELECT", None, missing)
+
+    monkeypatch.setattr(RDBStorage, "__init__", init)
+    with pytest.raises(StorageError, match="no such table"):
+        find()
+    assert len(tries) == 1
 
 
 @pytest.fixture(scope="module")

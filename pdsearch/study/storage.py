@@ -11,6 +11,7 @@ import re
 import socket
 import sqlite3
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -175,7 +176,6 @@ def _open(
     from optuna.exceptions import ExperimentalWarning
     from optuna.storages import RDBStorage
     from sqlalchemy import event
-    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
     class Storage(RDBStorage):
         """Optuna's, whose heartbeat outlives a storage that is away for a moment."""
@@ -208,13 +208,7 @@ def _open(
                 skip_table_creation=not create,
             )
 
-    try:
-        storage = make()
-    except (IntegrityError, OperationalError, ProgrammingError) as error:
-        # Two processes that create the tables at once: the slower one finds them already there.
-        if "exist" not in str(error) and "UNIQUE" not in str(error).upper():
-            raise
-        storage = make()
+    storage = _made(make) if create else make()
     if is_file and write:
         # Optuna reads a row and then writes it. In SQLite's default mode two processes can both
         # read before either writes, and so claim the same trial: take the write lock first.
@@ -235,6 +229,26 @@ def _open(
 
         storage.engine.dispose()  # connections made so far lack the listeners
     return storage
+
+
+def _made(make: "Callable[[], optuna.storages.RDBStorage]") -> "optuna.storages.RDBStorage":
+    """The storage with its tables, whoever creates them.
+
+    Optuna looks for each table, and for its version's row, before it creates them. Of processes
+    that begin at once each may lose that race at any table and again at the row, and each time the
+    winner has got further: try again until nothing is left to lose.
+    """
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    end = time.monotonic() + BUSY
+    while True:
+        try:
+            return make()
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            lost = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not lost or time.monotonic() > end:
+                raise
+        time.sleep(0.05)
 
 
 def settle(study: "optuna.Study") -> None:
