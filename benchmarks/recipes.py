@@ -1,9 +1,9 @@
 """Where does a pseudo-derivative help? The same few over training recipes, beside ReLU.
 
     python benchmarks/recipes.py --dataset folder:PATH --folder FOLDER [--images 10000]
-        [--epochs 15] [--rate-epochs 8] [--seeds 4] [--batch 64] [--recipes step he ...]
-        [--candidates exp_tail:alpha=0.355,beta=2.39 ...] [--forward-control] [--workers auto]
-        [--figure FILE.html] [--json]
+        [--epochs 20] [--rate-epochs 8] [--seeds 4] [--batch 128] [--precision float32]
+        [--recipes step he ...] [--candidates exp_tail:alpha=0.355,beta=2.39 ...]
+        [--forward-control] [--workers auto] [--figure FILE.html] [--json]
 
 Each recipe is a study of its own in FOLDER/recipes.db, and what is shown is its `pdsearch confirm`:
 every row (ReLU, B-SiLU, the candidates) has its own best learning rate of the same grid, chosen on
@@ -26,12 +26,12 @@ from typing import Any
 from search import write_images
 
 HERE = Path(__file__).resolve().parent
-RATES = (0.02, 0.01, 0.005, 0.04)
+RATES = (0.02, 0.01, 0.04, 0.08)
 
 COMMON: dict[str, Any] = {
     "model": "alexnet", "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4,
     "schedule": "step", "milestones": [0.75], "initialisation": "pytorch", "augment": True,
-    "validation": 0.2, "precision": "float32", "memory_format": "channels_last",
+    "validation": 0.2, "memory_format": "channels_last",
 }  # fmt: skip
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -72,7 +72,8 @@ def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namesp
     }  # fmt: skip
     trial = {
         **COMMON, "dataset": f"folder:{images}", "batch_size": arguments.batch,
-        "epochs": arguments.rate_epochs, "learning_rates": list(RATES), **RECIPES[name],
+        "precision": arguments.precision, "epochs": arguments.rate_epochs,
+        "learning_rates": list(RATES), **RECIPES[name],
     }  # fmt: skip
     settings = validate({"study": study, "trial": trial}, directory=folder)
     # Two trials: ReLU and B-SiLU, no candidate; their runs are those that choose their rates.
@@ -175,10 +176,11 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="as in a study file")
     parser.add_argument("--folder", type=Path, required=True, help="for the images and the studies")
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rate-epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES))
     parser.add_argument("--forward-control", action="store_true")

@@ -633,6 +633,28 @@ def test_the_confirmations_table_has_no_column_of_dashes(study: StoredStudy) -> 
     assert column not in str(h("div", _confirmed(few)))
 
 
+@pytest.mark.parametrize(("sign", "tone"), [(1, "better"), (-1, "worse")])
+def test_a_significant_row_is_green_above_relu_and_red_below(
+    study: StoredStudy, sign: int, tone: str
+) -> None:
+    from pdsearch.confirm import load_confirmation
+    from pdsearch.report.markup import h
+    from pdsearch.report.study_page import _confirmed
+
+    found = load_confirmation(study)
+    assert found is not None
+    baseline, row = found.rows[0], next(row for row in found.rows if row.paired)
+    assert row.paired
+    paired = dataclasses.replace(row.paired, difference=sign * 0.01)
+    shown = dataclasses.replace(row, paired=paired, p_adjusted=0.001)
+    one = dataclasses.replace(found, rows=(baseline, shown))
+    none = dataclasses.replace(one, rows=(baseline, dataclasses.replace(shown, p_adjusted=0.05)))
+    text = str(h("div", _confirmed(one)))
+    assert text.count(f'class="{tone}"') == 1
+    assert text.count('class="better"') + text.count('class="worse"') == 1
+    assert f'class="{tone}"' not in str(h("div", _confirmed(none)))
+
+
 def unconfirmed(study: StoredStudy, rows: list[Any] | None = None, **changes: Any) -> Any:
     """The study as it would be without a confirmation, and with other rows."""
     attributes = {

@@ -178,7 +178,8 @@ def _confirmed(found: Confirmation) -> list[Any]:
                 {"text": row.seeds_needed if row.seeds_needed is not None else "–", **right},
             ]
         )
-        classes.append("best" if row.significant else None)
+        better = (row.difference or 0.0) > 0
+        classes.append(("better" if better else "worse") if row.significant else None)
     heads = ["", "seeds", "test accuracy, %", "− ReLU, points", "95 % (paired t)",
              *(["95 % (bootstrap)"] if bootstrapped else []),
              "p", "p adjusted", "seeds needed"]  # fmt: skip
@@ -193,8 +194,8 @@ def _confirmed(found: Confirmation) -> list[Any]:
         h(
             "p",
             "± is the standard deviation over seeds. p adjusted: Holm, over the rows; * below "
-            "0.05. Seeds needed: for 80 % power at the effect seen. Device: "
-            f"{found.device or 'not recorded'}.",
+            "0.05, green for a row above ReLU and red for one below it. Seeds needed: for 80 % "
+            f"power at the effect seen. Device: {found.device or 'not recorded'}.",
             class_="quiet small",
         ),
         [h("p", note, class_="small") for note in found.notes],
