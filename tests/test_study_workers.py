@@ -230,6 +230,17 @@ def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch)
     assert search(tiny, threads=2, trials=7, workers=1).stored.counts()["total"] == 7
 
 
+def test_a_study_that_goes_on_elsewhere_says_so(tiny, capsys):
+    told = "the study was begun on cuda:0 and goes on on cpu"
+    stored = search(tiny, trials=2, workers=1, device="cpu").stored
+    assert "was begun on" not in capsys.readouterr().err
+    stored.study.set_user_attr("pdsearch:device", "cuda:0")
+    search(tiny, trials=3, workers=1, device="cpu")
+    assert capsys.readouterr().err.count(told) == 1
+    worker(tiny, device="cpu")
+    assert capsys.readouterr().err.count(told) == 1
+
+
 @pytest.mark.parametrize(("rate", "said"), [("0.1", False), ("1e-9", True)])
 def test_a_study_in_which_nothing_learned_says_so(tiny, capsys, rate, said):
     tiny.write_text(tiny.read_text().replace("learning_rate = 0.1", f"learning_rate = {rate}"))

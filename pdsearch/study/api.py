@@ -197,6 +197,7 @@ def search(
             url=url,
             progress=progress,
             device=device,
+            where=where,
             side_by_side=side_by_side,
             interrupted=interrupted,
             criteria=(*own, *criteria),
@@ -264,6 +265,7 @@ def worker(
             url=url,
             progress=progress,
             device=device,
+            where=_device(device, None),
             interrupted=interrupted,
             criteria=_own_as_begun(stored),
         )
@@ -449,6 +451,7 @@ def _run(
     url: str,
     progress: bool,
     device: str,
+    where: str,
     interrupted: Callable[[], bool],
     side_by_side: int | None = None,
     criteria: tuple[Callable[..., Any], ...] = (),
@@ -485,6 +488,12 @@ def _run(
             recruit=recruit if further and settings.workers == "auto" else None,
         )
         display.say(f"study {stored.name}: {shown_url(url)}")
+        begun_on = stored.study.user_attrs.get(PREFIX + "device", where)
+        if begun_on.partition(":")[0] != where.partition(":")[0]:
+            display.say(
+                f"the study was begun on {begun_on} and goes on on {where}: the same seed no "
+                "longer gives the same bits, so pairs are a little less alike (--device)"
+            )
         try:
             if settings.workers != "auto":
                 recruit(math.inf, settings.trials)
