@@ -158,6 +158,13 @@ def test_a_studys_curves_are_those_of_its_runs(
         "baseline", "reference", "candidate", "candidate", "forward_control",
     ]  # fmt: skip
     assert set(curves[-1].accuracy) == {0.01, 0.1}
+    # A run from before the model's file was changed is no point of the same curve.
+    run = next(r for r in read_runs(stored).values() if r["kind"] == "forward_control")
+    setting = {**run["setting"], "model_source": "of an earlier text"}
+    chosen = {"split": "validation", "learning_rate": 0.5, "accuracy": 0.9, "diverged": False}
+    earlier = {**run, **chosen, "setting": setting, "finished": "2000-01-01T00:00:00"}
+    again = rate_curves(stored, stored.trials(), [*read_runs(stored).values(), earlier])
+    assert again == curves
     page = html.unescape(study_report(stored))
     assert "After 2 epochs at each rate, one seed." in page
     assert "Each trial's run at the learning rate it was best at." in page

@@ -80,23 +80,28 @@ def rate_curves(
         if whole:
             name = "ReLU" if row.kind == "baseline" else row.candidate.name
             found[name] = RateCurve(name, row.kind, whole)
+    # One setting's runs alone, the last one's: the same model's file may have said something else
+    # before, and the same folder may have held other images.
+    chose = [
+        record
+        for record in sorted(confirmed, key=lambda record: record["finished"])
+        if record["split"] == "validation" and _as_searched(record["setting"]["trial"], settings)
+    ]
     beside: dict[str, dict[float, float]] = {}
     kinds: dict[str, str] = {}
-    for record in sorted(confirmed, key=lambda record: record["finished"]):
-        trial = record["setting"]["trial"]
-        alike = (trial["model"], trial["dataset"], trial["epochs"]) == (
-            settings.model,
-            settings.dataset,
-            settings.epochs,
-        )
+    for record in chose:
         name = record["name"]
-        run = record["split"] == "validation" and not record["diverged"]
-        if run and alike and record["kind"] != "baseline":
+        alike = record["setting"] == chose[-1]["setting"]
+        if alike and record["kind"] != "baseline" and not record["diverged"]:
             beside.setdefault(name, {})[record["learning_rate"]] = record["accuracy"]
             kinds[name] = record["kind"]
     for name, accuracy in beside.items():
         found.setdefault(name, RateCurve(name, kinds[name], accuracy))
     return list(found.values())
+
+
+def _as_searched(trial: Mapping[str, Any], settings: "TrialSettings") -> bool:
+    return all(trial[key] == getattr(settings, key) for key in ("model", "dataset", "epochs"))
 
 
 def by_learning_rate(
