@@ -29,7 +29,7 @@ Anything else needs a new name: `pdsearch search FILE.toml --set study.name=othe
 Environment variables: `PDSEARCH_STORAGE` is the storage where none is named (a password in it does
 not show in the list of processes), `PDSEARCH_CACHE` the folder of decoded data sets and compiled
 kernels, `PDSEARCH_FUSED=0` does without the compiled kernels, and `OMP_NUM_THREADS` sets the
-threads of each trial where `--threads` does not.
+threads of a new study's trials where `--threads` does not; one that has begun keeps its own.
 """
 
 ABOUT = {

@@ -101,7 +101,8 @@ def build_model(
     * a classifier of torchvision by its name there, untrained. What their authors changed for CIFAR
       is changed: ResNet, ResNeXt and Wide ResNet begin with a 3×3 convolution of stride 1 and no
       max pooling (He et al. 2016, arXiv:1512.03385, section 4.2, and common practice), DenseNet
-      likewise (Huang et al., arXiv:1608.06993, section 3), VGG ends in a 512-wide classifier on its
+      likewise (Huang et al., arXiv:1608.06993, section 3; torchvision's calls its last ReLU as a
+      function, which :func:`pdsearch.convert` refuses), VGG ends in a 512-wide classifier on its
       1×1 map instead of a 4096-wide one on 7×7 copies of it (Liu and Deng 2015). Others stay as
       torchvision has them, and are refused if they cannot take 32×32 images or hold no ``nn.ReLU``.
     * ``path.py:function``: what that function of yours returns, called with ``classes=…``.

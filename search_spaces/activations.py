@@ -53,7 +53,7 @@ b_silu = Family(
     sympy.diff((x + alpha) * sigmoid(x) - alpha / 2, x),
     space={"alpha": FloatDistribution(0.5, 3.0)},
     defaults={"alpha": 1.67},
-    reference="B-SiLU of SUGAR, arXiv:2505.22074; negative far below zero, above 1 for x > 0.4",
+    reference="B-SiLU of SUGAR, arXiv:2505.22074; here negative below -2.73, above 1 for x > 0.17",
 )
 
 gelu = Family(

@@ -896,6 +896,19 @@ def test_other_settings_are_refused_with_their_names(tmp_path):
         find(tmp_path, trials=4, families=[other, "leaky"])
 
 
+def test_a_librarys_family_may_cite_another_source_and_be_no_other_formula(tmp_path):
+    # As after an upgrade: a study file names the family, the study holds what it was.
+    study = find(tmp_path, trials=4).stored.study
+    before = study.user_attrs["pdsearch:families"]
+    cited = {**before["leaky"], "reference": "another paper"}
+    study.set_user_attr("pdsearch:families", {**before, "leaky": cited})
+    assert find(tmp_path, trials=5).stored.counts()["total"] == 5
+    other = {**before["leaky"], "formula": "Piecewise((1, x > 0), (alpha/2, True))"}
+    study.set_user_attr("pdsearch:families", {**before, "leaky": other})
+    with pytest.raises(InputError, match=r"family leaky 'Piecewise.*alpha/2"):
+        find(tmp_path, trials=6)
+
+
 def test_settings_may_change_as_long_as_nothing_came_of_them(tmp_path):
     def broken(candidate):
         raise ValueError("batch too large")

@@ -354,7 +354,7 @@ def parser() -> argparse.ArgumentParser:
     dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="default 8080")
 
     doctor = add("doctor", "what is installed, reachable, stale or broken, and what to do")
-    _storage(doctor)
+    _storage(doctor, of_file=False)
     _json(doctor)
 
     init = add("init", "write a starter family and study file that run")
@@ -370,13 +370,13 @@ def _set(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help)
 
 
-def _storage(command: argparse.ArgumentParser) -> None:
+def _storage(command: argparse.ArgumentParser, *, of_file: bool = True) -> None:
+    default = "$PDSEARCH_STORAGE, else sqlite:///pdsearch.db where you stand"
     command.add_argument(
         "--storage",
         type=_url,
         metavar="URL",
-        help="default: the study file's, else $PDSEARCH_STORAGE, else sqlite:///pdsearch.db where "
-        "you stand",
+        help="default: " + ("the study file's, else " if of_file else "") + default,
     )
 
 
@@ -395,7 +395,7 @@ def _training(command: argparse.ArgumentParser, *, seed: str) -> None:
         "--threads",
         type=_positive,
         metavar="N",
-        help="CPU threads of each trial; default: those that the study was begun with, or of a new "
-        "one by the machine's cores",
+        help="CPU threads of each trial; default: those that the study was begun with (search and "
+        "worker refuse others), or of a new one $OMP_NUM_THREADS, else by the machine's cores",
     )
     command.add_argument("--seed", type=_natural, metavar="N", help=seed)

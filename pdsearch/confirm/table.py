@@ -55,10 +55,14 @@ def _caption(confirmation: Confirmation) -> str:
 
 def _legend(confirmation: Confirmation) -> str:
     both = any(row.ci95_bootstrap for row in confirmation.rows)
+    needed = any(row.seeds_needed is not None for row in confirmation.rows)
+    power = "; seeds needed: for 80 % power at the effect seen, at the level 0.05 / rows compared"
     return (
         "± is the standard deviation over seeds; the interval is the paired t's"
         + (", beside it the bootstrap's" if both else "")
-        + "; p adjusted by Holm over the rows (* below 0.05)."
+        + "; p adjusted by Holm over the rows (* below 0.05)"
+        + (power if needed else "")
+        + "."
     )
 
 

@@ -165,6 +165,11 @@ def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "opt
     return study
 
 
+def _shape(family: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a family decides its trials: not what is said of its source."""
+    return {key: value for key, value in family.items() if key != "reference"}
+
+
 def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: int | None) -> bool:
     """Whether to go on with a study; False if it may be replaced, for nothing came of it.
 
@@ -180,7 +185,7 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: 
     ]
     for key, family in attributes["families"].items():
         before = attrs[PREFIX + "families"].get(key)
-        if before is not None and before != family:
+        if before is not None and _shape(before) != _shape(family):
             changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
     for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
         changes.append(f"criteria.own {spec!r}: what its file says")

@@ -62,7 +62,7 @@ class StudySection(_Section):
     pruner: Literal["hyperband", "median", "halving", "none"] = Field(
         "hyperband",
         description="which trials are stopped early; halving tries the most candidates in a given "
-        "time; with two objectives none",
+        "time; with two objectives it is none",
     )
     prune_by: Literal["accuracy", "loss"] | None = Field(
         None,
@@ -79,7 +79,8 @@ class StudySection(_Section):
     objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = Field(
         ["accuracy"],
         description="accuracy, or accuracy and one of the others, which are to be small: the share "
-        "of dead units, and the bytes kept for the backward pass",
+        "of dead units, and the bytes kept for the backward pass; left out with nsga2: accuracy "
+        "and dead_units",
     )
     seed: int = Field(
         0, ge=0, lt=2**31, description="of the sampler, and of every candidate's training"
@@ -88,7 +89,9 @@ class StudySection(_Section):
         0,
         ge=0,
         le=100,
-        description="further seeds over which the best three are trained where they nearly tie",
+        description="further seeds over which those of the best three are trained that nearly tie: "
+        "within one standard error of the best on the validation images (a train function's value: "
+        "within 1 %)",
     )
     workers: int | Literal["auto"] = Field(
         "auto",

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one safetensors file, replaced as a whole after every epoch; no pickle."""
+"""Checkpoints of a run: one safetensors file, replaced as a whole now and then; no pickle."""
 
 import contextlib
 import json

@@ -21,7 +21,7 @@ class EpochRecord:
         seconds: wall time, the evaluation included.
         learning_rate: of its last step.
         evaluation_loss: mean cross entropy on the set that `accuracy` is of, in nats; None in
-            records of version 0.1.0.
+            records from before it was kept.
     """
 
     epoch: int

@@ -18,7 +18,7 @@ class TrialSettings(BaseModel):
         "alexnet",
         min_length=1,
         description="alexnet (for 32×32 images), a classifier of torchvision such as resnet18, or "
-        "path.py:function, called with the number of classes",
+        "path.py:function, called as function(classes=N)",
     )
     dataset: str = Field(
         "cifar10",
