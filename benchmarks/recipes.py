@@ -11,8 +11,8 @@ images held back from the training set, and is then retrained over the same seed
 training set and scored on the test set. The same command again goes on where it was stopped.
 
 Only recipes differ between studies: initialisation, schedule, augmentation, dropout, depth,
-optimiser. The images are the first of each class, `--images` for training and up to 10 000 for
-testing.
+optimiser, length of training. The images are the first of each class, `--images` for training and
+up to 10 000 for testing.
 """
 
 import argparse
@@ -46,6 +46,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What each changes of `COMMON`. The plain networks are of `plain.py`."""
 
+LENGTHS = {"step-half": ("step", 0.5), "step-double": ("step", 2.0)}
+"""Recipes confirmed at another multiple of `--epochs`, at the learning rates of the first one."""
+
 CANDIDATES = ("exp_tail:alpha=0.355,beta=2.39", "rational_tail:alpha=0.996,beta=4.37")
 """What searches on all of CIFAR-10 came to (studies/results)."""
 
@@ -65,6 +68,7 @@ def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namesp
     from pdsearch.study import search
     from pdsearch.study.settings import validate
 
+    name, length = LENGTHS.get(name, (name, 1.0))
     study = {
         "name": name, "families": ["leaky"], "references": ["b_silu"], "trials": 2,
         "pruner": "none", "storage": f"sqlite:///{folder / 'recipes.db'}",
@@ -83,7 +87,7 @@ def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namesp
         top=0,
         candidates=[bound(text) for text in arguments.candidates],
         seeds=arguments.seeds,
-        epochs=arguments.epochs,
+        epochs=round(length * arguments.epochs),
         rate_epochs=arguments.rate_epochs,
         forward_control=arguments.forward_control,
         workers=arguments.workers,
@@ -181,7 +185,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument(
+        "--recipes", nargs="+", choices=[*RECIPES, *LENGTHS], default=[*RECIPES, *LENGTHS]
+    )
     parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES))
     parser.add_argument("--forward-control", action="store_true")
     parser.add_argument("--workers", default="auto")

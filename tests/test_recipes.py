@@ -29,6 +29,12 @@ def test_every_recipe_is_a_study_file(recipes: ModuleType) -> None:
     assert len(seen) == 8 and all(seen.count(one) == 1 for one in seen)
 
 
+def test_other_lengths_are_of_a_recipe_that_is_there(recipes: ModuleType) -> None:
+    for name, (recipe, length) in recipes.LENGTHS.items():
+        assert name not in recipes.RECIPES and recipe in recipes.RECIPES
+        assert length > 0 and length != 1
+
+
 def test_candidates_are_read(recipes: ModuleType) -> None:
     bound = recipes.bound("exp_tail:alpha=0.355,beta=2.39")
     assert bound == load_family("exp_tail").bind(alpha=0.355, beta=2.39)
