@@ -92,8 +92,11 @@ def test_several_candidates_and_transfers() -> None:
     arguments = parse(words)
     assert arguments.study == "s" and arguments.candidate == ["a", "b"]
     assert arguments.transfer == ["vgg16@digits", "m@folder:d"]
-    arguments = parse(["confirm", "--candidate", "a", "s", "--candidate", "b"])
-    assert arguments.study == "s" and arguments.candidate == ["a", "b"]
+    for words in (["-q"], []):
+        arguments = parse([*words, "confirm", "--candidate", "a", "s", "--candidate", "b"])
+        assert arguments.study == "s" and arguments.candidate == ["a", "b"]
+        arguments = parse([*words, "confirm", "s", "--candidate", "a", "b"])
+        assert arguments.study == "s" and arguments.candidate == ["a", "b"]
 
 
 def test_a_formula_that_begins_with_minus() -> None:
@@ -574,6 +577,13 @@ def test_export_of_a_study(there: Any, study: Path) -> None:
     refused = there("export", "tiny", "-o", "e.json")
     assert refused.status == 2 and "--force" in refused.err
     assert there("export", "tiny", "-o", "e.json", "--force").status == 0
+    assert best["provenance"]["trial"] == data["best"]["trial"]
+    (name, value), *_ = best["parameters"].items()
+    there("export", "tiny", "--set", f"{name}={value * 0.99}", "-o", "changed.json")
+    changed = json.loads((study / "changed.json").read_text())
+    assert changed["parameters"][name] == value * 0.99
+    came = {key: entry for key, entry in changed["provenance"].items() if key != "pdsearch"}
+    assert came == {"study": "tiny", "changed from trial": data["best"]["trial"]}
     missing = there("export", "tiny", "--trial", "99", "-o", "e3.json")
     assert missing.status == 2 and "has no trial 99" in missing.err
 

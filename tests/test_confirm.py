@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import sympy
+import torch
 from made_up import SMALL_NET
 from optuna.distributions import FloatDistribution
 
@@ -69,10 +70,14 @@ def stored_study(
     settings = SimpleNamespace(
         study=SimpleNamespace(seed=0, objectives=list(objectives)),
         trial=TrialSettings(
-            dataset="digits",
             epochs=2,
             learning_rates=learning_rates,
-            **{"precision": "float32", "memory_format": "contiguous", **trial},
+            **{
+                "dataset": "digits",
+                "precision": "float32",
+                "memory_format": "contiguous",
+                **trial,
+            },
         ),
         confirm=SimpleNamespace(seeds=4, epochs=3, rate_epochs=None),
     )
@@ -99,6 +104,7 @@ class Lab:
     calls: list[dict[str, Any]] = field(default_factory=list)
     stop_after: int | None = None
     diverging: tuple[tuple[str, int], ...] = ()
+    diverging_at: float | None = None  # a learning rate
 
     def run_trial(self, candidate: Candidate, settings: Any, dataset: Any, **keys: Any) -> Any:
         if self.stop_after is not None and len(self.calls) == self.stop_after:
@@ -109,7 +115,9 @@ class Lab:
         seed, rate = keys["seed"], settings.learning_rate
         return SimpleNamespace(
             value=self.accuracy(who, seed, rate),
-            diverged="loss is nan" if (who, seed) in self.diverging else None,
+            diverged="loss is nan"
+            if (who, seed) in self.diverging or rate == self.diverging_at
+            else None,
             epochs=(SimpleNamespace(epoch=1, loss=math.nan, accuracy=0.5),),
             seconds=1.5,
         )
@@ -120,12 +128,16 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     laboratory = Lab(known)
 
     def load_dataset(spec: str, **_: Any) -> Any:
-        if spec not in ("digits", "other", "small"):
+        if spec not in ("digits", "other", "small", "uneven"):
             raise InputError(f"unknown data set {spec!r}")
         return SimpleNamespace(
             classes=tuple("0123456789"),
             fingerprint=f"content of {spec}",
             train_images=range(10 if spec == "small" else 1438),
+            train_labels=torch.arange(10 if spec == "small" else 1430) % 10,
+            test_labels=torch.cat([torch.zeros(81), torch.arange(100) % 10]).long()
+            if spec == "uneven"
+            else torch.arange(360) % 10,
         )
 
     monkeypatch.setattr(pdsearch.trial, "run_trial", laboratory.run_trial)
@@ -374,6 +386,23 @@ def test_what_is_not_significant_is_said_with_the_seeds_it_would_take(
     normal = ((1.959964 + 0.841621) / effect) ** 2
     assert tail.seeds_needed == pytest.approx(normal, abs=3)
     assert f"not significant (about {tail.seeds_needed} seeds" in result.headline
+
+
+def test_guessing_is_naming_the_largest_class(tmp_path: Path, lab: Lab) -> None:
+    lab.diverging = (("tail(a=0.5)", FIRST_SEED + 1),)
+    lab.accuracy = lambda who, seed, rate: 0.51
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], dataset="uneven")
+    result = confirm(stored, device="cpu")
+    assert result.rows[-1].accuracy[1] == pytest.approx(91 / 181)  # 81 and a tenth of 100 are one's
+    assert any("No row is above guessing (50.3 %)" in note for note in result.notes)
+
+
+def test_a_rate_that_diverges_is_never_the_best(tmp_path: Path, lab: Lab) -> None:
+    lab.accuracy = lambda who, seed, rate: 0.02 * (1 - rate)  # all below guessing
+    lab.diverging_at = 0.01
+    stored = stored_study(tmp_path, references=(), learning_rates=(0.01, 0.1, 1.0))
+    result = confirm(stored, top=0, seeds=2, device="cpu", candidates=[TAIL.bind(a=0.5)])
+    assert {row.learning_rate for row in result.rows} == {0.1}
 
 
 def test_each_row_gets_its_own_rate_from_validation_alone(tmp_path: Path, lab: Lab) -> None:

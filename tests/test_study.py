@@ -470,6 +470,29 @@ def test_halving_stops_and_takes_up_again(tmp_path, each, epochs, direction):
             assert row.value == row.epochs[-1]["accuracy"]
 
 
+def test_one_that_cannot_go_on_does_not_end_the_others(tmp_path):
+    """The best at the first rung fails whenever it is taken up again."""
+    known = {}
+
+    def train(candidate):
+        place = 100 if candidate.family.name == "relu" else known.setdefault(candidate, len(known))
+        for epoch in range(1, 10):
+            if place == 0 and epoch == 2:
+                raise RuntimeError("this one breaks the machine")
+            yield 1 - place / 1000
+
+    keys = {
+        "train": train, "pruner": "halving", "families": ["leaky"], "references": [],
+        "sampler": "random",
+    }  # fmt: skip
+    for total in (9, 9, 12):  # again, and further
+        stored = find(tmp_path, trials=total, **keys).stored
+        assert stored.counts()["total"] == total
+        assert stored.counts()["failed"] == 3  # the attempts to go on, once and for all
+    ended = [row for row in stored.trials() if row.kind == "candidate" and row.status == "complete"]
+    assert ended and all(row.candidate != next(iter(known)) for row in ended)
+
+
 @pytest.mark.parametrize(("trials", "one"), [(12, True), (39, True), (40, False)])
 def test_hyperband_has_one_bracket_in_a_short_study(trials, one):
     settings = StudySection(name="s", families=["leaky"], trials=trials)
@@ -717,6 +740,7 @@ def test_two_objectives_within_narrowed_ranges(workdir):
     ("keys", "message"),
     [
         ({"sampler": "cmaes"}, "one family only.*use tpe or random"),
+        ({"sampler": "cmaes", "pruner": "halving", "families": ["exp_tail"]}, "from whole trials"),
         ({"sampler": "gp"}, "one family only"),
         ({"sampler": "grid"}, "one family only"),
         ({"sampler": "anneal"}, "study.sampler: must be one of tpe | random"),
@@ -876,6 +900,31 @@ def test_who_diverges_over_a_further_seed_is_not_best(tmp_path):
     assert stored.best() == second
 
 
+@pytest.mark.parametrize(("times", "seeds"), [(2, {1, 2}), (3, {2})])
+def test_a_failure_over_a_further_seed_is_tried_again(tmp_path, capsys, times, seeds):
+    failures = []
+
+    def shaky(candidate, seed):
+        if seed == 1 and len(failures) < times:
+            failures.append(candidate)
+            raise RuntimeError("CUDA out of memory")
+        yield 0.9
+
+    file = tmp_path / "s.toml"
+    file.write_text(
+        '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 4\ntie_seeds = 2\n'
+        f'pruner = "none"\nstorage = "sqlite:///{tmp_path}/study.db"\n'
+    )
+    stored = search(file, train=shaky, progress=False).stored
+    told = capsys.readouterr().err
+    assert told.count("RuntimeError: CUDA out of memory") == times
+    assert ("left out" in told) == (times == 3)
+    first = next(row for row in stored.trials() if row.candidate == failures[0])
+    assert set(first.seeds) == seeds
+    again = search(file, train=shaky, progress=False).stored
+    assert all(set(row.seeds) == {1, 2} for row in again.trials() if row.seeds)
+
+
 def test_ties_need_a_function_with_seeds(tmp_path):
     file = tmp_path / "s.toml"
     file.write_text('[study]\nname = "s"\nfamilies = ["leaky"]\ntie_seeds = 2\n')
@@ -909,6 +958,15 @@ def test_a_librarys_family_may_cite_another_source_and_be_no_other_formula(tmp_p
         find(tmp_path, trials=6)
 
 
+def test_a_family_of_ones_own_may_cite_another_source(tmp_path):
+    ours = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}, "name": "m"}
+    find(tmp_path, trials=4, families=[ours])
+    cited = {**ours, "reference": "my thesis"}
+    assert find(tmp_path, trials=5, families=[cited]).stored.counts()["total"] == 5
+    with pytest.raises(InputError, match=r"study\.families"):
+        find(tmp_path, trials=6, families=[{**ours, "space": {"a": [0.1, 0.4]}}])
+
+
 def test_settings_may_change_as_long_as_nothing_came_of_them(tmp_path):
     def broken(candidate):
         raise ValueError("batch too large")
@@ -935,6 +993,45 @@ def test_a_study_that_is_not_ours_is_left_alone(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="was not made by pdsearch"):
         open_study("pdsearch", storage=url)
     assert len(plain(tmp_path).trials) == 2
+
+
+@pytest.mark.parametrize("last", ["families", "versions", "threads", "settings"])
+def test_a_study_whose_making_was_cut_off_is_made_anew(tmp_path, monkeypatch, last):
+    monkeypatch.setattr("pdsearch.study.begin.MAKING", 0.1)
+    write = optuna.Study.set_user_attr
+
+    def cut_off(self, key, value):
+        if key == f"pdsearch:{last}":
+            raise KeyboardInterrupt
+        write(self, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "set_user_attr", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            find(tmp_path, trials=3)
+    assert "pdsearch:schema" not in plain(tmp_path).user_attrs
+    assert find(tmp_path, trials=3).stored.counts()["total"] == 3
+
+
+def test_a_baseline_that_diverged_has_no_value(tmp_path, capsys):
+    def blows_up(candidate):
+        yield 0.45
+        yield math.nan if candidate.family.name in ("relu", "b_silu") else 0.6
+
+    result = find(tmp_path, train=blows_up, trials=5, pruner="none")
+    assert result.to_dict()["baseline"] == {"value": None}
+    assert result.to_dict()["references"] == {"b_silu": None}
+    assert "ReLU's trial diverged, so nothing is compared with it" in capsys.readouterr().err
+    page = study_report(result.stored)
+    assert ", ReLU diverged" in page and "45.0" not in page.split("All trials")[0]
+    assert status(result.stored)["train"].endswith("blows_up")
+
+
+def test_a_study_without_room_for_a_candidate_says_so(tmp_path, capsys):
+    find(tmp_path, trials=2)
+    assert "study.trials = 2 leaves no trial to a candidate" in capsys.readouterr().err
+    find(tmp_path, trials=3)
+    assert "leaves no trial" not in capsys.readouterr().err
 
 
 def test_a_newer_schema_is_refused(tmp_path):

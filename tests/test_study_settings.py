@@ -103,6 +103,7 @@ def test_overrides(write, key, text, found):
         (b"\xff\xfe", "is not UTF-8 text"),
         ("[study]\nname = 1\nname = 2\n", "is not TOML: .*line 3"),
         ("[study\n", "is not TOML"),
+        (f"[study]\ntrials = {'9' * 5000}\n", "is not TOML: .*4300 digits"),
         ("# nothing\n", "study: is missing"),
         ("study = 3\n", "study: must be a section, got 3"),
         ('[study]\nname = "s"\n', "study.families: is missing"),

@@ -18,6 +18,7 @@ import sympy
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from torch import nn
 
 from pdsearch.data import Dataset, channel_statistics, load_dataset, stratified_split
@@ -970,3 +971,16 @@ def test_hastened_training_is_as_exact_as_torchs(half: bool) -> None:
     for name, true, theirs, mine in zip(names, exact, torchs, ours, strict=True):
         away = (mine - true).norm() / true.norm()
         assert away < 1.1 * (theirs - true).norm() / true.norm() + slack, name
+
+
+def test_a_disk_that_is_full_warns_and_training_goes_on(
+    models: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    result = trial(models, checkpoint=models / "run.safetensors")
+    assert len(result.epochs) == 3
+    assert "cannot be written (I/O error: No space left on device" in caplog.text
+    assert list(models.glob("*safetensors*")) == []

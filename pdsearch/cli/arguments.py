@@ -148,10 +148,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         elif pattern is None or argv[i - 1] != flag:
             flag, pattern = word, _SEVERAL.get(word)
             # In `confirm STUDY --candidate A B` B is a candidate too; else it may be the study.
-            if word == "--candidate" and len(argv) > 1 and not argv[1].startswith("-"):
+            if word == "--candidate" and _study_comes_first(argv[:i]):
                 pattern = re.compile(r"[^-]")
         words.append(word)
     return parser().parse_args(words)
+
+
+def _study_comes_first(words: Sequence[str]) -> bool:
+    """Whether the word after `confirm` is the study rather than a flag."""
+    after = list(words[words.index("confirm") + 1 :]) if "confirm" in words else []
+    return bool(after) and not after[0].startswith("-")
 
 
 def parser() -> argparse.ArgumentParser:

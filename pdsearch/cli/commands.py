@@ -155,6 +155,9 @@ def _write_results(stored: "StoredStudy") -> list[str]:
 
 def _provenance(stored: "StoredStudy", trial: int, value: float | None) -> dict[str, Any]:
     settings = stored.settings.trial
+    by = stored.study.user_attrs.get("pdsearch:train")
+    if by is not None:  # of its model and data nothing is known
+        return {"study": stored.name, "trial": trial, "value": value, "train": by}
     return {
         "study": stored.name,
         "trial": trial,
@@ -251,6 +254,9 @@ def export(arguments: Namespace) -> int:
     candidate, provenance = _source(arguments, settings)
     if settings:
         candidate = candidate.family.bind(**{**candidate.parameters, **settings})
+        if provenance is not None:  # nobody has trained what it is now
+            trial = provenance["trial"]
+            provenance = {"study": provenance["study"], "changed from trial": trial}
     path = write(candidate, Path(arguments.output), force=arguments.force, provenance=provenance)
     note(f"wrote {path}: {candidate.name}")
     return 0

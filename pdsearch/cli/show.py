@@ -89,14 +89,20 @@ def accuracy(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
-def search_text(data: Mapping[str, Any]) -> str:
-    """What a search found; `data` is `search --json`'s."""
+def search_text(data: Mapping[str, Any], *, by_function: bool = False) -> str:
+    """What a search found.
+
+    Args:
+        data: `search --json`'s.
+        by_function: a Python function trains: its values may be anything.
+    """
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in data["trials"].items())
-    rows = [("", "validation accuracy")]
+    shown_as = _value if by_function else accuracy
+    rows = [("", "value" if by_function else "validation accuracy")]
     if best := data["best"]:
-        rows.append((f"best: trial {best['trial']}", accuracy(best["value"])))
-    rows.append(("baseline: ReLU", accuracy(data["baseline"]["value"])))
-    rows += [(f"reference: {name}", accuracy(v)) for name, v in data["references"].items()]
+        rows.append((f"best: trial {best['trial']}", shown_as(best["value"])))
+    rows.append(("baseline: ReLU", shown_as(data["baseline"]["value"])))
+    rows += [(f"reference: {name}", shown_as(v)) for name, v in data["references"].items()]
     lines = [f"study {data['study']}: {counts}", "", table(rows, right=(1,), indent="  "), ""]
     if best:
         values = ", ".join(f"{name} = {number(v)}" for name, v in best["parameters"].items())
@@ -105,13 +111,22 @@ def search_text(data: Mapping[str, Any]) -> str:
         lines += _wrapped(f"g(x) {'=' if shown == best['formula'] else '≈'} {shown}")
     else:
         lines.append("no candidate finished")
-    lines.append("One seed's validation accuracy picks; `pdsearch confirm` tells whether it holds.")
+    if by_function:
+        lines.append("One seed's value picks: call the function over several seeds for both.")
+    else:
+        lines.append(
+            "One seed's validation accuracy picks; `pdsearch confirm` tells whether it holds."
+        )
     return "\n".join(lines)
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5g}"
 
 
 def status_text(data: Mapping[str, Any]) -> str:
     """How far a study is; `data` is `status --json`'s."""
-    lines = [search_text(data), ""]
+    lines = [search_text(data, by_function=data["train"] is not None), ""]
     for name, found in data["families"].items():
         if found["proved"]:
             lines += [f"proved for the whole family {name}: {', '.join(found['proved'])}"]

@@ -137,7 +137,7 @@ def _forward_control(found: Sequence[Contender], notes: list[str]) -> list[Conte
 
 def _name(candidate: "Candidate") -> str:
     """Its name; of a formula that was typed the formula, for all of those have the same name."""
-    if candidate.family.origin != "formula":
+    if candidate.family.name != "formula":
         return candidate.name
     text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.formula)
     return text if len(text) <= 80 else f"{text[:77]}..."

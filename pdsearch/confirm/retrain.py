@@ -106,7 +106,8 @@ class _Session:
             directory=self.stored.directory,
         )
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.
-        chance = 1 / len(dataset.classes)
+        labels = dataset.test_labels if split == "test" else dataset.train_labels
+        chance = float(labels.bincount().max()) / len(labels)
         accuracy = chance if result.diverged else result.value
         record = {
             "schema": SCHEMA,
@@ -168,7 +169,10 @@ class _Session:
             if contender.identity not in known
             for rate in grid
         ]
-        found = [record["accuracy"] for record in self.all_of(runs)]
+        # One that diverged is no choice, whatever guessing would reach.
+        found = [
+            -math.inf if record["diverged"] else record["accuracy"] for record in self.all_of(runs)
+        ]
         each = iter([found[at : at + len(grid)] for at in range(0, len(found), len(grid))])
         return [
             known[contender.identity]

@@ -92,7 +92,9 @@ def headline(view: View) -> Markup:
             class_="headline",
         )
     figure = f"{name(best)}: {view.value(best.value)} {view.title}"
-    if baseline is not None and baseline.value is not None:
+    if baseline is not None and baseline.status == "diverged":
+        figure += ", ReLU diverged"
+    elif baseline is not None and baseline.status == "complete" and baseline.value is not None:
         figure += (
             f", ReLU {view.value(baseline.value)} ({view.difference(best.value - baseline.value)})"
         )
@@ -122,7 +124,10 @@ def numbers(view: View) -> Markup:
             h("small", f"trial {view.best.number}"),
         ]
     if view.baseline is not None:
-        entries["ReLU, validation"] = view.value(view.baseline.value)
+        reached = view.value(view.baseline.value)
+        entries["ReLU, validation"] = {"complete": reached}.get(
+            view.baseline.status, view.baseline.status
+        )
     entries["trials"] = [
         # The total may have been lowered since.
         f"{counts['total']} of {max(counts['total'], view.stored.settings.study.trials)}",

@@ -48,9 +48,10 @@ class View:
 
     @cached_property
     def baseline(self) -> "TrialRow | None":
-        """ReLU's trial."""
+        """ReLU's trial, wherever it stands; the last one that came to its end, if one did."""
         rows = [r for r in self.rows if r.kind == "baseline" and r.value is not None]
-        return rows[-1] if rows else None
+        whole = [r for r in rows if r.status == "complete"]
+        return whole[-1] if whole else rows[-1] if rows else None
 
     @cached_property
     def references(self) -> list["TrialRow"]:

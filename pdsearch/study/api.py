@@ -204,8 +204,7 @@ def search(
         )
         # Read anew: the storage as it was written to is closed, and one plain file again.
         done = open_named(stored.name, url)
-        if dataset is not None:
-            _warn_of_guessing(done, dataset, say=said.note)
+        _warn(done, dataset, say=said.note)
     return SearchResult(done.name, done)
 
 
@@ -413,22 +412,26 @@ def _decided(
     return settings.model_copy(update={"trial": trial})
 
 
-def _warn_of_guessing(
-    stored: StoredStudy, dataset: "Dataset", *, say: Callable[[str], None]
-) -> None:
-    """Says that a study compared nothing, where no network of it learned anything."""
+def _warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str], None]) -> None:
+    """Says where a study compared nothing: its ReLU diverged, or no network learned anything."""
     from pdsearch.statistics import beyond_guessing
 
     rows = stored.trials()
     reached = [row.values[0] for row in rows if row.status == "complete"]
+    smaller = "" if dataset is None else ": it takes a smaller learning rate"
+    if any(row.kind == "baseline" and row.status == "diverged" for row in rows):
+        if reached:
+            say(f"ReLU's trial diverged, so nothing is compared with it{smaller}")
+        else:
+            say(f"no trial came to its end, and ReLU's diverged{smaller}")
+    if dataset is None or not reached:
+        return
     chance = float(dataset.train_labels.bincount().max()) / len(dataset.train_labels)
-    remedy = 'it takes more epochs, another learning rate or initialisation = "he"'
-    if not reached and any(row.kind == "baseline" and row.status == "diverged" for row in rows):
-        say("no trial came to its end, and ReLU's diverged: it takes a smaller learning rate")
-    elif reached and not beyond_guessing(max(reached), chance):
+    if not beyond_guessing(max(reached), chance):
         say(
             f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "
-            f"nothing of the candidates: {remedy}"
+            "nothing of the candidates: it takes more epochs, another learning rate or "
+            'initialisation = "he"'
         )
 
 
@@ -488,6 +491,12 @@ def _run(
             recruit=recruit if further and settings.workers == "auto" else None,
         )
         display.say(f"study {stored.name}: {shown_url(url)}")
+        fixed = 1 + len(stored.study.user_attrs[PREFIX + "references"])
+        if settings.trials <= fixed:
+            display.note(
+                f"study.trials = {settings.trials} leaves no trial to a candidate: ReLU and the "
+                f"references take {fixed}"
+            )
         begun_on = stored.study.user_attrs.get(PREFIX + "device", where)
         if begun_on.partition(":")[0] != where.partition(":")[0]:
             display.say(
@@ -508,7 +517,12 @@ def _run(
 def _start_worker(stored: StoredStudy, url: str, *, device: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "pdsearch", "worker", stored.name, "-q", "--device", device]
     environment = {**os.environ, STORAGE: url, PARENT: str(os.getpid())}
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the process that started it, which then ends it
+    )
 
 
 @contextlib.contextmanager

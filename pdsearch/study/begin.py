@@ -155,7 +155,8 @@ def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "opt
                 # Whoever made it was killed in between; what is missing is queued below.
                 study.set_user_attr(PREFIX + "schema", SCHEMA)
                 break
-            if not study.user_attrs and not study.get_trials(deepcopy=False):
+            ours = all(key.startswith(PREFIX) for key in study.user_attrs)
+            if ours and not study.get_trials(deepcopy=False):
                 break  # killed even before that: begun anew
             raise InputError(
                 f"{shown_url(url)} holds a study {name!r} that pdsearch did not make: choose "
@@ -165,9 +166,11 @@ def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "opt
     return study
 
 
-def _shape(family: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a family decides its trials: not what is said of its source."""
-    return {key: value for key, value in family.items() if key != "reference"}
+def _decisive(value: Any) -> Any:
+    """What of a setting, or of the families in it, decides trials: not the source they cite."""
+    if isinstance(value, Mapping):
+        return {key: entry for key, entry in value.items() if key != "reference"}
+    return [_decisive(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: int | None) -> bool:
@@ -181,11 +184,11 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: 
     changes = [
         f"{key} {old.get(key)!r} → {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in FREE
+        if _decisive(old.get(key)) != _decisive(new.get(key)) and key not in FREE
     ]
     for key, family in attributes["families"].items():
         before = attrs[PREFIX + "families"].get(key)
-        if before is not None and _shape(before) != _shape(family):
+        if before is not None and _decisive(before) != _decisive(family):
             changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
     for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
         changes.append(f"criteria.own {spec!r}: what its file says")

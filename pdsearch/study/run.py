@@ -34,6 +34,7 @@ from pdsearch.study.storage import (
     current,
     fail_dead_trials,
     given_up,
+    never_to_go_on,
     requeue,
     take_up,
 )
@@ -180,8 +181,14 @@ class Session:
         epochs = self._epochs()
         if self._settings.pruner != "halving" or epochs is None:
             return False
-        trials = current(self._study.get_trials(deepcopy=False))
-        runners = [_runner(trial) for trial in trials if trial.state != TrialState.FAIL]
+        every = self._study.get_trials(deepcopy=False)
+        trials = current(every)
+        over = never_to_go_on(every)
+        runners = [
+            _runner(trial, over=trial.number in over)
+            for trial in trials
+            if trial.state != TrialState.FAIL
+        ]
         steps = rung_steps(epochs=epochs, looks=self._trainer.looks)
         minimize = self._stored.minimize
         up, past = next_up(runners, steps, minimize=minimize), None
@@ -394,11 +401,12 @@ class Session:
             # A process that was stopped past the grace period learns here that it lost its trial.
             if self._lost(trial):
                 raise _Dropped
-            kept = records if at.whole else looks
-            kept.append({**at.record, "value": at.value})
-            trial.set_user_attr(PREFIX + ("epochs" if at.whole else "looks"), kept)
             epoch = at.step / self._trainer.looks
-            self._display.epoch(epoch, at.value)
+            if at.record is not None:
+                kept = records if at.whole else looks
+                kept.append({**at.record, "value": at.value})
+                trial.set_user_attr(PREFIX + ("epochs" if at.whole else "looks"), kept)
+                self._display.epoch(epoch, at.value)
             if not single:
                 return
             if at.step not in reported:  # before it was stopped
@@ -503,7 +511,8 @@ class Session:
         return tuple(twin.values)
 
 
-def _runner(trial: FrozenTrial) -> Runner:
-    done = trial.state == TrialState.PRUNED
+def _runner(trial: FrozenTrial, *, over: bool) -> Runner:
+    """How a trial stands; `over` of one that may not go on, and is compared with all the same."""
+    done = trial.state == TrialState.PRUNED and not over
     stopped = trial.user_attrs.get(PREFIX + "stopped") if done else None
     return Runner(trial.number, trial.intermediate_values, stopped)

@@ -57,7 +57,7 @@ class StudySection(_Section):
     sampler: Literal["tpe", "random", "cmaes", "gp", "grid", "nsga2"] = Field(
         "tpe",
         description="Optuna's of that name; cmaes, gp and grid search one family only, nsga2 is "
-        "for two objectives (cmaes needs the package cmaes)",
+        "for two objectives (cmaes needs the package cmaes, and not halving)",
     )
     pruner: Literal["hyperband", "median", "halving", "none"] = Field(
         "hyperband",
@@ -150,6 +150,11 @@ class StudySection(_Section):
         two = len(self.objectives) == 2
         if self.sampler == "nsga2" and not two:
             raise ValueError("sampler 'nsga2' is for two objectives; for one use tpe")
+        if self.sampler == "cmaes" and self.pruner == "halving":
+            raise ValueError(
+                "sampler 'cmaes' learns from whole trials, and halving ends but a few: for "
+                "halving use tpe, or with cmaes hyperband, median or none"
+            )
         if two and self.sampler in ("cmaes", "grid"):
             raise ValueError(
                 f"sampler {self.sampler!r} has one objective only; for two use nsga2, tpe or random"
@@ -297,6 +302,10 @@ def check_name(name: str) -> str:
     Raises:
         InputError: it cannot.
     """
+    if name.endswith(".toml"):
+        raise InputError(
+            f"a study's name does not end in .toml, by which a study's file is told, got {name!r}"
+        )
     if not _NAME.match(name):
         shown = ascii(name) if len(name) <= 60 else f"{name[:57]!a}... ({len(name)} long)"
         raise InputError(
@@ -382,8 +391,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is empty: a study file needs a [study] section")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
+    except ValueError as error:  # tomllib's own, or Python's of a number of thousands of digits
+        raise InputError(f"{path} is not TOML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise InputError(f"{path} is nested too deeply") from None
 
@@ -398,7 +407,7 @@ def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) ->
         return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # words need no quotes on a command line
     table = data.setdefault(section, {})
     if isinstance(table, dict):
@@ -419,9 +428,11 @@ def _type_problems(data: Mapping[str, Any]) -> list[str]:
             value = table.get(name)
             kinds = _kinds(entry.annotation)
             if isinstance(value, bool) and bool not in kinds and kinds & {int, float, str}:
-                problems.append(f"{section}.{name}: must be {_said(kinds)}, got {value!r}".lower())
+                problems.append(
+                    f"{section}.{name}: must be {_said(kinds)}, got {_shown(value)}".lower()
+                )
             elif isinstance(value, str) and str not in kinds and kinds & {int, float, bool}:
-                problems.append(f"{section}.{name}: must be {_said(kinds)}, got {value!r}")
+                problems.append(f"{section}.{name}: must be {_said(kinds)}, got {_shown(value)}")
     return problems
 
 

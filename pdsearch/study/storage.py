@@ -385,12 +385,23 @@ def given_up(trials: "Iterable[FrozenTrial]", *, kinds: Container[str]) -> "Froz
     for trial in current(trials):  # in the order of their numbers
         if trial.user_attrs.get("pdsearch:kind") in kinds:
             latest[json.dumps(trial.user_attrs["pdsearch:candidate"], sort_keys=True)] = trial
-    for trial in latest.values():
-        attempts = 1 + len(trial.system_attrs.get("retry_history", []))
-        over = attempts >= ATTEMPTS and trial.user_attrs.get("pdsearch:reason") != INTERRUPTED
-        if trial.state.name == "FAIL" and over:
-            return trial
-    return None
+    return next((trial for trial in latest.values() if _hopeless(trial)), None)
+
+
+def never_to_go_on(trials: "Iterable[FrozenTrial]") -> set[int]:
+    """The numbers of stopped trials whose continuation failed at every attempt."""
+    return {
+        trial.user_attrs[CONTINUES]
+        for trial in trials
+        if CONTINUES in trial.user_attrs and _hopeless(trial)
+    }
+
+
+def _hopeless(trial: "FrozenTrial") -> bool:
+    """Whether it failed and is not to be tried again."""
+    attempts = 1 + len(trial.system_attrs.get("retry_history", []))
+    over = attempts >= ATTEMPTS and trial.user_attrs.get("pdsearch:reason") != INTERRUPTED
+    return trial.state.name == "FAIL" and over
 
 
 def _queue(

@@ -241,6 +241,7 @@ def status(stored: StoredStudy) -> dict[str, Any]:
         "running": running,
         "families": {name: gate.to_dict() for name, gate in stored.gates.items()},
         "waiting": sum(row.status == "waiting" for row in rows),
+        "train": stored.study.user_attrs.get(PREFIX + "train"),
         "device": stored.study.user_attrs.get(PREFIX + "device"),
         "versions": stored.study.user_attrs.get(PREFIX + "versions"),
     }
@@ -261,7 +262,7 @@ def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str
     references = {}
     for row in rows:
         if row.kind == "reference" and row.candidate is not None and row.status != "failed":
-            references[row.candidate.family.name] = _finite(row.value)
+            references[row.candidate.family.name] = _reached(row)
     shown = ("complete", "pruned", "ruled_out", "failed", "total")
     return {
         "study": stored.name,
@@ -276,9 +277,14 @@ def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str
             "formula": best.candidate.formula,
             "value": _finite(best.value),
         },
-        "baseline": {"value": _finite(baseline.value) if baseline else None},
+        "baseline": {"value": _reached(baseline) if baseline else None},
         "references": references,
     }
+
+
+def _reached(row: TrialRow) -> float | None:
+    """The value of a trial that came to its end: on the way there it says nothing of the end."""
+    return _finite(row.value) if row.status == "complete" else None
 
 
 def open_study(study: str | Path, *, storage: str | None = None) -> StoredStudy:

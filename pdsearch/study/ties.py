@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 from pdsearch.study.progress import Display
+from pdsearch.study.run import Machine
+from pdsearch.study.storage import ATTEMPTS
 from pdsearch.study.stored import PREFIX, StoredStudy, TrialRow
-from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
+from pdsearch.study.train import Outcome, Reached, Trainer, checkpoint_path, drop_checkpoints
 
 FEW = 3
 """Of the best, how many may be trained over further seeds."""
@@ -66,13 +68,27 @@ def _further_seed(
 ) -> None:
     assert row.candidate is not None
     checkpoint = checkpoint_path(stored.output / "checkpoints", row.candidate, seed=seed)
-    outcome = trainer(
-        row.candidate,
-        seed=seed,
-        on_step=on_step,
-        on_batch=display.batch,
-        checkpoint=checkpoint,
-    )
+    display.begin(row.candidate.name, epochs=trainer.epochs)
+    outcome: Outcome | None = None
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            outcome = trainer(
+                row.candidate,
+                seed=seed,
+                on_step=on_step,
+                on_batch=display.batch,
+                checkpoint=checkpoint,
+            )
+            break
+        except Machine as error:
+            # The study is finished, and what is known decides well enough without this seed.
+            first = (str(error).splitlines() or [""])[0]
+            then = "trying again" if attempt < ATTEMPTS else "left out; the same search tries anew"
+            display.note(
+                f"trial {row.number}, seed {seed}: {type(error).__name__}: {first} ({then})"
+            )
+    if outcome is None:
+        return
     # One that diverges over one seed in three is no best candidate: it has no mean, and comes last.
     value = None if outcome.diverged is not None else outcome.values[0]
     kept = dict(stored.study.user_attrs.get(PREFIX + "seeds", {}))

@@ -17,6 +17,10 @@ from pdsearch.study.settings import StudyFile
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
 
+WORST_LOSS = 1e9
+"""In nats, for what has no loss to be compared by: worse than any, and finite, for a percentile of
+infinities is no number."""
+
 LOOKS = 4
 """Looks within the first epoch where halving may prune and the study file names no number."""
 
@@ -34,14 +38,15 @@ class Reached:
         step: what a pruner counts: `looks` an epoch, of which the first alone has them all.
         value: of the study's objective; where several learning rates are tried, the best so far.
         standing: what a pruner compares at this step, in the direction of the study.
-        record: of the epoch that has just ended, or of a look within the first one.
+        record: of the epoch that has just ended, or of a look within the first one; None where
+            nothing was trained at this step, for the rate diverged whose step it was.
         whole: whether it is an epoch's end.
     """
 
     step: int
     value: float
     standing: float
-    record: dict[str, Any]
+    record: dict[str, Any] | None
     whole: bool = True
 
 
@@ -154,6 +159,7 @@ class ImageTrainer:
         import torch
 
         from pdsearch.models import source_digest
+        from pdsearch.trial import resolve_device
 
         self._settings = settings
         self._dataset = dataset
@@ -169,6 +175,7 @@ class ImageTrainer:
             self._source,
             dataset.fingerprint,
             str(torch.__version__),
+            resolve_device(device).type,
         ]
         text = json.dumps(made_with, sort_keys=True)
         self._made_with = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -191,25 +198,48 @@ class ImageTrainer:
         rates = settings.learning_rates or (settings.learning_rate,)
         by_loss = self._settings.study.compares == "loss"
         # Over several rates a candidate is as good as its best so far: all take them in the same
-        # order, so that values at one step compare.
-        best: dict[float, tuple[float, float]] = {}
+        # order, so that values at one step compare. One that diverged on its way counts no longer.
+        nothing = 0.0, -WORST_LOSS if by_loss else 0.0
+        best: dict[float, tuple[int, float, float]] = {}  # epochs, value and standing by rate
+        reached = 0  # the last step that was told
         if checkpoint is not None:
             checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{self._made_with}")
 
         def standing(accuracy: float, loss: float | None) -> float:
             if not by_loss:
                 return accuracy
-            return -math.inf if loss is None or math.isnan(loss) else -loss
+            return -WORST_LOSS if loss is None or math.isnan(loss) else -loss
+
+        def so_far(rate: float) -> tuple[float, float]:
+            counting = [
+                entry[1:]
+                for other, entry in best.items()
+                if other == rate or entry[0] == settings.epochs
+            ]
+            value, stands = (max(column) for column in zip(nothing, *counting, strict=True))
+            return value, stands
 
         def told(rate: float, record: EpochRecord) -> None:
+            nonlocal reached
             epoch = rates.index(rate) * settings.epochs + record.epoch
-            earlier = [reached for other, reached in best.items() if other != rate]
-            best[rate] = record.accuracy, standing(record.accuracy, record.evaluation_loss)
-            value, stands = (max(column) for column in zip(best[rate], *earlier, strict=True))
+            value, stands = so_far(rate)
+            # The steps of a rate that diverged pass with what the others came to, so that a pruner
+            # asks of everyone at every step.
+            for step in _steps(reached, epoch * self.looks, looks=self.looks):
+                reached = step
+                on_step(Reached(step, value, stands, None))
+            reached = epoch * self.looks
+            best[rate] = (
+                record.epoch,
+                record.accuracy,
+                standing(record.accuracy, record.evaluation_loss),
+            )
             entry = {**_plain(asdict(record)), "epoch": epoch}
-            on_step(Reached(epoch * self.looks, value, stands, entry))
+            on_step(Reached(reached, *so_far(rate), entry))
 
         def looked(look: Look) -> None:
+            nonlocal reached
+            reached = look.number
             entry = {**_plain(asdict(look)), "of": self.looks}
             stands = standing(look.accuracy, look.loss)
             on_step(Reached(look.number, look.accuracy, stands, entry, whole=False))
@@ -262,6 +292,11 @@ def looks_of(settings: StudyFile, *, images: int) -> int:
         return study.looks or 1
     batches = int(images * (1 - trial.validation)) // trial.batch_size
     return max(1, min(LOOKS, batches // BATCHES_A_LOOK))
+
+
+def _steps(after: int, before: int, *, looks: int) -> list[int]:
+    """The steps between two that a run over its epochs would have told."""
+    return [step for step in range(after + 1, before) if step < looks or step % looks == 0]
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:

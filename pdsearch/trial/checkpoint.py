@@ -71,6 +71,7 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Replaces the checkpoint at `path` as a whole; where it cannot, warns and leaves it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {
@@ -94,9 +95,10 @@ def write_checkpoint(
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
         # A checkpoint only saves time after a crash: training goes on without it.
-        log.warning("the checkpoint %s cannot be written (%s)", path, error.strerror or error)
+        reason = getattr(error, "strerror", None) or error
+        log.warning("the checkpoint %s cannot be written (%s)", path, reason)
 
 
 def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
