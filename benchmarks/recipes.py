@@ -46,6 +46,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What each changes of `COMMON`. The plain networks are of `plain.py`."""
 
+FAR = 6.0  # points: what is further from ReLU would leave the figure no room for the rest
+PALETTE = ("#e0701a", "#2f7ed8", "#1a9c78", "#a05fd0", "#d6455d")
+
 LENGTHS = {"step-half": ("step", 0.5), "step-double": ("step", 2.0)}
 """Recipes confirmed at another multiple of `--epochs`, at the learning rates of the first one."""
 
@@ -106,6 +109,16 @@ def names_of(found: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(row.name for one in found.values() for row in one.rows[1:]))
 
 
+def cell(row: Any) -> str:
+    """A row's difference to ReLU, in points."""
+    if len(row.diverged) == row.seeds:
+        return "diverged"
+    span = "" if row.ci95 is None else " [{:+.2f}, {:+.2f}]".format(
+        *(100 * end for end in row.ci95)
+    )  # fmt: skip
+    return f"{100 * row.difference:+.2f}{span}{'*' if row.significant else ''}"
+
+
 def map_table(found: dict[str, Any]) -> str:
     """Markdown: a row a recipe, ReLU's accuracy, each one's paired difference and rate."""
     names = names_of(found)
@@ -123,11 +136,7 @@ def map_table(found: dict[str, Any]) -> str:
             if row is None or row.difference is None:
                 cells.append("")
                 continue
-            span = "" if row.ci95 is None else " [{:+.2f}, {:+.2f}]".format(
-                *(100 * end for end in row.ci95)
-            )  # fmt: skip
-            star = "*" if row.significant else ""
-            cells.append(f"{100 * row.difference:+.2f}{span}{star} ({row.learning_rate:g})")
+            cells.append(f"{cell(row)} ({row.learning_rate:g})")
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -138,39 +147,71 @@ def map_table(found: dict[str, Any]) -> str:
 
 
 def figure(found: dict[str, Any]) -> Any:
-    """Differences to ReLU by recipe, with their intervals."""
+    """Differences to ReLU by recipe, with their intervals; those beyond `FAR` stand at the edge."""
     import plotly.graph_objects as go
 
     names = names_of(found)
+    height = {recipe: place for place, recipe in enumerate(found)}
+    rows = [
+        (recipe, row)
+        for recipe, confirmation in found.items()
+        for row in confirmation.rows
+        if row.name in names and row.difference is not None
+    ]
+    near = [(recipe, row) for recipe, row in rows if abs(100 * row.difference) <= FAR]
+    ends = [0.0, *(100 * end for _, row in near for end in row.ci95 or (row.difference,))]
+    left, right = min(ends) - 0.8, max(ends) + 0.8
     drawn = go.Figure()
     for place, name in enumerate(names):
-        rows = {
-            recipe: row
-            for recipe, confirmation in found.items()
-            for row in confirmation.rows
-            if row.name == name and row.difference is not None
-        }
-        reach = [
-            0.0 if row.ci95 is None else 100 * (row.ci95[1] - row.difference)
-            for row in rows.values()
-        ]
+        tone = PALETTE[place % len(PALETTE)]
         shift = 0.16 * (place - (len(names) - 1) / 2)
+        inside = [(recipe, row) for recipe, row in near if row.name == name]
         drawn.add_scatter(
-            x=[100 * row.difference for row in rows.values()],
-            y=[list(found).index(recipe) + shift for recipe in rows],
-            error_x={"type": "data", "array": reach, "thickness": 1.5, "width": 3},
+            x=[100 * row.difference for _, row in inside],
+            y=[height[recipe] + shift for recipe, _ in inside],
+            error_x={
+                "type": "data", "thickness": 1.5, "width": 3,
+                "array": [
+                    100 * (row.ci95[1] - row.difference) if row.ci95 else 0.0 for _, row in inside
+                ],
+            },
             mode="markers",
-            marker={"size": 8},
+            marker={"size": 9, "color": tone},
             name=name,
-        )
+        )  # fmt: skip
+        for recipe, row in rows:
+            if row.name == name and (recipe, row) not in near:
+                below = row.difference < 0
+                drawn.add_scatter(
+                    x=[left + 0.2 if below else right - 0.2],
+                    y=[height[recipe] + shift],
+                    mode="markers+text",
+                    marker={
+                        "size": 9, "color": tone, "symbol": f"arrow-{'left' if below else 'right'}",
+                    },
+                    text=f" {cell(row)} ",
+                    textposition=f"middle {'right' if below else 'left'}",
+                    textfont={"size": 11, "color": tone},
+                    showlegend=False,
+                )  # fmt: skip
     drawn.add_vline(x=0, line={"color": "#888", "width": 1})
     drawn.update_yaxes(
-        tickvals=list(range(len(found))), ticktext=list(found), autorange="reversed", zeroline=False
+        tickvals=list(height.values()),
+        ticktext=[
+            f"{recipe}<br><span style='color:#888;font-size:11px'>"
+            f"ReLU {100 * confirmation.rows[0].mean:.1f} %</span>"
+            for recipe, confirmation in found.items()
+        ],
+        autorange="reversed",
+        zeroline=False,
     )
-    drawn.update_xaxes(title="test accuracy − ReLU's, points (95 % interval)", zeroline=False)
+    drawn.update_xaxes(
+        title="test accuracy − ReLU's, points (95 % interval)", zeroline=False, range=[left, right]
+    )
     drawn.update_layout(
         template="plotly_white", width=900, height=120 + 70 * len(found),
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, margin={"t": 60, "r": 20},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
+        margin={"t": 40, "r": 20, "b": 60},
     )  # fmt: skip
     return drawn
 
@@ -211,7 +252,9 @@ def main() -> None:
         found[name] = one_recipe(name, folder, images, arguments)
         told(f"{name}: {found[name].headline}")
     if arguments.figure is not None:
-        figure(found).write_html(arguments.figure, include_plotlyjs=True)
+        figure(found).write_html(
+            arguments.figure, include_plotlyjs=True, config={"displayModeBar": False}
+        )
     if arguments.json:
         print(json.dumps({name: one.to_dict() for name, one in found.items()}, allow_nan=False))
     else:

@@ -1,7 +1,7 @@
 """What benchmarks/recipes.py trains: its recipes are settings, its networks what they are said."""
 
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from scripts import load_script
@@ -33,6 +33,42 @@ def test_other_lengths_are_of_a_recipe_that_is_there(recipes: ModuleType) -> Non
     for name, (recipe, length) in recipes.LENGTHS.items():
         assert name not in recipes.RECIPES and recipe in recipes.RECIPES
         assert length > 0 and length != 1
+
+
+def made_up(name: str, difference: float, *, diverged: int = 0) -> SimpleNamespace:
+    half = 0.005
+    return SimpleNamespace(
+        name=name, mean=0.5 + difference, seeds=4, difference=difference, learning_rate=0.02,
+        ci95=(difference - half, difference + half), significant=abs(difference) > half,
+        diverged=tuple(range(diverged)),
+    )  # fmt: skip
+
+
+def test_the_table_and_the_figure_hold_every_row(recipes: ModuleType) -> None:
+    relu = made_up("relu", 0.0)
+    found = {
+        "step": SimpleNamespace(rows=[relu, made_up("b", -0.1), made_up("c", 0.016)]),
+        "he": SimpleNamespace(rows=[relu, made_up("b", -0.4, diverged=4), made_up("c", 0.002)]),
+        "adam": SimpleNamespace(rows=[relu, made_up("b", -0.2, diverged=3)]),
+    }
+    table = recipes.map_table(found).splitlines()
+    assert table[2:5] == [
+        "| step | 4 | 50.00 (0.02) | -10.00 [-10.50, -9.50]* (0.02) "
+        "| +1.60 [+1.10, +2.10]* (0.02) |",
+        "| he | 4 | 50.00 (0.02) | diverged (0.02) | +0.20 [-0.30, +0.70] (0.02) |",
+        "| adam | 4 | 50.00 (0.02) | -20.00 [-20.50, -19.50]* (0.02) |  |",
+    ]
+    drawn = recipes.figure(found)
+    inside = [trace for trace in drawn.data if trace.mode == "markers"]
+    assert [(trace.name, list(trace.x)) for trace in inside] == [("b", []), ("c", [1.6, 0.2])]
+    beyond = [(round(trace.y[0]), trace.text.strip()) for trace in drawn.data if trace.text]
+    assert beyond == [
+        (0, "-10.00 [-10.50, -9.50]*"),
+        (1, "diverged"),
+        (2, "-20.00 [-20.50, -19.50]*"),
+    ]
+    low, high = drawn.layout.xaxis.range
+    assert low == pytest.approx(-1.1) and high == pytest.approx(2.9)
 
 
 def test_candidates_are_read(recipes: ModuleType) -> None:
