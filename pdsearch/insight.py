@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pdsearch.errors import StorageError
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
 from pdsearch.study.storage import storage_errors
+from pdsearch.study.stored import trained_by
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
@@ -200,7 +201,7 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
     place = settings.objectives.index("accuracy")
     complete = [row for row in rows if row.status == "complete" and len(row.values) > place]
     # A study around a Python function has no epochs of its own.
-    own = stored.study.user_attrs.get("pdsearch:train") is None
+    own = trained_by(stored) is None
     longest = max((len(row.epochs) for row in complete), default=0)
     epochs = stored.settings.trial.epochs if own else longest
     used: dict[str, TrialRow] = {}

@@ -8,10 +8,13 @@ numbers give the same interval every time.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 # Draws of a bootstrap or a permutation test: scipy's own default.
 RESAMPLES = 9_999
@@ -64,6 +67,11 @@ class RankCorrelation:
     rho: float
     interval: tuple[float, float] | None
     p_value: float
+
+
+def guessing(labels: "torch.Tensor") -> float:
+    """The accuracy of always naming the most frequent class; `labels` are (n,), int64."""
+    return float(labels.bincount().max()) / len(labels)
 
 
 def beyond_guessing(accuracy: float, chance: float) -> bool:

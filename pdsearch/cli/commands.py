@@ -154,8 +154,10 @@ def _write_results(stored: "StoredStudy") -> list[str]:
 
 
 def _provenance(stored: "StoredStudy", trial: int, value: float | None) -> dict[str, Any]:
+    from pdsearch.study.stored import trained_by
+
     settings = stored.settings.trial
-    by = stored.study.user_attrs.get("pdsearch:train")
+    by = trained_by(stored)
     if by is not None:  # of its model and data nothing is known
         return {"study": stored.name, "trial": trial, "value": value, "train": by}
     return {

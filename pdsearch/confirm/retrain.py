@@ -22,6 +22,8 @@ from pdsearch.confirm.runs import (
 )
 from pdsearch.confirm.together import start_helper, take_turns
 from pdsearch.errors import InputError
+from pdsearch.statistics import guessing
+from pdsearch.study.stored import trained_by
 from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out
 
 if TYPE_CHECKING:
@@ -106,8 +108,7 @@ class _Session:
             directory=self.stored.directory,
         )
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.
-        labels = dataset.test_labels if split == "test" else dataset.train_labels
-        chance = float(labels.bincount().max()) / len(labels)
+        chance = guessing(dataset.test_labels if split == "test" else dataset.train_labels)
         accuracy = chance if result.diverged else result.value
         record = {
             "schema": SCHEMA,
@@ -262,7 +263,7 @@ def confirm(
     from pdsearch.trial import resolve_device
 
     settings = stored.settings
-    if stored.study.user_attrs.get("pdsearch:train") is not None:
+    if trained_by(stored) is not None:
         raise InputError(
             f"study {stored.name!r} trains by a Python function, which knows no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"

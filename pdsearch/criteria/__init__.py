@@ -43,7 +43,7 @@ from pdsearch.criteria.result import (
 )
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.search import Budget
-from pdsearch.errors import InputError, PdsearchError
+from pdsearch.errors import InputError, PdsearchError, first_line
 from pdsearch.family import Candidate, Family
 from pdsearch.family.loading import run_file
 
@@ -251,7 +251,7 @@ def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
     except (PdsearchError, OSError, RuntimeError, MemoryError):
         raise  # said clearly already, or what another attempt may get over
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
+        first = first_line(error)
         raise InputError(
             f"the criterion {name!r} failed for {candidate.name}: {type(error).__name__}: {first}"
         ) from error

@@ -12,7 +12,7 @@ from types import MappingProxyType, ModuleType
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from pdsearch import expression as _expression
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, first_line
 from pdsearch.family.definition import FAMILY_NAME, JSON_LIMIT, Candidate, Family
 from pdsearch.family.ranges import Range, distribution_from, short
 
@@ -92,7 +92,7 @@ def run_file(path: Path) -> ModuleType:
     except InputError as error:
         raise type(error)(f"{path}{_line_in(error, path)}: {error}") from None
     except (Exception, SystemExit) as error:
-        first = (str(error).splitlines() or [""])[0]
+        first = first_line(error)
         raise InputError(
             f"{path}{_line_in(error, path)}: {type(error).__name__}{': ' if first else ''}{first}"
         ) from error

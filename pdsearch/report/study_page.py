@@ -124,9 +124,9 @@ def numbers(view: View) -> Markup:
             h("small", f"trial {view.best.number}"),
         ]
     if view.baseline is not None:
-        reached = view.value(view.baseline.value)
-        entries["ReLU, validation"] = {"complete": reached}.get(
-            view.baseline.status, view.baseline.status
+        whole = view.baseline.status == "complete"
+        entries["ReLU, validation"] = (
+            view.value(view.baseline.value) if whole else view.baseline.status
         )
     entries["trials"] = [
         # The total may have been lowered since.

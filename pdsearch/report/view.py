@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pdsearch.confirm import Confirmation, load_confirmation
 from pdsearch.report.rates import best_run
 from pdsearch.study.settings import DEFAULT_STORAGE
-from pdsearch.study.stored import ranked
+from pdsearch.study.stored import ranked, trained_by
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
@@ -75,7 +75,7 @@ class View:
     @property
     def by_function(self) -> bool:
         """Whether a Python function trains, of whose values nothing is known."""
-        return self.stored.study.user_attrs.get("pdsearch:train") is not None
+        return trained_by(self.stored) is not None
 
     @property
     def title(self) -> str:

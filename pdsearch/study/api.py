@@ -414,7 +414,7 @@ def _decided(
 
 def _warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str], None]) -> None:
     """Says where a study compared nothing: its ReLU diverged, or no network learned anything."""
-    from pdsearch.statistics import beyond_guessing
+    from pdsearch.statistics import beyond_guessing, guessing
 
     rows = stored.trials()
     reached = [row.values[0] for row in rows if row.status == "complete"]
@@ -426,7 +426,7 @@ def _warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str]
             say(f"no trial came to its end, and ReLU's diverged{smaller}")
     if dataset is None or not reached:
         return
-    chance = float(dataset.train_labels.bincount().max()) / len(dataset.train_labels)
+    chance = guessing(dataset.train_labels)
     if not beyond_guessing(max(reached), chance):
         say(
             f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "

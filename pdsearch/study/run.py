@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate, gate
-from pdsearch.errors import PdsearchError
+from pdsearch.errors import PdsearchError, first_line
 from pdsearch.family import Candidate, Family
 from pdsearch.study.progress import Display
 from pdsearch.study.rungs import Runner, among_best, furthest, next_up, rung_steps
@@ -303,9 +303,10 @@ class Session:
                 trial.set_user_attr(PREFIX + "reason", INTERRUPTED)
             raise
         except Machine as error:
-            first = (str(error).splitlines() or [""])[0]
             trial.set_user_attr(PREFIX + "status", "failed")
-            trial.set_user_attr(PREFIX + "reason", f"{type(error).__name__}: {first}"[:500])
+            trial.set_user_attr(
+                PREFIX + "reason", f"{type(error).__name__}: {first_line(error)}"[:500]
+            )
             raise _Again from error
         return values[0] if len(values) == 1 else values
 

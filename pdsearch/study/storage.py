@@ -385,7 +385,7 @@ def given_up(trials: "Iterable[FrozenTrial]", *, kinds: Container[str]) -> "Froz
     for trial in current(trials):  # in the order of their numbers
         if trial.user_attrs.get("pdsearch:kind") in kinds:
             latest[json.dumps(trial.user_attrs["pdsearch:candidate"], sort_keys=True)] = trial
-    return next((trial for trial in latest.values() if _hopeless(trial)), None)
+    return next((trial for trial in latest.values() if _is_over(trial)), None)
 
 
 def never_to_go_on(trials: "Iterable[FrozenTrial]") -> set[int]:
@@ -393,11 +393,11 @@ def never_to_go_on(trials: "Iterable[FrozenTrial]") -> set[int]:
     return {
         trial.user_attrs[CONTINUES]
         for trial in trials
-        if CONTINUES in trial.user_attrs and _hopeless(trial)
+        if CONTINUES in trial.user_attrs and _is_over(trial)
     }
 
 
-def _hopeless(trial: "FrozenTrial") -> bool:
+def _is_over(trial: "FrozenTrial") -> bool:
     """Whether it failed and is not to be tried again."""
     attempts = 1 + len(trial.system_attrs.get("retry_history", []))
     over = attempts >= ATTEMPTS and trial.user_attrs.get("pdsearch:reason") != INTERRUPTED

@@ -156,6 +156,15 @@ class StoredStudy:
         return counts_of(self.trials())
 
 
+def trained_by(stored: StoredStudy) -> str | None:
+    """The name of the Python function that trains; None where pdsearch does.
+
+    Of a function's values nothing is known, nor of its model and data.
+    """
+    name: str | None = stored.study.user_attrs.get(PREFIX + "train")
+    return name
+
+
 def gates_of(study: "optuna.Study") -> dict[str, FamilyGate]:
     """As `StoredStudy.gates`; nothing is known in a study that an earlier version has begun."""
     kept = study.user_attrs.get(PREFIX + "gates", {})
@@ -241,7 +250,7 @@ def status(stored: StoredStudy) -> dict[str, Any]:
         "running": running,
         "families": {name: gate.to_dict() for name, gate in stored.gates.items()},
         "waiting": sum(row.status == "waiting" for row in rows),
-        "train": stored.study.user_attrs.get(PREFIX + "train"),
+        "train": trained_by(stored),
         "device": stored.study.user_attrs.get(PREFIX + "device"),
         "versions": stored.study.user_attrs.get(PREFIX + "versions"),
     }

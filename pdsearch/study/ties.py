@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pdsearch.errors import first_line
 from pdsearch.study.progress import Display
 from pdsearch.study.run import Machine
 from pdsearch.study.storage import ATTEMPTS
@@ -82,11 +83,9 @@ def _further_seed(
             break
         except Machine as error:
             # The study is finished, and what is known decides well enough without this seed.
-            first = (str(error).splitlines() or [""])[0]
             then = "trying again" if attempt < ATTEMPTS else "left out; the same search tries anew"
-            display.note(
-                f"trial {row.number}, seed {seed}: {type(error).__name__}: {first} ({then})"
-            )
+            what = f"{type(error).__name__}: {first_line(error)}"
+            display.note(f"trial {row.number}, seed {seed}: {what} ({then})")
     if outcome is None:
         return
     # One that diverges over one seed in three is no best candidate: it has no mean, and comes last.
