@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pdsearch.criteria import check
     from pdsearch.errors import InputError, PdsearchError
     from pdsearch.expression import t, x
-    from pdsearch.family import Candidate, Family, library, load_family
+    from pdsearch.family import Candidate, Family, fade, library, load_family
     from pdsearch.report import plot
     from pdsearch.study import open_study, search
 
@@ -26,6 +26,7 @@ _OWNERS = {
     "PdsearchError": "errors",
     "check": "criteria",
     "convert": "autograd",
+    "fade": "family",
     "forward_control": "autograd",
     "library": "family",
     "load_family": "family",
@@ -46,6 +47,7 @@ __all__ = [
     "PdsearchError",
     "check",
     "convert",
+    "fade",
     "forward_control",
     "library",
     "load_family",

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import sympy
 from optuna.distributions import BaseDistribution, FloatDistribution
-from sympy.core.relational import Relational
 
 from pdsearch.errors import FormulaError, InputError
 from pdsearch.expression import canonical, check_parameters_used, parse, symbol, x
-from pdsearch.family import Family
+from pdsearch.family import Family, side
 
 __all__ = ["below", "family_of", "mixture", "scale", "shift"]
 
@@ -78,8 +77,8 @@ def below(negative: Family, positive: Family, *, name: str | None = None) -> Fam
 
     Parameters that matter only on a side that was dropped are dropped with it.
     """
-    left = _side(negative.expression, positive=False)
-    right = _side(positive.expression, positive=True)
+    left = side(negative.expression, positive=False)
+    right = side(positive.expression, positive=True)
     right, space, defaults = _joined(negative, left, positive, right)
     return _composed(
         name or _name(f"{negative.name}_below_{positive.name}"),
@@ -252,21 +251,6 @@ def _parameter(
 
 def _name(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else name[:_NAME_LENGTH]
-
-
-def _side(expression: sympy.Expr, *, positive: bool) -> sympy.Expr:
-    """The expression where x > 0, or where x <= 0: conditions decided there are resolved."""
-    decided = {}
-    for relation in expression.atoms(Relational):
-        turned = relation if relation.lhs == x else relation.reversed
-        if turned.lhs != x or not turned.rhs.is_Rational:
-            continue
-        bound, operator = turned.rhs, turned.rel_op
-        if positive and bound <= 0:
-            decided[relation] = sympy.sympify(operator in (">", ">=", "!="))
-        elif not positive and (bound > 0 or (bound == 0 and operator in (">", "<="))):
-            decided[relation] = sympy.sympify(operator in ("<", "<=", "!="))
-    return expression.xreplace(decided)
 
 
 def _merged(

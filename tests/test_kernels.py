@@ -24,9 +24,7 @@ SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3.4e38, -3.4e38, math.inf, -
 
 
 def make(candidate: Candidate, dtype: torch.dtype = torch.float32, *, save: str = "auto") -> Plan:
-    return plan(
-        candidate, progress=0.0, dtype=dtype, device=torch.device("cpu"), save=save, exact=False
-    )
+    return plan(candidate, dtype=dtype, device=torch.device("cpu"), save=save, exact=False)
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -133,7 +131,7 @@ def test_every_bfloat16_input_is_correctly_rounded(name: str) -> None:
         assert torch.equal(chosen.scale(torch.ones_like(given), given), wanted), candidate
         if candidate == family.default and torch.ops.pdsearch.avx512():
             # Else its backward pass would take three times ReLU's own, right as it would be.
-            found = kernels._rounded(candidate, 0.0)
+            found = kernels._rounded(candidate)
             assert found is not None and found.share <= rounded.MOST
         product = upstream.double() * exact
         got = chosen.scale(upstream, given).double()
@@ -281,7 +279,7 @@ def test_what_is_kept() -> None:
 
 def test_uint8_needs_a_dtype_with_a_kernel_and_not_exact() -> None:
     candidate = library()["exp_tail"].default
-    where = {"progress": 0.0, "device": torch.device("cpu"), "save": "uint8"}
+    where = {"device": torch.device("cpu"), "save": "uint8"}
     with pytest.raises(InputError, match="not with exact=True"):
         plan(candidate, dtype=torch.float32, exact=True, **where)
     with pytest.raises(UnsupportedError, match=r"no fused kernel for torch.float64"):

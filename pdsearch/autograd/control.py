@@ -86,9 +86,9 @@ class _Integral(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (input,) = ctx.saved_tensors
-        plan = rule(ctx.candidate, 0.0, "input", False).plan(input)
+        plan = rule(ctx.candidate, "input", False).plan(input)
         if torch.is_grad_enabled():  # create_graph=True: the formula can be differentiated again
-            return grads[0] * plan.kernel(input, plan.t, plan.values), None, None
+            return grads[0] * plan.kernel(input, plan.t(0.0), plan.values), None, None
         return plan.scale(grads[0], input), None, None
 
 

@@ -47,7 +47,7 @@ class PDReLU(nn.Module):
 
     def _prepare(self) -> None:
         self.kernel = codegen.kernel(self.candidate.family)
-        self.rule = Rule(self.candidate, progress=self.progress, save=self.save, exact=self.exact)
+        self.rule = Rule(self.candidate, save=self.save, exact=self.exact)
 
     def set_progress(self, t: float) -> None:
         """Set the training progress, in [0, 1]."""
@@ -55,7 +55,6 @@ class PDReLU(nn.Module):
         if t != self.progress:
             self.progress = float(t)
             self.t.fill_(t)
-            self._prepare()
 
     def error_bound(
         self, dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu"
@@ -79,8 +78,9 @@ class PDReLU(nn.Module):
         if not input.is_floating_point():
             raise InputError(f"PDReLU needs a floating-point tensor, got {input.dtype}")
         if torch.compiler.is_compiling():
-            return traced(input, self.t, self.values, self.kernel)
-        return self.rule(input)
+            up = self.candidate.direction == "up"
+            return traced(input, self.t, self.values, self.kernel, up)
+        return self.rule(input, self.progress)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled: functions made from text cannot be pickled."""

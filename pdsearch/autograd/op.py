@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 from pdsearch import codegen, kernels
 from pdsearch.errors import InputError, UnsupportedError
-from pdsearch.family import Candidate
+from pdsearch.family import Candidate, fading
 
 __all__ = ["Rule", "check_progress", "pd_relu"]
 
@@ -153,19 +153,26 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+        input: torch.Tensor,
+        t: torch.Tensor,
+        values: torch.Tensor,
+        kernel: codegen.Kernel,
+        up: bool,
     ) -> torch.Tensor:
         return torch.relu(input)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        *tensors, ctx.kernel = inputs
+        *tensors, ctx.kernel, ctx.up = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, t, values = ctx.saved_tensors
-        return grads[0] * ctx.kernel(input, t, values), None, None, None
+        product = grads[0] * ctx.kernel(input, t, values)
+        if ctx.up:
+            product = kernels.passing(product, grads[0], input)
+        return product, None, None, None, None
 
 
 class _Transformed(torch.autograd.Function):
@@ -175,23 +182,35 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+        input: torch.Tensor,
+        t: torch.Tensor,
+        values: torch.Tensor,
+        kernel: codegen.Kernel,
+        up: bool,
     ) -> torch.Tensor:
         return torch.relu(input)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        *tensors, ctx.kernel = inputs
+        *tensors, ctx.kernel, ctx.up = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, t, values = ctx.saved_tensors
-        return grads[0] * _Slope.apply(input, t, values, ctx.kernel, 0), None, None, None
+        product = grads[0] * _Slope.apply(input, t, values, ctx.kernel, 0)
+        if ctx.up:
+            product = kernels.passing(product, grads[0], input)
+        return product, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
+        if ctx.up:
+            raise UnsupportedError(
+                'direction "up" chooses by the sign of grad_output, and forward-mode AD has none: '
+                'use reverse mode, or direction "both"'
+            )
         return cast(torch.Tensor, _Push.apply(ctx.kernel, 0, *ctx.saved_tensors, tangents[0]))
 
 
@@ -199,9 +218,9 @@ class _Eager(torch.autograd.Function):
     """The fused way: keeps what the plan says, and lets the plan scale."""
 
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, plan: kernels.Plan) -> torch.Tensor:
+    def forward(ctx: Any, input: torch.Tensor, plan: kernels.Plan, progress: float) -> torch.Tensor:
         output = torch.relu(input)
-        ctx.plan = plan
+        ctx.plan, ctx.progress = plan, progress
         if plan.keeps == "input":
             ctx.save_for_backward(input)
         elif plan.keeps == "output":
@@ -211,28 +230,34 @@ class _Eager(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
         (kept,) = ctx.saved_tensors
         plan = ctx.plan
         if not torch.is_grad_enabled():
-            return plan.scale(grads[0], kept), None
+            return plan.scale(grads[0], kept, ctx.progress), None, None
         # create_graph=True: the gradient itself is going to be differentiated.
         if plan.keeps == "code":
             raise UnsupportedError(
                 'save="uint8" keeps too little for double backward (create_graph=True): use '
                 'save="input"'
             )
-        return grads[0] * _Slope.apply(kept, plan.t, plan.values, plan.kernel, 0), None
+        slope = _Slope.apply(kept, plan.t(ctx.progress), plan.values, plan.kernel, 0)
+        product = grads[0] * slope
+        if plan.up:
+            product = kernels.passing(product, grads[0], kept)
+        return product, None, None
 
 
 class Rule:
-    """One candidate at one training progress: what `pd_relu` needs at every call.
+    """One candidate: what `pd_relu` needs at every call.
 
     Plans are made when a dtype and device first come by.
     """
 
-    def __init__(self, candidate: Candidate, *, progress: float, save: str, exact: bool) -> None:
-        self.candidate, self.progress, self.save, self.exact = candidate, progress, save, exact
+    def __init__(self, candidate: Candidate, *, save: str, exact: bool) -> None:
+        self.candidate, self.save, self.exact = candidate, save, exact
+        self.up = candidate.direction == "up"
+        self._fading = fading(candidate.family)
         self._plans: dict[tuple[torch.dtype, torch.device], kernels.Plan] = {}
 
     def plan(self, input: torch.Tensor) -> kernels.Plan:
@@ -242,7 +267,6 @@ class Rule:
         if found is None:
             found = kernels.plan(
                 self.candidate,
-                progress=self.progress,
                 dtype=input.dtype,
                 device=input.device,
                 save=self.save,
@@ -251,8 +275,10 @@ class Rule:
             self._plans[key] = found
         return found
 
-    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input: torch.Tensor, progress: float) -> torch.Tensor:
         """The op on anything but what torch.compile traces."""
+        if self._fading is not None and self._fading.weight(self.candidate, progress) == 0.0:
+            return torch.relu(input)  # faded out: ReLU with its own backward
         if torch.jit.is_tracing() and torch.is_grad_enabled():
             if torch.onnx.is_in_onnx_export():
                 return torch.relu(input)
@@ -262,10 +288,11 @@ class Rule:
             )
         if _is_transformed(input):
             plan = self.plan(input)
-            return cast(torch.Tensor, _Transformed.apply(input, plan.t, plan.values, plan.kernel))
+            found = _Transformed.apply(input, plan.t(progress), plan.values, plan.kernel, self.up)
+            return cast(torch.Tensor, found)
         if not (input.requires_grad and torch.is_grad_enabled()):
             return torch.relu(input)
-        return cast(torch.Tensor, _Eager.apply(input, self.plan(input)))
+        return cast(torch.Tensor, _Eager.apply(input, self.plan(input), progress))
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -284,7 +311,7 @@ def _is_transformed(input: torch.Tensor) -> bool:
     "torch.compile would differentiate ReLU itself there. Leave fullgraph=True out"
 )
 def _uncompiled(
-    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel, up: bool
 ) -> torch.Tensor:
     """Where Dynamo traces through a transform it would inline the forward pass.
 
@@ -292,24 +319,24 @@ def _uncompiled(
     AD), silently (torch 2.14). With fullgraph=True this call is an error that shows the reason
     above; otherwise the graph ends here, and this runs in eager mode, which is right.
     """
-    return cast(torch.Tensor, _Transformed.apply(input, t, values, kernel))
+    return cast(torch.Tensor, _Transformed.apply(input, t, values, kernel, up))
 
 
 def traced(
-    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel
+    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel, up: bool
 ) -> torch.Tensor:
     """The op as torch.compile and torch.export see it: an export is the forward, a plain relu."""
     if torch.compiler.is_exporting():
         return torch.relu(input)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return _uncompiled(input, t, values, kernel)
-    return cast(torch.Tensor, _Traced.apply(input, t, values, kernel))
+        return _uncompiled(input, t, values, kernel, up)
+    return cast(torch.Tensor, _Traced.apply(input, t, values, kernel, up))
 
 
 @functools.lru_cache(maxsize=256)
-def rule(candidate: Candidate, progress: float, save: str, exact: bool) -> Rule:
+def rule(candidate: Candidate, save: str, exact: bool) -> Rule:
     """The rule of a candidate, made once: `pd_relu` and the forward control call it a batch."""
-    return Rule(candidate, progress=progress, save=save, exact=exact)
+    return Rule(candidate, save=save, exact=exact)
 
 
 def pd_relu(
@@ -324,6 +351,9 @@ def pd_relu(
 
     .. math:: y = \max(x, 0), \qquad
               \frac{\partial L}{\partial x} := g(x, t) \, \frac{\partial L}{\partial y}
+
+    With a candidate of direction "up" the gradient is 0 where x ≤ 0 and ∂L/∂y ≥ 0: below zero only
+    gradients pass for which a descent step raises x. There is no forward-mode AD then.
 
     At x = +inf and -inf, g is its value at the largest finite number; at NaN it is NaN.
 
@@ -360,13 +390,14 @@ def pd_relu(
                 "call pd_relu with this candidate once outside of what is compiled"
             )
         progress = torch.tensor(t, dtype=torch.float64, device=input.device)
-        return traced(input, progress, *candidate._traceable)
+        values, kernel = candidate._traceable
+        return traced(input, progress, values, kernel, candidate.direction == "up")
     if not hasattr(candidate, "_traceable"):
         # Where Dynamo finds them: a kernel shared by the family, and values that are a tensor, so
         # that another candidate of the family is no reason to compile again.
         traceable = (codegen.parameter_values(candidate), codegen.kernel(candidate.family))
         object.__setattr__(candidate, "_traceable", traceable)
-    return rule(candidate, float(t), save, exact)(input)
+    return rule(candidate, save, exact)(input, float(t))
 
 
 def check_progress(t: float) -> None:

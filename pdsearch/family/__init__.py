@@ -4,7 +4,8 @@ A family is data: one sympy expression in `x` (and maybe `t`), with a range for 
 Kernel, criteria, plots, LaTeX and exported files are all made from that expression.
 """
 
-from pdsearch.family.definition import SCHEMA, Candidate, Family
+from pdsearch.family.definition import DIRECTIONS, SCHEMA, Candidate, Family
+from pdsearch.family.fade import FADES, Fading, fade, fading, side
 from pdsearch.family.loading import (
     find_families,
     is_library_name,
@@ -16,14 +17,20 @@ from pdsearch.family.loading import (
 from pdsearch.family.ranges import distribution_from
 
 __all__ = [
+    "DIRECTIONS",
+    "FADES",
     "SCHEMA",
     "Candidate",
+    "Fading",
     "Family",
     "distribution_from",
+    "fade",
+    "fading",
     "find_families",
     "is_library_name",
     "library",
     "library_directory",
     "load_family",
     "load_target",
+    "side",
 ]

@@ -26,8 +26,13 @@ from pdsearch.family.ranges import (
 if TYPE_CHECKING:
     import torch
 
-SCHEMA = 1
-"""Version of the JSON that families and candidates are written as; older ones stay readable."""
+SCHEMA = 2
+"""Version of the JSON that families and candidates are written as; older ones stay readable.
+
+Version 2 added directions. What has none is still written as version 1."""
+
+DIRECTIONS = ("both", "up")
+"""Which gradients pass below zero: all, or only those that would raise the unit."""
 
 JSON_LIMIT = 1_000_000  # bytes; a candidate is about 500
 FAMILY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
@@ -46,6 +51,8 @@ class Family:
         reference: where the shape comes from.
         aliases: other names under which the library finds it.
         origin: the file it was read from; not part of what makes families equal.
+        directions: what `direction` of its candidates may be in a search; `bind` takes the first
+            where none is given.
 
     Raises:
         InputError: a name, range, default or parameter is wrong.
@@ -60,6 +67,7 @@ class Family:
     reference: str = field(default="", kw_only=True)
     aliases: tuple[str, ...] = field(default=(), kw_only=True)
     origin: str = field(default="", kw_only=True)
+    directions: tuple[str, ...] = field(default=("both",), kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.aliases, str):
@@ -77,6 +85,7 @@ class Family:
         for field_name, text in (("reference", self.reference), ("origin", self.origin)):
             if not isinstance(text, str):
                 raise InputError(f"{where}: {field_name} must be text, got {short(text)}")
+        self._check_directions(where)
         try:
             for name in self.space:
                 _expression.symbol(name)
@@ -101,8 +110,21 @@ class Family:
         assign("space", MappingProxyType(space))
         assign("defaults", MappingProxyType(defaults))
         assign("aliases", tuple(self.aliases))
+        assign("directions", tuple(self.directions))
         for values in self._corners():
             self._check_defined(values)
+
+    def _check_directions(self, where: str) -> None:
+        given = self.directions
+        if isinstance(given, str) or not given or len(set(given)) < len(tuple(given)):
+            raise InputError(
+                f"{where}: directions must be a tuple of one or more of {', '.join(DIRECTIONS)}, "
+                f"each once, got {short(given)}"
+            )
+        for direction in given:
+            check_direction(direction, where)
+        if "direction" in self.space:
+            raise InputError(f"{where}: 'direction' cannot name a parameter: it is bind's argument")
 
     def _check_defined(self, values: Mapping[str, float]) -> None:
         where = f"family {self.name!r}"
@@ -164,23 +186,31 @@ class Family:
         """The candidate with every parameter at its default."""
         return self.bind()
 
-    def bind(self, /, **parameters: float) -> "Candidate":
-        """Fix the parameters; those left out take their defaults.
+    def bind(self, /, **parameters: float | str) -> "Candidate":
+        """Fix the parameters; those that are omitted take their defaults.
+
+        Args:
+            **parameters: values inside their ranges; and `direction`, see `Candidate`, by default
+                the first of the family's directions.
 
         Raises:
-            InputError: an unknown parameter, or a value outside of its range.
+            InputError: an unknown parameter or direction, or a value outside of its range.
         """
+        direction = str(parameters.pop("direction", self.directions[0]))
         if unknown := sorted(set(parameters) - set(self.space)):
             raise InputError(
                 f"family {self.name!r} has no parameter {', '.join(map(repr, unknown))} "
                 f"(it has: {', '.join(self.space) or 'none'})"
             )
-        return Candidate(self, {**self.defaults, **parameters})
+        # A value that is no number is refused there.
+        values = cast("dict[str, float]", {**self.defaults, **parameters})
+        return Candidate(self, values, direction)
 
     def to_dict(self) -> dict[str, Any]:
         """The family as plain data; `from_dict` reads it back."""
+        directed = self.directions != ("both",)
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if directed else 1,
             "name": self.name,
             "formula": self.formula,
             "space": {
@@ -196,6 +226,7 @@ class Family:
             "defaults": dict(self.defaults),
             "reference": self.reference,
             "aliases": list(self.aliases),
+            **({"directions": list(self.directions)} if directed else {}),
         }
 
     @classmethod
@@ -221,6 +252,7 @@ class Family:
             defaults=dict(data.get("defaults", {})),
             reference=data.get("reference", ""),
             aliases=tuple(data.get("aliases", ())),
+            directions=tuple(data.get("directions", ("both",))),
         )
 
     def _key(self) -> tuple[Any, ...]:
@@ -231,6 +263,7 @@ class Family:
             dict(self.defaults),
             self.reference,
             self.aliases,
+            self.directions,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -257,7 +290,20 @@ _FIELDS: Mapping[str, type] = {
     "defaults": dict,
     "reference": str,
     "aliases": list,
+    "directions": list,
 }
+
+
+def check_direction(direction: object, where: str) -> None:
+    """Refuse what is no direction.
+
+    Raises:
+        InputError: naming the valid ones.
+    """
+    if direction not in DIRECTIONS:
+        raise InputError(
+            f"{where}: direction must be one of {', '.join(DIRECTIONS)}, got {short(direction)}"
+        )
 
 
 def _rebuild_family(data: dict[str, Any], origin: str) -> Family:
@@ -273,17 +319,27 @@ class Candidate:
     Calling it on a floating-point tensor of any shape gives g's values there, in the tensor's
     dtype. No gradient flows to the parameters: they are searched, not trained.
 
+    Args:
+        family: whose shape it is.
+        parameters: a value for each of the family's parameters.
+        direction: `both`: the backward pass multiplies every gradient by g. `up`: where x <= 0 it
+            passes only gradients for which a descent step would raise the pre-activation,
+            ``grad_output < 0``, and 0 for the others; where x > 0 nothing changes.
+
     Raises:
-        InputError: a parameter is missing, unknown, not finite or outside of its range.
+        InputError: a parameter is missing, unknown, not finite or outside of its range, or an
+            unknown direction.
     """
 
     family: Family
     parameters: Mapping[str, float]
+    direction: str = "both"
 
     def __post_init__(self) -> None:
         if not isinstance(self.family, Family) or not isinstance(self.parameters, Mapping):
             raise InputError("a candidate is made of a Family and a dictionary of parameters")
         where = f"family {self.family.name!r}"
+        check_direction(self.direction, where)
         given = dict(self.parameters)
         if set(given) != set(self.family.space):
             raise InputError(
@@ -325,11 +381,16 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Family and parameters, such as `exp_tail(alpha=0.5, beta=1)`."""
-        if not self.parameters:
-            return self.family.name
-        shown = ", ".join(f"{name}={value:.6g}" for name, value in self.parameters.items())
-        return f"{self.family.name}({shown})"
+        """Family and parameters, such as `exp_tail(alpha=0.5, beta=1)`; a direction but `both`."""
+        shown = [f"{name}={value:.6g}" for name, value in self.parameters.items()]
+        if self.direction != "both":
+            shown.append(f"direction={self.direction}")
+        return f"{self.family.name}({', '.join(shown)})" if shown else self.family.name
+
+    @property
+    def identity(self) -> str:
+        """All that decides what the backward pass computes: the formula, and a direction."""
+        return self.formula + ("" if self.direction == "both" else f", direction {self.direction}")
 
     @property
     def annealed(self) -> bool:
@@ -355,10 +416,12 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as plain data, its whole family with it."""
+        directed = {} if self.direction == "both" else {"direction": self.direction}
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if directed else 1,
             "family": self.family.to_dict(),
             "parameters": dict(self.parameters),
+            **directed,
         }
 
     @classmethod
@@ -372,7 +435,7 @@ class Candidate:
         family, parameters = data.get("family"), data.get("parameters")
         if not isinstance(family, Mapping) or not isinstance(parameters, Mapping):
             raise InputError("a candidate's JSON needs the objects 'family' and 'parameters'")
-        return cls(Family.from_dict(family), dict(parameters))
+        return cls(Family.from_dict(family), dict(parameters), data.get("direction", "both"))
 
     def to_json(self) -> str:
         """The candidate as one JSON document, with a schema version."""
@@ -398,16 +461,20 @@ class Candidate:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Candidate):
             return NotImplemented
-        return self.family == other.family and dict(self.parameters) == dict(other.parameters)
+        return (
+            self.family == other.family
+            and dict(self.parameters) == dict(other.parameters)
+            and self.direction == other.direction
+        )
 
     def __hash__(self) -> int:
-        return hash((self.family, frozenset(self.parameters.items())))
+        return hash((self.family, frozenset(self.parameters.items()), self.direction))
 
     def __repr__(self) -> str:
         return f"Candidate({self.name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Candidate, (self.family, dict(self.parameters)))
+        return (Candidate, (self.family, dict(self.parameters), self.direction))
 
     def __deepcopy__(self, memo: Any) -> "Candidate":
         return self

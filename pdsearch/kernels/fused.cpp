@@ -11,6 +11,10 @@
 //   two numbers         where g is one number above zero and another elsewhere.
 //   uint8               a code an element, made in the forward pass, and 256 values.
 //
+// Two things are numbers given at each call, so that a shape that fades needs no new table: the weight w
+// of g against the step, w*g + (1 - w)*1[x > 0], and whether gradients that would push a unit down
+// pass where x <= 0 (struct Rule).
+//
 // Strides, broadcasting, threads and the output's memory format are TensorIterator's, as in torch's
 // own threshold_backward. What the processor has is found out at run time.
 
@@ -75,9 +79,25 @@ struct Header {
   float levels, first;  // codes: floor(g * levels) + first
   float near, far;      // bfloat16: inputs of a size above the first and up to the second, cyclically,
                         // are looked up
-  float unused[2];
+  float top;       // codes: the highest of a value; those of 0, 1 and NaN follow it
+  float above;     // codes: added where x > 0, so that the code tells the sign of x; or 0
 };
 static_assert(sizeof(Header) == 64);
+
+// What multiplies grad_output: weight * g, and rest = 1 - weight more where x > 0. With `up`, gradients
+// of 0 and above are dropped where x <= 0: a descent step along them would lower the unit's input.
+struct Rule {
+  float weight, rest;
+  bool up;
+
+  Rule(double weight_, bool up_) : weight(static_cast<float>(weight_)), rest(static_cast<float>(1 - weight_)), up(up_) {}
+  bool plain() const { return weight == 1 && !up; }
+  // The product in float; NaN in x, g or grad_output stays NaN.
+  float operator()(float g_out, float g, float x) const {
+    if (up && x <= 0 && g_out >= 0) return 0;
+    return g_out * (weight == 1 ? g : weight * g + (x > 0 ? rest : 0));
+  }
+};
 
 // Side: a polynomial of v on each of 32 stretches of |x|, which are even near 0 and even in log |x| far
 // out: w = |x| * scale + 1 is cut by its exponent and m bits of its mantissa; v is the rest of the
@@ -175,8 +195,13 @@ void evaluate(const float* table, const float* x, float* g, int64_t n) {
 }
 
 template <typename T>
-T looked_up(T g_out, T value) {
-  return static_cast<T>(static_cast<float>(g_out) * static_cast<float>(value));
+T looked_up(T g_out, T value, T x, const Rule& rule) {
+  return static_cast<T>(rule(static_cast<float>(g_out), static_cast<float>(value), static_cast<float>(x)));
+}
+
+template <typename T>
+T from_bits(uint16_t bits) {
+  return T(bits, T::from_bits());
 }
 
 #ifdef PDSEARCH_X86
@@ -278,6 +303,29 @@ struct Tree {
   }
 };
 
+// Rule in vectors. `Plain`: a weight of 1 and no direction, one multiplication.
+template <bool Plain>
+struct Product {
+  __m512 weight, rest;
+  __mmask16 up;
+
+  AVX512 INLINE explicit Product(const Rule& rule)
+      : weight(_mm512_set1_ps(rule.weight)), rest(_mm512_set1_ps(rule.rest)), up(rule.up ? 0xffff : 0) {}
+
+  // `above`: where x > 0; `below`: where x <= 0; NaN is in neither.
+  AVX512 INLINE __m512 of(__m512 g_out, __m512 g, __mmask16 above, __mmask16 below) const {
+    if constexpr (Plain) return _mm512_mul_ps(g_out, g);
+    g = _mm512_fmadd_ps(g, weight, _mm512_maskz_mov_ps(above, rest));
+    const __mmask16 dropped = _mm512_mask_cmp_ps_mask(below & up, g_out, _mm512_setzero_ps(), _CMP_GE_OQ);
+    return _mm512_mask_mov_ps(_mm512_mul_ps(g_out, g), dropped, _mm512_setzero_ps());
+  }
+  AVX512 INLINE __m512 operator()(__m512 g_out, __m512 g, __m512 x) const {
+    if constexpr (Plain) return _mm512_mul_ps(g_out, g);
+    const __m512 zero = _mm512_setzero_ps();
+    return of(g_out, g, _mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ), _mm512_cmp_ps_mask(x, zero, _CMP_LE_OQ));
+  }
+};
+
 AVX512 INLINE __mmask16 first_of(int64_t left) {
   return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
 }
@@ -312,20 +360,21 @@ AVX512 INLINE void store_float(T* to, __mmask16 some, __m512 value) {
   else _mm256_mask_storeu_epi16(to, some, narrow(value, T()));
 }
 
-template <typename Shape>
-AVX512 void scale_avx512(const float* g_out, const float* x, float* out, int64_t n, const float* table) {
+template <typename Shape, bool Plain>
+AVX512 void scale_avx512(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
   const Shape shape(table);
+  const Product<Plain> product(rule);
   int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
-    const __m512 first = shape(_mm512_loadu_ps(x + i));
-    const __m512 second = shape(_mm512_loadu_ps(x + i + 16));
-    _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_loadu_ps(g_out + i), first));
-    _mm512_storeu_ps(out + i + 16, _mm512_mul_ps(_mm512_loadu_ps(g_out + i + 16), second));
+    const __m512 first = _mm512_loadu_ps(x + i), second = _mm512_loadu_ps(x + i + 16);
+    const __m512 g = shape(first), h = shape(second);
+    _mm512_storeu_ps(out + i, product(_mm512_loadu_ps(g_out + i), g, first));
+    _mm512_storeu_ps(out + i + 16, product(_mm512_loadu_ps(g_out + i + 16), h, second));
   }
   for (; i < n; i += 16) {
     const __mmask16 some = first_of(n - i);
-    const __m512 g = shape(_mm512_maskz_loadu_ps(some, x + i));
-    _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, g_out + i), g));
+    const __m512 at = _mm512_maskz_loadu_ps(some, x + i);
+    _mm512_mask_storeu_ps(out + i, some, product(_mm512_maskz_loadu_ps(some, g_out + i), shape(at), at));
   }
 }
 
@@ -335,17 +384,22 @@ AVX512 void encode_avx512(const T* x, uint8_t* out, int64_t n, const float* tabl
   Header h;
   std::memcpy(&h, table, sizeof h);
   const __m512 levels = _mm512_set1_ps(h.levels), first = _mm512_set1_ps(h.first);
+  const int top = static_cast<int>(h.top);
+  const __m512i above = _mm512_set1_epi32(static_cast<int>(h.above));
   for (int64_t i = 0; i < n; i += 16) {
     const __mmask16 some = first_of(n - i);
-    const __m512 g = shape(load_as_float(x + i, some));
+    const __m512 at = load_as_float(x + i, some);
+    const __m512 g = shape(at);
     __m512i code = _mm512_cvt_roundps_epi32(_mm512_fmadd_ps(g, levels, first), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    code = _mm512_min_epi32(_mm512_max_epi32(code, _mm512_setzero_si512()), _mm512_set1_epi32(252));
+    code = _mm512_min_epi32(_mm512_max_epi32(code, _mm512_setzero_si512()), _mm512_set1_epi32(top));
     const auto mark = [&](__mmask16 where, int value) __attribute__((always_inline, target("avx512f"))) {
       code = _mm512_mask_mov_epi32(code, where, _mm512_set1_epi32(value));
     };
-    mark(_mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_EQ_OQ), 253);
-    mark(_mm512_cmp_ps_mask(g, _mm512_set1_ps(1.0f), _CMP_EQ_OQ), 254);
-    mark(_mm512_cmp_ps_mask(g, g, _CMP_UNORD_Q), 255);
+    mark(_mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_EQ_OQ), top + 1);
+    mark(_mm512_cmp_ps_mask(g, _mm512_set1_ps(1.0f), _CMP_EQ_OQ), top + 2);
+    mark(_mm512_cmp_ps_mask(g, g, _CMP_UNORD_Q), top + 3);
+    const __mmask16 over = _mm512_cmp_ps_mask(at, _mm512_setzero_ps(), _CMP_GT_OQ);
+    code = _mm512_mask_add_epi32(code, over, code, above);
     _mm_mask_storeu_epi8(out + i, some, _mm512_cvtepi32_epi8(code));
   }
 }
@@ -366,8 +420,9 @@ void with_shape(const float* table, const F& f) {
 }
 
 // 64 codes at a time: each byte of the float16 values is a table of 256 bytes in four registers.
-template <typename T>
-VBMI void coded_vbmi(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values) {
+template <typename T, bool Plain>
+VBMI void coded_vbmi(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values, const Rule& rule) {
+  const Product<Plain> product(rule);
   alignas(64) uint8_t planes[2][256];
   for (int i = 0; i < 256; ++i) {
     const uint16_t half = c10::Half(values[i]).x;
@@ -397,7 +452,11 @@ VBMI void coded_vbmi(const T* g_out, const uint8_t* code, T* out, int64_t n, con
                                             : _mm512_extracti64x4_epi64(halves[part / 2], 1);
       const int64_t at = i + 16 * part;
       const __mmask16 here = first_of(n - at);
-      store_float(out + at, here, _mm512_mul_ps(load_as_float(g_out + at, here), _mm512_cvtph_ps(sixteen)));
+      const __m128i sixteen_codes = _mm_maskz_loadu_epi8(here, code + at);
+      const __mmask16 above = _mm_movepi8_mask(sixteen_codes);  // codes that tell the sign; else it is not asked
+      const __m512 g = _mm512_cvtph_ps(sixteen);
+      const __mmask16 below = _mm512_mask_cmp_ps_mask(static_cast<__mmask16>(~above), g, g, _CMP_ORD_Q);
+      store_float(out + at, here, product.of(load_as_float(g_out + at, here), g, above, below));
     }
   }
 }
@@ -432,11 +491,12 @@ AVX512 INLINE __mmask32 first_of_32(int64_t left) {
 }
 
 // `every` holds the value at each input, for those in the band.
-template <typename Shape>
+template <typename Shape, bool Plain>
 AVX512 void rounded_avx512(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16* out, int64_t n,
-                           const float* table, const c10::BFloat16* every) {
+                           const float* table, const c10::BFloat16* every, const Rule& rule) {
   using T = c10::BFloat16;
   const Shape shape(table);
+  const Product<Plain> times(rule);
   Header h;
   std::memcpy(&h, table, sizeof h);
   const auto from = T(h.near).x, to = T(h.far).x;
@@ -448,12 +508,12 @@ AVX512 void rounded_avx512(const c10::BFloat16* g_out, const uint16_t* x, c10::B
   };
   const auto product = [&](__m512i bits, __m512i upstream) __attribute__((always_inline)) AVX512 {
     const Pair at = split(bits, T()), given = split(upstream, T());
-    return join({_mm512_mul_ps(given.low, shape(at.low)), _mm512_mul_ps(given.high, shape(at.high))}, T());
+    return join({times(given.low, shape(at.low), at.low), times(given.high, shape(at.high), at.high)}, T());
   };
   const auto look_up = [&](__mmask32 band, int64_t i) __attribute__((always_inline)) AVX512 {
     for (; band != 0; band &= band - 1) {
       const int64_t j = i + __builtin_ctz(band);
-      out[j] = looked_up(g_out[j], every[x[j]]);
+      out[j] = looked_up(g_out[j], every[x[j]], from_bits<T>(x[j]), rule);
     }
   };
   int64_t i = 0;
@@ -472,8 +532,9 @@ AVX512 void rounded_avx512(const c10::BFloat16* g_out, const uint16_t* x, c10::B
 
 // The table's loads are scalar: gathers are several times slower on some processors (Zen 5), and no
 // faster on the others.
-template <typename T>
-AVX512 void every_avx512(const T* g_out, const uint16_t* x, T* out, int64_t n, const uint16_t* table) {
+template <typename T, bool Plain>
+AVX512 void every_avx512(const T* g_out, const uint16_t* x, T* out, int64_t n, const uint16_t* table, const Rule& rule) {
+  const Product<Plain> product(rule);
   alignas(64) uint16_t g[kBlock];
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t m = std::min(kBlock, n - at);
@@ -481,7 +542,8 @@ AVX512 void every_avx512(const T* g_out, const uint16_t* x, T* out, int64_t n, c
     for (int64_t i = 0; i < m; i += 16) {
       const __mmask16 some = first_of(m - i);
       const __m512 wide = widen(_mm256_load_si256(reinterpret_cast<const __m256i*>(g + i)), T());
-      store_float(out + at + i, some, _mm512_mul_ps(load_as_float(g_out + at + i, some), wide));
+      const __m512 from = Plain ? wide : load_as_float(reinterpret_cast<const T*>(x) + at + i, some);
+      store_float(out + at + i, some, product(load_as_float(g_out + at + i, some), wide, from));
     }
   }
 }
@@ -493,22 +555,24 @@ AVX512 INLINE __m512 side_of(__m512 x, __m512 below, __m512 above) {
   return _mm512_mask_mov_ps(g, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
 }
 
-template <typename T>
-AVX512 void sides_avx512(const T* g_out, const T* x, T* out, int64_t n, float below_, float above_) {
+template <typename T, bool Plain>
+AVX512 void sides_avx512(const T* g_out, const T* x, T* out, int64_t n, float below_, float above_, const Rule& rule) {
   const __m512 below = _mm512_set1_ps(below_), above = _mm512_set1_ps(above_);
+  const Product<Plain> product(rule);
   if constexpr (std::is_same_v<T, float>) {
     for (int64_t i = 0; i < n; i += 16) {
       const __mmask16 some = first_of(n - i);
-      const __m512 g = side_of(_mm512_maskz_loadu_ps(some, x + i), below, above);
-      _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, g_out + i), g));
+      const __m512 at = _mm512_maskz_loadu_ps(some, x + i);
+      const __m512 made = product(_mm512_maskz_loadu_ps(some, g_out + i), side_of(at, below, above), at);
+      _mm512_mask_storeu_ps(out + i, some, made);
     }
   } else {
     for (int64_t i = 0; i < n; i += 32) {
       const __mmask32 some = first_of_32(n - i);
       const Pair at = split(_mm512_maskz_loadu_epi16(some, x + i), T());
       const Pair given = split(_mm512_maskz_loadu_epi16(some, g_out + i), T());
-      const Pair made{_mm512_mul_ps(given.low, side_of(at.low, below, above)),
-                      _mm512_mul_ps(given.high, side_of(at.high, below, above))};
+      const Pair made{product(given.low, side_of(at.low, below, above), at.low),
+                      product(given.high, side_of(at.high, below, above), at.high)};
       _mm512_mask_storeu_epi16(out + i, some, join(made, T()));
     }
   }
@@ -517,11 +581,19 @@ AVX512 void sides_avx512(const T* g_out, const T* x, T* out, int64_t n, float be
 
 // ------------------------------------------------------------------------ with or without AVX-512
 
-void scale_float(const float* g_out, const float* x, float* out, int64_t n, const float* table) {
+// Calls f with whether the rule is plain, as a type.
+template <typename F>
+void with_rule(const Rule& rule, const F& f) {
+  return rule.plain() ? f(std::true_type()) : f(std::false_type());
+}
+
+void scale_float(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
 #ifdef PDSEARCH_X86
   if (has_avx512()) {
     return with_shape(table, [&](auto type) {
-      scale_avx512<typename decltype(type)::type>(g_out, x, out, n, table);
+      with_rule(rule, [&](auto plain) {
+        scale_avx512<typename decltype(type)::type, plain()>(g_out, x, out, n, table, rule);
+      });
     });
   }
 #endif
@@ -529,48 +601,66 @@ void scale_float(const float* g_out, const float* x, float* out, int64_t n, cons
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t m = std::min(kBlock, n - at);
     evaluate(table, x + at, g, m);
-    for (int64_t i = 0; i < m; ++i) out[at + i] = g_out[at + i] * g[i];
+    with_rule(rule, [&](auto plain) {
+      for (int64_t i = 0; i < m; ++i) {
+        out[at + i] = plain() ? g_out[at + i] * g[i] : rule(g_out[at + i], g[i], x[at + i]);
+      }
+    });
   }
 }
 
 void scale_rounded(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16* out, int64_t n, const float* table,
-                   const c10::BFloat16* every) {
+                   const c10::BFloat16* every, const Rule& rule) {
 #ifdef PDSEARCH_X86
   if (has_avx512()) {
     return with_shape(table, [&](auto type) {
-      rounded_avx512<typename decltype(type)::type>(g_out, x, out, n, table, every);
+      with_rule(rule, [&](auto plain) {
+        rounded_avx512<typename decltype(type)::type, plain()>(g_out, x, out, n, table, every, rule);
+      });
     });
   }
 #endif
-  for (int64_t i = 0; i < n; ++i) out[i] = looked_up(g_out[i], every[x[i]]);
+  for (int64_t i = 0; i < n; ++i) out[i] = looked_up(g_out[i], every[x[i]], from_bits<c10::BFloat16>(x[i]), rule);
 }
 
 template <typename T>
-void scale_sides(const T* g_out, const T* x, T* out, int64_t n, float below, float above) {
+void scale_sides(const T* g_out, const T* x, T* out, int64_t n, float below, float above, const Rule& rule) {
 #ifdef PDSEARCH_X86
-  if (has_avx512()) return sides_avx512<T>(g_out, x, out, n, below, above);
+  if (has_avx512()) {
+    return with_rule(rule, [&](auto plain) { sides_avx512<T, plain()>(g_out, x, out, n, below, above, rule); });
+  }
 #endif
   for (int64_t i = 0; i < n; ++i) {
     const float at = static_cast<float>(x[i]);
     const float g = std::isnan(at) ? at : at > 0 ? above : below;
-    out[i] = static_cast<T>(static_cast<float>(g_out[i]) * g);
+    out[i] = static_cast<T>(rule(static_cast<float>(g_out[i]), g, at));
   }
 }
 
 template <typename T>
-void scale_every(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* table) {
+void scale_every(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* table, const Rule& rule) {
 #ifdef PDSEARCH_X86
-  if (has_avx512()) return every_avx512<T>(g_out, x, out, n, reinterpret_cast<const uint16_t*>(table));
+  if (has_avx512()) {
+    return with_rule(rule, [&](auto plain) {
+      every_avx512<T, plain()>(g_out, x, out, n, reinterpret_cast<const uint16_t*>(table), rule);
+    });
+  }
 #endif
-  for (int64_t i = 0; i < n; ++i) out[i] = looked_up(g_out[i], table[x[i]]);
+  for (int64_t i = 0; i < n; ++i) out[i] = looked_up(g_out[i], table[x[i]], from_bits<T>(x[i]), rule);
 }
 
 template <typename T>
-void scale_code(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values) {
+void scale_code(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values, const Rule& rule) {
 #ifdef PDSEARCH_X86
-  if (has_vbmi()) return coded_vbmi<T>(g_out, code, out, n, values);
+  if (has_vbmi()) {
+    return with_rule(rule, [&](auto plain) { coded_vbmi<T, plain()>(g_out, code, out, n, values, rule); });
+  }
 #endif
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(static_cast<float>(g_out[i]) * values[code[i]]);
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = values[code[i]];
+    const float sign = std::isnan(g) ? g : code[i] < 128 ? -1.0f : 1.0f;
+    out[i] = static_cast<T>(rule(static_cast<float>(g_out[i]), g, sign));
+  }
 }
 
 template <typename T>
@@ -588,9 +678,9 @@ void encode_all(const T* x, uint8_t* out, int64_t n, const float* table) {
     for (int64_t i = 0; i < m; ++i) wide[i] = static_cast<float>(x[at + i]);
     evaluate(table, wide, g, m);
     for (int64_t i = 0; i < m; ++i) {
-      const float level = std::floor(g[i] * h.levels + h.first);
-      out[at + i] = g[i] == 0 ? 253 : g[i] == 1 ? 254 : std::isnan(g[i]) ? 255
-          : static_cast<uint8_t>(std::clamp(level, 0.0f, 252.0f));
+      const float level = std::clamp(std::floor(g[i] * h.levels + h.first), 0.0f, h.top);
+      const float code = g[i] == 0 ? h.top + 1 : g[i] == 1 ? h.top + 2 : std::isnan(g[i]) ? h.top + 3 : level;
+      out[at + i] = static_cast<uint8_t>(code + (wide[i] > 0 ? h.above : 0));
     }
   }
 }
@@ -645,7 +735,8 @@ const float* check_table(const at::Tensor& table) {
   return values;
 }
 
-at::Tensor scale(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& table) {
+at::Tensor scale(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& table, double weight, bool up) {
+  const Rule rule(weight, up);
   const auto dtype = input.scalar_type();
   TORCH_CHECK(grad_output.scalar_type() == dtype && table.scalar_type() == dtype && table.is_contiguous(),
               "pdsearch::scale: grad_output, input and table need one dtype");
@@ -653,7 +744,7 @@ at::Tensor scale(const at::Tensor& grad_output, const at::Tensor& input, const a
   if (dtype == at::kFloat) {
     const float* values = check_table(table);
     over<float, float, float>(iterator, [&](const float* g, const float* x, float* out, int64_t n) {
-      scale_float(g, x, out, n, values);
+      scale_float(g, x, out, n, values, rule);
     });
     return iterator.output();
   }
@@ -662,14 +753,14 @@ at::Tensor scale(const at::Tensor& grad_output, const at::Tensor& input, const a
     const auto* values = table.const_data_ptr<at::BFloat16>();
     over<at::BFloat16, at::BFloat16, uint16_t>(
         iterator, [&](const at::BFloat16* g, const uint16_t* x, at::BFloat16* out, int64_t n) {
-          scale_every(g, x, out, n, values);
+          scale_every(g, x, out, n, values, rule);
         });
   } else {
     TORCH_CHECK(dtype == at::kHalf, "pdsearch::scale: no kernel for ", dtype);
     const auto* values = table.const_data_ptr<at::Half>();
     over<at::Half, at::Half, uint16_t>(
         iterator,
-        [&](const at::Half* g, const uint16_t* x, at::Half* out, int64_t n) { scale_every(g, x, out, n, values); });
+        [&](const at::Half* g, const uint16_t* x, at::Half* out, int64_t n) { scale_every(g, x, out, n, values, rule); });
   }
   return iterator.output();
 }
@@ -685,7 +776,8 @@ void by_dtype(at::ScalarType dtype, const F& run) {
 }
 
 at::Tensor scale_rounded_(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& table,
-                          const at::Tensor& every) {
+                          const at::Tensor& every, double weight, bool up) {
+  const Rule rule(weight, up);
   constexpr auto dtype = at::kBFloat16;
   TORCH_CHECK(grad_output.scalar_type() == dtype && input.scalar_type() == dtype && every.scalar_type() == dtype &&
                   every.is_contiguous() && every.numel() == 65536, "pdsearch::scale_rounded: dtype or size");
@@ -694,31 +786,34 @@ at::Tensor scale_rounded_(const at::Tensor& grad_output, const at::Tensor& input
   auto iterator = pair(dtype, grad_output, input);
   over<at::BFloat16, at::BFloat16, uint16_t>(
       iterator, [&](const at::BFloat16* g, const uint16_t* x, at::BFloat16* out, int64_t n) {
-        scale_rounded(g, x, out, n, values, all);
+        scale_rounded(g, x, out, n, values, all, rule);
       });
   return iterator.output();
 }
 
-at::Tensor scale_sides_(const at::Tensor& grad_output, const at::Tensor& input, double below, double above) {
+at::Tensor scale_sides_(const at::Tensor& grad_output, const at::Tensor& input, double below, double above, bool up) {
+  const Rule rule(1, up);
   TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(), "pdsearch::scale_sides: dtypes differ");
   auto iterator = pair(input.scalar_type(), grad_output, input);
   by_dtype(input.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
     // What g is in this dtype, before it is multiplied with.
     const float low = static_cast<float>(static_cast<T>(below)), high = static_cast<float>(static_cast<T>(above));
-    over<T, T, T>(iterator, [&](const T* g, const T* x, T* out, int64_t n) { scale_sides<T>(g, x, out, n, low, high); });
+    over<T, T, T>(iterator, [&](const T* g, const T* x, T* out, int64_t n) { scale_sides<T>(g, x, out, n, low, high, rule); });
   });
   return iterator.output();
 }
 
-at::Tensor scale_coded(const at::Tensor& grad_output, const at::Tensor& code, const at::Tensor& values) {
+at::Tensor scale_coded(const at::Tensor& grad_output, const at::Tensor& code, const at::Tensor& values, double weight,
+                       bool up) {
+  const Rule rule(weight, up);
   TORCH_CHECK(code.scalar_type() == at::kByte && values.scalar_type() == at::kFloat && values.numel() == 256 &&
                   values.is_contiguous(), "pdsearch::scale_coded: dtype or size");
   const float* table = values.const_data_ptr<float>();
   auto iterator = pair(grad_output.scalar_type(), grad_output, code);
   by_dtype(grad_output.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
-    over<T, T, uint8_t>(iterator, [&](const T* g, const uint8_t* c, T* out, int64_t n) { scale_code(g, c, out, n, table); });
+    over<T, T, uint8_t>(iterator, [&](const T* g, const uint8_t* c, T* out, int64_t n) { scale_code(g, c, out, n, table, rule); });
   });
   return iterator.output();
 }
@@ -743,10 +838,12 @@ bool avx512() { return has_avx512(); }
 }  // namespace
 
 TORCH_LIBRARY(pdsearch, library) {
-  library.def("scale(Tensor grad_output, Tensor input, Tensor table) -> Tensor");
-  library.def("scale_rounded(Tensor grad_output, Tensor input, Tensor table, Tensor every) -> Tensor");
-  library.def("scale_sides(Tensor grad_output, Tensor input, float below, float above) -> Tensor");
-  library.def("scale_coded(Tensor grad_output, Tensor code, Tensor values) -> Tensor");
+#define RULE "float weight=1.0, bool up=False) -> Tensor"
+  library.def("scale(Tensor grad_output, Tensor input, Tensor table, " RULE);
+  library.def("scale_rounded(Tensor grad_output, Tensor input, Tensor table, Tensor every, " RULE);
+  library.def("scale_sides(Tensor grad_output, Tensor input, float below, float above, bool up=False) -> Tensor");
+  library.def("scale_coded(Tensor grad_output, Tensor code, Tensor values, " RULE);
+#undef RULE
   library.def("encode(Tensor input, Tensor table) -> Tensor");
   library.def("set_portable(bool value) -> bool", &set_portable);
   library.def("avx512() -> bool", &avx512);

@@ -76,7 +76,8 @@ def round_to_odd(values: Array) -> Array:
 
 # -------------------------------------------------------------------------------- a byte an element
 
-LEVELS = 252  # codes of values; then 0, 1 and NaN have one each
+LEVELS = 252  # the highest code of a value; those of 0, 1 and NaN follow it
+SIGNED_LEVELS = 124  # likewise where a code tells the sign of x, by 128 more where x > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +97,29 @@ class Codes:
     error: float
 
 
-def codes(found: Segments) -> Codes:
-    """The codes of a float32 table."""
+def codes(found: Segments, *, signed: bool = False) -> Codes:
+    """The codes of a float32 table.
+
+    Args:
+        found: the table.
+        signed: whether a code also tells the sign of x, which a fade and a direction ask for; the
+            steps are then twice as wide.
+    """
+    top = SIGNED_LEVELS if signed else LEVELS
     low, high = min(0.0, found.proof.low), max(0.0, found.proof.high)
     margin = found.proof.error + 1e-6 * (high - low)
     low, high = low - margin, high + margin
-    steps = np.float32((LEVELS - 2) / max(high - low, 1e-6))
+    steps = np.float32((top - 2) / max(high - low, 1e-6))
     first = np.float32(-np.floor(low * float(steps)))
-    middle = (np.arange(LEVELS + 1) - float(first) + 0.5) / float(steps)
-    values = np.full(256, np.nan, dtype=np.float32)
-    values[: LEVELS + 1] = middle.astype(np.float16)
-    values[253:255] = 0.0, 1.0
+    middle = (np.arange(top + 1) - float(first) + 0.5) / float(steps)
+    values = np.full(128 if signed else 256, np.nan, dtype=np.float32)
+    values[: top + 1] = middle.astype(np.float16)
+    values[top + 1 : top + 3] = 0.0, 1.0
     table = found.values.clone()
     table[10], table[11] = float(steps), float(first)
-    rounding = float(np.abs(values[: LEVELS + 1] - middle).max())
+    table[14], table[15] = top, 128 if signed else 0
+    rounding = float(np.abs(values[: top + 1] - middle).max())
     error = 0.5 / float(steps) + rounding + found.proof.error + 1e-6
-    return Codes(table, torch.from_numpy(values), error)
+    return Codes(
+        table, torch.from_numpy(np.concatenate([values, values]) if signed else values), error
+    )

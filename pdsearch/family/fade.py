@@ -1,0 +1,219 @@
+"""Fading: a surrogate early in training, ReLU's exact derivative later, for any family.
+
+    g_t(x) = 1[x > 0] + w(t)·(g(x) − 1[x > 0])
+
+The weight w falls from 1 at t = 0 to 0 at t = `end` and stays there. The faded family is one
+expression in x and t like any other. `fading` finds the parts again in an expression, so that a
+kernel can take w as a run-time number: no table and no compilation for a new t.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import sympy
+from optuna.distributions import BaseDistribution, FloatDistribution
+from sympy.core.relational import Relational
+
+from pdsearch.errors import InputError
+from pdsearch.expression import canonical, sigmoid, symbol, t, x
+from pdsearch.family.definition import Candidate, Family
+
+__all__ = ["END", "FADES", "Fading", "fade", "fading", "side"]
+
+FADES = ("linear", "cosine", "switch")
+
+END = FloatDistribution(0.02, 1.0, log=True)
+"""The default range of `end`: the share of training after which the exact derivative is used."""
+
+
+@dataclass(frozen=True)
+class Fading:
+    """The parts of a faded family.
+
+    Attributes:
+        base: the family at w = 1; its parameters are those of the faded family less `end`.
+        shape: of w: one of `FADES`.
+        end: the progress from which w is 0: a number, or the name of a parameter.
+    """
+
+    base: Family
+    shape: str
+    end: float | str
+
+    def weight(self, candidate: Candidate, progress: float) -> float:
+        """W at a training progress in [0, 1]: exactly 1 at 0, exactly 0 from `end` on."""
+        end = candidate.parameters[self.end] if isinstance(self.end, str) else self.end
+        if progress >= end:
+            return 0.0
+        if self.shape == "linear":
+            return 1.0 - progress / end
+        return (1.0 + math.cos(math.pi * progress / end)) / 2 if self.shape == "cosine" else 1.0
+
+    def unfaded(self, candidate: Candidate) -> Candidate:
+        """The candidate of the base family with the same parameters and direction."""
+        kept = {name: candidate.parameters[name] for name in self.base.parameters}
+        return Candidate(self.base, kept, candidate.direction)
+
+
+def fade(
+    family: Family,
+    shape: str = "linear",
+    *,
+    end: float | FloatDistribution | None = None,
+    name: str | None = None,
+    reference: str | None = None,
+) -> Family:
+    r"""The family that fades into ReLU's own derivative as training goes on.
+
+    .. math:: g_t(x) = 1[x>0] + w(t)\,(g(x) - 1[x>0])
+
+    with, for :math:`t <` `end` (and 0 from there on), w(t) =
+
+    * `linear`: :math:`1 - t/\text{end}`
+    * `cosine`: :math:`(1 + \cos(\pi t/\text{end}))/2`
+    * `switch`: 1
+
+    Args:
+        family: g; it must not depend on t.
+        shape: `linear`, `cosine` or `switch`.
+        end: the progress in (0, 1] from which w is 0, or a range for a parameter `end`; None: the
+            range `END`.
+        name: of the result; default: `<family>_<shape>`.
+        reference: default: the family's, and how it fades.
+
+    Returns:
+        A family with the parameters of `family` and, unless `end` is a number, `end`.
+
+    Raises:
+        InputError: an unknown shape, an `end` outside of (0, 1], a family that changes with t, or
+            that has a parameter `end` already.
+    """
+    if not isinstance(family, Family):
+        raise InputError(f"fade needs a Family, got {type(family).__name__}")
+    if shape not in FADES:
+        raise InputError(f"fade must be one of {', '.join(FADES)}, got {shape!r}")
+    if family.annealed:
+        raise InputError(f"family {family.name!r} changes with t already: it cannot be faded")
+    space: dict[str, BaseDistribution] = dict(family.space)
+    given = END if end is None else end
+    if isinstance(given, FloatDistribution):
+        if "end" in space:
+            raise InputError(
+                f"family {family.name!r} has a parameter 'end' already: rename it, or give end as "
+                "a number"
+            )
+        low, high = given.low, given.high
+        space["end"] = given
+        until = symbol("end")
+    else:
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            raise InputError(f"end must be a number in (0, 1] or a range of them, got {given!r}")
+        low = high = float(given)
+        until = canonical(float(given))
+    if not 0.0 < low <= high <= 1.0:
+        shown = f"{given!r}" if low == high else f"[{low:g}, {high:g}]"
+        raise InputError(f"end must be in (0, 1], got {shown}")
+    expression = _faded(family.expression, _weight(shape, until))
+    if t not in expression.free_symbols:
+        raise InputError(f"family {family.name!r} is the step itself: there is nothing to fade")
+    return Family(
+        name or f"{family.name}_{shape}"[:64],
+        expression,
+        space=space,
+        defaults=family.defaults,
+        reference=reference or f"{family.reference or family.name}; fades to the step ({shape})",
+        directions=family.directions,
+    )
+
+
+@functools.lru_cache(maxsize=1_024)
+def fading(family: Family) -> Fading | None:
+    """The parts of a family that fades into the step; None for one that does not.
+
+    Found by putting them together again: a formula that was typed is as good as `fade`'s.
+    """
+    if not family.annealed:
+        return None
+    for shape, end in _weights_in(family.expression):
+        weight = _weight(shape, end)
+        base = family.expression.xreplace({weight: sympy.S.One}).xreplace({t: sympy.S.Zero})
+        if t in base.free_symbols or _faded(base, weight) != family.expression:
+            continue
+        low = family.space[end.name].low if end.is_Symbol else float(end)
+        if low <= 0:
+            continue
+        held = {s.name for s in base.free_symbols}
+        return Fading(
+            Family(
+                family.name,
+                base,
+                space={n: d for n, d in family.space.items() if n in held},
+                defaults={n: v for n, v in family.defaults.items() if n in held},
+                directions=family.directions,
+            ),
+            shape,
+            end.name if end.is_Symbol else float(end),
+        )
+    return None
+
+
+def side(expression: sympy.Expr, *, positive: bool) -> sympy.Expr:
+    """The expression where x > 0, or where x <= 0: conditions decided there are resolved."""
+    decided = {}
+    for relation in expression.atoms(Relational):
+        turned = relation if relation.lhs == x else relation.reversed
+        if turned.lhs != x or not turned.rhs.is_Rational:
+            continue
+        bound, operator = turned.rhs, turned.rel_op
+        if positive and bound <= 0:
+            decided[relation] = sympy.sympify(operator in (">", ">=", "!="))
+        elif not positive and (bound > 0 or (bound == 0 and operator in (">", "<="))):
+            decided[relation] = sympy.sympify(operator in ("<", "<=", "!="))
+    return expression.xreplace(decided)
+
+
+def _faded(g: sympy.Expr, weight: sympy.Expr) -> sympy.Expr:
+    above, below = side(g, positive=True), side(g, positive=False)
+    lower = below.args if isinstance(below, sympy.Piecewise) else [(below, sympy.true)]
+    return canonical(
+        sympy.Piecewise(
+            (_above(above, weight), x > 0), *((weight * value, where) for value, where in lower)
+        )
+    )
+
+
+def _above(g: sympy.Expr, weight: sympy.Expr) -> sympy.Expr:
+    """1 + w·(g − 1), written so that nothing is lost near 1 where g is one minus something."""
+    if isinstance(g, sympy.Piecewise):
+        return sympy.Piecewise(*((_above(value, weight), where) for value, where in g.args))
+    if isinstance(g, sigmoid):
+        return 1 - weight * sigmoid(-g.args[0])
+    if g.is_Add and g.as_coeff_Add()[0] == 1:
+        return 1 - weight * (1 - g)
+    return weight * g + 1 - weight
+
+
+def _weight(shape: str, end: sympy.Expr) -> sympy.Expr:
+    # Single functions rather than a Piecewise, whose arms would mix with those of g.
+    if shape == "switch":
+        return sympy.Heaviside(end - t, 0)
+    if shape == "cosine":
+        return (1 + sympy.cos(sympy.pi * sympy.Min(1, t / end))) / 2
+    return 1 - t if end == 1 else sympy.Max(0, 1 - t / end)
+
+
+def _weights_in(expression: sympy.Expr) -> list[tuple[str, sympy.Expr]]:
+    """What w may be, by the functions of t alone in an expression."""
+    found: list[tuple[str, sympy.Expr]] = [("linear", sympy.S.One), ("cosine", sympy.S.One)]
+    for node in expression.atoms(sympy.Heaviside, sympy.Max, sympy.Min):
+        changing = [a for a in node.args if t in a.free_symbols]
+        if x in node.free_symbols or len(changing) != 1:
+            continue
+        (part,) = changing
+        if isinstance(node, sympy.Heaviside):
+            found.append(("switch", part + t))
+        elif part not in (1, t):
+            linear = isinstance(node, sympy.Max)
+            found.append(("linear" if linear else "cosine", t / (1 - part if linear else part)))
+    return [pair for pair in found if pair[1].is_Symbol or pair[1].is_Rational]
