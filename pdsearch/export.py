@@ -96,6 +96,7 @@ def _facts(candidate: "Candidate", origin: Mapping[str, Any]) -> dict[str, objec
         "g(x)": candidate.formula,
         "family": f"{candidate.family.name}, g(x) = {candidate.family.formula}",
         "parameters": ", ".join(f"{k} = {v!r}" for k, v in candidate.parameters.items()),
+        "direction": "" if candidate.direction == "both" else candidate.direction,
         "reference": candidate.family.reference,
         **{k: v for k, v in origin.items() if k != "pdsearch"},
     }
@@ -115,6 +116,7 @@ def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     """The text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
     from pdsearch.codegen import SCALAR_HELPER, derivative, kernel, torch_source
+    from pdsearch.family import fading
 
     family = candidate.family
 
@@ -123,6 +125,9 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
         source = torch_source(expression, parameters=family.parameters, name=f"_g{order}")
         return source.replace(SCALAR_HELPER, "").strip()
 
+    faded = fading(family)
+    end = None if faded is None else faded.end
+    end = candidate.parameters[end] if isinstance(end, str) else end
     # Names from outside reach the text as comments of one line and as ASCII literals only.
     values = {
         "@TITLE@": _one_line(f"{candidate.name}, written by pdsearch {__version__}"),
@@ -140,6 +145,9 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
         "@T_DOC@": "; t is training progress in [0, 1]" if candidate.annealed else "",
         "@INIT@": _INIT if candidate.annealed else "",
         "@SELF_T@": ", t=self.t" if candidate.annealed else "",
+        "@RULE@": _RULE if candidate.direction == "up" else "",
+        "@PASSING@": _PASSING if candidate.direction == "up" else "",
+        "@ENDED@": "" if end is None else _ENDED.format(end=end),
     }
     # In one pass: a study named @G0@ stays a name.
     return re.sub("@[A-Z0-9_]+@", lambda found: values[found[0]], _PYTHON)
@@ -151,7 +159,22 @@ _INIT = """    def __init__(self):
 
 """
 
-_PYTHON = '''# ReLU with the pseudo-derivative @TITLE@.
+# The first two lines hold nothing from outside: Python looks for an encoding's name in them, and
+# finds one where a parameter is called coding.
+_RULE = """
+# Where x <= 0 only gradients pass for which a descent step raises x: grad_output < 0.
+"""
+
+_PASSING = """
+        grad_input = grad_input.masked_fill((input <= 0) & (grad_output >= 0), 0.0)"""
+
+_ENDED = """
+    if t >= {end!r}:  # faded out: ReLU with its own backward pass
+        return torch.relu(input)"""
+
+_PYTHON = '''# ReLU with a pseudo-derivative, for PyTorch, written by pdsearch.
+#
+# @TITLE@
 #
 @FACTS@
 #
@@ -159,7 +182,7 @@ _PYTHON = '''# ReLU with the pseudo-derivative @TITLE@.
 # incoming gradient by g(x) instead of by the step. Every floating-point dtype works: g is computed
 # in float64 and rounded once. Second derivatives (double backward) use g's own derivative away from
 # its jumps; a third derivative raises an error, and so does forward-mode differentiation.
-
+@RULE@
 import torch
 
 __all__ = ["PDReLU", "g", "pd_relu"]
@@ -238,13 +261,14 @@ class _PDReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         (input,) = ctx.saved_tensors
-        return _Scale.apply(grad_output, input, ctx.t, 0), None
+        grad_input = _Scale.apply(grad_output, input, ctx.t, 0)@PASSING@
+        return grad_input, None
 
 
 def pd_relu(input@SIGNATURE@):
     """torch.relu(input); in the backward pass grad_input = grad_output * g(input)@T_DOC@."""
     if not input.is_floating_point():
-        raise TypeError(f"pd_relu needs a floating-point tensor, got {input.dtype}")
+        raise TypeError(f"pd_relu needs a floating-point tensor, got {input.dtype}")@ENDED@
     return _PDReLU.apply(input, @T@)
 
 
@@ -275,6 +299,11 @@ def to_latex(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     )
     sentence = f"Pseudo-derivative \\texttt{{{_latex_text(candidate.family.name)}}}"
     sentence += f" with {values}" if values else ""
+    if candidate.direction == "up":
+        sentence += (
+            ", passing where $x \\le 0$ only gradients "
+            "$\\partial L/\\partial y < 0$, which raise the unit"
+        )
     if candidate.family.reference:
         sentence += f" ({_latex_text(candidate.family.reference)})"
     return (

@@ -209,7 +209,7 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
         if row.candidate is None or row.duplicate_of is not None:
             continue
         if math.isfinite(row.values[place]):
-            used.setdefault(row.candidate.formula, row)
+            used.setdefault(row.candidate.identity, row)
     compared = list(used.values())
     accuracies = [row.values[place] for row in compared]
     tables = _tables(stored, compared)

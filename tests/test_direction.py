@@ -1,4 +1,4 @@
-"""Direction "up": below zero only gradients that would raise the unit, against a backward by hand."""
+"""Direction "up", against a backward pass by hand: below zero only what raises the unit."""
 
 import copy
 import math

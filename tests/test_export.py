@@ -17,7 +17,7 @@ from pdsearch.autograd import pd_relu
 from pdsearch.errors import InputError
 from pdsearch.export import export
 from pdsearch.expression import parse
-from pdsearch.family import Candidate, Family, load_target
+from pdsearch.family import Candidate, Family, fade, load_family, load_target
 
 HOSTILE = (
     'a"""\nimport os\nos.system("id")\n"""',
@@ -340,3 +340,47 @@ def test_the_file_has_the_users_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").write_text("")
     path = export(EXP_TAIL.default, tmp_path / "c.py")
     assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_an_exported_module_fades_and_keeps_its_direction(tmp_path: Path) -> None:
+    """Against the rule and the fade by hand, in another process that knows only torch."""
+    base = load_family("exp_tail")
+    candidates = {
+        "up": base.bind(alpha=0.3, beta=1.0, direction="up"),
+        "switch": fade(base, "switch").bind(alpha=0.3, beta=1.0, end=0.25, direction="up"),
+        "cosine": fade(base, "cosine", end=0.5).bind(alpha=0.3, beta=1.0),
+    }
+    for name, candidate in candidates.items():
+        export(candidate, tmp_path / f"{name}.py")
+    script = """
+import importlib, math, torch
+x = torch.tensor([-2.0, -1.0, 0.0, 0.5, -2.0, -1.0, 0.0, 0.5], requires_grad=True)
+upstream = torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0])
+step = (x.detach() > 0).float()
+g = torch.where(x.detach() > 0, torch.ones(8), 0.3 * x.detach().exp())
+def weight(name, t):
+    if name == "up":
+        return 1.0
+    if name == "switch":
+        return 1.0 if t < 0.25 else 0.0
+    return (1 + math.cos(math.pi * t / 0.5)) / 2 if t < 0.5 else 0.0
+for name in ("up", "switch", "cosine"):
+    module = importlib.import_module(name)
+    for t in (0.0, 0.2, 0.25, 0.3, 0.9):
+        arguments = {} if name == "up" else {"t": t}
+        y = module.pd_relu(x, **arguments)
+        (got,) = torch.autograd.grad(y, x, upstream)
+        wanted = upstream * (step + weight(name, t) * (g - step))
+        if name != "cosine":
+            wanted = torch.where((x.detach() > 0) | (upstream < 0), wanted, torch.zeros(8))
+        torch.testing.assert_close(got, wanted)
+        if weight(name, t) == 0.0:
+            assert type(y.grad_fn) is type(torch.relu(x).grad_fn)
+    layer = module.PDReLU()
+    torch.testing.assert_close(layer(x), torch.relu(x))
+"""
+    run_alone(tmp_path / "up.py", script, tmp_path)
+    tex = export(candidates["up"], tmp_path / "up.tex").read_text()
+    assert r"\partial L/\partial y < 0" in tex
+    read = Candidate.from_json(export(candidates["switch"], tmp_path / "s.json").read_text())
+    assert read == candidates["switch"]

@@ -31,6 +31,7 @@ EXAMPLES = {
   pdsearch check exp_tail --set alpha=0.5 --profile strict
   pdsearch check my_family.py --family --map
   pdsearch check exp_tail --own my_criteria.py:below_one
+  pdsearch check exp_tail --fade switch --set end=0.1 --direction up
   pdsearch check "Piecewise((1, x > 0), (a*exp(x), True))" --param a=0.01:1 --html check.html""",
     "search": """\
   pdsearch search studies/digits.toml
@@ -205,6 +206,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=LOW:HIGH[:log]",
         help="declare a formula's parameter with its range",
     )
+    _variant(check)
     check.add_argument(
         "--family", action="store_true", help="decide over the whole parameter box, not one point"
     )
@@ -338,6 +340,7 @@ def parser() -> argparse.ArgumentParser:
     )
     export.add_argument("source", metavar="STUDY|TARGET")
     _set(export, "change a parameter's value (repeat for more)")
+    _variant(export)
     _storage(export)
     export.add_argument("--trial", type=_natural, metavar="N", help="that trial's candidate")
     export.add_argument("-o", "--output", required=True, metavar="FILE.py|.json|.tex")
@@ -374,6 +377,20 @@ def _json(command: argparse.ArgumentParser) -> None:
 
 def _set(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help)
+
+
+def _variant(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fade",
+        choices=("linear", "cosine", "switch"),
+        help="let the target fade into ReLU's own derivative as training goes on; --set end=0.1 "
+        "sets the share of training after which it has",
+    )
+    command.add_argument(
+        "--direction",
+        choices=("both", "up"),
+        help="up: below zero pass only gradients that would raise the unit",
+    )
 
 
 def _storage(command: argparse.ArgumentParser, *, of_file: bool = True) -> None:

@@ -69,7 +69,11 @@ def check(arguments: Namespace) -> int:
     if arguments.map and not arguments.family:
         raise InputError("--map needs --family: it cuts the family's parameter box into parts")
     family, candidate = load_target(
-        arguments.target, settings=_settings(arguments.set), params=arguments.param
+        arguments.target,
+        settings=_settings(arguments.set),
+        params=arguments.param,
+        fading=arguments.fade,
+        direction=arguments.direction,
     )
     target = family if arguments.family else candidate
     from pdsearch.criteria import check as decide
@@ -251,14 +255,17 @@ def confirm(arguments: Namespace) -> int:
 def export(arguments: Namespace) -> int:
     """Write a candidate as a file."""
     from pdsearch.export import export as write
+    from pdsearch.family import varied
 
     settings = _settings(arguments.set)
     candidate, provenance = _source(arguments, settings)
-    if settings:
-        candidate = candidate.family.bind(**{**candidate.parameters, **settings})
-        if provenance is not None:  # nobody has trained what it is now
-            trial = provenance["trial"]
-            provenance = {"study": provenance["study"], "changed from trial": trial}
+    changes = settings or arguments.fade or arguments.direction
+    if changes and provenance is not None:
+        candidate = varied(
+            candidate, settings, fading=arguments.fade, direction=arguments.direction
+        )
+        # Nobody has trained what it is now.
+        provenance = {"study": provenance["study"], "changed from trial": provenance["trial"]}
     path = write(candidate, Path(arguments.output), force=arguments.force, provenance=provenance)
     note(f"wrote {path}: {candidate.name}")
     return 0
@@ -278,7 +285,10 @@ def _source(
     if text.endswith(".toml") or arguments.storage or arguments.trial is not None:
         return _study_source(_stored_as(text, arguments.storage), arguments.trial)
     try:
-        return load_target(text, settings=settings)[1], None
+        found = load_target(
+            text, settings=settings, fading=arguments.fade, direction=arguments.direction
+        )
+        return found[1], None
     except InputError as no_target:
         known = is_library_name(text)  # then it is its settings that are wrong
         if known or not _STUDY_NAME.match(text) or text.endswith((".py", ".json")):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.confirm.outcome import KINDS
+from pdsearch.confirm.outcome import KINDS, how_of, identity_of
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.study.twins import Shape, same_shape, shape_of
 
@@ -30,7 +30,7 @@ class Contender:
 
     name: str
     kind: str
-    how: str  # "pseudo-derivative" | "forward" (its true derivative is the formula) | "activation"
+    how: str  # see `how_of`; "forward": the formula is its true derivative; "activation"
     formula: str
     candidate: "Candidate"
     module: Callable[[], Any] | None = None
@@ -40,11 +40,6 @@ class Contender:
     def identity(self) -> str:
         """What tells its runs from another's."""
         return identity_of(self.formula, how=self.how)
-
-
-def identity_of(formula: str, *, how: str = "pseudo-derivative") -> str:
-    """See `Contender.identity`."""
-    return f"{how}: {formula}"
 
 
 def choose_contenders(
@@ -82,7 +77,7 @@ def choose_contenders(
                 return False
         shapes.append(shape)
         found.append(
-            Contender(_name(candidate), kind, "pseudo-derivative", candidate.formula, candidate)
+            Contender(_name(candidate), kind, how_of(candidate), candidate.formula, candidate)
         )
         return True
 
@@ -139,5 +134,5 @@ def _name(candidate: "Candidate") -> str:
     """Its name; of a formula that was typed the formula, for all of those have the same name."""
     if candidate.family.name != "formula":
         return candidate.name
-    text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.formula)
+    text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.identity)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pdsearch.statistics import (
     PairedDifference,
@@ -12,6 +12,9 @@ from pdsearch.statistics import (
     paired_difference,
     pairs_needed,
 )
+
+if TYPE_CHECKING:
+    from pdsearch.family import Candidate
 
 # The level at which the table calls a difference significant, after adjustment.
 LEVEL = 0.05
@@ -168,6 +171,17 @@ def _listed(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
+def identity_of(formula: str, *, how: str) -> str:
+    """What tells a row's runs from another's."""
+    return f"{how}: {formula}"
+
+
+def how_of(candidate: "Candidate") -> str:
+    """How a candidate's g is used: in the backward pass, with its direction where it has one."""
+    directed = "" if candidate.direction == "both" else f", direction {candidate.direction}"
+    return f"pseudo-derivative{directed}"
+
+
 def assemble(
     study: str,
     setting: Mapping[str, Any],
@@ -181,7 +195,7 @@ def assemble(
         study: The study's name.
         setting: As the records have it.
         records: Of finished runs, of any setting.
-        picks: Formulas of the study's candidates, the best first, as they rank now: a study may
+        picks: Identities of the study's candidates, the best first, as they rank now: a study may
             have gone on since some of them were retrained, and the first row tells of its best.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -189,13 +203,16 @@ def assemble(
         if record["split"] == "test" and record["setting"] == setting:
             groups.setdefault((record["how"], record["formula"]), []).append(record)
     rank: dict[str, int] = {}
-    for place, formula in enumerate(picks):
-        rank.setdefault(formula, place)
+    for place, pick in enumerate(picks):
+        rank.setdefault(pick, place)
+
+    def identity(run: Mapping[str, Any]) -> str:
+        return identity_of(run["formula"], how=run["how"])
 
     def kind(runs: Sequence[Mapping[str, Any]]) -> str:
         """As it was retrained, or a candidate if the study has it among its own by now."""
         first = runs[0]
-        own = first["kind"] in ("given", "reference") and first["formula"] in rank
+        own = first["kind"] in ("given", "reference") and identity(first) in rank
         return "candidate" if own else str(first["kind"])
 
     # Not by what was finished first: that is chance where several processes were at it.
@@ -203,7 +220,7 @@ def assemble(
         groups.values(),
         key=lambda runs: (
             KINDS.index(kind(runs)),
-            rank.get(runs[0]["formula"], len(rank)) if kind(runs) == "candidate" else 0,
+            rank.get(identity(runs[0]), len(rank)) if kind(runs) == "candidate" else 0,
             min(run.get("place", 0) for run in runs),
         ),
     )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from pdsearch.confirm.contenders import Contender, choose_contenders, identity_of
-from pdsearch.confirm.outcome import Confirmation
+from pdsearch.confirm.contenders import Contender, choose_contenders
+from pdsearch.confirm.outcome import Confirmation, how_of, identity_of
 from pdsearch.confirm.runs import (
     PREFIX,
     SCHEMA,
@@ -423,7 +423,7 @@ def _trials(
 def _searched_rates(stored: "StoredStudy") -> dict[str, float]:
     """The best rate of each candidate that the search trained to its end, by `identity`."""
     return {
-        identity_of(row.candidate.formula): row.learning_rate
+        identity_of(row.candidate.formula, how=how_of(row.candidate)): row.learning_rate
         for row in stored.trials()
         if row.status == "complete" and row.candidate is not None and row.learning_rate is not None
     }

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.confirm.outcome import Confirmation, assemble
+from pdsearch.confirm.outcome import Confirmation, assemble, how_of, identity_of
 from pdsearch.errors import StorageError
 from pdsearch.study.storage import storage_errors
 
@@ -129,6 +129,10 @@ def assemble_all(
     records: Collection[Mapping[str, Any]],
 ) -> Confirmation:
     """The confirmation under the first setting, those under the others its `transfers`."""
-    picks = [row.candidate.formula for row in stored.ranked() if row.candidate is not None]
+    picks = [
+        identity_of(row.candidate.formula, how=how_of(row.candidate))
+        for row in stored.ranked()
+        if row.candidate is not None
+    ]
     main, *others = (assemble(stored.name, setting, records, picks=picks) for setting in settings)
     return replace(main, transfers=tuple(others))

@@ -5,7 +5,7 @@ Kernel, criteria, plots, LaTeX and exported files are all made from that express
 """
 
 from pdsearch.family.definition import DIRECTIONS, SCHEMA, Candidate, Family
-from pdsearch.family.fade import FADES, Fading, fade, fading, side
+from pdsearch.family.fades import FADES, Fading, fade, fading, side
 from pdsearch.family.loading import (
     find_families,
     is_library_name,
@@ -13,6 +13,7 @@ from pdsearch.family.loading import (
     library_directory,
     load_family,
     load_target,
+    varied,
 )
 from pdsearch.family.ranges import distribution_from
 
@@ -33,4 +34,5 @@ __all__ = [
     "load_family",
     "load_target",
     "side",
+    "varied",
 ]

@@ -6,14 +6,17 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import cast
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from pdsearch import expression as _expression
 from pdsearch.errors import InputError, first_line
 from pdsearch.family.definition import FAMILY_NAME, JSON_LIMIT, Candidate, Family
+from pdsearch.family.fades import fade
 from pdsearch.family.ranges import Range, distribution_from, short
 
 
@@ -159,6 +162,8 @@ def load_target(
     *,
     settings: Mapping[str, float] | None = None,
     params: Sequence[str] = (),
+    fading: str | None = None,
+    direction: str | None = None,
 ) -> tuple[Family, Candidate]:
     """What the command line calls a TARGET: a family, a file, a candidate's JSON, or a formula.
 
@@ -166,6 +171,8 @@ def load_target(
         text: `exp_tail` | `path.py[:name]` | `candidate.json` | `"formula in x"`.
         settings: parameter values; in a formula they declare parameters too.
         params: ranges that declare a formula's parameters, each `a=0.01:1` or `a=0.01:1:log`.
+        fading: how the target is to fade into the step, see `fade`; `end` is then its parameter.
+        direction: of the candidate, instead of its own.
 
     Returns:
         The family, and its candidate at the defaults changed by `settings` (for a JSON file, at
@@ -180,13 +187,54 @@ def load_target(
         if name in ranges:
             raise InputError(f"--param {name} is given twice")
         ranges[name] = distribution
+    if fading is None and direction is None:
+        return _plain_target(text, settings, ranges)
+    # `end` is the fade's, not the target's.
+    end = cast("FloatDistribution | None", ranges.pop("end", None)) if fading else None
+    given = {"end": settings.pop("end")} if fading and "end" in settings else {}
+    _, chosen = _plain_target(text, settings, ranges)
+    candidate = varied(chosen, given, fading=fading, direction=direction, end=end)
+    return candidate.family, candidate
+
+
+def varied(
+    candidate: Candidate,
+    settings: Mapping[str, float],
+    *,
+    fading: str | None = None,
+    direction: str | None = None,
+    end: FloatDistribution | None = None,
+) -> Candidate:
+    """The candidate with other parameters, faded, or with another direction.
+
+    Args:
+        candidate: what is changed.
+        settings: parameter values; those of a fade too.
+        fading: see `fade`.
+        direction: see `Candidate`.
+        end: the range of `end`; `fade`'s own by default.
+
+    Raises:
+        InputError: what does not fit the candidate's family.
+    """
+    family = candidate.family if fading is None else fade(candidate.family, fading, end=end)
+    if direction is not None:
+        family = replace(family, directions=(direction,))
+    values = {**candidate.parameters, **settings}
+    return family.bind(**values, direction=direction or candidate.direction)
+
+
+def _plain_target(
+    text: str, settings: dict[str, float], ranges: dict[str, Range]
+) -> tuple[Family, Candidate]:
     is_name = bool(FAMILY_NAME.match(text)) and text not in ("x", "t")
     is_file = text.endswith((".py", ".json")) or ".py:" in text
     if (is_name or is_file) and ranges:
         raise InputError("--param declares the parameters of a formula; this target has its own")
     if text.endswith(".json"):
         candidate = _read_candidate(Path(text))
-        return candidate.family, candidate.family.bind(**{**candidate.parameters, **settings})
+        parameters = {**candidate.parameters, **settings}
+        return candidate.family, candidate.family.bind(**parameters, direction=candidate.direction)
     if is_name and not is_file and text not in ("pi", "E"):
         # A bare word is a family's name, unless it was declared as a parameter just now.
         if text not in settings:

@@ -43,9 +43,11 @@ class StudySection(_Section):
     )
     families: list[FamilySpec] = Field(
         min_length=1,
-        description="what is searched: library names, `path.py[:name]`, or tables with formula and "
-        'space (`{a = [0.01, 1.0]}`, `[low, high, "log"]`), and if you like name, defaults and '
-        "reference",
+        description="what is searched: library names, `path.py[:name]`, or tables with formula, "
+        'space (`{a = [0.01, 1.0]}`, `[low, high, "log"]`) and optionally name, defaults, '
+        "reference, or with family (a name or path.py:name); either may add fade (linear, cosine "
+        "or switch) with end (a number or range), and direction (up, both, or a list of them, "
+        "which is then searched)",
     )
     references: list[FamilySpec] = Field(
         ["leaky", "b_silu"],

@@ -8,8 +8,9 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, UnsupportedError
-from pdsearch.family import Candidate, Family, distribution_from, load_family
+from pdsearch.family import FADES, Candidate, Family, distribution_from, fade, load_family
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
 from pdsearch.study.storage import current
 
@@ -61,7 +62,7 @@ def resolve_families(
     if BASELINE in references:
         problems.append(f"study.references: {BASELINE!r} is the baseline, which always runs")
     for name in families.keys() & references.keys():
-        if families[name] != references[name]:
+        if replace(families[name], directions=families[name].directions[:1]) != references[name]:
             problems.append(
                 f"study.references: {name!r} names another family than in study.families"
             )
@@ -71,6 +72,11 @@ def resolve_families(
             problems.append(
                 f"study.sampler: {settings.sampler!r} needs parameters to search, and family "
                 f"{only.name!r} has none"
+            )
+        if settings.sampler == "cmaes" and len(only.directions) > 1:
+            problems.append(
+                "study.sampler: 'cmaes' draws numbers only, and family "
+                f"{only.name!r} has several directions; use tpe, or one direction"
             )
         if settings.sampler == "cmaes" and sum(not d.single() for d in only.space.values()) < 2:
             problems.append(
@@ -87,25 +93,52 @@ def _family(spec: FamilySpec | Family, *, number: int, directory: Path) -> Famil
         return spec
     if isinstance(spec, str):
         return load_family(spec, directory=directory)
-    return _inline(spec, number=number)
+    return _of_table(spec, number=number, directory=directory)
 
 
-def _inline(table: Mapping[str, Any], *, number: int) -> Family:
-    from pdsearch.expression import parse
+_ANY = ("name", "fade", "end", "direction")
+_OF_FORMULA = ("space", "defaults", "reference")
 
-    allowed = ("formula", "space", "defaults", "name", "reference")
+
+def _of_table(table: Mapping[str, Any], *, number: int, directory: Path) -> Family:
+    if ("formula" in table) == ("family" in table):
+        raise InputError('a family\'s table needs formula = "…" or family = "…", and not both')
+    allowed = (*(("formula", *_OF_FORMULA) if "formula" in table else ("family",)), *_ANY)
     if unknown := sorted(set(table) - set(allowed)):
         raise InputError(f"unknown key {unknown[0]!r}; valid are: {', '.join(allowed)}")
-    formula, space = table.get("formula"), table.get("space", {})
+    if "formula" in table:
+        family = _of_formula(table, number=number)
+    elif isinstance(table["family"], str):
+        family = load_family(table["family"], directory=directory)
+    else:
+        raise InputError(f"family must be a name or path.py:name, got {table['family']!r}")
+    if "fade" in table:
+        end = table.get("end")
+        if end is not None and not isinstance(end, int | float):
+            end = cast(FloatDistribution, distribution_from(end, "end"))
+        family = fade(family, table["fade"], end=end)
+    elif "end" in table:
+        raise InputError(f"end goes with fade = one of {', '.join(FADES)}")
+    given = table.get("direction", family.directions)
+    directions = (given,) if isinstance(given, str) else tuple(given)
+    # A family and its upward form may then stand in one study.
+    default = f"{family.name}_up" if directions == ("up",) else family.name
+    return replace(family, name=str(table.get("name", default)), directions=directions)
+
+
+def _of_formula(table: Mapping[str, Any], *, number: int) -> Family:
+    from pdsearch.expression import parse
+
+    formula, space = table["formula"], table.get("space", {})
     if not isinstance(formula, str):
-        raise InputError('a family\'s table needs formula = "…"')
+        raise InputError(f"formula must be text, got {formula!r}")
     if not isinstance(space, Mapping) or not isinstance(table.get("defaults", {}), Mapping):
         raise InputError("space and defaults are tables, such as space = {a = [0.01, 1.0]}")
     ranges: dict[str, BaseDistribution] = {
         name: distribution_from(entry, str(name)) for name, entry in space.items()
     }
     return Family(
-        str(table.get("name", f"formula_{number}")),
+        f"formula_{number}",
         parse(formula, parameters=ranges),
         space=ranges,
         defaults=dict(table.get("defaults", {})),
@@ -117,7 +150,8 @@ def _inline(table: Mapping[str, Any], *, number: int) -> Family:
 def as_spec(family: Family) -> dict[str, Any]:
     """A family as the table that a study file would hold for it."""
     data = family.to_dict()
-    return {key: data[key] for key in ("name", "formula", "space", "defaults", "reference")}
+    table = {key: data[key] for key in ("name", "formula", "space", "defaults", "reference")}
+    return table | ({"direction": data["directions"]} if "directions" in data else {})
 
 
 def settle_families(
@@ -170,7 +204,9 @@ def suggest(
     flat: bool,
     spaces: Mapping[str, Mapping[str, BaseDistribution]] | None = None,
 ) -> Candidate:
-    """Draws a candidate: `family`, then `<family>.<parameter>` for that family's own.
+    """Draw a candidate: `family`, then `<family>.<parameter>` for that family's own.
+
+    Where a family has several directions, `<family>.direction` is drawn too.
 
     Args:
         trial: Optuna's.
@@ -180,7 +216,7 @@ def suggest(
         spaces: what is drawn from, by family; the families' own if left out.
     """
     name = trial.suggest_categorical("family", list(families))
-    drawn: dict[str, float] = {}
+    drawn: dict[str, float | str] = {}
     for other, family in families.items():
         if other != name and not flat:
             continue
@@ -188,6 +224,10 @@ def suggest(
             value = _suggest(trial, f"{other}.{parameter}", distribution)
             if other == name:
                 drawn[parameter] = value
+        if len(family.directions) > 1:
+            direction = trial.suggest_categorical(f"{other}.direction", list(family.directions))
+            if other == name:
+                drawn["direction"] = direction
     return families[str(name)].bind(**drawn)
 
 
@@ -209,8 +249,9 @@ def grid(
 
     The box is `space`, the family's own if left out. Every range gets its ends and equal steps
     between (equal ratios where log); the counts are raised in turn as long as their product stays
-    within `points`.
+    within `points`. Each point is taken in each of the family's directions.
     """
+    points = max(1, points // len(family.directions))
     space = family.space if space is None else space
     free = [name for name, d in space.items() if not d.single()]
     counts = dict.fromkeys(free, 1)
@@ -223,10 +264,12 @@ def grid(
             if counts[name] < most[name] and size <= points:
                 counts[name] += 1
                 grown = True
-    axes = [
+    axes: list[list[tuple[str, Any]]] = [
         [(f"{family.name}.{name}", value) for value in _steps(distribution, counts.get(name, 1))]
         for name, distribution in space.items()
     ]
+    if len(family.directions) > 1:
+        axes.append([(f"{family.name}.direction", choice) for choice in family.directions])
     return [{"family": family.name, **dict(point)} for point in itertools.product(*axes)]
 
 

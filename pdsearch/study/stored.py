@@ -212,7 +212,7 @@ def _distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
         # A duplicate shares its original's values; of a reference's duplicates the first is named.
         original = row.number if row.duplicate_of is None else row.duplicate_of
         # Two workers may have trained one g at the same time, without knowing of each other.
-        formula = f"trial {row.number}" if row.candidate is None else row.candidate.formula
+        formula = f"trial {row.number}" if row.candidate is None else row.candidate.identity
         if original not in numbers and formula not in formulas:
             found.append(row)
         numbers.add(original)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pdsearch.enclosure import cut
 from pdsearch.expression import exact, t
+from pdsearch.family import fading
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,14 @@ class Shape:
 
     candidate: "Candidate"
     values: "torch.Tensor"
+
+    @functools.cached_property
+    def weights(self) -> tuple[float, ...]:
+        """How it fades: the weight of g against the step over training; empty where it does not."""
+        faded = fading(self.candidate.family)
+        if faded is None:
+            return ()
+        return tuple(faded.weight(self.candidate, step / 1000) for step in range(1001))
 
     @functools.cached_property
     def edges(self) -> tuple[float, ...]:
@@ -65,7 +74,13 @@ def same_shape(one: Shape, other: Shape) -> bool:
     """
     import torch
 
+    if one.candidate.direction != other.candidate.direction:
+        return False
     if not float((one.values - other.values).abs().max()) <= SAME:  # nan is not the same
+        return False
+    if len(one.weights) != len(other.weights):
+        return False
+    if any(abs(a - b) > SAME for a, b in zip(one.weights, other.weights, strict=True)):
         return False
     edges = torch.tensor(sorted({*one.edges, *other.edges}), dtype=torch.float64)
     fine = torch.linspace(-SPAN, SPAN, 64 * GRID, dtype=torch.float64)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pdsearch.autograd import set_progress
 from pdsearch.data import (
     Dataset,
     augment,
@@ -113,13 +114,18 @@ class Evaluation:
 
 @dataclass(eq=False)
 class Loop:
-    """Trains a model for an epoch, and evaluates it."""
+    """Trains a model for an epoch, and evaluates it.
+
+    Attributes:
+        annealed: whether the model holds a pseudo-derivative that changes with training progress.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     settings: TrialSettings
     data: TrialData
     seed: int = field(kw_only=True)
+    annealed: bool = field(kw_only=True)
     on_batch: OnBatch | None = field(kw_only=True)
 
     def __post_init__(self) -> None:
@@ -144,12 +150,15 @@ class Loop:
         total = 0.0
         recent: list[torch.Tensor] = []
         for step in range(data.steps):
+            done, total_steps = epoch * data.steps + step, settings.epochs * data.steps
+            if self.annealed:
+                set_progress(self.model, done / max(1, total_steps - 1))
             part = slice(step * size, (step + 1) * size)
             chosen = order[part]
             images = data.images[chosen]
             if settings.augment:
                 images = augment(images, shifts.part(part.start, part.stop))
-            rate = learning_rate_at(settings, epoch * data.steps + step, steps=data.steps)
+            rate = learning_rate_at(settings, done, steps=data.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
@@ -171,7 +180,7 @@ class Loop:
                 total += sum(losses)
                 recent.clear()
             if self.on_batch is not None:
-                self.on_batch(epoch * data.steps + step + 1, settings.epochs * data.steps)
+                self.on_batch(done + 1, total_steps)
             if after and step + 1 in after:
                 after[step + 1]()
                 self.model.train()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pdsearch.autograd import convert, relu_modules, set_progress
+from pdsearch.autograd import convert, relu_modules
 from pdsearch.data import Dataset
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
@@ -59,8 +59,8 @@ def run_trial(
     interrupted or not. The process must not train anything else meanwhile: dropout draws from
     torch's default generator, which is put back as it was at the end.
 
-    Training progress is :math:`t = (e - 1)/(E - 1)` throughout epoch e of E: 0 in the first, 1 in
-    the last, so that a family that anneals to the step is trained with the step in the end.
+    Training progress advances with every step: :math:`t = s/(S - 1)` at step s = 0, …, S − 1 of the
+    whole run, so that a family that anneals to the step is trained with the step in the end.
 
     Args:
         candidate: the pseudo-derivative.
@@ -143,7 +143,10 @@ def run_trial(
                     checkpoint, identity=identity, state=state, model=model, optimizer=optimizer
                 )
 
-        run = Loop(model, optimizer, settings, data, seed=seed, on_batch=on_batch)
+        annealed = candidate.annealed and module is None
+        run = Loop(
+            model, optimizer, settings, data, seed=seed, annealed=annealed, on_batch=on_batch
+        )
 
         def look(number: int) -> None:
             found = run.evaluate([])
@@ -158,8 +161,6 @@ def run_trial(
         while diverged is None and len(records) < settings.epochs:
             begin = time.perf_counter()
             epoch = len(records)
-            if module is None:
-                set_progress(model, epoch / max(1, settings.epochs - 1))
             loss, diverged = run.train(epoch, after=within_first if epoch == 0 else None)
             if diverged is not None:
                 save()
@@ -290,7 +291,10 @@ def _identity(
     module: Callable[[], nn.Module] | None,
 ) -> str:
     """A digest of all that decides the numbers of a run."""
-    activation = candidate.to_dict() if module is None else repr(module())
+    activation: Any = candidate.to_dict() if module is None else repr(module())
+    if candidate.annealed and module is None:
+        # Earlier versions set t once an epoch: what they left half-way is another run.
+        activation = [activation, "progress by step"]
     parts = [
         activation,
         settings.model_dump(mode="json"),

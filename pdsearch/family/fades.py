@@ -10,6 +10,7 @@ kernel can take w as a run-time number: no table and no compilation for a new t.
 import functools
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import sympy
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -18,6 +19,7 @@ from sympy.core.relational import Relational
 from pdsearch.errors import InputError
 from pdsearch.expression import canonical, sigmoid, symbol, t, x
 from pdsearch.family.definition import Candidate, Family
+from pdsearch.family.ranges import Range
 
 __all__ = ["END", "FADES", "Fading", "fade", "fading", "side"]
 
@@ -140,7 +142,7 @@ def fading(family: Family) -> Fading | None:
         base = family.expression.xreplace({weight: sympy.S.One}).xreplace({t: sympy.S.Zero})
         if t in base.free_symbols or _faded(base, weight) != family.expression:
             continue
-        low = family.space[end.name].low if end.is_Symbol else float(end)
+        low = cast("Range", family.space[end.name]).low if end.is_Symbol else float(end)
         if low <= 0:
             continue
         held = {s.name for s in base.free_symbols}
