@@ -1,11 +1,16 @@
 """What the backward pass of pd_relu costs, against ReLU's own, for every family of the library.
 
     python benchmarks/backward.py [--json] [--families exp_tail,b_silu] [--device cuda] [--portable]
+        [--variants]
 
 Kernel: `Plan.scale` against `torch.ops.aten.threshold_backward`. Autograd: `torch.autograd.grad`
 of `pd_relu` against that of `torch.relu`, both with their forward pass. Every ratio is taken
 within one interleaved run: round by round ReLU's pass and ours follow each other, and the medians
 over the rounds are divided. 2 threads on the CPU.
+
+With `--variants`: the kernel half-way through a linear fade, with direction "up", and with both,
+against the kernel of the same shape with neither; and the whole op once it has faded out, against
+ReLU's own.
 """
 
 import argparse
@@ -19,7 +24,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pdsearch import kernels, library, pd_relu
+from pdsearch import Candidate, fade, kernels, library, pd_relu
 
 SIZES = {"64Ki": 1 << 16, "512Ki": 1 << 19, "4Mi": 1 << 22}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,6 +92,58 @@ def measure(
     }
 
 
+def measure_variants(
+    name: str, dtype: torch.dtype, size: int, *, device: str, seconds: float
+) -> dict[str, object]:
+    family = library()[name]
+    fading = fade(family, "linear", end=1.0)
+    made = {
+        "plain": (family.default, 0.0),
+        "fade": (fading.default, 0.5),
+        "up": (family.bind(direction="up"), 0.0),
+        "both": (fading.bind(direction="up"), 0.5),
+    }
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(size, generator=generator).to(device, dtype)
+    upstream = torch.randn(size, generator=generator).to(device, dtype)
+
+    def scaling(candidate: Candidate, progress: float) -> Callable[[], object]:
+        plan = kernels.plan(candidate, dtype=dtype, device=x.device, save="auto", exact=False)
+        kept = torch.relu(x) if plan.keeps == "output" else x
+        return lambda: plan.scale(upstream, kept, progress)
+
+    leaf = x.clone().requires_grad_()
+    functions = [scaling(candidate, progress) for candidate, progress in made.values()]
+    functions += [
+        lambda: torch.autograd.grad(torch.relu(leaf), leaf, upstream),
+        lambda: torch.autograd.grad(pd_relu(leaf, fading.default, t=1.0), leaf, upstream),
+    ]
+    plain, *others, own, ended = medians(functions, device=device, seconds=seconds)
+    ratios = {key: taken / plain for key, taken in zip(list(made)[1:], others, strict=True)}
+    return {"family": name, **ratios, "ended": ended / own}
+
+
+def show_variants(names: Sequence[str], arguments: argparse.Namespace) -> None:
+    columns = ("fade", "up", "both", "ended")
+    print("ratio: geometric mean over the families (worst, which); ended: against ReLU")
+    print(f"{'':16} " + " ".join(f"{column:>30}" for column in columns))
+    for dtype_name in arguments.dtypes.split(","):
+        for size_name, size in SIZES.items():
+            rows = [
+                measure_variants(
+                    name, DTYPES[dtype_name], size,
+                    device=arguments.device, seconds=arguments.seconds,
+                )
+                for name in names
+            ]  # fmt: skip
+            cells = []
+            for column in columns:
+                worst = max(rows, key=lambda row: row[column])
+                found = mean([row[column] for row in rows])
+                cells.append(f"{found:.3f} ({worst[column]:.2f} {worst['family']})")
+            print(f"{dtype_name:9} {size_name:6} " + " ".join(f"{cell:>30}" for cell in cells))
+
+
 def mean(values: Sequence[float]) -> float:
     return math.exp(statistics.fmean(math.log(v) for v in values))
 
@@ -101,6 +158,7 @@ def main() -> None:
         "--seconds", type=float, default=0.4, help="for each family, dtype and size"
     )
     parser.add_argument("--portable", action="store_true", help="without AVX-512")
+    parser.add_argument("--variants", action="store_true", help="fade and direction")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     names = arguments.families.split(",") if arguments.families else sorted(library())
@@ -112,6 +170,11 @@ def main() -> None:
     else:
         avx512 = reason is None and torch.ops.pdsearch.set_portable(arguments.portable)
         hardware = f"{platform.machine()}, {'AVX-512' if avx512 else 'no AVX-512'}, 2 threads"
+    if arguments.variants:
+        print(f"{hardware}; torch {torch.__version__}; fused kernels: {reason or 'yes'}")
+        constant = [name for name in names if not library()[name].annealed and name != "relu"]
+        show_variants(constant, arguments)
+        return
     report = {
         "hardware": hardware,
         "torch": torch.__version__,
