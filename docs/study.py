@@ -50,13 +50,43 @@ def page() -> str:
         section = field.annotation
         assert isinstance(section, type) and issubclass(section, BaseModel)
         parts.append(f"## `[{name}]`\n\n{ABOUT[name]}\n")
-        lines = ["| key | default | values | what it is |", "|---|---|---|---|"]
+        parts.append(_keys(section, name))
         for key, info in section.model_fields.items():
-            assert info.description, f"{name}.{key} has no description"
-            cells = (f"`{key}`", _default(info), values(info), info.description)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        parts.append("\n".join(lines) + "\n")
+            if (table := _table(info.annotation)) is not None:
+                parts.append(f"### `{key}` in `[{name}]`\n\n{_sentence(table)}\n")
+                parts.append(_inner_keys(table))
     return "\n".join(parts)
+
+
+def _keys(section: type[BaseModel], name: str) -> str:
+    lines = ["| key | default | values | what it is |", "|---|---|---|---|"]
+    for key, info in section.model_fields.items():
+        assert info.description, f"{name}.{key} has no description"
+        cells = (f"`{key}`", _default(info), values(info), info.description)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _inner_keys(table: type[BaseModel]) -> str:
+    """The keys of a table within a section, as a list."""
+    return "".join(
+        f"- `{key}` ({values(info)}; default {_default(info)}): {info.description}\n"
+        for key, info in table.model_fields.items()
+    )
+
+
+def _table(kind: Any) -> type[BaseModel] | None:
+    """The model of a key that holds a table with keys of its own."""
+    for one in (kind, *get_args(kind)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return one
+    return None
+
+
+def _sentence(table: type[BaseModel]) -> str:
+    """What a table is for, from its docstring."""
+    text = (table.__doc__ or "").splitlines()[0].partition(": ")[2]
+    return text[0].upper() + text[1:]
 
 
 def _default(info: FieldInfo) -> str:
@@ -95,6 +125,8 @@ def _values(kind: Any, metadata: list[Any]) -> str:
             if isinstance(item, known) and getattr(item, type(item).__name__.lower()) < 1e5
         ]
         return " ".join([noun, ", ".join(bounds)]).strip()
+    if _table(kind) is not None:
+        return "table"
     names = {str: "text", bool: "`true`, `false`", dict: "table"}
     return names[origin or kind]
 

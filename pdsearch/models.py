@@ -1,4 +1,4 @@
-"""Models for 32×32 RGB images: AlexNet, torchvision's classifiers, and your own functions."""
+"""Models for 32×32 RGB images: AlexNet, an MLP, torchvision's classifiers, your own functions."""
 
 import ast
 import difflib
@@ -85,12 +85,37 @@ class AlexNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
+class MLP(nn.Sequential):
+    """A plain network of fully connected layers with ReLU: no dropout, no normalisation.
+
+    Args:
+        classes: number of classes.
+        width: units in each hidden layer.
+        depth: hidden layers.
+        features: elements of an image.
+
+    Shape:
+        ``(n, channels, height, width)``, floating → ``(n, classes)``.
+    """
+
+    def __init__(
+        self, *, classes: int, width: int = 128, depth: int = 3, features: int = 3 * 32 * 32
+    ) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for _ in range(depth):
+            layers += [nn.Linear(features, width), nn.ReLU()]
+            features = width
+        super().__init__(*layers, nn.Linear(features, classes))
+
+
 def build_model(
     spec: str,
     *,
     classes: int,
     initialisation: Initialisation = "pytorch",
     dropout: float | None = None,
+    width: int = 128,
+    depth: int = 3,
     directory: Path | None = None,
 ) -> nn.Module:
     """Builds a model for 32×32 RGB images, with ``nn.ReLU`` inside.
@@ -98,6 +123,7 @@ def build_model(
     Weights are drawn from torch's default generator.
 
     * ``alexnet``: :class:`AlexNet`.
+    * ``mlp``: :class:`MLP`.
     * a classifier of torchvision by its name there, untrained. What their authors changed for CIFAR
       is changed: ResNet, ResNeXt and Wide ResNet begin with a 3×3 convolution of stride 1 and no
       max pooling (He et al. 2016, arXiv:1512.03385, section 4.2, and common practice), DenseNet
@@ -118,6 +144,8 @@ def build_model(
             hidden fully connected layers and 0 elsewhere, as in ``bvlc_alexnet/train_val.prototxt``
             (Krizhevsky et al. 2012 had biases of 1 there).
         dropout: probability for every ``nn.Dropout`` of the model; the model's own when left out.
+        width: units in each hidden layer of ``mlp``.
+        depth: hidden layers of ``mlp``.
         directory: what a relative ``path.py`` is relative to; the current folder when left out.
 
     Raises:
@@ -134,6 +162,8 @@ def build_model(
         raise InputError(f"dropout must be in [0, 1), got {dropout}")
     if spec == "alexnet":
         model: nn.Module = AlexNet(classes=classes)
+    elif spec == "mlp":
+        model = MLP(classes=classes, width=width, depth=depth)
     elif ".py" in spec:
         model = _own(spec, classes=classes, directory=directory)
     else:
@@ -218,7 +248,7 @@ def model_names() -> list[str]:
     """The names that :func:`build_model` knows, those of torchvision included."""
     import torchvision.models
 
-    return sorted({"alexnet", *torchvision.models.list_models(module=torchvision.models)})
+    return sorted({"alexnet", "mlp", *torchvision.models.list_models(module=torchvision.models)})
 
 
 def _torchvision(name: str, *, classes: int) -> nn.Module:
@@ -229,7 +259,7 @@ def _torchvision(name: str, *, classes: int) -> nn.Module:
         close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
         hint = f" did you mean {', '.join(close)}?" if close else ""
         raise InputError(
-            f"no model {name!r}:{hint} valid are alexnet, torchvision's classifiers (such as "
+            f"no model {name!r}:{hint} valid are alexnet, mlp, torchvision's classifiers (such as "
             f"resnet18, vgg16, mobilenet_v3_small) and path.py:function"
         )
     options: dict[str, Any] = {}

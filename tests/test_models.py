@@ -110,7 +110,7 @@ def test_other_classifiers_of_torchvision(name: str) -> None:
     [
         ("resnet81", r"no model 'resnet81': did you mean resnet18"),
         ("", r"no model ''"),
-        ("qqqq", r"no model 'qqqq': valid are alexnet, torchvision's classifiers"),
+        ("qqqq", r"no model 'qqqq': valid are alexnet, mlp, torchvision's classifiers"),
         ("vit_b_16", r"holds no nn.ReLU module, so there is no derivative to replace; it has GELU"),
         ("mobilenet_v2", r"holds no nn.ReLU .*it has ReLU6"),
         ("nothing.py:net", r"there is no file .*nothing.py"),

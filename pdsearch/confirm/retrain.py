@@ -16,13 +16,14 @@ from pdsearch.confirm.runs import (
     SCHEMA,
     Setting,
     assemble_all,
+    chance_of,
+    epoch_entry,
     keep_run,
     read_runs,
     run_key,
 )
 from pdsearch.confirm.together import start_helper, take_turns
 from pdsearch.errors import InputError
-from pdsearch.statistics import guessing
 from pdsearch.study.stored import trained_by
 from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out
 
@@ -75,7 +76,7 @@ class _Session:
 
     def run(self, run: "_Run") -> None:
         """Trains one, and stores its record."""
-        from pdsearch import trial
+        from pdsearch import trial as training
         from pdsearch.models import check_source
 
         contender, setting, dataset, key = run.contender, run.setting, run.dataset, run.key
@@ -86,14 +87,15 @@ class _Session:
         alive = parent_alive()
 
         def on_epoch(record: "EpochRecord") -> None:
-            runs = self.left - 1 + (setting.trial.epochs - record.epoch) / setting.trial.epochs
-            self.recruit(record.seconds * setting.trial.epochs * runs, self.left - 1)
+            rounds = setting.trial.rounds
+            runs = self.left - 1 + (rounds - record.epoch) / rounds
+            self.recruit(record.seconds * rounds * runs, self.left - 1)
 
         def on_batch(done: int, total: int) -> None:
             if not alive():
                 raise KeyboardInterrupt
 
-        result = trial.run_trial(
+        result = training.run_trial(
             contender.candidate,
             setting.trial.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
             dataset,
@@ -108,7 +110,7 @@ class _Session:
             directory=self.stored.directory,
         )
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.
-        chance = guessing(dataset.test_labels if split == "test" else dataset.train_labels)
+        chance = chance_of(setting.trial, dataset, seed=seed, split=split)
         accuracy = chance if result.diverged else result.value
         record = {
             "schema": SCHEMA,
@@ -125,10 +127,7 @@ class _Session:
             "accuracy": float(accuracy),
             "chance": chance,
             "diverged": result.diverged,
-            "epochs": [
-                {"epoch": e.epoch, "loss": _number(e.loss), "accuracy": _number(e.accuracy)}
-                for e in result.epochs
-            ],
+            "epochs": [epoch_entry(record) for record in result.epochs],
             "seconds": float(result.seconds),
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
@@ -206,10 +205,6 @@ class _Run:
         )
 
 
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def confirm(
     stored: "StoredStudy",
     *,
@@ -260,7 +255,7 @@ def confirm(
     from pdsearch.family import load_family
     from pdsearch.models import build_model, check_trains, source_digest
     from pdsearch.study.content import CONTENT, content_of, other_content
-    from pdsearch.trial import resolve_device
+    from pdsearch.trial import check_room, resolve_device
 
     settings = stored.settings
     if trained_by(stored) is not None:
@@ -301,6 +296,8 @@ def confirm(
         name: load_dataset(name, directory=stored.directory)
         for name in dict.fromkeys(t.dataset for t in trials)
     }
+    for one in trials:
+        check_room(one, data[one.dataset])
     for other in trials[1:]:
         images = len(data[other.dataset].train_images)
         if other.batch_size > images:
@@ -308,11 +305,9 @@ def confirm(
                 f"trial.batch_size: {other.batch_size} is more than the {images} training images "
                 f"of {other.dataset!r}, so nothing can be transferred there"
             )
+        classes = len(data[other.dataset].classes)
         model = build_model(
-            other.model,
-            classes=len(data[other.dataset].classes),
-            initialisation=other.initialisation,
-            directory=stored.directory,
+            other.model, classes=classes, directory=stored.directory, **other.network
         )
         check_trains(convert(model, load_family("relu").default), other.model)
     where, versions = _hardware(place), _versions()

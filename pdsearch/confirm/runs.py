@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch.confirm.outcome import Confirmation, assemble, how_of, identity_of
 from pdsearch.errors import StorageError
+from pdsearch.statistics import guessing
 from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
+    from pdsearch.data import Dataset
     from pdsearch.study import StoredStudy
-    from pdsearch.trial import TrialSettings
+    from pdsearch.trial import EpochRecord, TrialSettings
 
 SCHEMA = 1
 PREFIX = "pdsearch:confirm/"
@@ -103,6 +106,48 @@ def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None
             if wait is None:
                 raise
             time.sleep(wait)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def epoch_entry(record: "EpochRecord") -> dict[str, Any]:
+    """What a run's record keeps of an epoch; of a stream's task also what grows over the tasks."""
+    from pdsearch.trial import TaskRecord
+
+    told: dict[str, Any] = {
+        "epoch": record.epoch,
+        "loss": _number(record.loss),
+        "accuracy": _number(record.accuracy),
+    }
+    if isinstance(record, TaskRecord):
+        norms = {name: _number(norm) for name, norm in record.weight_norms.items()}
+        told |= {
+            "final_accuracy": _number(record.final_accuracy),
+            "dead": dict(record.dead),
+            "weight_norms": norms,
+        }
+    return told
+
+
+def chance_of(
+    settings: "TrialSettings",
+    dataset: "Dataset",
+    *,
+    seed: int,
+    split: Literal["validation", "test"],
+) -> float:
+    """The accuracy of always naming the commonest class, of the images or of a stream's tasks."""
+    import torch
+
+    from pdsearch.trial import Stream
+
+    if settings.stream is not None:
+        place = torch.device("cpu")
+        stream = Stream.of(dataset, settings, seed=seed, split=split, device=place)
+        return sum(guessing(stream.task(n).labels) for n in stream.counted) / len(stream.counted)
+    return guessing(dataset.test_labels if split == "test" else dataset.train_labels)
 
 
 def load_confirmation(stored: "StoredStudy") -> Confirmation | None:

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from pdsearch.report.markup import plain
 from pdsearch.report.style import INK, colour, faint, layout
+from pdsearch.trial import value_of
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
@@ -21,13 +22,13 @@ def runs_by_rate(
 ) -> dict[float, tuple[dict[str, Any], ...]]:
     """A trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
 
-    A trial goes through its rates in the grid's order, whole runs of `settings.epochs` each; the
+    A trial goes through its rates in the grid's order, whole runs of `settings.rounds` each; the
     last one that was begun may be shorter.
     """
     runs: dict[float, tuple[dict[str, Any], ...]] = {}
     for number, rate in enumerate(settings.learning_rates):
-        first = number * settings.epochs
-        entries = [e for e in row.epochs if first < int(e["epoch"]) <= first + settings.epochs]
+        first = number * settings.rounds
+        entries = [e for e in row.epochs if first < int(e["epoch"]) <= first + settings.rounds]
         if entries:
             runs[rate] = tuple({**entry, "epoch": int(entry["epoch"]) - first} for entry in entries)
     return runs
@@ -43,7 +44,7 @@ def best_run(row: "TrialRow", settings: "TrialSettings") -> "TrialRow":
         longest = max(len(run) for run in runs.values())
         rate = max(
             (rate for rate, run in runs.items() if len(run) == longest),
-            key=lambda rate: float(runs[rate][-1]["accuracy"]),
+            key=lambda rate: _value(runs[rate], settings),
         )
     return replace(row, epochs=runs[rate])
 
@@ -73,9 +74,9 @@ def rate_curves(
         if row.candidate is None or row.duplicate_of is not None or row.status == "failed":
             continue
         whole = {
-            rate: float(run[-1]["accuracy"])
+            rate: _value(run, settings)
             for rate, run in runs_by_rate(row, settings).items()
-            if len(run) == settings.epochs
+            if len(run) == settings.rounds
         }
         if whole:
             name = "ReLU" if row.kind == "baseline" else row.candidate.name
@@ -101,7 +102,12 @@ def rate_curves(
 
 
 def _as_searched(trial: Mapping[str, Any], settings: "TrialSettings") -> bool:
-    return all(trial[key] == getattr(settings, key) for key in ("model", "dataset", "epochs"))
+    kept = settings.model_dump(mode="json")
+    return all(trial.get(key) == kept.get(key) for key in ("model", "dataset", "epochs", "stream"))
+
+
+def _value(run: Sequence[Mapping[str, Any]], settings: "TrialSettings") -> float:
+    return value_of([float(entry["accuracy"]) for entry in run], settings)
 
 
 def by_learning_rate(

@@ -353,6 +353,7 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
     from pdsearch.data import stratified_split
     from pdsearch.family import load_family
     from pdsearch.models import build_model, check_trains
+    from pdsearch.trial import check_room
 
     trial = settings.trial
     train, _ = stratified_split(
@@ -366,6 +367,7 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
             f"trial.batch_size: must be ≤ {len(train)}, the images of {trial.dataset!r} less those "
             f"held back, got {trial.batch_size}"
         )
+    check_room(trial, dataset)
     batches = len(train) // trial.batch_size
     if settings.study.looks is not None and settings.study.looks > batches:
         raise InputError(
@@ -375,9 +377,8 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
         model = build_model(
             trial.model,
             classes=len(dataset.classes),
-            initialisation=trial.initialisation,
-            dropout=trial.dropout,
             directory=settings.directory,
+            **trial.network,
         )
         check_trains(convert(model, load_family("relu").default), trial.model)
 
@@ -426,7 +427,8 @@ def _warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str]
             say(f"no trial came to its end, and ReLU's diverged{smaller}")
     if dataset is None or not reached:
         return
-    chance = guessing(dataset.train_labels)
+    trial = stored.settings.trial
+    chance = 1 / len(dataset.classes) if trial.stream else guessing(dataset.train_labels)
     if not beyond_guessing(max(reached), chance):
         say(
             f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "

@@ -1,11 +1,8 @@
 """The study file: what it may hold, and every problem of it told at once."""
 
-import difflib
 import os
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pdsearch.errors import InputError
+from pdsearch.study.problems import alternatives, close, fields_of, problem_of, type_problems
 from pdsearch.trial import TrialSettings
 
 DEFAULT_STORAGE = "sqlite:///pdsearch.db"
@@ -216,7 +214,7 @@ class CriteriaSection(_Section):
         problems = []
         for name, bound in value.items():
             if name not in names:
-                problems.append(f"{name!r} is not a criterion; {_close(name, names)}")
+                problems.append(f"{name!r} is not a criterion; {close(name, names)}")
                 continue
             try:  # now, not when the first candidate is gated, hours into the study
                 demands(thresholds={name: _bound(bound)})
@@ -274,6 +272,29 @@ class StudyFile(_Section):
     criteria: CriteriaSection = Field(default_factory=lambda: CriteriaSection.model_validate({}))
     trial: TrialSettings = Field(default_factory=lambda: TrialSettings.model_validate({}))
     confirm: ConfirmSection = Field(default_factory=lambda: ConfirmSection.model_validate({}))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _streams_are_confirmed_as_they_are(cls, data: Any) -> Any:
+        """A stream's tasks keep their length where `confirm.epochs` is omitted."""
+        trial = data.get("trial") if isinstance(data, Mapping) else None
+        confirm = data.get("confirm", {}) if isinstance(data, Mapping) else None
+        if not isinstance(trial, Mapping) or not isinstance(confirm, Mapping):
+            return data
+        if trial.get("stream") is None:
+            return data
+        epochs = trial.get("epochs", TrialSettings.model_fields["epochs"].default)
+        return {**data, "confirm": {"epochs": epochs, **confirm}}
+
+    @model_validator(mode="after")
+    def _fits_a_stream(self) -> Self:
+        if self.trial.stream is not None and self.study.looks is not None:
+            raise ValueError(
+                "study.looks: is for the first epoch, and the start of a stream's first task says "
+                "nothing of its last tasks: leave it out"
+            )
+        return self
+
     # Where it was read from: what its relative paths are relative to. Not a key of the file.
     _directory: Path | None = None
 
@@ -354,7 +375,7 @@ def validate(
     Raises:
         InputError: every problem, one a line.
     """
-    found = [*problems, *_type_problems(data)]
+    found = [*problems, *type_problems(StudyFile, data)]
     places = {problem.split(":")[0] for problem in found}
     told: list[str] = []
     settings = None
@@ -362,10 +383,10 @@ def validate(
         settings = StudyFile.model_validate(data)
     except ValidationError as error:
         for entry in error.errors():
-            place, _, said = _problem(entry, data).partition(": ")
+            place, _, said = problem_of(entry, keys=_keys).partition(": ")
             if place not in places:
                 told += [f"{place}: {line}" for line in said.splitlines()]
-    found += _alternatives(told)
+    found += alternatives(told)
     if settings is None or found:
         raise InputError("\n".join(where + problem for problem in dict.fromkeys(found)))
     settings._directory = directory
@@ -401,6 +422,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) -> None:
     section, dot, name = key.partition(".")
+    *within, name = name.split(".")
     sections = list(StudyFile.model_fields)
     if not dot or not name or section not in sections:
         problems.append(
@@ -411,124 +433,18 @@ def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) ->
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text  # words need no quotes on a command line
-    table = data.setdefault(section, {})
+    table: Any = data
+    for part in (section, *within):
+        table = table.setdefault(part, {}) if isinstance(table, dict) else None
     if isinstance(table, dict):
         table[name] = value
 
 
-# ------------------------------------------------------------------------------- telling problems
-
-
-def _type_problems(data: Mapping[str, Any]) -> list[str]:
-    """Text or true/false where a number belongs: pydantic would quietly convert them."""
-    problems = []
-    for section, field in StudyFile.model_fields.items():
-        table, model = data.get(section), field.annotation
-        if not isinstance(table, Mapping) or not isinstance(model, type):
-            continue
-        for name, entry in getattr(model, "model_fields", {}).items():
-            value = table.get(name)
-            kinds = _kinds(entry.annotation)
-            if isinstance(value, bool) and bool not in kinds and kinds & {int, float, str}:
-                problems.append(
-                    f"{section}.{name}: must be {_said(kinds)}, got {_shown(value)}".lower()
-                )
-            elif isinstance(value, str) and str not in kinds and kinds & {int, float, bool}:
-                problems.append(f"{section}.{name}: must be {_said(kinds)}, got {_shown(value)}")
-    return problems
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The plain types an annotation admits; a Literal's count as those of its values."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return set().union(*(_kinds(one) for one in typing.get_args(annotation)))
-    if origin is Literal:
-        return {type(value) for value in typing.get_args(annotation)}
-    if origin is typing.Annotated:
-        return _kinds(typing.get_args(annotation)[0])
-    return {annotation}
-
-
-def _said(kinds: set[Any]) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return " or ".join(word for kind, word in words.items() if kind in kinds)
-
-
-def _problem(entry: Any, data: Mapping[str, Any]) -> str:
-    """One pydantic error as `section.key: what is wrong and what would be valid`."""
-    location = [part for part in entry["loc"] if not _is_union_tag(part)]
-    place = ".".join(str(part) for part in location) or "study file"
-    kind, context, value = entry["type"], entry.get("ctx", {}), entry.get("input")
-    if kind == "extra_forbidden":
-        return f"{place}: unknown key; {_close(str(location[-1]), _keys(location[:-1]))}"
-    if kind == "missing":
-        return f"{place}: is missing"
-    bounds = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤"}
-    limits = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le"}
-    if kind in bounds:
-        return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {_shown(value)}"
-    if kind == "less_than":
-        return f"{place}: must be < {context['lt']}, got {_shown(value)}"
-    if kind == "literal_error":
-        valid = str(context["expected"]).replace("'", "").replace(" or ", ", ")
-        return f"{place}: must be one of {valid.replace(', ', ' | ')}, got {_shown(value)}"
-    if kind == "value_error":
-        return f"{place}: {context['error']}"
-    if kind == "too_short":
-        return f"{place}: needs at least {context['min_length']} entry"
-    types_said = {
-        "int_type": "a whole number",
-        "int_parsing": "a whole number",
-        "int_from_float": "a whole number",
-        "float_type": "a number",
-        "float_parsing": "a number",
-        "finite_number": "a finite number",
-        "string_type": "text",
-        "bool_type": "true or false",
-        "bool_parsing": "true or false",
-        "list_type": "a list",
-        "tuple_type": "a list",
-        "dict_type": "a table",
-        "model_type": "a section",
-        "model_attributes_type": "a section",
-    }
-    if kind in types_said:
-        return f"{place}: must be {types_said[kind]}, got {_shown(value)}"
-    return f"{place}: {entry['msg']}, got {_shown(value)}"
-
-
-def _alternatives(problems: Iterable[str]) -> list[str]:
-    """Pydantic tells `must be text, got 3` and `must be a table, got 3` apart: both as one."""
-    merged: dict[tuple[str, str], list[str]] = {}
-    for problem in problems:
-        found = re.fullmatch(r"(.*?: must be )(.*?)(, got .*)", problem, re.DOTALL)
-        head, kind, tail = found.groups() if found else (problem, "", "")
-        merged.setdefault((head, tail), []).append(kind)
-    return [head + " or ".join(kinds) + tail for (head, tail), kinds in merged.items()]
-
-
-def _is_union_tag(part: Any) -> bool:
-    """Whether a part of pydantic's location names a union's member rather than a key."""
-    return isinstance(part, str) and (part in ("str", "float", "int", "none") or "[" in part)
-
-
 def _keys(location: list[Any]) -> list[str]:
     """The keys that are valid at a place of the study file."""
-    model: Any = StudyFile
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None
-    keys = list(getattr(model, "model_fields", {}))
-    if model is CriteriaSection:
-        keys = ["profile", "own", *_threshold_names()]
-    return keys
-
-
-def _close(name: str, valid: Iterable[str]) -> str:
-    valid = list(valid)
-    near = difflib.get_close_matches(name, valid, n=1)
-    return f"did you mean {near[0]}?" if near else f"valid are: {', '.join(valid)}"
+    if location == ["criteria"]:
+        return ["profile", "own", *_threshold_names()]
+    return list(fields_of(StudyFile, location))
 
 
 def _criteria_names() -> tuple[str, ...]:
@@ -545,8 +461,3 @@ def _threshold_names() -> tuple[str, ...]:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -165,7 +165,7 @@ class ImageTrainer:
         self._dataset = dataset
         self._device = device
         self._threads = threads
-        self.epochs: int | None = settings.trial.epochs * max(1, len(settings.trial.learning_rates))
+        self.epochs: int | None = settings.trial.rounds * max(1, len(settings.trial.learning_rates))
         self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
         # behind: what they were made with is part of it.
@@ -191,7 +191,7 @@ class ImageTrainer:
     ) -> Outcome:
         """Trains at the study's learning rate, or at each of several, the best counting."""
         from pdsearch.models import check_source
-        from pdsearch.trial import EpochRecord, Look, run_over_learning_rates
+        from pdsearch.trial import EpochRecord, Look, run_over_learning_rates, value_of
 
         settings = self._settings.trial
         check_source(settings.model, self._source, directory=self._settings.directory)
@@ -201,6 +201,7 @@ class ImageTrainer:
         # order, so that values at one step compare. One that diverged on its way counts no longer.
         nothing = 0.0, -WORST_LOSS if by_loss else 0.0
         best: dict[float, tuple[int, float, float]] = {}  # epochs, value and standing by rate
+        reports: dict[float, list[float]] = {}  # accuracies of its epochs by rate
         reached = 0  # the last step that was told
         if checkpoint is not None:
             checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{self._made_with}")
@@ -214,14 +215,17 @@ class ImageTrainer:
             counting = [
                 entry[1:]
                 for other, entry in best.items()
-                if other == rate or entry[0] == settings.epochs
+                if other == rate or entry[0] == settings.rounds
             ]
             value, stands = (max(column) for column in zip(nothing, *counting, strict=True))
             return value, stands
 
         def told(rate: float, record: EpochRecord) -> None:
             nonlocal reached
-            epoch = rates.index(rate) * settings.epochs + record.epoch
+            epoch = rates.index(rate) * settings.rounds + record.epoch
+            accuracies = reports.setdefault(rate, [])
+            accuracies.append(record.accuracy)
+            worth = value_of(accuracies, settings)
             value, stands = so_far(rate)
             # The steps of a rate that diverged pass with what the others came to, so that a pruner
             # asks of everyone at every step.
@@ -231,8 +235,8 @@ class ImageTrainer:
             reached = epoch * self.looks
             best[rate] = (
                 record.epoch,
-                record.accuracy,
-                standing(record.accuracy, record.evaluation_loss),
+                worth,
+                standing(worth, record.evaluation_loss),
             )
             entry = {**_plain(asdict(record)), "epoch": epoch}
             on_step(Reached(reached, *so_far(rate), entry))
@@ -276,7 +280,11 @@ class ImageTrainer:
     def tie_margin(self, best: float) -> float:
         """One standard error of the difference of two such accuracies, as if independent."""
         share = min(max(best, 0.0), 1.0)
-        images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
+        stream = self._settings.trial.stream
+        if stream is not None:
+            images = float(stream.images * stream.last)
+        else:
+            images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
         return math.sqrt(2 * share * (1 - share) / images)
 
 
@@ -288,6 +296,8 @@ def looks_of(settings: StudyFile, *, images: int) -> int:
         images: of the training set, those held back included.
     """
     study, trial = settings.study, settings.trial
+    if trial.stream is not None:
+        return 1  # how the first task begins says nothing of the last ones
     if study.looks is not None or study.pruner != "halving":
         return study.looks or 1
     batches = int(images * (1 - trial.validation)) // trial.batch_size

@@ -7,14 +7,24 @@ when it is first asked for, for torch takes seconds to import.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.trial.records import EpochRecord, Look, RateSearch, TrialResult
-from pdsearch.trial.settings import TrialSettings, learning_rate_at
+from pdsearch.trial.records import (
+    EpochRecord,
+    Look,
+    RateSearch,
+    TaskRecord,
+    TrialResult,
+    value_of,
+)
+from pdsearch.trial.settings import StreamSettings, TrialSettings, learning_rate_at
 
 if TYPE_CHECKING:
     from pdsearch.trial.run import run_over_learning_rates, run_trial
     from pdsearch.trial.speed import probe_precision, resolve_device, resolve_settings
+    from pdsearch.trial.stream import Stream, check_room
 
 _OWNERS = {
+    "Stream": "stream",
+    "check_room": "stream",
     "probe_precision": "speed",
     "resolve_device": "speed",
     "resolve_settings": "speed",
@@ -26,14 +36,19 @@ __all__ = [
     "EpochRecord",
     "Look",
     "RateSearch",
+    "Stream",
+    "StreamSettings",
+    "TaskRecord",
     "TrialResult",
     "TrialSettings",
+    "check_room",
     "learning_rate_at",
     "probe_precision",
     "resolve_device",
     "resolve_settings",
     "run_over_learning_rates",
     "run_trial",
+    "value_of",
 ]
 
 

@@ -35,7 +35,10 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class TrialData:
-    """What a run trains and evaluates on, on its device; `train` indexes `images`."""
+    """What a run trains and evaluates on, on its device; `train` indexes `images`.
+
+    Images are uint8, or float32 and normalised already.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -104,6 +107,22 @@ def _statistics(
 
 
 @dataclass(frozen=True)
+class Training:
+    """What the training steps of an epoch came to.
+
+    Attributes:
+        loss: mean cross entropy of its batches, in nats.
+        accuracy: share of its images that were named rightly by the forward pass that trained on
+            them, before the step.
+        diverged: why and where training was stopped; None where it was not.
+    """
+
+    loss: float
+    accuracy: float
+    diverged: str | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model comes to on the evaluation set: see `EpochRecord`."""
 
@@ -134,8 +153,8 @@ class Loop:
 
     def train(
         self, epoch: int, *, after: Mapping[int, Callable[[], None]] | None = None
-    ) -> tuple[float, str | None]:
-        """Trains one epoch (from 0). Gives its mean loss, and the reason if it diverged.
+    ) -> Training:
+        """Trains one epoch of the run (from 0, over all tasks of a stream).
 
         `after[n]` is called after batch n of it, and may evaluate the model.
         """
@@ -147,10 +166,11 @@ class Loop:
         shifts = draw_shifts(len(order), mirror=data.mirror, generator=generator).to(device)
         torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
         self.model.train()
-        total = 0.0
+        total, right = 0.0, 0
         recent: list[torch.Tensor] = []
+        named: list[torch.Tensor] = []
         for step in range(data.steps):
-            done, total_steps = epoch * data.steps + step, settings.epochs * data.steps
+            done, total_steps = epoch * data.steps + step, settings.passes * data.steps
             if self.annealed:
                 set_progress(self.model, done / max(1, total_steps - 1))
             part = slice(step * size, (step + 1) * size)
@@ -163,28 +183,50 @@ class Loop:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(settings.precision, device):
-                loss = F.cross_entropy(self.forward(self._prepared(images)), data.labels[chosen])
+                logits = self.forward(self._prepared(images))
+                loss = F.cross_entropy(logits, data.labels[chosen])
             loss.backward()
             self.optimizer.step()
             recent.append(loss.detach())
+            named.append(logits.detach())
             # On a CPU a look at the loss costs nothing, and stops at the very batch.
             broken = device.type == "cpu" and not math.isfinite(recent[-1].item())
             if broken or len(recent) == WINDOW or step == data.steps - 1:
                 losses = torch.stack(recent).tolist()
                 mean = sum(losses) / len(losses)
-                where = f"in epoch {epoch + 1}, batch {step + 1} of {data.steps}"
+                where = f"in {self._name_of(epoch)}, batch {step + 1} of {data.steps}"
                 if not math.isfinite(mean):
-                    return math.nan, f"the loss is not finite {where}"
+                    return Training(math.nan, math.nan, f"the loss is not finite {where}")
                 if mean > limit:
-                    return mean, f"the loss exploded to {mean:.3g} {where} (limit {limit:.3g})"
+                    said = f"the loss exploded to {mean:.3g} {where} (limit {limit:.3g})"
+                    return Training(mean, math.nan, said)
                 total += sum(losses)
+                labels = data.labels[order[part.stop - size * len(named) : part.stop]]
+                right += int((torch.cat(named).argmax(1) == labels).sum())
                 recent.clear()
+                named.clear()
             if self.on_batch is not None:
                 self.on_batch(done + 1, total_steps)
             if after and step + 1 in after:
                 after[step + 1]()
                 self.model.train()
-        return total / data.steps, None
+        return Training(total / data.steps, right / (data.steps * size))
+
+    def train_task(self, task: int) -> Training:
+        """Trains all epochs of a stream's task (from 0); the means are over all its steps."""
+        epochs = self.settings.epochs
+        each = []
+        for epoch in range(task * epochs, (task + 1) * epochs):
+            each.append(self.train(epoch))
+            if each[-1].diverged is not None:
+                return each[-1]
+        return Training(sum(e.loss for e in each) / epochs, sum(e.accuracy for e in each) / epochs)
+
+    def _name_of(self, epoch: int) -> str:
+        if self.settings.stream is None:
+            return f"epoch {epoch + 1}"
+        task, within = divmod(epoch, self.settings.epochs)
+        return f"task {task + 1}, epoch {within + 1}"
 
     @torch.inference_mode()
     def evaluate(self, names: list[str]) -> Evaluation:
@@ -210,7 +252,9 @@ class Loop:
         return Evaluation(correct.item() / count, loss.item() / count, dead)
 
     def _prepared(self, images: torch.Tensor) -> torch.Tensor:
-        prepared = normalise(images, self.data.mean, self.data.deviation)
+        prepared = images
+        if not images.is_floating_point():
+            prepared = normalise(images, self.data.mean, self.data.deviation)
         return prepared.contiguous(memory_format=memory_format(self.settings.memory_format))
 
 
@@ -256,7 +300,8 @@ def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> in
     Measured in evaluation mode, so that neither running statistics nor random state move.
     """
     images = data.images[data.train[:2].to(data.images.device)]
-    prepared = normalise(images, data.mean, data.deviation)
+    if not images.is_floating_point():
+        images = normalise(images, data.mean, data.deviation)
     own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -275,7 +320,7 @@ def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> in
         torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing),
         autocast(settings.precision, data.images.device),
     ):
-        output = model(prepared)
+        output = model(images)
     model.train(training)
     total = sum(storage.nbytes() for storage in kept.values())
     del output

@@ -1,6 +1,8 @@
 """What a training run comes to."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from pdsearch.trial.settings import TrialSettings
 
@@ -34,6 +36,46 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class TaskRecord(EpochRecord):
+    """What a task of a stream came to; it takes the place of an epoch.
+
+    Attributes:
+        epoch: the task's number, from 1.
+        loss: mean cross entropy of all its training batches, in nats.
+        accuracy: within the task: the share of images that were named rightly in the training
+            forward passes, each before the step that trained on it, over all steps of all epochs
+            of the task. It is high where the network learns the task fast.
+        dead: as of an epoch, on the task's images after the task.
+        seconds: wall time, the evaluation included.
+        learning_rate: of its last step.
+        evaluation_loss: mean cross entropy on the task's images after the task, in nats.
+        final_accuracy: on the task's images after the task, in evaluation mode.
+        weight_norms: by a layer's name, the L2 norm of its weight after the task, biases and
+            parameters with fewer than two dimensions left out.
+    """
+
+    final_accuracy: float = 0.0
+    weight_norms: dict[str, float] = field(default_factory=dict)
+
+
+def record_of(entry: dict[str, Any], settings: TrialSettings) -> EpochRecord:
+    """A record from its fields, as a checkpoint keeps them."""
+    return EpochRecord(**entry) if settings.stream is None else TaskRecord(**entry)
+
+
+def value_of(accuracies: Sequence[float], settings: TrialSettings) -> float:
+    """The value of a run, from the accuracies of its epochs or tasks so far.
+
+    The last epoch's; of a stream, the mean over its last `stream.last` tasks, or over all where
+    there are fewer.
+    """
+    if settings.stream is None:
+        return accuracies[-1]
+    last = accuracies[-settings.stream.last :]
+    return sum(last) / len(last)
+
+
+@dataclass(frozen=True)
 class Look:
     """A look at a run within its first epoch.
 
@@ -53,8 +95,8 @@ class TrialResult:
     """What a training run came to.
 
     Attributes:
-        epochs: the finished epochs.
-        value: the accuracy that counts, the last epoch's; NaN where the run diverged.
+        epochs: the finished epochs, or a stream's finished tasks.
+        value: the accuracy that counts, see `value_of`; NaN where the run diverged.
         diverged: why and where the run was stopped; None for one that was not.
         seconds: wall time of the finished epochs, those before a resumption included.
         images_per_second: training images in that time (the evaluations' time counts too).

@@ -21,9 +21,18 @@ from pdsearch.models import build_model
 from pdsearch.trial.checkpoint import read_checkpoint, restore, write_checkpoint
 from pdsearch.trial.convolution import hasten
 from pdsearch.trial.loop import Loop, OnBatch, Split, TrialData, derive_seed, kept_bytes
-from pdsearch.trial.records import EpochRecord, Look, RateSearch, TrialResult
+from pdsearch.trial.records import (
+    EpochRecord,
+    Look,
+    RateSearch,
+    TaskRecord,
+    TrialResult,
+    record_of,
+    value_of,
+)
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import memory_format, resolve_device, resolve_settings, surroundings
+from pdsearch.trial.stream import Stream, weight_norms
 
 # Seconds of training that a killed run may lose at most, besides the epoch it was in: a checkpoint
 # of AlexNet takes 0.05 s, which after each epoch of 2 s would be a fortieth of a study's time.
@@ -59,6 +68,11 @@ def run_trial(
     interrupted or not. The process must not train anything else meanwhile: dropout draws from
     torch's default generator, which is put back as it was at the end.
 
+    With `settings.stream` the run is a stream of tasks instead, which the model is trained on one
+    after the other: neither its weights nor the optimiser's state are reset between them. A task
+    then takes the place of an epoch in all that is said here of records, `on_epoch` and
+    checkpoints. See `pdsearch.trial.stream`.
+
     Training progress advances with every step: :math:`t = s/(S - 1)` at step s = 0, …, S − 1 of the
     whole run, so that a family that anneals to the step is trained with the step in the end.
 
@@ -71,7 +85,7 @@ def run_trial(
         threads: for the CPU, during the run; torch's setting when left out.
         split: `validation`: trains on the training set less what is held back, and evaluates on
             that. `test`: trains on the whole training set and evaluates on the test set, for a
-            final confirmation only.
+            final confirmation only. A stream draws its images from the one or the other.
         on_epoch: called after each epoch, and for each epoch that a checkpoint restored. What it
             raises ends the run, with a checkpoint, and passes through.
         on_batch: called as `on_batch(done, total)` after each batch of the whole run.
@@ -99,7 +113,12 @@ def run_trial(
             settings = resolve_settings(settings, dataset, place, directory=directory)
         else:
             settings = TrialSettings.model_validate(saved.state["settings"])
-        data = TrialData.of(dataset, settings, seed=seed, split=split, device=place)
+        stream = None
+        if settings.stream is not None:
+            stream = Stream.of(dataset, settings, seed=seed, split=split, device=place)
+            data = stream.task(0)
+        else:
+            data = TrialData.of(dataset, settings, seed=seed, split=split, device=place)
         if not 1 <= looks <= data.steps:
             raise InputError(
                 f"looks must be from 1 to the {data.steps} batches of an epoch, got {looks}"
@@ -107,11 +126,7 @@ def run_trial(
 
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(
-            settings.model,
-            classes=len(dataset.classes),
-            initialisation=settings.initialisation,
-            dropout=settings.dropout,
-            directory=directory,
+            settings.model, classes=len(dataset.classes), directory=directory, **settings.network
         )
         names = [name for name, _ in relu_modules(model)]
         model = convert(model, candidate) if module is None else _replace(model, module)
@@ -121,7 +136,7 @@ def run_trial(
         records: list[EpochRecord] = []
         if saved is not None:
             restore(saved, model=model, optimizer=optimizer)
-            records = [EpochRecord(**record) for record in saved.state["epochs"]]
+            records = [record_of(record, settings) for record in saved.state["epochs"]]
             kept, diverged = saved.state["kept_bytes"], saved.state["diverged"]
         else:
             kept, diverged = kept_bytes(model, data, settings), None
@@ -158,26 +173,37 @@ def run_trial(
             for number in range(1, looks)
         }
         saved_at = time.perf_counter()
-        while diverged is None and len(records) < settings.epochs:
+        while diverged is None and len(records) < settings.rounds:
             begin = time.perf_counter()
             epoch = len(records)
-            loss, diverged = run.train(epoch, after=within_first if epoch == 0 else None)
+            if stream is None:
+                trained = run.train(epoch, after=within_first if epoch == 0 else None)
+            else:
+                run.data = stream.task(epoch)
+                trained = run.train_task(epoch)
+            diverged = trained.diverged
             if diverged is not None:
                 save()
                 break
             found = run.evaluate(names)
-            last = (epoch + 1) * data.steps - 1
+            last = (epoch + 1) * settings.passes // settings.rounds * data.steps - 1
             record = EpochRecord(
                 epoch=epoch + 1,
-                loss=loss,
+                loss=trained.loss,
                 accuracy=found.accuracy,
                 dead=found.dead,
                 seconds=time.perf_counter() - begin,
                 learning_rate=learning_rate_at(settings, last, steps=data.steps),
                 evaluation_loss=found.loss,
             )
+            if stream is not None:
+                record = TaskRecord(
+                    **{**vars(record), "accuracy": trained.accuracy},
+                    final_accuracy=found.accuracy,
+                    weight_norms=weight_norms(model),
+                )
             records.append(record)
-            ends = len(records) == settings.epochs
+            ends = len(records) == settings.rounds
             due = (ends and save_last) or time.perf_counter() - saved_at >= SAVE_EVERY
             if due:
                 save()
@@ -190,10 +216,11 @@ def run_trial(
                         save()
                     raise
     seconds = sum(record.seconds for record in records)
-    images = len(records) * data.steps * settings.batch_size
+    passes = len(records) * settings.passes // settings.rounds
+    images = passes * data.steps * settings.batch_size
     return TrialResult(
         epochs=tuple(records),
-        value=math.nan if diverged else records[-1].accuracy,
+        value=math.nan if diverged else value_of([record.accuracy for record in records], settings),
         diverged=diverged,
         seconds=seconds,
         images_per_second=images / seconds if seconds else 0.0,

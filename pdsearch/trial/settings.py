@@ -1,12 +1,59 @@
 """What a training run is made of: the `[trial]` section of a study file, and the learning rate."""
 
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
+
+LATER = frozenset({"width", "depth", "stream"})
+"""Keys that studies of version 0.1 do not have. At their defaults they are not dumped, so that
+settings, and the digests made of them, read as they did."""
+
+STREAM_DEFAULTS = {"augment": False, "schedule": "constant", "weight_decay": 0.0}
+"""What a stream changes where the study file does not name it."""
+
+
+class StreamSettings(BaseModel):
+    """`stream` in the `[trial]` section: tasks that a model is trained on one after the other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    tasks: int = Field(60, ge=1, description="tasks, each of `epochs` epochs")
+    images: int = Field(1600, ge=2, description="images, drawn once and the same for every task")
+    change: Literal["labels", "pixels"] = Field(
+        "labels",
+        description="labels: each task draws every image's label anew, uniformly; pixels: each "
+        "task moves the pixels of all its images by one permutation, and labels stay",
+    )
+    last: int = Field(
+        10, ge=1, description="tasks at the end of the stream whose mean accuracy is the value"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_streams(cls, data: Any) -> Any:
+        """A stream of fewer than ten tasks counts them all where `last` is omitted."""
+        tasks = data.get("tasks") if isinstance(data, Mapping) else None
+        if isinstance(tasks, int) and not isinstance(tasks, bool) and 1 <= tasks < 10:
+            return {"last": tasks, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.last > self.tasks:
+            raise ValueError(f"last must be at most the {self.tasks} tasks, got {self.last}")
+        return self
 
 
 class TrialSettings(BaseModel):
@@ -17,8 +64,8 @@ class TrialSettings(BaseModel):
     model: str = Field(
         "alexnet",
         min_length=1,
-        description="alexnet (for 32×32 images), a classifier of torchvision such as resnet18, or "
-        "path.py:function, called as function(classes=N)",
+        description="alexnet (for 32×32 images), mlp, a classifier of torchvision such as "
+        "resnet18, or path.py:function, called as function(classes=N)",
     )
     dataset: str = Field(
         "cifar10",
@@ -29,7 +76,9 @@ class TrialSettings(BaseModel):
     validation: Share = Field(
         0.1, description="share of the training set held back, stratified by class and seeded"
     )
-    epochs: int = Field(8, ge=1, description="passes over the training set")
+    epochs: int = Field(
+        8, ge=1, description="passes over the training set; with a stream, over each task's images"
+    )
     batch_size: int = Field(
         256,
         ge=1,
@@ -91,9 +140,57 @@ class TrialSettings(BaseModel):
         False,
         description="train through torch.compile, which takes time to begin with",
     )
+    width: int = Field(128, ge=1, le=65_536, description="model mlp: units in each hidden layer")
+    depth: int = Field(3, ge=1, le=1_000, description="model mlp: hidden layers")
+    stream: StreamSettings | None = Field(
+        None,
+        description="train on a stream of tasks ([streams](streams.md)) instead of on the training "
+        'set: `{tasks = 60, images = 1600, change = "labels", last = 10}`, every key optional. '
+        "augment is then false; schedule (anew in each task) is constant and weight_decay 0 where "
+        "they are omitted",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_a_stream_implies(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("stream") is not None:
+            return {**STREAM_DEFAULTS, **data}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in dump(self).items()
+            if key not in LATER or getattr(self, key) != fields[key].default
+        }
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What `build_model` is given besides the model's name."""
+        names = ("initialisation", "dropout", "width", "depth")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def rounds(self) -> int:
+        """What a run reports one by one: its epochs, or the tasks of its stream."""
+        return self.epochs if self.stream is None else self.stream.tasks
+
+    @property
+    def passes(self) -> int:
+        """Epochs of the whole run, over all tasks of a stream."""
+        return self.epochs if self.stream is None else self.epochs * self.stream.tasks
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.stream is not None and self.augment:
+            raise ValueError("augment must be false with a stream, which trains on given images")
+        if self.stream is not None and self.batch_size > self.stream.images:
+            raise ValueError(
+                f"batch_size must be at most the {self.stream.images} images of a stream's task, "
+                f"got {self.batch_size}"
+            )
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"nesterov is for optimizer 'sgd' only, not {self.optimizer!r}")
         if self.nesterov and self.momentum == 0:
@@ -108,7 +205,8 @@ class TrialSettings(BaseModel):
 def learning_rate_at(settings: TrialSettings, step: int, *, steps: int) -> float:
     """The learning rate of a step.
 
-    A function of the step alone, so that a resumed run needs no scheduler's state.
+    A function of the step alone, so that a resumed run needs no scheduler's state. With a stream,
+    the schedule runs anew in each task.
 
     Args:
         settings: of the trial.
@@ -117,6 +215,7 @@ def learning_rate_at(settings: TrialSettings, step: int, *, steps: int) -> float
     """
     peak = settings.learning_rate
     total = settings.epochs * steps
+    step %= total  # a stream goes on with the next task
     if settings.schedule == "step":
         done = step // steps  # epochs
         drops = sum(done >= round(share * settings.epochs) for share in settings.milestones)

@@ -84,7 +84,12 @@ def probe_precision(
         setups = {}
         for precision, layout in choices:
             torch.manual_seed(0)
-            model = build_model(settings.model, classes=len(dataset.classes), directory=directory)
+            model = build_model(
+                settings.model,
+                classes=len(dataset.classes),
+                directory=directory,
+                **settings.network,
+            )
             shape = memory_format(layout)
             model = model.to(device).to(memory_format=shape).train()
             if device.type == "cpu" and not settings.compile:
@@ -119,6 +124,8 @@ def _choices(settings: TrialSettings, device: torch.device) -> list[tuple[str, s
     if settings.precision == "auto":
         able = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
         precisions = ["float32", "bfloat16"] if able else ["float32"]
+    if settings.model == "mlp" and settings.memory_format == "auto":
+        return [(precision, "contiguous") for precision in precisions]  # it has no maps
     if settings.memory_format != "auto":
         return [(precision, settings.memory_format) for precision in precisions]
     # CUDA's tensor cores and oneDNN's bfloat16 read channels-last without a transposition. In

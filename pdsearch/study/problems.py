@@ -1,0 +1,130 @@
+"""How the problems of a study file are told: where, what is wrong, what would be valid."""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+def fields_of(root: type[BaseModel], location: Iterable[Any]) -> dict[str, FieldInfo]:
+    """The fields of the table at a place below a model, such as `["trial", "stream"]`."""
+    model: type[BaseModel] | None = root
+    for part in location:
+        field = model.model_fields.get(part) if model is not None else None
+        model = _table(field.annotation) if field is not None else None
+    return dict(model.model_fields) if model is not None else {}
+
+
+def _table(annotation: Any) -> type[BaseModel] | None:
+    """The model that an annotation admits, if any."""
+    models = [k for k in _kinds(annotation) if isinstance(k, type) and issubclass(k, BaseModel)]
+    return models[0] if models else None
+
+
+def type_problems(root: type[BaseModel], data: Mapping[str, Any], place: str = "") -> list[str]:
+    """Text or true/false where a number belongs: pydantic would quietly convert them."""
+    problems = []
+    for name, entry in root.model_fields.items():
+        value, inner = data.get(name), _table(entry.annotation)
+        if inner is not None:
+            if isinstance(value, Mapping):
+                problems += type_problems(inner, value, f"{place}{name}.")
+            continue
+        kinds = _kinds(entry.annotation)
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float, str}:
+            problems.append(f"{place}{name}: must be {_said(kinds)}, got {_shown(value)}".lower())
+        elif isinstance(value, str) and str not in kinds and kinds & {int, float, bool}:
+            problems.append(f"{place}{name}: must be {_said(kinds)}, got {_shown(value)}")
+    return problems
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types an annotation admits; a Literal's count as those of its values."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(_kinds(one) for one in typing.get_args(annotation)))
+    if origin is Literal:
+        return {type(value) for value in typing.get_args(annotation)}
+    if origin is typing.Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    return {annotation}
+
+
+def _said(kinds: set[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return " or ".join(word for kind, word in words.items() if kind in kinds)
+
+
+def problem_of(entry: Any, *, keys: Callable[[list[Any]], list[str]]) -> str:
+    """One pydantic error as `section.key: what is wrong and what would be valid`."""
+    location = [part for part in entry["loc"] if not _is_union_tag(part)]
+    place = ".".join(str(part) for part in location) or "study file"
+    kind, context, value = entry["type"], entry.get("ctx", {}), entry.get("input")
+    if kind == "extra_forbidden":
+        return f"{place}: unknown key; {close(str(location[-1]), keys(location[:-1]))}"
+    if kind == "missing":
+        return f"{place}: is missing"
+    bounds = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤"}
+    limits = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le"}
+    if kind in bounds:
+        return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {_shown(value)}"
+    if kind == "less_than":
+        return f"{place}: must be < {context['lt']}, got {_shown(value)}"
+    if kind == "literal_error":
+        valid = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"{place}: must be one of {valid.replace(', ', ' | ')}, got {_shown(value)}"
+    if kind == "value_error":
+        return f"{place}: {context['error']}"
+    if kind == "too_short":
+        return f"{place}: needs at least {context['min_length']} entry"
+    types_said = {
+        "int_type": "a whole number",
+        "int_parsing": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "float_parsing": "a number",
+        "finite_number": "a finite number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+        "list_type": "a list",
+        "tuple_type": "a list",
+        "dict_type": "a table",
+        "model_type": "a section" if len(location) < 2 else "a table",
+        "model_attributes_type": "a section" if len(location) < 2 else "a table",
+    }
+    if kind in types_said:
+        return f"{place}: must be {types_said[kind]}, got {_shown(value)}"
+    return f"{place}: {entry['msg']}, got {_shown(value)}"
+
+
+def alternatives(problems: Iterable[str]) -> list[str]:
+    """Pydantic tells `must be text, got 3` and `must be a table, got 3` apart: both as one."""
+    merged: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        found = re.fullmatch(r"(.*?: must be )(.*?)(, got .*)", problem, re.DOTALL)
+        head, kind, tail = found.groups() if found else (problem, "", "")
+        merged.setdefault((head, tail), []).append(kind)
+    return [head + " or ".join(kinds) + tail for (head, tail), kinds in merged.items()]
+
+
+def _is_union_tag(part: Any) -> bool:
+    """Whether a part of pydantic's location names a union's member rather than a key."""
+    return isinstance(part, str) and (part in ("str", "float", "int", "none") or "[" in part)
+
+
+def close(name: str, valid: Iterable[str]) -> str:
+    """The valid name that was meant, or all of them."""
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean {near[0]}?" if near else f"valid are: {', '.join(valid)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,141 @@
+"""A stream of tasks: what a network is trained on, one task after the other.
+
+Networks that keep learning new tasks lose the ability to (loss of plasticity: Lyle et al. 2023,
+arXiv:2303.01486; Dohare et al. 2024, doi 10.1038/s41586-024-07711-7). A stream measures it. Its
+images are drawn once, from the training set less what validation holds back in a search, and from
+the test set in a confirmation, and are the same for every task. What changes from task to task is
+
+- `labels`: each image's label, drawn anew uniformly over the classes; or
+- `pixels`: where in the image each pixel stands, by one permutation for all images and channels of
+  a task; the labels are the images' own.
+
+The model goes on from task to task with its weights and the optimiser's state. The accuracy of a
+task is that of the training forward passes, over all its steps (see `TaskRecord`), and the value of
+the trial its mean over the last tasks. It says how well the network still learns what it is shown,
+and nothing of other images: there is no generalisation to random labels.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from pdsearch.data import Dataset, normalise, stratified_split
+from pdsearch.errors import InputError
+from pdsearch.trial.loop import Split, TrialData, derive_seed
+from pdsearch.trial.settings import StreamSettings, TrialSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The tasks of a run.
+
+    Everything is drawn from the run's seed alone, so that the runs of a seed meet the same tasks.
+
+    Attributes:
+        data: the images ``(images, 3, h, w)``, float32 and normalised, with their own labels.
+        settings: of the stream.
+        seed: of the run.
+    """
+
+    data: TrialData
+    settings: StreamSettings
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        settings: TrialSettings,
+        *,
+        seed: int,
+        split: Split,
+        device: torch.device,
+    ) -> "Stream":
+        """Draws a run's images.
+
+        Raises:
+            InputError: the data set has fewer images than the stream needs.
+        """
+        stream = settings.stream
+        if stream is None:
+            raise InputError("the trial's settings have no stream")
+        whole = TrialData.of(dataset, settings, seed=seed, split=split, device=device)
+        if split == "test":
+            images, labels = whole.evaluation_images, whole.evaluation_labels
+        else:
+            images, labels = whole.images[whole.train], whole.labels[whole.train]
+        _check_room(stream, len(labels), dataset=dataset.name)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "stream images"))
+        chosen = torch.randperm(len(labels), generator=generator)[: stream.images].to(device)
+        prepared = normalise(images[chosen], whole.mean, whole.deviation)
+        own = labels[chosen]
+        data = replace(
+            whole,
+            images=prepared,
+            labels=own,
+            train=torch.arange(stream.images),
+            evaluation_images=prepared,
+            evaluation_labels=own,
+            steps=stream.images // settings.batch_size,
+        )
+        return cls(data, stream, seed)
+
+    def task(self, number: int) -> TrialData:
+        """What a task (from 0) trains on and is evaluated on."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "stream task", number))
+        images, labels = self.data.images, self.data.labels
+        if self.settings.change == "labels":
+            drawn = torch.randint(self.data.classes, labels.shape, generator=generator)
+            labels = drawn.to(labels.device)
+        else:
+            height, width = images.shape[2:]
+            order = torch.randperm(height * width, generator=generator).to(images.device)
+            images = images.flatten(2)[:, :, order].view_as(images)
+        return replace(
+            self.data,
+            images=images,
+            labels=labels,
+            evaluation_images=images,
+            evaluation_labels=labels,
+        )
+
+    @property
+    def counted(self) -> range:
+        """The tasks (from 0) that the value is a mean over."""
+        return range(self.settings.tasks - self.settings.last, self.settings.tasks)
+
+
+def check_room(settings: TrialSettings, dataset: Dataset) -> None:
+    """Checks that search and confirmation find as many images as a stream, if any, draws.
+
+    Raises:
+        InputError: they do not.
+    """
+    if settings.stream is None:
+        return
+    share = settings.validation
+    train, _ = stratified_split(dataset.train_labels, share=share, seed=0, classes=dataset.classes)
+    _check_room(settings.stream, len(train), dataset=f"{dataset.name} less those held back")
+    where = f"the test set of {dataset.name}, which a confirmation draws from"
+    _check_room(settings.stream, len(dataset.test_labels), dataset=where)
+
+
+def _check_room(stream: StreamSettings, available: int, *, dataset: str) -> None:
+    if stream.images > available:
+        raise InputError(
+            f"trial.stream.images: must be ≤ {available}, the images of {dataset}, got "
+            f"{stream.images}"
+        )
+
+
+def weight_norms(model: nn.Module) -> dict[str, float]:
+    """The L2 norm of each layer's weight, by the layer's name."""
+    found = {
+        name.removesuffix(".weight"): parameter.detach().float().norm()
+        for name, parameter in model.named_parameters()
+        if name.endswith("weight") and parameter.dim() > 1
+    }
+    if not found:
+        return {}
+    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
