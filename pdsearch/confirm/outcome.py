@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pdsearch.confirm.reaching import Reaching, reaching
 from pdsearch.statistics import (
     PairedDifference,
     beyond_guessing,
@@ -44,6 +45,7 @@ class Row:
         learning_rate: The rate it was trained with.
         diverged: Seeds whose training diverged.
         seconds: Training time of its runs.
+        reaching: When its runs reach ReLU's own final accuracy; None for a stream of tasks.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Row:
     learning_rate: float
     diverged: tuple[int, ...]
     seconds: float
+    reaching: Reaching | None = None
 
     @property
     def seeds(self) -> int:
@@ -112,6 +115,7 @@ class Row:
             "learning_rate": self.learning_rate,
             "diverged": list(self.diverged),
             "seconds": self.seconds,
+            "time_to_accuracy": None if self.reaching is None else self.reaching.to_dict(),
         }
 
 
@@ -226,7 +230,15 @@ def assemble(
     )
     baseline = next((runs for runs in ordered if runs[0]["kind"] == "baseline"), [])
     reference = {run["seed"]: run["accuracy"] for run in baseline}
-    rows = [_row(runs, reference, kind=kind(runs)) for runs in ordered]
+    rows = [
+        replace(
+            _row(runs, reference, kind=kind(runs)),
+            reaching=reaching(
+                sorted(runs, key=lambda run: int(run["seed"])), baseline, own=runs is baseline
+            ),
+        )
+        for runs in ordered
+    ]
     adjusted = holm([row.p_value for row in rows])
     compared = sum(p is not None for p in adjusted)
     rows = [

@@ -12,6 +12,8 @@ COLUMNS = (
     "p",
     "p adjusted",
     "seeds needed",
+    "epochs to ReLU's",
+    "− ReLU, epochs",
     "learning rate",
 )
 
@@ -29,8 +31,25 @@ def _cells(row: Row, *, rate: bool) -> tuple[str, ...]:
         p_text(row.p_value),
         p_text(row.p_adjusted) + ("*" if row.significant else ""),
         "" if row.seeds_needed is None else str(row.seeds_needed),
+        *_reaching_cells(row),
         f"{row.learning_rate:g}" if rate else "",
     )
+
+
+def _reaching_cells(row: Row) -> tuple[str, str]:
+    """When the row reaches ReLU's final mean accuracy, and how much earlier or later than ReLU."""
+    found = row.reaching
+    if found is None:
+        return "", ""
+    if found.mean is None:
+        return "never", ""
+    of = "" if not found.never else f" ({row.seeds - found.never} of {row.seeds})"
+    paired = found.paired
+    if paired is None or not paired.n:
+        return f"{found.mean:.1f}{of}", ""
+    ends = paired.interval
+    span = "" if ends is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]"
+    return f"{found.mean:.1f}{of}", f"{paired.difference:+.1f}{span} ({paired.n})"
 
 
 def _interval(ends: tuple[float, float] | None) -> str:
@@ -63,7 +82,15 @@ def _legend(confirmation: Confirmation) -> str:
         + "; p adjusted by Holm over the rows (* below 0.05)"
         + (power if needed else "")
         + "."
+        + (_REACHING if any(row.reaching for row in confirmation.rows) else "")
     )
+
+
+_REACHING = (
+    " Epochs to ReLU's: until the mean of ReLU's final accuracies is first reached, linear between "
+    "epochs, over the seeds that reach it (how many, where not all do); beside it the paired "
+    "difference to ReLU over the seeds (how many) at which both do."
+)
 
 
 def confirm_table(confirmation: Confirmation) -> str:

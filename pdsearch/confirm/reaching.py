@@ -1,0 +1,114 @@
+"""Time to accuracy: when each row reaches the accuracy that ReLU ends at."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pdsearch.statistics import PairedDifference, paired_difference
+
+__all__ = ["Reaching", "epochs_to", "reaching"]
+
+
+@dataclass(frozen=True)
+class Reaching:
+    """When the runs of a row reach a target accuracy.
+
+    Attributes:
+        target: The accuracy, a fraction: the mean of ReLU's own final ones.
+        epochs: For each seed, in the order of the row's: epochs, linear between their ends; None
+            where a run never reaches it.
+        paired: Epochs less ReLU's at the same seed, over the seeds at which both reach it; None in
+            the baseline's own row.
+    """
+
+    target: float
+    epochs: tuple[float | None, ...]
+    paired: PairedDifference | None
+
+    @property
+    def never(self) -> int:
+        """Number of seeds at which the target is never reached."""
+        return sum(one is None for one in self.epochs)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean epochs of the runs that reach it; None without any."""
+        reached = [one for one in self.epochs if one is not None]
+        return sum(reached) / len(reached) if reached else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        paired = self.paired if self.paired is not None and self.paired.n else None
+        return {
+            "target": self.target,
+            "epochs": list(self.epochs),
+            "never": self.never,
+            "mean": self.mean,
+            "pairs": 0 if paired is None else paired.n,
+            "difference": None if paired is None else paired.difference,
+            "ci95": None if paired is None or paired.interval is None else list(paired.interval),
+            "p_value": None if paired is None else paired.p_value,
+        }
+
+
+def epochs_to(accuracies: Sequence[float | None], target: float, *, start: float) -> float | None:
+    """Epochs until an accuracy is first reached, linear between the ends of epochs.
+
+    Args:
+        accuracies: After epochs 1, 2, …; fractions.
+        target: The accuracy.
+        start: The accuracy before training, that of guessing.
+
+    Returns:
+        Epochs from the beginning; None if it is never reached.
+    """
+    before = start
+    if before >= target:
+        return 0.0
+    for done, accuracy in enumerate(accuracies):
+        if accuracy is None:
+            return None
+        if accuracy >= target:
+            return done + (target - before) / (accuracy - before)
+        before = accuracy
+    return None
+
+
+def reaching(
+    runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], *, own: bool
+) -> Reaching | None:
+    """When the runs of a row reach the mean of the baseline's final accuracies.
+
+    Args:
+        runs: The row's records, by seed.
+        baseline: ReLU's records.
+        own: Whether the row is the baseline's.
+
+    Returns:
+        None for a stream of tasks, whose accuracies are of one task each, and where ReLU has not
+        finished a run or some record holds no accuracies by epoch.
+    """
+    everyone = [*runs, *baseline]
+    if not baseline or any(run["setting"]["trial"].get("stream") for run in everyone):
+        return None
+    if not all(run.get("epochs") for run in everyone if not run["diverged"]):
+        return None
+    target = sum(run["accuracy"] for run in baseline) / len(baseline)
+
+    def when(run: Mapping[str, Any]) -> float | None:
+        if run["diverged"]:  # what it reached before is lost
+            return None
+        accuracies = [entry["accuracy"] for entry in run["epochs"]]
+        return epochs_to(accuracies, target, start=run["chance"])
+
+    found = {run["seed"]: when(run) for run in runs}
+    if own:
+        return Reaching(target, tuple(found.values()), None)
+    relu = {run["seed"]: when(run) for run in baseline}
+    pairs = [
+        (epochs, there)
+        for seed, epochs in found.items()
+        if epochs is not None and (there := relu.get(seed)) is not None
+    ]
+    paired = paired_difference([one for one, _ in pairs], [other for _, other in pairs])
+    return Reaching(target, tuple(found.values()), paired)
