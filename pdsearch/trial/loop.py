@@ -132,7 +132,11 @@ class Evaluation:
 
 @dataclass(eq=False)
 class Loop:
-    """Trains a model for an epoch, and evaluates it."""
+    """Trains a model for an epoch, and evaluates it.
+
+    `before_step` is called between each backward pass and the optimiser's step, `after_step` after
+    it with the step's number in the run.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -140,6 +144,8 @@ class Loop:
     data: TrialData
     seed: int = field(kw_only=True)
     on_batch: OnBatch | None = field(kw_only=True)
+    before_step: Callable[[], None] | None = field(default=None, kw_only=True)
+    after_step: Callable[[int], None] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         # Only the training step: an evaluation takes a small share of the time, and is looked into.
@@ -177,7 +183,11 @@ class Loop:
                 logits = self.forward(self._prepared(images))
                 loss = F.cross_entropy(logits, data.labels[chosen])
             loss.backward()
+            if self.before_step is not None:
+                self.before_step()
             self.optimizer.step()
+            if self.after_step is not None:
+                self.after_step(epoch * data.steps + step)
             recent.append(loss.detach())
             named.append(logits.detach())
             # On a CPU a look at the loss costs nothing, and stops at the very batch.
