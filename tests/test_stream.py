@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
+from pdsearch import trial as trial_room
 from pdsearch.cli import main
 from pdsearch.confirm import confirm, read_runs
+from pdsearch.confirm.contenders import REMEDIES, STREAM_ACTIVATIONS
 from pdsearch.data import Dataset, channel_statistics, load_dataset, normalise, stratified_split
 from pdsearch.errors import InputError
-from pdsearch.expression import x
+from pdsearch.expression import parse, x
 from pdsearch.family import Candidate, Family, load_family
 from pdsearch.models import MLP
 from pdsearch.study import search
@@ -688,3 +690,67 @@ def test_networks_of_the_controls_train(change: dict[str, Any]) -> None:
 def test_remedies_that_cannot_be(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(**change)
+
+
+def test_controls_of_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = STUDY.replace("tasks = 4, images = 96, last = 2", "tasks = 2, images = 64")
+    (tmp_path / "stream.toml").write_text(text.replace("epochs = 2", "epochs = 1"))
+    stored = search("stream.toml", threads=1, progress=False).stored
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "def net(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(),\n"
+        "                         nn.Linear(8, classes))\n"
+    )
+    found = confirm(
+        stored,
+        top=0,
+        seeds=1,
+        controls=True,
+        threads=1,
+        workers=1,
+        transfer=["own.py:net@digits"],
+    )
+    assert [(row.kind, row.name) for row in found.rows] == [
+        ("baseline", "relu"),
+        ("activation", "LeakyReLU"),
+        ("activation", "LeakyReLU(0.1)"),
+        ("activation", "ELU"),
+        *(("remedy", name) for name in REMEDIES),
+    ]
+    assert all(row.learning_rate in (0.03, 0.01) for row in found.rows)
+    # Only what does not need the MLP goes along to another model.
+    there = [row.name for row in found.transfers[0].rows if row.kind == "remedy"]
+    assert there == [name for name, changes in REMEDIES.items() if "l2_init" in changes]
+    # Each is the run that its settings make.
+    settings = stored.settings.trial
+    for row in found.rows:
+        if row.kind == "remedy":
+            changes = {"learning_rate": row.learning_rate, "learning_rates": []}
+            chosen = {**settings.model_dump(mode="json"), **REMEDIES[row.name], **changes}
+            alone = run_trial(
+                load_family("relu").default,
+                TrialSettings.model_validate(chosen),
+                load_dataset("digits"),
+                seed=1000,
+                split="test",
+                threads=1,
+            )
+            assert row.accuracy == (alone.value,), row.name
+    # The same call again trains nothing.
+    monkeypatch.setattr(trial_room, "run_trial", None)
+    again = confirm(stored, top=0, seeds=1, controls=True, threads=1, workers=1)
+    assert [row.accuracy for row in again.rows] == [row.accuracy for row in found.rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("LeakyReLU(0.1)", lambda: nn.LeakyReLU(0.1)), ("ELU", nn.ELU), ("LeakyReLU", nn.LeakyReLU)],
+)
+def test_the_activations_formulas_are_torchs(name: str, make: Any) -> None:
+    formula = parse(STREAM_ACTIVATIONS[name], parameters=())
+    for at in (-3.0, -0.5, 0.0, 0.25, 2.0):
+        ours = float(formula.subs(x, sympy.Rational(str(at))).evalf(30))
+        theirs = make()(torch.tensor(at, dtype=torch.float64)).item()
+        assert ours == pytest.approx(theirs, abs=1e-14)
