@@ -8,7 +8,7 @@ import inspect
 import math
 import sys
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -85,13 +85,31 @@ class AlexNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
+class CReLU(nn.Module):
+    """``relu(cat(x, -x))``, twice as wide as x: Shang et al. 2016, arXiv:1603.05201.
+
+    Abbas et al. 2023 (arXiv:2303.07507) find that it prevents the loss of plasticity.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """``(n, features)`` → ``(n, 2·features)``."""
+        return self.relu(torch.cat([input, -input], 1))
+
+
 class MLP(nn.Sequential):
-    """A plain network of fully connected layers with ReLU: no dropout, no normalisation.
+    """A plain network of fully connected layers with ReLU and without dropout.
 
     Args:
         classes: number of classes.
         width: units in each hidden layer.
         depth: hidden layers.
+        activation: ``relu``, or ``crelu`` (:class:`CReLU`), for which each layer after a hidden one
+            has twice the inputs.
+        normalisation: ``none``, or ``layer``: a ``nn.LayerNorm`` before each activation.
         features: elements of an image.
 
     Shape:
@@ -99,12 +117,22 @@ class MLP(nn.Sequential):
     """
 
     def __init__(
-        self, *, classes: int, width: int = 128, depth: int = 3, features: int = 3 * 32 * 32
+        self,
+        *,
+        classes: int,
+        width: int = 128,
+        depth: int = 3,
+        activation: Literal["relu", "crelu"] = "relu",
+        normalisation: Literal["none", "layer"] = "none",
+        features: int = 3 * 32 * 32,
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
         for _ in range(depth):
-            layers += [nn.Linear(features, width), nn.ReLU()]
-            features = width
+            layers.append(nn.Linear(features, width))
+            if normalisation == "layer":
+                layers.append(nn.LayerNorm(width))
+            layers.append(CReLU() if activation == "crelu" else nn.ReLU())
+            features = 2 * width if activation == "crelu" else width
         super().__init__(*layers, nn.Linear(features, classes))
 
 
@@ -114,8 +142,7 @@ def build_model(
     classes: int,
     initialisation: Initialisation = "pytorch",
     dropout: float | None = None,
-    width: int = 128,
-    depth: int = 3,
+    mlp: Mapping[str, Any] | None = None,
     directory: Path | None = None,
 ) -> nn.Module:
     """Builds a model for 32×32 RGB images, with ``nn.ReLU`` inside.
@@ -144,8 +171,7 @@ def build_model(
             hidden fully connected layers and 0 elsewhere, as in ``bvlc_alexnet/train_val.prototxt``
             (Krizhevsky et al. 2012 had biases of 1 there).
         dropout: probability for every ``nn.Dropout`` of the model; the model's own when left out.
-        width: units in each hidden layer of ``mlp``.
-        depth: hidden layers of ``mlp``.
+        mlp: of ``mlp``, the further arguments of :class:`MLP`.
         directory: what a relative ``path.py`` is relative to; the current folder when left out.
 
     Raises:
@@ -163,7 +189,7 @@ def build_model(
     if spec == "alexnet":
         model: nn.Module = AlexNet(classes=classes)
     elif spec == "mlp":
-        model = MLP(classes=classes, width=width, depth=depth)
+        model = MLP(classes=classes, **(mlp or {}))
     elif ".py" in spec:
         model = _own(spec, classes=classes, directory=directory)
     else:

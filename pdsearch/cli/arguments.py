@@ -309,7 +309,8 @@ def parser() -> argparse.ArgumentParser:
         "--controls",
         action="store_true",
         help="also the ordinary activation whose true derivative is the best candidate's g, and "
-        "LeakyReLU, GELU and SiLU",
+        "LeakyReLU, GELU and SiLU; of a stream of tasks LeakyReLU (0.01 and 0.1), ELU, CReLU, "
+        "LayerNorm, L2 towards the initial weights and continual backprop",
     )
     confirm.add_argument(
         "--forward-control",

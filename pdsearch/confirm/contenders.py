@@ -1,9 +1,13 @@
 """Who is retrained: the rows of a confirmation before they are trained."""
 
+import functools
+import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
 from pdsearch.errors import InputError, UnsupportedError
@@ -12,6 +16,7 @@ from pdsearch.study.twins import Shape, same_shape, shape_of
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy
+    from pdsearch.trial import TrialSettings
 
 # They stand for "why not use another function forward as well?", at torch's defaults.
 ACTIVATIONS = {
@@ -20,12 +25,31 @@ ACTIVATIONS = {
     "SiLU": "x*sigmoid(x)",
 }
 
+# For a stream of tasks: those that units do not die of.
+STREAM_ACTIVATIONS = {
+    "LeakyReLU": "Max(0, x) + Min(0, x)/100",
+    "LeakyReLU(0.1)": "Max(0, x) + Min(0, x)/10",
+    "ELU": "Piecewise((x, x > 0), (exp(x) - 1, True))",
+}
+
+# Settings of `[trial]` that are known to keep a network able to learn. The strengths of the L2 term
+# are ours, the other numbers their authors' (see `TrialSettings`).
+REMEDIES: dict[str, dict[str, Any]] = {
+    "CReLU": {"activation": "crelu"},
+    "LayerNorm": {"normalisation": "layer"},
+    "L2 towards initial weights (1e-3)": {"l2_init": 1e-3},
+    "L2 towards initial weights (1e-4)": {"l2_init": 1e-4},
+    "continual backprop": {"continual_backprop": {}},
+}
+
 
 @dataclass(frozen=True)
 class Contender:
-    """One row before it is trained. `how` and `formula` decide the result; the rest is for show.
+    """One row before it is trained.
 
-    `place` is its place among those it is trained with.
+    `how`, `formula` and `changes`, the settings of `[trial]` that it is trained with instead of the
+    study's, decide the result; the rest is for show. `place` is its place among those it is trained
+    with.
     """
 
     name: str
@@ -35,11 +59,31 @@ class Contender:
     candidate: "Candidate"
     module: Callable[[], Any] | None = None
     place: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def identity(self) -> str:
         """What tells its runs from another's."""
-        return identity_of(self.formula, how=self.how)
+        own = identity_of(self.formula, how=self.how)
+        return f"{own} with {json.dumps(self.changes, sort_keys=True)}" if self.changes else own
+
+    def settings(self, trial: "TrialSettings") -> "TrialSettings":
+        """A trial's settings as it is trained.
+
+        Raises:
+            ValidationError: the changes do not fit them.
+        """
+        if not self.changes:
+            return trial
+        return type(trial).model_validate({**trial.model_dump(mode="json"), **self.changes})
+
+    def fits(self, trial: "TrialSettings") -> bool:
+        """Whether it can be trained with these settings."""
+        try:
+            self.settings(trial)
+        except ValidationError:
+            return False
+        return True
 
 
 def choose_contenders(
@@ -51,8 +95,6 @@ def choose_contenders(
     activations: bool,
 ) -> tuple[list[Contender], list[str]]:
     """Baseline, the study's best, references, the user's, controls; each g once. And notes."""
-    from torch import nn
-
     from pdsearch.family import load_family
 
     baseline = load_family("relu").default
@@ -97,12 +139,40 @@ def choose_contenders(
     if forward_control:
         found += _forward_control(found, notes)
     if activations:
-        found += [
-            Contender(name, "activation", "activation", formula, baseline, getattr(nn, name))
-            for name, formula in ACTIVATIONS.items()
-        ]
+        found += _plain_controls(baseline, stored.settings.trial, notes)
     ordered = sorted(found, key=lambda contender: KINDS.index(contender.kind))
     return [replace(one, place=place) for place, one in enumerate(ordered)], notes
+
+
+def _plain_controls(
+    baseline: "Candidate", trial: "TrialSettings", notes: list[str]
+) -> list[Contender]:
+    """The activations, and for a stream the remedies that fit the model."""
+    from torch import nn
+
+    modules: dict[str, Callable[[], Any]] = {
+        "LeakyReLU": nn.LeakyReLU,
+        "LeakyReLU(0.1)": functools.partial(nn.LeakyReLU, 0.1),
+        "GELU": nn.GELU,
+        "SiLU": nn.SiLU,
+        "ELU": nn.ELU,
+    }
+    chosen = ACTIVATIONS if trial.stream is None else STREAM_ACTIVATIONS
+    found = [
+        Contender(name, "activation", "activation", formula, baseline, modules[name])
+        for name, formula in chosen.items()
+    ]
+    for name, changes in REMEDIES.items() if trial.stream is not None else ():
+        one = Contender(
+            name, "remedy", "pseudo-derivative", baseline.formula, baseline, changes=changes
+        )
+        if one.fits(trial):
+            found.append(one)
+        else:
+            notes.append(
+                f"No row of {name}: it is not for {trial.model}, or not with its settings."
+            )
+    return found
 
 
 def _forward_control(found: Sequence[Contender], notes: list[str]) -> list[Contender]:

@@ -1,5 +1,6 @@
 """What a confirmation shows: rows, and how they follow from the stored runs."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 
 # In the order of the table.
-KINDS = ("baseline", "reference", "candidate", "given", "forward_control", "activation")
+KINDS = ("baseline", "reference", "candidate", "given", "forward_control", "activation", "remedy")
 
 
 @dataclass(frozen=True)
@@ -202,10 +203,11 @@ def assemble(
         picks: Identities of the study's candidates, the best first, as they rank now: a study may
             have gone on since some of them were retrained, and the first row tells of its best.
     """
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["finished"])):
         if record["split"] == "test" and record["setting"] == setting:
-            groups.setdefault((record["how"], record["formula"]), []).append(record)
+            changed = json.dumps(record.get("changes", {}), sort_keys=True)
+            groups.setdefault((record["how"], record["formula"], changed), []).append(record)
     rank: dict[str, int] = {}
     for place, pick in enumerate(picks):
         rank.setdefault(pick, place)

@@ -97,7 +97,9 @@ class _Session:
 
         result = training.run_trial(
             contender.candidate,
-            setting.trial.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
+            contender.settings(setting.trial).model_copy(
+                update={"learning_rate": rate, "learning_rates": ()}
+            ),
             dataset,
             seed=seed,
             device=self.device,
@@ -121,6 +123,7 @@ class _Session:
             "how": contender.how,
             "formula": contender.formula,
             "candidate": None if contender.module else contender.candidate.to_dict(),
+            **({"changes": dict(contender.changes)} if contender.changes else {}),
             "seed": seed,
             "split": split,
             "learning_rate": rate,
@@ -234,7 +237,8 @@ def confirm(
             has, a row that the search trained to its end keeps the rate it was best at there.
         candidates: More to retrain beside them.
         controls: Also retrain the activation whose true derivative is the best candidate's g, and
-            plain LeakyReLU, GELU and SiLU.
+            plain LeakyReLU, GELU and SiLU; of a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
+            ELU, and ReLU with each of `REMEDIES`.
         forward_control: Of the controls the first alone.
         transfer: `MODEL@DATASET`: the same rows again there.
         device: As for a search.
@@ -328,8 +332,11 @@ def confirm(
     if changes := other_content(begun_with, home):
         searched = {}
         remarks.append(f"The search was made with other content of {', '.join(changes)}.")
-    grids = len(stages) * len(contenders) - sum(one.identity in searched for one in contenders)
-    runs = len(stages) * len(contenders) * n + grids * len(settings.trial.learning_rates)
+    # A remedy may not fit another model.
+    fitting = [[one for one in contenders if one.fits(stage.trial)] for stage in stages]
+    rows = sum(map(len, fitting))
+    grids = rows - sum(one.identity in searched for one in contenders)
+    runs = rows * n + grids * len(settings.trial.learning_rates)
     share = share_out(
         workers,
         device=str(place),
@@ -367,10 +374,10 @@ def confirm(
     try:
         if workers != "auto":
             recruit(math.inf, runs)
-        for setting in stages:
+        for setting, those in zip(stages, fitting, strict=True):
             dataset = data[setting.trial.dataset]
             rates = session.best_rates(
-                contenders,
+                those,
                 setting,
                 dataset,
                 seed=settings.study.seed,
@@ -381,7 +388,7 @@ def confirm(
                 [
                     _Run(contender, setting, dataset, number, "test", rate)
                     for number in range(first, first + n)
-                    for contender, rate in zip(contenders, rates, strict=True)
+                    for contender, rate in zip(those, rates, strict=True)
                 ]
             )
     finally:

@@ -23,7 +23,7 @@ def forest(confirmation: "Confirmation") -> go.Figure | None:
     figure = go.Figure()
     for i, row in enumerate(compared):
         tone = colour(0) if row.kind in ("candidate", "given") else colour(1)
-        if row.kind in ("forward_control", "activation"):
+        if row.kind in ("forward_control", "activation", "remedy"):
             tone = colour(3)
         middle = 100 * (row.difference or 0.0)
         boot, exact = row.ci95_bootstrap, row.ci95

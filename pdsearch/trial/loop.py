@@ -137,6 +137,8 @@ class Loop:
 
     Attributes:
         annealed: whether the model holds a pseudo-derivative that changes with training progress.
+        before_step: called between each backward pass and the optimiser's step.
+        after_step: called after the optimiser's step, with its number in the run.
     """
 
     model: nn.Module
@@ -146,6 +148,8 @@ class Loop:
     seed: int = field(kw_only=True)
     annealed: bool = field(kw_only=True)
     on_batch: OnBatch | None = field(kw_only=True)
+    before_step: Callable[[], None] | None = field(default=None, kw_only=True)
+    after_step: Callable[[int], None] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         # Only the training step: an evaluation takes a small share of the time, and is looked into.
@@ -186,7 +190,11 @@ class Loop:
                 logits = self.forward(self._prepared(images))
                 loss = F.cross_entropy(logits, data.labels[chosen])
             loss.backward()
+            if self.before_step is not None:
+                self.before_step()
             self.optimizer.step()
+            if self.after_step is not None:
+                self.after_step(epoch * data.steps + step)
             recent.append(loss.detach())
             named.append(logits.detach())
             # On a CPU a look at the loss costs nothing, and stops at the very batch.

@@ -30,6 +30,7 @@ from pdsearch.trial.records import (
     record_of,
     value_of,
 )
+from pdsearch.trial.remedies import Renewal, TowardsInitial
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import memory_format, resolve_device, resolve_settings, surroundings
 from pdsearch.trial.stream import Stream, weight_norms
@@ -133,9 +134,15 @@ def run_trial(
         model = model.to(place)
         model = model.to(memory_format=memory_format(settings.memory_format))
         optimizer = _optimizer(model, settings)
+        pull = TowardsInitial(model, settings.l2_init) if settings.l2_init else None
+        renewal = None
+        if settings.continual_backprop is not None:
+            renewal = Renewal(model, optimizer, settings, seed=seed)
+        # What a checkpoint holds: the model, and what a remedy remembers.
+        kept_state = model if renewal is None else nn.ModuleList([model, renewal])
         records: list[EpochRecord] = []
         if saved is not None:
-            restore(saved, model=model, optimizer=optimizer)
+            restore(saved, model=kept_state, optimizer=optimizer)
             records = [record_of(record, settings) for record in saved.state["epochs"]]
             kept, diverged = saved.state["kept_bytes"], saved.state["diverged"]
         else:
@@ -155,12 +162,23 @@ def run_trial(
                     "diverged": diverged,
                 }
                 write_checkpoint(
-                    checkpoint, identity=identity, state=state, model=model, optimizer=optimizer
+                    checkpoint,
+                    identity=identity,
+                    state=state,
+                    model=kept_state,
+                    optimizer=optimizer,
                 )
 
-        annealed = candidate.annealed and module is None
         run = Loop(
-            model, optimizer, settings, data, seed=seed, annealed=annealed, on_batch=on_batch
+            model,
+            optimizer,
+            settings,
+            data,
+            seed=seed,
+            annealed=candidate.annealed and module is None,
+            on_batch=on_batch,
+            before_step=pull.before_step if pull is not None else None,
+            after_step=renewal.after_step if renewal is not None else None,
         )
 
         def look(number: int) -> None:

@@ -16,7 +16,9 @@ from pydantic import (
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 
-LATER = frozenset({"width", "depth", "stream"})
+LATER = frozenset(
+    {"width", "depth", "stream", "activation", "normalisation", "l2_init", "continual_backprop"}
+)
 """Keys that studies of version 0.1 do not have. At their defaults they are not dumped, so that
 settings, and the digests made of them, read as they did."""
 
@@ -54,6 +56,18 @@ class StreamSettings(BaseModel):
         if self.last > self.tasks:
             raise ValueError(f"last must be at most the {self.tasks} tasks, got {self.last}")
         return self
+
+
+class RenewalSettings(BaseModel):
+    """`continual_backprop` in `[trial]`: units of little use are made anew (Dohare et al. 2024)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    replacement_rate: float = Field(
+        1e-4, gt=0, le=1, description="share of a layer's mature units replaced at each step"
+    )
+    maturity: int = Field(100, ge=0, description="steps for which a new unit is protected")
+    decay: float = Field(0.99, ge=0, lt=1, description="of the running mean of a unit's utility")
 
 
 class TrialSettings(BaseModel):
@@ -150,6 +164,27 @@ class TrialSettings(BaseModel):
         "they are omitted",
     )
 
+    activation: Literal["relu", "crelu"] = Field(
+        "relu",
+        description="model mlp: crelu is ReLU of a layer's output and of its negative, side by "
+        "side (Shang et al., arXiv:1603.05201)",
+    )
+    normalisation: Literal["none", "layer"] = Field(
+        "none", description="model mlp: layer puts a LayerNorm before each activation"
+    )
+    l2_init: float = Field(
+        0.0,
+        ge=0,
+        description="strength λ of λ·‖θ − θ₀‖² in the loss, towards the initial weights θ₀ (Kumar "
+        "et al., arXiv:2308.11958)",
+    )
+    continual_backprop: RenewalSettings | None = Field(
+        None,
+        description="model mlp: replace the least useful units a few at a time (Dohare et al. "
+        "2024, doi 10.1038/s41586-024-07711-7): `{replacement_rate = 1e-4, maturity = 100, decay = "
+        "0.99}`, every key optional",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _what_a_stream_implies(cls, data: Any) -> Any:
@@ -169,8 +204,12 @@ class TrialSettings(BaseModel):
     @property
     def network(self) -> dict[str, Any]:
         """What `build_model` is given besides the model's name."""
-        names = ("initialisation", "dropout", "width", "depth")
-        return {name: getattr(self, name) for name in names}
+        mlp = ("width", "depth", "activation", "normalisation")
+        return {
+            "initialisation": self.initialisation,
+            "dropout": self.dropout,
+            "mlp": {name: getattr(self, name) for name in mlp},
+        }
 
     @property
     def rounds(self) -> int:
@@ -191,6 +230,14 @@ class TrialSettings(BaseModel):
                 f"batch_size must be at most the {self.stream.images} images of a stream's task, "
                 f"got {self.batch_size}"
             )
+        for name in ("activation", "normalisation", "continual_backprop"):
+            if self.model != "mlp" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for model 'mlp' only, not {self.model!r}")
+        if self.continual_backprop is not None:
+            if (self.activation, self.normalisation) != ("relu", "none"):
+                raise ValueError("continual_backprop needs activation 'relu' without normalisation")
+            if self.compile:
+                raise ValueError("continual_backprop cannot be compiled: set compile = false")
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError(f"nesterov is for optimizer 'sgd' only, not {self.optimizer!r}")
         if self.nesterov and self.momentum == 0:

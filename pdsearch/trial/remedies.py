@@ -1,0 +1,143 @@
+"""Remedies for the loss of plasticity, which a confirmation sets beside a pseudo-derivative.
+
+Both change what a training step does and leave the network's function as it is.
+"""
+
+import functools
+import math
+
+import torch
+from torch import nn
+
+from pdsearch.trial.loop import derive_seed
+from pdsearch.trial.settings import TrialSettings
+
+
+class TowardsInitial:
+    r"""L2 regularisation towards the initial weights: Kumar et al. 2023, arXiv:2308.11958.
+
+    The gradient of :math:`\lambda\lVert\theta-\theta_0\rVert^2`, which is
+    :math:`2\lambda(\theta - \theta_0)`, is added to that of the loss, for every parameter.
+
+    Args:
+        model: as initialised.
+        strength: :math:`\lambda`.
+    """
+
+    def __init__(self, model: nn.Module, strength: float) -> None:
+        self._pairs = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+        self._strength = strength
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Adds the gradient; between the backward pass and the optimiser's step."""
+        for parameter, initial in self._pairs:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter, alpha=2 * self._strength)
+                parameter.grad.add_(initial, alpha=-2 * self._strength)
+
+
+class Renewal(nn.Module):
+    r"""Continual backprop: the least useful hidden units of an MLP are made anew, a few at a time.
+
+    Dohare et al. 2024 (doi 10.1038/s41586-024-07711-7). After each step, the contribution utility
+    of each hidden unit, with its output h over the batch and its outgoing weights w, becomes
+
+    .. math:: u \leftarrow \eta u + (1-\eta)\,\overline{|h|}\,\sum_k |w_k|
+
+    (their equation 1, averaged over the batch). Units older than the maturity threshold are
+    eligible. A count grows by the replacement rate times their number; for each whole one, the
+    eligible unit of least utility is replaced: its incoming weights are drawn as they were at
+    first, and its bias, its outgoing weights, its utility and its age become 0. As in the authors'
+    program
+    (github.com/shibhansh/loss-of-plasticity), the optimiser's state of these weights becomes 0 too
+    (SGD's momentum, Adam's moments; not Adam's count of steps, which torch keeps for a whole
+    tensor); unlike there, the next layer's bias is not corrected for the lost unit, and the utility
+    is not corrected for its age.
+
+    Its state is in its buffers. What is drawn depends on the seed and the step alone.
+
+    Args:
+        model: an `MLP`, its activations in place.
+        optimizer: of the network's parameters.
+        settings: of the trial.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: TrialSettings,
+        *,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if settings.continual_backprop is None:
+            raise ValueError("the settings have no continual_backprop")
+        self._chosen, self._seed = settings.continual_backprop, seed
+        self._initialisation = settings.initialisation
+        self._optimizer = optimizer
+        parts = list(model.children())
+        # A tuple, not submodules: their weights are the network's own, and in its state already.
+        self._layers = tuple(part for part in parts if isinstance(part, nn.Linear))
+        device = self._layers[0].weight.device
+        shape = (settings.depth, settings.width)
+        self.utility: torch.Tensor
+        self.age: torch.Tensor
+        self.waiting: torch.Tensor
+        self.register_buffer("utility", torch.zeros(shape, device=device))
+        self.register_buffer("age", torch.zeros(shape, dtype=torch.int64, device=device))
+        self.register_buffer("waiting", torch.zeros(settings.depth, dtype=torch.float64))
+        self._outputs = torch.zeros(shape, device=device)
+        for number, layer in enumerate(self._layers[:-1]):
+            activation = parts[parts.index(layer) + 1]
+            activation.register_forward_hook(functools.partial(self._look, number))
+
+    def _look(self, number: int, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        if module.training:
+            self._outputs[number] = output.detach().abs().mean(0)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Ages all units, and replaces those whose turn it is; after the optimiser's step.
+
+        Args:
+            step: of the run, from 0.
+        """
+        eta = self._chosen.decay
+        leaving = torch.stack([layer.weight.abs().sum(0) for layer in self._layers[1:]])
+        self.utility.mul_(eta).add_(self._outputs * leaving, alpha=1 - eta)
+        self.age += 1
+        eligible = self.age > self._chosen.maturity
+        self.waiting += self._chosen.replacement_rate * eligible.sum(1).cpu()
+        if float(self.waiting.max()) < 1:
+            return
+        for number in range(len(self.waiting)):
+            count = min(int(self.waiting[number]), int(eligible[number].sum()))
+            if count:
+                self.waiting[number] -= count
+                useful = self.utility[number].masked_fill(~eligible[number], math.inf)
+                units = useful.argsort(stable=True)[:count]
+                self._replace(number, units, step=step)
+
+    def _replace(self, number: int, units: torch.Tensor, *, step: int) -> None:
+        layer, following = self._layers[number], self._layers[number + 1]
+        purpose = derive_seed(self._seed, "continual backprop", step, number)
+        drawn = self._draw(len(units), layer.in_features, torch.Generator().manual_seed(purpose))
+        layer.weight[units] = drawn.to(layer.weight)
+        layer.bias[units] = 0
+        following.weight[:, units] = 0
+        self.utility[number, units] = 0
+        self.age[number, units] = 0
+        for parameter in (layer.weight, layer.bias, following.weight):
+            for value in self._optimizer.state[parameter].values():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    value[(slice(None), units) if parameter is following.weight else units] = 0
+
+    def _draw(self, count: int, features: int, generator: torch.Generator) -> torch.Tensor:
+        """Incoming weights as `build_model` draws them."""
+        if self._initialisation == "he":
+            return torch.randn(count, features, generator=generator) * math.sqrt(2 / features)
+        bound = 1 / math.sqrt(features)  # what nn.Linear draws from
+        return (2 * torch.rand(count, features, generator=generator) - 1) * bound
