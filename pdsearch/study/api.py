@@ -439,11 +439,13 @@ def _image_trainer(
     stored: StoredStudy, dataset: Any, *, device: str, threads: int | None = None
 ) -> ImageTrainer:
     attrs = stored.study.user_attrs
+    content = attrs.get(PREFIX + CONTENT, {})
     return ImageTrainer(
         stored.settings,
         dataset,
         device=device,
         threads=threads or attrs.get(PREFIX + "threads"),
+        source=content.get(f"trial.model {stored.settings.trial.model!r}"),
     )
 
 

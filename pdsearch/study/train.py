@@ -154,8 +154,15 @@ class ImageTrainer:
     """Trains by `pdsearch.trial` on the study's model and data set."""
 
     def __init__(
-        self, settings: StudyFile, dataset: "Dataset", *, device: str, threads: int | None
+        self,
+        settings: StudyFile,
+        dataset: "Dataset",
+        *,
+        device: str,
+        threads: int | None,
+        source: str | None = None,
     ) -> None:
+        """Takes what the model's file held when the study began; None: what it holds now."""
         import torch
 
         from pdsearch.models import source_digest
@@ -169,7 +176,7 @@ class ImageTrainer:
         self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
         # behind: what they were made with is part of it.
-        self._source = source_digest(settings.trial.model, directory=settings.directory)
+        self._source = source or source_digest(settings.trial.model, directory=settings.directory)
         made_with = [
             settings.trial.model_dump(mode="json"),
             self._source,
@@ -190,11 +197,9 @@ class ImageTrainer:
         checkpoint: Path | None,
     ) -> Outcome:
         """Trains at the study's learning rate, or at each of several, the best counting."""
-        from pdsearch.models import check_source
         from pdsearch.trial import EpochRecord, Look, run_over_learning_rates
 
         settings = self._settings.trial
-        check_source(settings.model, self._source, directory=self._settings.directory)
         rates = settings.learning_rates or (settings.learning_rate,)
         by_loss = self._settings.study.compares == "loss"
         # Over several rates a candidate is as good as its best so far: all take them in the same
@@ -256,6 +261,7 @@ class ImageTrainer:
             looks=self.looks,
             on_look=looked,
             checkpoint=checkpoint,
+            model_source=self._source,
             directory=self._settings.directory,
         )
         if found.best.diverged is not None:

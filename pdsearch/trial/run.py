@@ -49,6 +49,7 @@ def run_trial(
     checkpoint: Path | None = None,
     save_last: bool = True,
     module: Callable[[], nn.Module] | None = None,
+    model_source: str | None = None,
     directory: Path | None = None,
 ) -> TrialResult:
     r"""Trains a model with a pseudo-derivative in place of its ReLUs' derivative.
@@ -83,6 +84,7 @@ def run_trial(
             once. The caller removes it.
         save_last: whether it is written after the last epoch in any case.
         module: makes an activation that stands in for each ReLU instead, as a control.
+        model_source: `pdsearch.models.source_digest` of the model's file as it must be; None: any.
         directory: what `path.py` in `settings.model` is relative to.
 
     Raises:
@@ -111,6 +113,7 @@ def run_trial(
             classes=len(dataset.classes),
             initialisation=settings.initialisation,
             dropout=settings.dropout,
+            source=model_source,
             directory=directory,
         )
         names = [name for name, _ in relu_modules(model)]
