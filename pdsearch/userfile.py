@@ -35,6 +35,8 @@ def read_bytes(path: Path, *, limit: int, what: str) -> bytes:
         InputError: there is none, or it is no regular file, too large, or not readable.
     """
     shown = str(path) if str(path).isprintable() else repr(str(path))
+    if len(shown) > 300:
+        shown = f"{shown[:120]}...{shown[-120:]}"
     try:
         # Not to wait for whoever writes to a pipe; what was opened is what is looked at.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -45,6 +47,8 @@ def read_bytes(path: Path, *, limit: int, what: str) -> bytes:
             if not stat.S_ISREG(found.st_mode):
                 raise InputError(f"{shown} is a device or a pipe: give a {what}")
             data = file.read(limit + 1)  # a file of /proc has no size
+    except FileNotFoundError:
+        raise InputError(f"{shown} cannot be read: No such file, so no such {what}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{shown} cannot be read: {reason}") from None

@@ -375,8 +375,6 @@ def validate(
 def _read(path: Path) -> dict[str, Any]:
     if os.path.isdir(path):
         raise InputError(f"{path} is a directory: give a study file (TOML)")
-    if "\0" not in str(path) and not os.path.lexists(path):
-        raise InputError(f"{path}: no such study file")
     content = read_bytes(path, limit=_SIZE_LIMIT, what="study file")
     try:
         # As `open` reads text: tomllib takes no carriage return alone.
