@@ -4,8 +4,7 @@ import hashlib
 import inspect
 import json
 import math
-import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.study.settings import StudyFile
+from pdsearch.study.values import values_of
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
@@ -96,7 +96,8 @@ class Trainer(Protocol):
 class FunctionTrainer:
     """Trains by a Python function: `train(candidate)` or `train(candidate, seed=…)`.
 
-    It yields a value an epoch, the last one counting, or returns one value.
+    It yields a value an epoch, the last one counting, or returns one value: see `values_of` for
+    what is a number.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -119,22 +120,11 @@ class FunctionTrainer:
         """Runs the function to its end, or until `on_step` raises."""
         keys = {"seed": seed} if self.takes_seed else {}
         result = self._function(candidate, **keys)
-        steps: Iterable[Any] = (result,) if isinstance(result, numbers.Real) else result
-        if not isinstance(steps, Iterable):
-            raise InputError(
-                f"train must yield a number an epoch or return one, got {type(result).__name__}"
-            )
         value = math.nan
-        step = 0
-        for step, given in enumerate(steps, start=1):
-            if not isinstance(given, numbers.Real):
-                raise InputError(f"train must yield numbers, got {given!r} at epoch {step}")
-            value = float(given)
+        for step, value in enumerate(values_of(result), start=1):
             if not math.isfinite(value):
                 return Outcome((value,), diverged=f"train gave {value} at epoch {step}")
             on_step(Reached(step, value, value, {"epoch": step, "accuracy": value}))
-        if step == 0:
-            raise InputError("train yielded no value")
         return Outcome((value,))
 
     def tie_margin(self, best: float) -> float:
