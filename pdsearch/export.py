@@ -151,7 +151,11 @@ _INIT = """    def __init__(self):
 
 """
 
-_PYTHON = '''# ReLU with the pseudo-derivative @TITLE@.
+# The first two lines hold nothing from outside: Python looks for an encoding's name in them, and
+# finds one where a parameter is called coding.
+_PYTHON = '''# ReLU with a pseudo-derivative, for PyTorch, written by pdsearch.
+#
+# @TITLE@
 #
 @FACTS@
 #
