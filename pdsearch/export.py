@@ -159,8 +159,6 @@ _INIT = """    def __init__(self):
 
 """
 
-# The first two lines hold nothing from outside: Python looks for an encoding's name in them, and
-# finds one where a parameter is called coding.
 _RULE = """
 # Where x <= 0 only gradients pass for which a descent step raises x: grad_output < 0.
 """
@@ -172,6 +170,8 @@ _ENDED = """
     if t >= {end!r}:  # faded out: ReLU with its own backward pass
         return torch.relu(input)"""
 
+# The first two lines hold nothing from outside: Python looks for an encoding's name in them, and
+# finds one where a parameter is called coding.
 _PYTHON = '''# ReLU with a pseudo-derivative, for PyTorch, written by pdsearch.
 #
 # @TITLE@

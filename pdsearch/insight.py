@@ -186,7 +186,9 @@ class Insight:
         }
 
 
-def learned_criteria(stored: "StoredStudy") -> Insight:
+def learned_criteria(
+    stored: "StoredStudy", *, rows: "Sequence[TrialRow] | None" = None, decide: int | None = None
+) -> Insight:
     """Relates each criterion's value to accuracy over the trials of equal, full budget.
 
     A value that is an enclosure counts with its middle; a criterion without values counts as met
@@ -195,8 +197,11 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
 
     Args:
         stored: The study.
+        rows: Its trials, where they are at hand.
+        decide: At most so many candidates whose values nobody has kept are decided now, the first
+            of them; a note tells of the others. All where None.
     """
-    rows = stored.trials()
+    rows = stored.trials() if rows is None else rows
     settings = stored.settings.study
     place = settings.objectives.index("accuracy")
     complete = [row for row in rows if row.status == "complete" and len(row.values) > place]
@@ -212,7 +217,7 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
             used.setdefault(row.candidate.identity, row)
     compared = list(used.values())
     accuracies = [row.values[place] for row in compared]
-    tables = _tables(stored, compared)
+    tables, left = _tables(stored, compared, decide=decide)
     names = list(dict.fromkeys(name for table in tables for name in table))
     judged = [_learn(name, tables, accuracies) for name in names]
     adjusted = holm([one.correlation.p_value if one.correlation else None for one in judged])
@@ -226,14 +231,23 @@ def learned_criteria(stored: "StoredStudy") -> Insight:
             if row.candidate is not None
         ),
         criteria=tuple(replace(one, p_adjusted=p) for one, p in zip(judged, adjusted, strict=True)),
-        notes=tuple(_notes(stored, rows, compared)),
+        notes=(*_notes(stored, rows, compared), *_left(stored, left)),
     )
 
 
+def _left(stored: "StoredStudy", count: int) -> list[str]:
+    if count == 0:
+        return []
+    return [
+        f"The criteria that the search did not need were not decided for {count} candidates, which "
+        f"are missing there: `pdsearch criteria {stored.name}` decides and keeps them."
+    ]
+
+
 def _tables(
-    stored: "StoredStudy", rows: Sequence["TrialRow"]
-) -> list[dict[str, Mapping[str, Any]]]:
-    """The verdicts on each trial by the criterion's name.
+    stored: "StoredStudy", rows: Sequence["TrialRow"], *, decide: int | None
+) -> tuple[list[dict[str, Mapping[str, Any]]], int]:
+    """The verdicts on each trial by the criterion's name; and how many candidates lack some.
 
     A study's gate decides what its profile requires, and leaves out the value where the whole
     family was proved. The rest is decided here (some 0.1 s a candidate) and kept with the study.
@@ -245,20 +259,22 @@ def _tables(
     thresholds = stored.settings.criteria.bounds()
     # By the thresholds too: some values depend on them.
     suffix = f" | {sorted(thresholds.items())}"
-    tables, new = [], False
+    tables, new, left = [], 0, 0
     for row in rows:
         entries = {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
         valued = {name for name, entry in entries.items() if entry.get("value") is not None}
         if row.candidate is not None and not valued >= PROFILES["strict"] - ADVISORY:
             key = row.candidate.formula + suffix
-            if key not in kept:
-                new = True
+            if key not in kept and decide is not None and new >= decide:
+                left += 1
+            elif key not in kept:
+                new += 1
                 report = gate(row.candidate, profile="strict", thresholds=thresholds)
                 kept[key] = [
                     {k: entry[k] for k in ("name", "statement", "verdict", "value", "passed")}
                     for entry in report.to_dict()["criteria"]
                 ]
-            for entry in kept[key]:
+            for entry in kept.get(key, ()):
                 if entry["name"] not in valued:
                     entries[entry["name"]] = entry
         ours = {name: entries[name] for name in CRITERIA if name in entries}
@@ -267,7 +283,7 @@ def _tables(
         # Only to spare the next call the work: a storage that cannot be written to is no obstacle.
         with suppress(StorageError), storage_errors(stored.storage):
             stored.study.set_user_attr(KEPT, kept)
-    return tables
+    return tables, left
 
 
 def _learn(

@@ -1,13 +1,8 @@
 """Models for 32×32 RGB images: AlexNet, an MLP, torchvision's classifiers, your own functions."""
 
-import ast
 import difflib
-import hashlib
-import importlib.util
 import inspect
 import math
-import sys
-import tokenize
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +11,7 @@ import torch
 from torch import nn
 
 from pdsearch.errors import InputError
+from pdsearch.userfile import UserFile, read_python
 
 Initialisation = Literal["pytorch", "caffe", "he"]
 CLASSIFIER_WIDTH = 1024
@@ -143,6 +139,7 @@ def build_model(
     initialisation: Initialisation = "pytorch",
     dropout: float | None = None,
     mlp: Mapping[str, Any] | None = None,
+    source: str | None = None,
     directory: Path | None = None,
 ) -> nn.Module:
     """Builds a model for 32×32 RGB images, with ``nn.ReLU`` inside.
@@ -172,6 +169,8 @@ def build_model(
             (Krizhevsky et al. 2012 had biases of 1 there).
         dropout: probability for every ``nn.Dropout`` of the model; the model's own when left out.
         mlp: of ``mlp``, the further arguments of :class:`MLP`.
+        source: what `source_digest` gave when the study began; another text is refused. What is
+            compared is what runs.
         directory: what a relative ``path.py`` is relative to; the current folder when left out.
 
     Raises:
@@ -191,7 +190,7 @@ def build_model(
     elif spec == "mlp":
         model = MLP(classes=classes, **(mlp or {}))
     elif ".py" in spec:
-        model = _own(spec, classes=classes, directory=directory)
+        model = _own(spec, classes=classes, source=source, directory=directory)
     else:
         model = _torchvision(spec, classes=classes)
     if not any(isinstance(module, nn.ReLU) for module in model.modules()):
@@ -245,29 +244,11 @@ def source_digest(spec: str, *, directory: Path | None = None) -> str | None:
     """
     if ".py" not in spec:
         return None
-    path = _own_path(spec, directory)
+    file = _own_file(spec, directory)
     try:
-        with tokenize.open(path) as file:  # in UTF-8, or in what its first line says
-            # Written out again: the tree itself differs from one version of Python to the next.
-            program = ast.unparse(ast.parse(file.read()))
-    except (SyntaxError, ValueError, OSError) as error:
-        raise InputError(
-            f"model {spec!r}: reading {path} raised {type(error).__name__}: {_one_line(error)}"
-        ) from error
-    return hashlib.sha256(program.encode()).hexdigest()[:16]
-
-
-def check_source(spec: str, digest: str | None, *, directory: Path | None = None) -> None:
-    """Refuses a model whose file has changed under a running study: it is read for each trial.
-
-    Raises:
-        InputError: `source_digest` is another than it was.
-    """
-    if source_digest(spec, directory=directory) != digest:
-        raise InputError(
-            f"model {spec!r}: its file has changed since this began, and what is trained from here "
-            "on would not compare: restore it, or begin under another study.name"
-        )
+        return file.digest
+    except InputError as error:
+        raise _raised(spec, "reading", file, error) from error
 
 
 def model_names() -> list[str]:
@@ -324,19 +305,24 @@ def _small_stem(stem: nn.Conv2d) -> nn.Conv2d:
     return small
 
 
-def _own_path(spec: str, directory: Path | None) -> Path:
+def _own_file(spec: str, directory: Path | None) -> UserFile:
     text, _, name = spec.rpartition(":")
     if not text.endswith(".py") or not name:
         raise InputError(f"model {spec!r} names no function: write path.py:function")
     path = ((directory or Path.cwd()) / Path(text).expanduser()).resolve()
     if not path.is_file():
         raise InputError(f"model {spec!r}: there is no file {path}")
-    return path
+    return read_python(path)
 
 
-def _own(spec: str, *, classes: int, directory: Path | None) -> nn.Module:
-    path, name = _own_path(spec, directory), spec.rpartition(":")[2]
-    function = _load_function(path, name, spec)
+def _own(spec: str, *, classes: int, source: str | None, directory: Path | None) -> nn.Module:
+    file, name = _own_file(spec, directory), spec.rpartition(":")[2]
+    if source is not None and file.digest != source:
+        raise InputError(
+            f"model {spec!r}: its file has changed since this began, and what is trained from here "
+            "on would not compare: restore it, or begin under another study.name"
+        )
+    function = _load_function(file, name, spec)
     try:
         inspect.signature(function).bind(classes=classes)
     except TypeError as error:
@@ -358,22 +344,11 @@ def _own(spec: str, *, classes: int, directory: Path | None) -> nn.Module:
     return model
 
 
-def _load_function(path: Path, name: str, spec: str) -> Callable[..., object]:
-    # The path is in the name: two studies' model.py are two modules.
-    key = f"pdsearch_model_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(key, path)
-    if module_spec is None or module_spec.loader is None:
-        raise InputError(f"model {spec!r}: {path} is no Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    # There, `inspect` finds the source of its classes, which `convert` looks through for F.relu.
-    sys.modules[key] = module
+def _load_function(file: UserFile, name: str, spec: str) -> Callable[..., object]:
     try:
-        module_spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # likewise
-        del sys.modules[key]
-        raise InputError(
-            f"model {spec!r}: running {path} raised {type(error).__name__}: {_one_line(error)}"
-        ) from error
+        module = file.run()
+    except InputError as error:
+        raise _raised(spec, "running", file, error) from error
     function = getattr(module, name, None)
     if callable(function):
         return function
@@ -382,8 +357,14 @@ def _load_function(path: Path, name: str, spec: str) -> Callable[..., object]:
         for key, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     )
-    raise InputError(
-        f"model {spec!r}: {path.name} has no function {name!r}; it has {', '.join(found) or 'none'}"
+    names = ", ".join(found) or "none"
+    raise InputError(f"model {spec!r}: {file.path.name} has no function {name!r}; it has {names}")
+
+
+def _raised(spec: str, doing: str, file: UserFile, error: InputError) -> InputError:
+    cause = error.__cause__ or error
+    return InputError(
+        f"model {spec!r}: {doing} {file.path} raised {type(cause).__name__}: {_one_line(cause)}"
     )
 
 

@@ -15,6 +15,7 @@ PACKAGE = Path(pdsearch.__file__).parent
 # From the first, which imports nothing of ours, to the last, which may import everything.
 ORDER = (
     "errors",
+    "userfile",
     "expression",
     "codegen",
     "family",

@@ -794,7 +794,7 @@ def test_smaller_can_be_better(tmp_path):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda candidate: "good", "must yield numbers, got 'g'"),
+        (lambda candidate: "good", "must yield numbers, got 'good'"),
         (lambda candidate: None, "must yield a number an epoch or return one"),
         (lambda candidate: iter(()), "yielded no value"),
     ],

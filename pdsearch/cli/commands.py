@@ -142,7 +142,7 @@ def _write_results(stored: "StoredStudy") -> list[str]:
     from pdsearch.report import study_report, write_html
 
     stored.output.mkdir(parents=True, exist_ok=True)
-    write_html(study_report(stored), stored.output / "report.html")
+    write_html(study_report(stored, decide=None), stored.output / "report.html")
     written = [f"report: {stored.output / 'report.html'}"]
     best = stored.best()
     if best is not None and best.candidate is not None:

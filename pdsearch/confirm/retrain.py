@@ -77,13 +77,11 @@ class _Session:
     def run(self, run: "_Run") -> None:
         """Trains one, and stores its record."""
         from pdsearch import trial as training
-        from pdsearch.models import check_source
 
         contender, setting, dataset, key = run.contender, run.setting, run.dataset, run.key
         seed, split, rate = run.seed, run.split, run.rate
         checkpoint = self.stored.output / "confirm" / f"{key.removeprefix(PREFIX)}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        check_source(setting.trial.model, setting.model_source, directory=self.stored.directory)
         alive = parent_alive()
 
         def on_epoch(record: "EpochRecord") -> None:
@@ -109,6 +107,7 @@ class _Session:
             on_batch=on_batch,
             checkpoint=checkpoint,
             module=contender.module,
+            model_source=setting.model_source,
             directory=self.stored.directory,
         )
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.

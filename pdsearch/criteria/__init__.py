@@ -45,7 +45,7 @@ from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.search import Budget
 from pdsearch.errors import InputError, PdsearchError, first_line
 from pdsearch.family import Candidate, Family
-from pdsearch.family.loading import run_file
+from pdsearch.userfile import read_python
 
 __all__ = [
     "CERTIFIED",
@@ -70,6 +70,7 @@ __all__ = [
     "load_criterion",
     "narrow",
     "proof_boxes",
+    "read_criterion",
     "settle",
 ]
 
@@ -457,16 +458,22 @@ def load_criterion(spec: str, *, directory: Path | None = None) -> UserCriterion
     Raises:
         InputError: no such file or function.
     """
+    return read_criterion(spec, directory=directory)[0]
+
+
+def read_criterion(spec: str, *, directory: Path | None = None) -> tuple[UserCriterion, str]:
+    """As `load_criterion`, and the text of the file as it ran."""
     file, colon, name = spec.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise InputError(f"a criterion of your own is named path.py:function, got {spec!r}")
     path = Path(file) if directory is None else directory / file
     if not path.is_file():
         raise InputError(f"{path} does not exist: a criterion needs path.py:function")
-    module = run_file(path)
+    source = read_python(path)
+    module = source.run()
     function = getattr(module, name, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise InputError(f"{path} has no function {name!r} (it has: {', '.join(names) or 'none'})")
     criterion_name(function)
-    return cast(UserCriterion, function)
+    return cast(UserCriterion, function), source.text

@@ -1,6 +1,9 @@
 """A folder of images: ``PATH/train/<class>/`` and ``PATH/test/<class>/``."""
 
+import hashlib
+import logging
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,15 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from pdsearch.data.cache import cached, digest, one_line
+from pdsearch.data.cache import cached, digest
 from pdsearch.data.dataset import SIZE, Dataset
+from pdsearch.data.images import DECODING
+from pdsearch.data.images import read_image as _read_image
 from pdsearch.errors import InputError
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Written by file managers; so are the names with a leading dot that are left out too.
-IGNORED = frozenset({"thumbs.db", "desktop.ini"})
+# Written by file managers and storage boxes, as are the names with a leading dot that are left out
+# too: thumbnails and copies, not images of the class.
+IGNORED = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+IGNORED_FOLDERS = frozenset(
+    {
+        *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__macosx", "lost+found"),
+        *("$recycle.bin", "system volume information", "__pycache__"),
+    }
+)
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """``progress(what, done, total)``: what is being done, and how many images of how many are done."""
@@ -40,11 +53,11 @@ def load_folder(
                 f"data set {spec!r}: {root} has no folder {part!r}; the layout is "
                 "train/<class>/ and test/<class>/"
             )
-    classes = _classes(root / "train")
-    others = _classes(root / "test")
-    if classes != others:
-        differences = [f"{name!r} only in train" for name in classes if name not in others]
-        differences += [f"{name!r} only in test" for name in others if name not in classes]
+    own, others = _classes(root / "train"), _classes(root / "test")
+    classes = list(own)
+    if own.keys() != others.keys():
+        differences = [f"{name!r} only in train" for name in own if name not in others]
+        differences += [f"{name!r} only in test" for name in others if name not in own]
         raise InputError(
             f"data set {spec!r}: train and test have different classes: {_shortened(differences)}"
         )
@@ -53,10 +66,11 @@ def load_folder(
         raise InputError(
             f"data set {spec!r}: at least 2 class folders are needed in {root}/train, found {found}"
         )
-    train = [_images_of(root / "train" / name) for name in classes]
-    test = [_images_of(root / "test" / name) for name in classes]
+    train = [_images_of(own[name]) for name in classes]
+    test = [_images_of(others[name]) for name in classes]
     key = digest(
-        "\n".join(
+        f"{DECODING}\n"
+        + "\n".join(
             f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
             for files in (*train, *test)
             for path, stat in files
@@ -76,18 +90,72 @@ def load_folder(
             classes=tuple(classes),
         )
 
-    return cached(spec, cache, stem=f"folder-{digest(str(root))[:16]}", key=key, build=build)
+    dataset = cached(spec, cache, stem=f"folder-{digest(str(root))[:16]}", key=key, build=build)
+    _warn_of_training_images(dataset)
+    return dataset
 
 
-def _classes(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+def _warn_of_training_images(dataset: Dataset) -> None:
+    """Says how many test images are training images too: linked, copied, or the same folder."""
+    known = set(map(_digest, dataset.train_images.numpy()))
+    same = sum(_digest(image) in known for image in dataset.test_images.numpy())
+    total = len(dataset.test_images)
+    if same == total:
+        log.warning(
+            "data set %r: each test image is a training image too (the same folder, links or "
+            "copies): what a confirmation finds there says nothing of new images",
+            dataset.name,
+        )
+    elif same:
+        log.warning(
+            "data set %r: %d of %d test images are training images too: a confirmation is to be "
+            "made on images that no training saw",
+            dataset.name,
+            same,
+            total,
+        )
+
+
+def _digest(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _left_out(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED_FOLDERS
+
+
+def _classes(folder: Path) -> dict[str, Path]:
+    """The class folders by their names, which macOS and Linux may write in other code points.
+
+    Raises:
+        InputError: two of them have one name.
+    """
+    found: dict[str, Path] = {}
+    for entry in list(os.scandir(folder)):
+        if not entry.is_dir() or _left_out(entry.name):
+            continue
+        name = unicodedata.normalize("NFC", entry.name)
+        if name in found:
+            raise InputError(
+                f"{folder} has two class folders called {name!r}, in composed and in decomposed "
+                "letters: put their images into one"
+            )
+        found[name] = Path(entry.path)
+    return dict(sorted(found.items()))
 
 
 def _images_of(folder: Path) -> list[tuple[str, os.stat_result]]:
     """The image files below a class folder, in the order of their names."""
     found = []
+    seen: set[tuple[int, int]] = set()
     for base, folders, _ in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = os.stat(base)
+        if (here.st_dev, here.st_ino) in seen:
+            raise InputError(
+                f"{base} leads to a folder of this class that is read already: remove the link"
+            )
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = sorted(name for name in folders if not _left_out(name))
         for entry in sorted(os.scandir(base), key=lambda e: e.name):
             if entry.is_dir() or entry.name.startswith(".") or entry.name.lower() in IGNORED:
                 continue
@@ -128,31 +196,6 @@ def _decode(paths: Sequence[str], *, progress: Progress | None, what: str) -> to
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return torch.from_numpy(images)
-
-
-def _read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """One image as ``(32, 32, 3)``, uint8."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode == "RGB" and image.size == (SIZE, SIZE) and not image.getexif():
-                return np.asarray(image)
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(
-                "I"
-            ):  # 16-bit grey, which Pillow would clip rather than scale
-                upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-            if upright.has_transparency_data:
-                layer = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            square = ImageOps.fit(
-                upright.convert("RGB"), (SIZE, SIZE), method=Image.Resampling.BICUBIC
-            )
-            return np.asarray(square)
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        raise InputError(
-            f"{path} cannot be read as an image ({one_line(error)}): repair or remove it"
-        ) from error
 
 
 def _shortened(parts: Sequence[str], limit: int = 6) -> str:

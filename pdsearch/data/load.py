@@ -36,7 +36,10 @@ def load_dataset(
       included), as ``torchvision.datasets.ImageFolder`` reads them. Images of 32×32 RGB are taken
       as they are. Any other is turned upright by its EXIF tag, put on white where it is
       transparent, converted to RGB (16-bit grey scaled to 8 bits), cut to its central square and
-      resized to 32×32 (bicubic, antialiased).
+      resized to 32×32 (bicubic, antialiased). Of an animated image the first frame counts; float
+      and 32-bit TIFFs, whose range nobody knows, are refused. Hidden folders and those of file
+      managers and storage boxes (``@eaDir``, ``__MACOSX``) are passed over. Test images that are
+      training images too are warned about.
 
     A folder's cache file is named by the folder's path and a digest over each file's relative name,
     size, modification time and inode change time. Reading the contents instead takes 16 times

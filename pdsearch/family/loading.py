@@ -1,23 +1,22 @@
 """Families from the library, from files, and from what people type as a TARGET."""
 
-import contextlib
 import difflib
 import functools
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import cast
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from pdsearch import expression as _expression
-from pdsearch.errors import InputError, first_line
+from pdsearch.errors import InputError
 from pdsearch.family.definition import FAMILY_NAME, JSON_LIMIT, Candidate, Family
 from pdsearch.family.fades import fade
 from pdsearch.family.ranges import Range, distribution_from, short
+from pdsearch.userfile import read_bytes, run_file
 
 
 def library_directory() -> Path:
@@ -73,46 +72,6 @@ def find_families(path: Path, *, origin: str | None = None) -> dict[str, Family]
     for family in found.values():
         object.__setattr__(family, "origin", origin or str(path))
     return found
-
-
-def run_file(path: Path) -> ModuleType:
-    """A user's file as a module of its own, run anew at each call.
-
-    Not by importlib: its compiled copies are told apart by size and second only, and a file that
-    is edited and checked again at once would be read as it was.
-
-    Raises:
-        InputError: it fails, with the line.
-    """
-    module = ModuleType(f"_pdsearch_file_{abs(hash(str(path.resolve()))):x}")
-    module.__file__ = str(path)
-    # Functions and dataclasses of the file look their module up while it runs.
-    sys.modules[module.__name__] = module
-    try:
-        # What the file prints must not end up in what the command line writes to stdout.
-        with contextlib.redirect_stdout(sys.stderr):
-            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-    except InputError as error:
-        raise type(error)(f"{path}{_line_in(error, path)}: {error}") from None
-    except (Exception, SystemExit) as error:
-        first = first_line(error)
-        raise InputError(
-            f"{path}{_line_in(error, path)}: {type(error).__name__}{': ' if first else ''}{first}"
-        ) from error
-    finally:
-        sys.modules.pop(module.__name__, None)
-    return module
-
-
-def _line_in(error: BaseException, path: Path) -> str:
-    if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
-        return f":{error.lineno}"
-    traceback, line = error.__traceback__, ""
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == str(path):
-            line = f":{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return line
 
 
 def is_library_name(text: str) -> bool:
@@ -273,13 +232,9 @@ def _parse_range(text: str) -> tuple[str, Range]:
 
 
 def _read_candidate(path: Path) -> Candidate:
+    data = read_bytes(path, limit=JSON_LIMIT, what="candidate's file")
     try:
-        size = path.stat().st_size
-        if size > JSON_LIMIT:
-            raise InputError(f"{path} has {size:,} bytes: no candidate's file is that large")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
     try:

@@ -30,11 +30,18 @@ def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
 
 def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
     """G at a point; nan where it cannot be told, as at an irrational breakpoint itself."""
-    try:
-        value = float(_program(_at(candidate, progress)).at([point], precision=DIGITS).mid())
-    except UndecidedError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
+    return _values(_program(_at(candidate, progress)), [point])[0]
+
+
+def _values(program: Program, points: list[float]) -> list[float]:
+    values = []
+    for point in points:
+        try:
+            value = float(program.at([point], precision=DIGITS).mid())
+        except UndecidedError:
+            value = math.nan
+        values.append(value if math.isfinite(value) else math.nan)
+    return values
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -71,7 +78,7 @@ def curve(
         if low < place < high:
             places |= {place - aside, place + aside}
     xs = sorted(places)
-    return xs, [evaluate(candidate, place, progress=progress) for place in xs]
+    return xs, _values(_program(_at(candidate, progress)), xs)
 
 
 def step(low: float = -6.0, high: float = 4.0) -> tuple[list[float], list[float]]:

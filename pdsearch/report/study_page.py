@@ -19,18 +19,24 @@ from pdsearch.report.study_sections import (
 from pdsearch.report.study_tables import settings as settings_section
 from pdsearch.report.study_tables import trials
 from pdsearch.report.view import View, duration, name, p_value
+from pdsearch.study.stored import counts_of
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
 
 __all__ = ["study_report"]
 
+DECIDE = 40
+"""Candidates that a report decides itself: 1.5 s. A search leaves none, and `criteria` neither."""
 
-def study_report(stored: "StoredStudy") -> str:
+
+def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
     """A study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
 
     Args:
         stored: the study, finished or not.
+        decide: at most so many candidates whose criteria's values are not kept with the study yet
+            are decided for the learned criteria; None: all.
 
     Returns:
         HTML text that loads nothing from anywhere.
@@ -62,7 +68,7 @@ def study_report(stored: "StoredStudy") -> str:
             ("curves", "Learning curves", curves(view)),
             ("dead", "Dead units", dead(view)),
             ("parameters", "Parameters", parameters(view)),
-            ("learned", "Learned criteria", learned(view)),
+            ("learned", "Learned criteria", learned(view, decide=decide)),
             ("trials", "All trials", trials(view)),
             ("settings", "Settings", settings_section(view)),
         ],
@@ -116,7 +122,7 @@ def headline(view: View) -> Markup:
 
 
 def numbers(view: View) -> Markup:
-    counts = view.stored.counts()
+    counts = counts_of(view.rows)
     entries: dict[str, Any] = {}
     if view.best is not None:
         entries["best, validation"] = [

@@ -302,11 +302,11 @@ def parameters(view: View) -> list[Any]:
     ]
 
 
-def learned(view: View) -> list[Any]:
-    """What the trials say about the criteria."""
+def learned(view: View, *, decide: int | None) -> list[Any]:
+    """What the trials say about the criteria; `decide` as for `study_report`."""
     from pdsearch.insight import learned_criteria
 
-    insight = learned_criteria(view.stored)
+    insight = learned_criteria(view.stored, rows=view.rows, decide=decide)
     if not insight.criteria:
         return []
     right = {"class_": "number"}

@@ -72,7 +72,7 @@ class View:
         """Whether values are accuracies; a Python function may yield anything."""
         return not self.by_function and self.stored.settings.study.objectives[0] == "accuracy"
 
-    @property
+    @cached_property
     def by_function(self) -> bool:
         """Whether a Python function trains, of whose values nothing is known."""
         return trained_by(self.stored) is not None

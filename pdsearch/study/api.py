@@ -91,8 +91,9 @@ def search(
 
     With `train`, candidates are trained by your function instead of on images: it is called as
     `train(candidate)`, or `train(candidate, seed=…)` if it takes a seed, and yields a value an
-    epoch (a generator), the last one counting, or returns one value. The baseline and the
-    references run first. Values that are not finite count as divergence.
+    epoch (a generator), the last one counting, or returns one value. A value is a real number:
+    Python's, NumPy's, a 0-d tensor or array; a tuple such as (accuracy, loss) is refused. The
+    baseline and the references run first. Values that are not finite count as divergence.
 
     Args:
         study: a study file or its path; None to give `families` and the rest here.
@@ -441,11 +442,13 @@ def _image_trainer(
     stored: StoredStudy, dataset: Any, *, device: str, threads: int | None = None
 ) -> ImageTrainer:
     attrs = stored.study.user_attrs
+    content = attrs.get(PREFIX + CONTENT, {})
     return ImageTrainer(
         stored.settings,
         dataset,
         device=device,
         threads=threads or attrs.get(PREFIX + "threads"),
+        source=content.get(f"trial.model {stored.settings.trial.model!r}"),
     )
 
 

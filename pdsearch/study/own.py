@@ -1,11 +1,10 @@
 """Criteria of one's own that a study file names: their functions, and the text that is kept."""
 
 import ast
-import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 
-from pdsearch.criteria import UserCriterion, load_criterion
+from pdsearch.criteria import UserCriterion, read_criterion
 from pdsearch.errors import InputError
 from pdsearch.study.settings import CriteriaSection
 
@@ -28,10 +27,8 @@ def load_own(
     functions, texts, problems = [], {}, []
     for index, spec in enumerate(criteria.own):
         try:
-            functions.append(load_criterion(spec, directory=directory))
-            # A file that ran can be read: in UTF-8, or in what its first line says.
-            with tokenize.open(directory / spec.rpartition(":")[0]) as file:
-                texts[spec] = file.read()
+            function, texts[spec] = read_criterion(spec, directory=directory)
+            functions.append(function)
         except InputError as error:
             problems.append(f"criteria.own.{index}: {error}")
     if problems:

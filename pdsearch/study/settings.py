@@ -1,5 +1,6 @@
 """The study file: what it may hold, and every problem of it told at once."""
 
+import io
 import os
 import re
 import tomllib
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pdsearch.errors import InputError
 from pdsearch.study.problems import alternatives, close, fields_of, problem_of, type_problems
 from pdsearch.trial import TrialSettings
+from pdsearch.userfile import read_bytes
 
 DEFAULT_STORAGE = "sqlite:///pdsearch.db"
 OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
@@ -394,22 +396,14 @@ def validate(
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory: give a study file (TOML)")
+    content = read_bytes(path, limit=_SIZE_LIMIT, what="study file")
     try:
-        if path.is_dir():
-            raise InputError(f"{path} is a directory: give a study file (TOML)")
-        size = path.stat().st_size
-        if size > _SIZE_LIMIT:
-            raise InputError(f"{path} has {size:,} bytes: no study file is that large")
-        text = path.read_text(encoding="utf-8")
-    except InputError:
-        raise
+        # As `open` reads text: tomllib takes no carriage return alone.
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such study file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(path)!r} cannot be read: {reason}") from None
     if not text.strip():
         raise InputError(f"{path} is empty: a study file needs a [study] section")
     try:

@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -171,7 +171,7 @@ def gates_of(study: "optuna.Study") -> dict[str, FamilyGate]:
     return {name: FamilyGate.from_dict(data) for name, data in kept.items()}
 
 
-def counts_of(rows: list[TrialRow]) -> dict[str, int]:
+def counts_of(rows: Sequence[TrialRow]) -> dict[str, int]:
     """As `StoredStudy.counts`, of rows at hand."""
     by = {status: sum(row.status == status for row in rows) for status in Status.__args__}  # type: ignore[attr-defined]  # a Literal's members; mypy does not know
     by["pruned"] += by["diverged"]

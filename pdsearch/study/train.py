@@ -4,8 +4,7 @@ import hashlib
 import inspect
 import json
 import math
-import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.study.settings import StudyFile
+from pdsearch.study.values import values_of
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
@@ -96,7 +96,8 @@ class Trainer(Protocol):
 class FunctionTrainer:
     """Trains by a Python function: `train(candidate)` or `train(candidate, seed=…)`.
 
-    It yields a value an epoch, the last one counting, or returns one value.
+    It yields a value an epoch, the last one counting, or returns one value: see `values_of` for
+    what is a number.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -119,22 +120,11 @@ class FunctionTrainer:
         """Runs the function to its end, or until `on_step` raises."""
         keys = {"seed": seed} if self.takes_seed else {}
         result = self._function(candidate, **keys)
-        steps: Iterable[Any] = (result,) if isinstance(result, numbers.Real) else result
-        if not isinstance(steps, Iterable):
-            raise InputError(
-                f"train must yield a number an epoch or return one, got {type(result).__name__}"
-            )
         value = math.nan
-        step = 0
-        for step, given in enumerate(steps, start=1):
-            if not isinstance(given, numbers.Real):
-                raise InputError(f"train must yield numbers, got {given!r} at epoch {step}")
-            value = float(given)
+        for step, value in enumerate(values_of(result), start=1):
             if not math.isfinite(value):
                 return Outcome((value,), diverged=f"train gave {value} at epoch {step}")
             on_step(Reached(step, value, value, {"epoch": step, "accuracy": value}))
-        if step == 0:
-            raise InputError("train yielded no value")
         return Outcome((value,))
 
     def tie_margin(self, best: float) -> float:
@@ -154,8 +144,15 @@ class ImageTrainer:
     """Trains by `pdsearch.trial` on the study's model and data set."""
 
     def __init__(
-        self, settings: StudyFile, dataset: "Dataset", *, device: str, threads: int | None
+        self,
+        settings: StudyFile,
+        dataset: "Dataset",
+        *,
+        device: str,
+        threads: int | None,
+        source: str | None = None,
     ) -> None:
+        """Takes what the model's file held when the study began; None: what it holds now."""
         import torch
 
         from pdsearch.models import source_digest
@@ -169,7 +166,7 @@ class ImageTrainer:
         self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
         # behind: what they were made with is part of it.
-        self._source = source_digest(settings.trial.model, directory=settings.directory)
+        self._source = source or source_digest(settings.trial.model, directory=settings.directory)
         made_with = [
             settings.trial.model_dump(mode="json"),
             self._source,
@@ -190,11 +187,9 @@ class ImageTrainer:
         checkpoint: Path | None,
     ) -> Outcome:
         """Trains at the study's learning rate, or at each of several, the best counting."""
-        from pdsearch.models import check_source
         from pdsearch.trial import EpochRecord, Look, run_over_learning_rates, value_of
 
         settings = self._settings.trial
-        check_source(settings.model, self._source, directory=self._settings.directory)
         rates = settings.learning_rates or (settings.learning_rate,)
         by_loss = self._settings.study.compares == "loss"
         # Over several rates a candidate is as good as its best so far: all take them in the same
@@ -260,6 +255,7 @@ class ImageTrainer:
             looks=self.looks,
             on_look=looked,
             checkpoint=checkpoint,
+            model_source=self._source,
             directory=self._settings.directory,
         )
         if found.best.diverged is not None:

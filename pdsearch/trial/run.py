@@ -59,6 +59,7 @@ def run_trial(
     checkpoint: Path | None = None,
     save_last: bool = True,
     module: Callable[[], nn.Module] | None = None,
+    model_source: str | None = None,
     directory: Path | None = None,
 ) -> TrialResult:
     r"""Trains a model with a pseudo-derivative in place of its ReLUs' derivative.
@@ -98,6 +99,7 @@ def run_trial(
             once. The caller removes it.
         save_last: whether it is written after the last epoch in any case.
         module: makes an activation that stands in for each ReLU instead, as a control.
+        model_source: `pdsearch.models.source_digest` of the model's file as it must be; None: any.
         directory: what `path.py` in `settings.model` is relative to.
 
     Raises:
@@ -127,7 +129,11 @@ def run_trial(
 
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(
-            settings.model, classes=len(dataset.classes), directory=directory, **settings.network
+            settings.model,
+            classes=len(dataset.classes),
+            source=model_source,
+            directory=directory,
+            **settings.network,
         )
         names = [name for name, _ in relu_modules(model)]
         model = convert(model, candidate) if module is None else _replace(model, module)

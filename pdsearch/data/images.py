@@ -1,0 +1,72 @@
+"""An image file as 32×32 RGB, whatever its mode: scaled where its range is known, else refused."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from pdsearch.data.cache import one_line
+from pdsearch.data.dataset import SIZE
+from pdsearch.errors import InputError
+
+DECODING = 2  # raise it when an image comes out otherwise: cached folders are then built again
+
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, sections 3 and 4
+
+
+class _NoRange(Exception):
+    """Nothing says which of its values is black and which is white."""
+
+
+def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """One image as ``(32, 32, 3)``, uint8; of several frames the first.
+
+    Raises:
+        InputError: it is none, it is damaged, or its values have no known range (float and 32-bit
+            TIFF).
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            plain = file.mode == "RGB" and file.size == (SIZE, SIZE)
+            if plain and not file.getexif() and not file.has_transparency_data:
+                return np.asarray(file)
+            deep = file.mode == "F" or file.mode.startswith("I")
+            upright = ImageOps.exif_transpose(_eight_bits(file) if deep else file)
+            if upright.has_transparency_data:
+                layer = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+            square = ImageOps.fit(
+                upright.convert("RGB"), (SIZE, SIZE), method=Image.Resampling.BICUBIC
+            )
+            return np.asarray(square)
+    except _NoRange as error:
+        raise InputError(
+            f"{path} holds {error}, and nothing says which value is black and which is white: "
+            "save it with 8 or 16 bits, scaled to their whole range"
+        ) from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        raise InputError(
+            f"{path} cannot be read as an image ({one_line(error)}): repair or remove it"
+        ) from error
+
+
+def _eight_bits(image: ImageFile.ImageFile) -> Image.Image:
+    """Grey of more than 8 bits, which Pillow would clip rather than scale, as 8-bit grey."""
+    if image.mode == "F":
+        raise _NoRange("floating-point numbers")
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and image.format == "TIFF":
+        raise _NoRange("signed or 32-bit whole numbers")
+    # Unsigned; Pillow scales a PGM's maximum to 65535, and leaves a TIFF's 12 bits as they are.
+    bits = tags.get(_BITS, (16,))[0]
+    values = np.asarray(image)
+    grey = (values / ((2**bits - 1) / 255)).round().clip(0, 255).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    found = Image.fromarray(grey)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # a PNG's one value that is not to be seen
+        found.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    found.getexif().update(dict(image.getexif()))
+    return found
