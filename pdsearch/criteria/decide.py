@@ -20,12 +20,13 @@ from pdsearch.criteria.result import (
     Result,
 )
 from pdsearch.criteria.shape import Shape, ends_at, negated, sign_at, size_less
+from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.integral import gaussian_integral
 from pdsearch.enclosure.limits import limit_at_infinity
 from pdsearch.enclosure.numbers import as_float, enclosed, exact_sign
-from pdsearch.enclosure.pieces import Piece, y
+from pdsearch.enclosure.pieces import Piece, germ, y
 from pdsearch.enclosure.program import rational_interval
 from pdsearch.enclosure.search import Budget, Minimum, minimum
 from pdsearch.expression import exact
@@ -241,7 +242,8 @@ def limits(shape: Shape, demands: Demands) -> Result:
     name = "limits"
     found: list[sympy.Expr | None] = []
     for piece in (shape.pieces[0], shape.pieces[-1]):
-        found.append(limit_at_infinity(piece.local) if piece.tail else None)
+        local = piece.local if piece.smooth else germ(shape.expression, piece.tail_side)
+        found.append(limit_at_infinity(local))
     away: list[float] = []
     verdict, witness = PROVED, None
     for limit, wanted, end in zip(found, (S.Zero, S.One), (-math.inf, math.inf), strict=True):
@@ -346,6 +348,9 @@ def _dead_stretches(
     finest = Fraction(radius) / 2**22
     while heap:
         _, _, index, a, b = heapq.heappop(heap)
+        if clock.time_is_up():
+            done.append((a, b, "open"))
+            continue
         piece = shape.pieces[index]
         box = _local_box(piece, a, b)
         lo, hi, flag = iv.absolute(shape.functions[index].enclose((box,)))

@@ -110,7 +110,7 @@ def _applied(e: sympy.Expr, limits: list[sympy.Expr]) -> sympy.Expr | None:
     known = {
         dummy: limit
         for dummy, limit in zip(stand_ins, limits, strict=True)
-        if not limit.free_symbols and limit not in (oo, -oo)
+        if not (limit.free_symbols or limit in (oo, -oo) or (limit.is_Rational and e.is_Pow))
     }
     rest = [d if d in known else limit for d, limit in zip(stand_ins, limits, strict=True)]
     if known and not is_computable(e.func(*rest), known):

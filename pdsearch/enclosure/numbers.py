@@ -193,25 +193,25 @@ def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr])
             values[symbol] = CONTEXT.mpf(mpmath.mpf(as_float(place)))
     sizes = _Sizes(values, quick=False)
     for node in expression.atoms(Pow, sympy.Function):
-        if isinstance(node, Pow) and node.base is not sympy.E:
-            if node.exp.is_Rational and abs(node.exp) <= 64:
-                continue
-            parts = node.args
-        elif isinstance(node, sympy.Piecewise | sympy.Min | sympy.Max):
+        if isinstance(node, sympy.Piecewise | sympy.Min | sympy.Max):
             continue
-        else:
-            parts = (node.exp,) if isinstance(node, Pow) else node.args
-        for part in parts:
-            if part.free_symbols - set(values):
-                continue  # no constant comes of it
-            try:
-                value = sizes.value(part)
-            except Undefined:
-                continue  # a rounded root may seem to divide by zero
-            except (Unknown, ArithmeticError, mpmath.libmp.ComplexResult, ValueError):
-                return False
-            if not abs(value) <= LARGEST_ARGUMENT:
-                return _saturates(node)
+        power = isinstance(node, Pow) and node.base is not sympy.E
+        if power and node.exp.is_Rational and abs(node.exp) <= 64:
+            continue
+        parts = node.args if isinstance(node, sympy.Function) or power else (node.exp,)
+        if any(part.free_symbols - set(values) for part in parts):
+            continue  # no constant comes of it
+        try:
+            found = [sizes.value(part) for part in parts]
+            largest = max(abs(value) for value in found)
+            if power:  # by the size of its logarithm
+                largest = abs(found[1]) * (1 + abs(CONTEXT.log(abs(_wide(found[0])) or 1)))
+        except Undefined:
+            continue  # a rounded root may seem to divide by zero
+        except (Unknown, ArithmeticError, mpmath.libmp.ComplexResult, ValueError):
+            return False
+        if not largest <= LARGEST_ARGUMENT and not _saturates(node):
+            return False
     return True
 
 

@@ -275,6 +275,27 @@ def _resolve(
     return _resolve(expression, lo, hi, domain, opaque | {node})
 
 
+def germ(expression: sympy.Expr, side: int) -> sympy.Expr:
+    """A bound candidate's formula in y = |x| beyond every breakpoint, however far out it is.
+
+    There a polynomial has the sign of its leading coefficient. Conditions that are no polynomials
+    with rational coefficients stay.
+    """
+    opaque: frozenset[sympy.Basic] = frozenset()
+    while (node := _next_node(expression, opaque)) is not None:
+        opaque |= {node}
+        for function in _switches(node):
+            polynomial = polynomial_in(function, x)
+            leading = function if polynomial is None else polynomial.LC()
+            if leading.is_Rational and leading != 0:
+                sign = (1 if leading > 0 else -1) * side ** (
+                    polynomial.degree() if polynomial else 0
+                )
+                expression = expression.xreplace({node: _decided(node, function, sign)})
+                break
+    return localise(expression, side * y, y)
+
+
 def _next_node(expression: sympy.Expr, opaque: frozenset[sympy.Basic]) -> sympy.Basic | None:
     """A node that may switch, whose switching functions do not themselves hold such nodes."""
     for node in sympy.preorder_traversal(expression):
