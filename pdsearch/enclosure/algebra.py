@@ -165,6 +165,14 @@ def expanded(expression: sympy.Expr) -> sympy.Expr:
     return cast(sympy.Expr, sympy.expand(expression))
 
 
+def multiplied_out(expression: sympy.Expr) -> sympy.Expr:
+    """Products of sums as sums of products; as it is where those are too many."""
+    clock.check()
+    if not (_small(expression, degree=64) and all(map(_expandable, _inside(expression)))):
+        return expression
+    return cast(sympy.Expr, sympy.expand_mul(expression))
+
+
 def _inside(expression: sympy.Expr) -> list[sympy.Expr]:
     """What stands in functions and exponents: `sympy.expand` multiplies that out as well."""
     return [

@@ -9,14 +9,13 @@ the sup of g·exp(-y²/8).
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import cast
 
 import sympy
 from flint import acb, arb, ctx, fmpq
 
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
-from pdsearch.enclosure.algebra import size
+from pdsearch.enclosure.algebra import multiplied_out
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import prepare, tail_form
 from pdsearch.enclosure.pieces import Domain, Piece
@@ -97,7 +96,7 @@ def _tail(function: Smooth, local: sympy.Expr, start: float, power: int) -> arb 
         bound = arb(size) ** power * (arb(start) / root).erfc() / 2
         return _up_to(bound)
     damping = sympy.exp(-(y_symbol**2) / (8 * power))
-    damped = tail_form(prepare(_damped(local, damping)), y_symbol)
+    damped = tail_form(prepare(multiplied_out(local * damping)), y_symbol)
     program = Program(damped, (y_symbol,), tail=box)
     lo, hi, flag = program.enclose(box)
     size = max(-lo, hi)
@@ -106,14 +105,6 @@ def _tail(function: Smooth, local: sympy.Expr, start: float, power: int) -> arb 
     # ∫ |f|^p φ ≤ size^p ∫ exp(y²/8 - y²/2)/√(2π) = size^p · √(4/3) · Q(start·√(3/4))
     scale = (arb(3) / 4).sqrt()
     return _up_to(arb(size) ** power / scale * (arb(start) * scale / root).erfc() / 2)
-
-
-def _damped(local: sympy.Expr, damping: sympy.Expr) -> sympy.Expr:
-    """The product, multiplied into a sum of not too many terms."""
-    if size(local) > 500:
-        return cast(sympy.Expr, local * damping)
-    terms = sympy.Add.make_args(local)
-    return cast(sympy.Expr, sympy.Add(*(term * damping for term in terms)))
 
 
 def _up_to(bound: arb) -> arb:
