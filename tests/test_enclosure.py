@@ -25,12 +25,12 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import JUMP, UNDEFINED
 from pdsearch.enclosure.nodes import (
     arccot,
-    bell,
     derivative,
     elasticity,
     erfc_ratio,
     log_derivative,
     sech2,
+    sigmoid_bell,
     tail_form,
 )
 from pdsearch.enclosure.pieces import s, y
@@ -109,7 +109,7 @@ def oracle(expression: sympy.Basic, values: dict[sympy.Symbol, mpmath.mpf]) -> m
         sympy.sign: mpmath.sign,
         sympy.Min: lambda *v: min(v),
         sympy.Max: lambda *v: max(v),
-        bell: lambda v: 1 / (4 * mpmath.cosh(v / 2) ** 2),
+        sigmoid_bell: lambda v: 1 / (4 * mpmath.cosh(v / 2) ** 2),
         sech2: lambda v: mpmath.sech(v) ** 2,
         arccot: lambda v: mpmath.pi / 2 - mpmath.atan(v),
         erfc_ratio: lambda v: 2 * mpmath.exp(-v * v) / (mpmath.sqrt(mpmath.pi) * mpmath.erfc(v)),
@@ -160,7 +160,7 @@ def random_expression(rng: random.Random, depth: int) -> sympy.Expr:
     return rng.choice(
         [
             sympy.exp, sympy.log, sympy.sin, sympy.cos, sympy.tanh, sympy.sinh, sympy.cosh,
-            sympy.atan, sympy.erf, sympy.erfc, sigmoid, softplus, sympy.sqrt, bell, sech2, arccot,
+            sympy.atan, sympy.erf, sympy.erfc, sigmoid, softplus, sympy.sqrt, sigmoid_bell, sech2, arccot,
         ]
     )(part())  # fmt: skip
 

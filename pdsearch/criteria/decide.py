@@ -10,6 +10,7 @@ import sympy
 from flint import arb
 from sympy import S, oo
 
+from pdsearch.criteria.certified import certified
 from pdsearch.criteria.result import (
     PROVED,
     REFUTED,
@@ -18,16 +19,20 @@ from pdsearch.criteria.result import (
     Demands,
     Result,
 )
-from pdsearch.criteria.shape import Shape, negated, sign_of
+from pdsearch.criteria.shape import Shape, ends_at, negated, sign_at, size_less
+from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.integral import gaussian_integral
 from pdsearch.enclosure.limits import limit_at_infinity
-from pdsearch.enclosure.pieces import Piece, y
+from pdsearch.enclosure.numbers import as_float, enclosed, exact_sign
+from pdsearch.enclosure.pieces import Piece, germ, y
 from pdsearch.enclosure.program import rational_interval
 from pdsearch.enclosure.search import Budget, Minimum, minimum
 from pdsearch.expression import exact
 
 
+@certified
 def sign_preserving(shape: Shape, demands: Demands) -> Result:
     """G(x) ≥ 0 everywhere; value: the infimum of g."""
     name = "sign_preserving"
@@ -39,10 +44,9 @@ def sign_preserving(shape: Shape, demands: Demands) -> Result:
     open_points = False
     no_float: Result | None = None
     for _, place, _ in shape.breakpoints:
-        number = shape.value_at(place)
-        sign = None if number is None else sign_of(number)
-        if number is not None and sign == -1:
-            found = _at_breakpoint(demands, name, value, place, number)
+        sign = shape.sign_at(place)
+        if sign == -1:
+            found = _at_breakpoint(shape, demands, name, value, place)
             if is_float(place):
                 return found
             no_float = found
@@ -65,6 +69,7 @@ def sign_preserving(shape: Shape, demands: Demands) -> Result:
     return demands.result(name, UNDECIDED, value=value, detail=box)
 
 
+@certified
 def bounded(shape: Shape, demands: Demands) -> Result:
     """Sup |g| ≤ bound; value: that supremum."""
     name = "bounded"
@@ -77,13 +82,15 @@ def bounded(shape: Shape, demands: Demands) -> Result:
         return demands.result(name, PROVED, value=value)
     no_float: Result | None = None
     for _, place, _ in shape.breakpoints:
-        number = shape.value_at(place)
-        if number is not None and sign_of(sympy.Abs(number) - exact(bound)) == 1:
-            at = _at_breakpoint(demands, name, value, place, number)
+        if size_less(shape.expression, place, exact(bound)) == 1:
+            at = _at_breakpoint(shape, demands, name, value, place)
             if is_float(place):
                 return at
             no_float = at
-    proved = all(shape.value_at(place) is not None for _, place, _ in shape.breakpoints)
+    proved = all(
+        size_less(shape.expression, place, exact(bound)) in (0, -1)
+        for _, place, _ in shape.breakpoints
+    )
     box = ""
     order = sorted(range(len(shape.pieces)), key=lambda i: i not in (low.piece, high.piece))
     for index in order:
@@ -104,21 +111,23 @@ def bounded(shape: Shape, demands: Demands) -> Result:
 
 
 def _at_breakpoint(
-    demands: Demands, name: str, value: tuple[float, float], place: sympy.Expr, number: sympy.Expr
+    shape: Shape, demands: Demands, name: str, value: tuple[float, float], place: sympy.Expr
 ) -> Result:
     """Refuted by g's exact value where two pieces meet."""
     where = "" if is_float(place) else f" x = {place}, which is no float"
+    number = sum(ends_at(shape.expression, place) or (math.nan,)) / 2
     return demands.result(
-        name, REFUTED, value=value, witness={"x": float(place)},
-        detail=f"g = {float(number):.6g} at the breakpoint{where}",
+        name, REFUTED, value=value, witness={"x": as_float(place)},
+        detail=f"g = {number:.6g} at the breakpoint{where}",
     )  # fmt: skip
 
 
 def is_float(place: sympy.Expr) -> bool:
     """Whether an exact number is a float."""
-    return bool(
-        place.is_Rational and Fraction(float(place)) == Fraction(int(place.p), int(place.q))
-    )
+    if not place.is_Rational:
+        return False
+    near = as_float(place)
+    return math.isfinite(near) and Fraction(near) == Fraction(int(place.p), int(place.q))
 
 
 def _witness(shape: Shape, index: int, low: Minimum, holds: Callable[[arb], bool]) -> float | None:
@@ -150,30 +159,33 @@ def _open_box(shape: Shape, index: int, low: Minimum) -> str:
     return f"smallest undecided box: x in [{min(ends):.9g}, {max(ends):.9g}]"
 
 
+@certified
 def non_decreasing(shape: Shape, demands: Demands) -> Result:
     """G never falls: g′ ≥ 0 on every piece, no jump down; value: the largest fall certified."""
     name = "non_decreasing"
     proved, box = True, ""
     for left, place, right in shape.breakpoints:
-        numbers = [_end_value(left, place), shape.value_at(place), _end_value(right, place)]
-        for first, second in itertools.pairwise(numbers):
-            if first is None or second is None:
-                proved, box = False, box or f"undefined at x = {float(place):.9g}"
-                continue
-            sign = sign_of(second - first)
+        near = as_float(place)
+        forms = (left.expression, shape.expression, right.expression)
+        for first, second in itertools.pairwise(forms):
+            sign = sign_at(second, place, first)
             if sign is None:
-                proved, box = False, box or f"undecided at x = {float(place):.9g}"
+                proved, box = False, box or f"undecided at x = {near:.9g}"
             elif sign < 0:
-                fall = _certified_fall(shape, Fraction(float(place)), place)
+                fall = _certified_fall(shape, Fraction(near), place)
                 if fall is not None:
-                    return _fallen(demands, fall, f"g jumps down at x = {float(place):.9g}")
+                    return _fallen(demands, fall, f"g jumps down at x = {near:.9g}")
                 proved = False
     for index, (piece, function) in enumerate(zip(shape.pieces, shape.functions, strict=True)):
         if not function.local.has(piece.variable):
             continue
         if not piece.smooth and may_jump(piece.expression):
             proved, box = False, box or "conditions that are not resolved"
-        slope = function.partial(0)
+        try:
+            slope = function.partial(0)
+        except OutOfReachError as error:
+            proved, box = False, box or str(error)
+            continue
         rising = slope if piece.rising else negated(slope)
         low = minimum(rising, shape.budget.fresh(), above=0.0, below=0.0)
         if low.hi < 0.0 and low.point is not None:
@@ -191,12 +203,6 @@ def non_decreasing(shape: Shape, demands: Demands) -> Result:
 def may_jump(expression: sympy.Expr) -> bool:
     """Whether conditions are left that may make the expression jump."""
     return expression.has(sympy.Piecewise, sympy.sign, sympy.Heaviside)
-
-
-def _end_value(piece: Piece, place: sympy.Expr) -> sympy.Expr | None:
-    from pdsearch.criteria.shape import evaluated
-
-    return evaluated(piece.expression, place)
 
 
 def _certified_fall(
@@ -230,12 +236,14 @@ def _fallen(demands: Demands, fall: tuple[float, float, float], detail: str) -> 
     )
 
 
+@certified
 def limits(shape: Shape, demands: Demands) -> Result:
     """G → 0 at -∞ and → 1 at +∞; value: how far the limits are from that."""
     name = "limits"
     found: list[sympy.Expr | None] = []
     for piece in (shape.pieces[0], shape.pieces[-1]):
-        found.append(limit_at_infinity(piece.local) if piece.tail else None)
+        local = piece.local if piece.smooth else germ(shape.expression, piece.tail_side)
+        found.append(limit_at_infinity(local))
     away: list[float] = []
     verdict, witness = PROVED, None
     for limit, wanted, end in zip(found, (S.Zero, S.One), (-math.inf, math.inf), strict=True):
@@ -248,8 +256,8 @@ def limits(shape: Shape, demands: Demands) -> Result:
             away.append(math.inf)
         else:
             difference = limit - wanted
-            sign = sign_of(difference)
-            away.append(abs(float(difference)))
+            sign = exact_sign(difference)
+            away.append(abs(as_float(difference)))
         if sign is None:
             verdict = UNDECIDED if verdict == PROVED else verdict
         elif sign != 0 and verdict != REFUTED:
@@ -261,9 +269,10 @@ def limits(shape: Shape, demands: Demands) -> Result:
 
 
 def _shown(limit: sympy.Expr) -> str:
-    return str(limit) if limit in (oo, -oo) else f"{float(limit):.9g}"
+    return str(limit) if limit in (oo, -oo) else f"{as_float(limit):.9g}"
 
 
+@certified
 def consistent(shape: Shape, demands: Demands) -> Result:
     """E|g - 1[x>0]| ≤ bound; value: a certified enclosure of it."""
     name = "consistent"
@@ -275,6 +284,7 @@ def consistent(shape: Shape, demands: Demands) -> Result:
     return demands.result(name, _compare(value, -math.inf, bound), value=value)
 
 
+@certified
 def gain(shape: Shape, demands: Demands) -> Result:
     """E[g²] / ½ within the range; value: a certified enclosure of it."""
     name = "gain"
@@ -285,7 +295,7 @@ def gain(shape: Shape, demands: Demands) -> Result:
 
 
 def _right_of_zero(piece: Piece) -> bool:
-    return piece.hi is oo or (piece.lo is not -oo and sign_of(piece.lo) in (0, 1))
+    return piece.hi is oo or (piece.lo is not -oo and exact_sign(piece.lo) in (0, 1))
 
 
 def _compare(value: tuple[float, float], low: float, high: float) -> str:
@@ -294,6 +304,7 @@ def _compare(value: tuple[float, float], low: float, high: float) -> str:
     return REFUTED if value[1] < low or value[0] > high else UNDECIDED
 
 
+@certified
 def alive_below_zero(shape: Shape, demands: Demands) -> Result:
     """The share of [-R, 0) on which |g| < ε; value: a certified enclosure of it."""
     name = "alive_below_zero"
@@ -329,7 +340,7 @@ def _dead_stretches(
             continue
         function = shape.functions[index]
         if not function.local.free_symbols:
-            sign = sign_of(sympy.Abs(function.local) - small)
+            sign = size_less(function.local, S.Zero, small)
             kind = "open" if sign is None else ("dead" if sign < 0 else "alive")
             done.append((*ends, kind))
             continue
@@ -337,6 +348,9 @@ def _dead_stretches(
     finest = Fraction(radius) / 2**22
     while heap:
         _, _, index, a, b = heapq.heappop(heap)
+        if clock.time_is_up():
+            done.append((a, b, "open"))
+            continue
         piece = shape.pieces[index]
         box = _local_box(piece, a, b)
         lo, hi, flag = iv.absolute(shape.functions[index].enclose((box,)))
@@ -369,7 +383,8 @@ def _clipped(piece: Piece, lo: Fraction, hi: Fraction) -> tuple[Fraction, Fracti
 def _fraction(number: sympy.Expr) -> Fraction:
     if number.is_Rational:
         return Fraction(int(number.p), int(number.q))
-    return Fraction(str(number.evalf(40)))  # an irrational end: shares move by 1e-40
+    mantissa, exponent = enclosed(number, precision=140).mid().man_exp()
+    return Fraction(int(mantissa)) * Fraction(2) ** int(exponent)  # irrational: to 1e-40
 
 
 def _local_box(piece: Piece, a: Fraction, b: Fraction) -> iv.Interval:

@@ -12,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from pdsearch.criteria.over_box import CERTIFIED, OVER_A_BOX, Box, FamilyShape, between
+from pdsearch.criteria.certified import OVERTIME
+from pdsearch.criteria.family_shape import CERTIFIED, Box, FamilyShape, between
+from pdsearch.criteria.over_box import over_a_box
 from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Result
+from pdsearch.enclosure.clock import time_limit
 from pdsearch.enclosure.search import Budget
 from pdsearch.family import Candidate, Family
 
@@ -85,6 +88,11 @@ class FamilyMap:
 
 def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Result:
     """Decide one criterion for the whole space: proved for all, or refuted with parameters."""
+    with time_limit(OVERTIME * budget.seconds):
+        return _decided(shape, criterion, budget)
+
+
+def _decided(shape: FamilyShape, criterion: str, budget: Budget) -> Result:
     demands = shape.demands
     corners = [shape.candidate_at(shape.box, share) for share in (0.0, 1.0, 0.5)]
     corners += [shape.family.default, *_other_corners(shape)]
@@ -109,7 +117,7 @@ def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Resu
     while heap:
         volume, _, box = heapq.heappop(heap)
         part = _part(budget)
-        verdict, witness = OVER_A_BOX[criterion](shape, box, part)
+        verdict, witness = over_a_box(shape, criterion, box, part)
         budget.used += part.used
         if verdict == PROVED:
             continue
@@ -179,13 +187,18 @@ def map_criterion(
     shape: FamilyShape, criterion: str, budget: Budget, *, parts: int = 400
 ) -> FamilyMap:
     """Cut the space into proved, refuted and undecided parts, largest undecided part first."""
+    with time_limit(OVERTIME * budget.seconds):
+        return _mapped(shape, criterion, budget, parts=parts)
+
+
+def _mapped(shape: FamilyShape, criterion: str, budget: Budget, *, parts: int) -> FamilyMap:
     counter = itertools.count()
     done: list[tuple[Box, str, float]] = []
     heap = [(-1.0, next(counter), shape.box)]
     while heap:
         volume, _, box = heapq.heappop(heap)
         part = _part(budget)
-        verdict, _ = OVER_A_BOX[criterion](shape, box, part)
+        verdict, _ = over_a_box(shape, criterion, box, part)
         budget.used += part.used
         halves = _split(shape, box) if verdict == UNDECIDED else None
         if verdict != UNDECIDED or halves is None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from sympy import oo
 
+from pdsearch.criteria.certified import OVERTIME
 from pdsearch.criteria.result import SLACK, Demands
 from pdsearch.criteria.shape import Shape, negated
 from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.clock import OutOfReachError, time_limit
 from pdsearch.enclosure.search import Smooth, minimum
 
 PROVED_BY_BOXES = ("sign_preserving", "bounded", "non_decreasing")
@@ -34,6 +36,14 @@ def boxes_of(shape: Shape, demands: Demands, criterion: str) -> tuple[ProofBox, 
 
     What holds at the single points where pieces meet is decided by exact arithmetic and is no box.
     """
+    with time_limit(OVERTIME * shape.budget.seconds):
+        try:
+            return _boxes_of(shape, demands, criterion)
+        except OutOfReachError:
+            return ()
+
+
+def _boxes_of(shape: Shape, demands: Demands, criterion: str) -> tuple[ProofBox, ...]:
     found = []
     for index, function in enumerate(shape.functions):
         ends: set[float] = set(function.start[:2])

@@ -10,8 +10,20 @@ import sympy
 from flint import arb, ctx, fmpq
 from sympy import S
 
+from pdsearch.enclosure.algebra import expanded, has_long_power
+from pdsearch.enclosure.clock import OutOfReachError
+from pdsearch.enclosure.defined import is_defined
+from pdsearch.enclosure.interval import ball_interval
 from pdsearch.enclosure.nodes import prepare
-from pdsearch.enclosure.pieces import Domain, Piece, cut, exact_sign, has_long_power
+from pdsearch.enclosure.numbers import (
+    as_float,
+    ball_at,
+    enclosed,
+    exact_sign,
+    float_ends,
+    is_computable,
+)
+from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.program import Program, UndecidedError
 from pdsearch.enclosure.search import Budget, Minimum, Smooth, minimum
 from pdsearch.expression import t, x
@@ -32,11 +44,22 @@ class Shape:
         self.expression = cast(sympy.Expr, expression.xreplace({t: S.Zero}))
         self.budget = budget or Budget()
         self.domain = Domain()
+        self._no_pieces = ""
 
     @functools.cached_property
     def pieces(self) -> list[Piece]:
-        """The smooth pieces, from left to right, cut at 0 as well."""
-        return cut(self.expression)
+        """The smooth pieces, from left to right, cut at 0 as well.
+
+        Raises:
+            OutOfReachError: they cannot be found in time; asked again, at once.
+        """
+        if self._no_pieces:
+            raise OutOfReachError(self._no_pieces)
+        try:
+            return cut(self.expression)
+        except OutOfReachError as error:
+            self._no_pieces = str(error)
+            raise
 
     @functools.cached_property
     def functions(self) -> list[Smooth]:
@@ -60,9 +83,18 @@ class Shape:
             if not (left.tail or right.tail)
         ]
 
+    @functools.cached_property
+    def undefined(self) -> str | None:
+        """What is not shown of the formula's being a finite real number everywhere; None if all."""
+        return is_defined(self.expression, self.domain, self.budget.fresh())
+
     def value_at(self, place: sympy.Expr) -> sympy.Expr | None:
         """G at an exact point as an exact number; None where it is undefined or not decided."""
         return evaluated(self.expression, place)
+
+    def sign_at(self, place: sympy.Expr) -> int | None:
+        """The exact sign of g at an exact point; None where it is undefined or not decided."""
+        return sign_at(self.expression, place)
 
     def ball(self, place: Fraction | float, *, precision: int = 128) -> arb | None:
         """G at an exact rational point, certified; None where it is undefined or undecided."""
@@ -104,12 +136,12 @@ class Shape:
         hi = lows[best].hi
         # Values at breakpoints themselves, which no open piece holds.
         for _, place, _ in self.breakpoints:
-            value = self.value_at(place)
-            if value is None:
+            ends = ends_at(self.expression, place)
+            if ends is None:
                 lo = -math.inf
                 continue
-            ends = _float_ends(sign * value)
-            lo, hi = min(lo, ends[0]), min(hi, ends[1])
+            low, high = ends if sign > 0 else (-ends[1], -ends[0])
+            lo, hi = min(lo, low), min(hi, high)
         complete = all(low.complete for low in lows)
         point = lows[best].point
         return Extreme(sign, lo, hi, best, point, complete)
@@ -123,7 +155,7 @@ class Shape:
         )
         if place.is_Rational:
             return Fraction(int(place.p), int(place.q))
-        return Fraction(float(place))
+        return Fraction(as_float(place))
 
 
 class Extreme:
@@ -159,8 +191,39 @@ def negated(function: Smooth) -> Smooth:
     )
 
 
+def ends_at(expression: sympy.Expr, place: sympy.Expr) -> tuple[float, float] | None:
+    """The floats around an expression in x at an exact point; None where it is not known."""
+    value = evaluated(expression, place)
+    if value is not None:
+        return float_ends(value)
+    ball = ball_at(expression, place)
+    return ball_interval(ball)[:2] if ball.is_finite() else None
+
+
+def sign_at(expression: sympy.Expr, place: sympy.Expr, less: sympy.Expr = S.Zero) -> int | None:
+    """The exact sign of an expression less another at an exact point; None if it is not known."""
+    ball = ball_at(expression, place) - ball_at(less, place)
+    if ball > 0:
+        return 1
+    if ball < 0:
+        return -1
+    value, other = evaluated(expression, place), evaluated(less, place)
+    return None if value is None or other is None else exact_sign(value - other)
+
+
+def size_less(expression: sympy.Expr, place: sympy.Expr, bound: sympy.Expr) -> int | None:
+    """The sign of |f| less a bound at an exact point; None where it is not known."""
+    signs = (sign_at(expression, place, bound), sign_at(-bound, place, expression))
+    if 1 in signs:
+        return 1
+    return None if None in signs else max(cast("tuple[int, int]", signs))
+
+
+@functools.lru_cache(maxsize=4096)
 def evaluated(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
     """An expression in x at an exact point; None where it is undefined or conditions stay open."""
+    if not is_computable(expression, {x: place}):
+        return None
     if has_long_power(expression):
         arm = _arm_at(expression, place)
         if arm is None:
@@ -174,10 +237,9 @@ def evaluated(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
             return None
     if value.free_symbols or value.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity):
         return None
-    if value.is_real is False or value.has(sympy.Piecewise):
+    if value.has(sympy.Piecewise, sympy.I):
         return None
-    ball = Program(prepare(value), ()).at(())
-    return cast(sympy.Expr, value) if ball.is_finite() else None
+    return cast(sympy.Expr, value) if enclosed(value, precision=106).is_finite() else None
 
 
 def _substituted(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr:
@@ -192,7 +254,7 @@ def _substituted(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr:
         arm = _arm_at(expression, place)
         if isinstance(expression, sympy.Piecewise):
             return _substituted(arm, place) if arm is not None else sympy.nan
-        args = (sympy.expand(_substituted(cast(sympy.Expr, a), place)) for a in expression.args)
+        args = (expanded(_substituted(cast(sympy.Expr, a), place)) for a in expression.args)
         return cast(sympy.Expr, expression.func(*args))
 
 
@@ -207,13 +269,3 @@ def _arm_at(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
                 return None
         return None
     return expression
-
-
-def _float_ends(number: sympy.Expr) -> tuple[float, float]:
-    lo, hi, _ = Program(prepare(number), ()).enclose(())
-    return lo, hi
-
-
-def sign_of(number: sympy.Expr) -> int | None:
-    """The exact sign of a number."""
-    return exact_sign(number)

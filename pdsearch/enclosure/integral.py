@@ -13,7 +13,9 @@ from fractions import Fraction
 import sympy
 from flint import acb, arb, ctx, fmpq
 
+from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.algebra import multiplied_out
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import prepare, tail_form
 from pdsearch.enclosure.pieces import Domain, Piece
@@ -94,7 +96,7 @@ def _tail(function: Smooth, local: sympy.Expr, start: float, power: int) -> arb 
         bound = arb(size) ** power * (arb(start) / root).erfc() / 2
         return _up_to(bound)
     damping = sympy.exp(-(y_symbol**2) / (8 * power))
-    damped = tail_form(prepare(sympy.expand_mul(local * damping)), y_symbol)
+    damped = tail_form(prepare(multiplied_out(local * damping)), y_symbol)
     program = Program(damped, (y_symbol,), tail=box)
     lo, hi, flag = program.enclose(box)
     size = max(-lo, hi)
@@ -138,6 +140,7 @@ def _stretch(
         # Most shapes change sign once; the rest of the interval joins into two long runs.
         stack = [(first, last)]
         while stack:
+            clock.check()
             a, b = stack.pop()
             low, high, flag = function.enclose(((a, b, 0),))
             sign = 0
@@ -214,6 +217,8 @@ def _arb_integral(program: Program, lo: arb, hi: arb, sign: int, power: int) -> 
         return None
 
     def integrand(z: acb, analytic: bool) -> acb:
+        if clock.time_is_up():
+            return acb(arb.nan(), arb.nan())
         value = program.complex_ball((z,), choices)
         if power == 2:
             value = value * value

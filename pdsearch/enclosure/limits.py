@@ -12,8 +12,18 @@ from typing import cast
 import sympy
 from sympy import Add, Max, Min, Mul, Pow, S, oo
 
+from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
-from pdsearch.enclosure.nodes import arccot, bell, elasticity, erfc_ratio, prepare, sech2, tail_form
+from pdsearch.enclosure.nodes import (
+    arccot,
+    elasticity,
+    erfc_ratio,
+    prepare,
+    sech2,
+    sigmoid_bell,
+    tail_form,
+)
+from pdsearch.enclosure.numbers import is_computable
 from pdsearch.enclosure.pieces import Domain, y
 from pdsearch.enclosure.program import Program
 from pdsearch.expression import sigmoid, softplus
@@ -30,7 +40,7 @@ _AT_INFINITY: dict[type, tuple[sympy.Expr, sympy.Expr]] = {
     sympy.sinh: (-oo, oo),
     sympy.cosh: (oo, oo),
     arccot: (sympy.pi, S.Zero),
-    bell: (S.Zero, S.Zero),
+    sigmoid_bell: (S.Zero, S.Zero),
     sech2: (S.Zero, S.Zero),
     erfc_ratio: (S.Zero, oo),
     sympy.Abs: (oo, oo),
@@ -51,9 +61,10 @@ def limit_at_infinity(
         depth: of nested products; beyond 4 there is no answer.
     """
     domain = domain or Domain()
+    clock.check()
     e = expression
     if not e.has(y):
-        return e
+        return None if e.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity) else e
     if e == y:
         return oo
     if depth > 4:
@@ -72,13 +83,13 @@ def limit_at_infinity(
         limits = [inner(part) for part in e.args]
         if any(limit is None for limit in limits):
             return None
-        return cast(sympy.Expr, e.func(*limits))
+        return _applied(e, [cast(sympy.Expr, limit) for limit in limits])
     if isinstance(e, sympy.log):
         limit = inner(e.args[0])
         if limit is oo:
             return oo
         if limit is not None and limit.is_finite and domain.strict_sign(limit) == 1:
-            return cast(sympy.Expr, sympy.log(limit))
+            return _applied(e, [limit])
         return None
     if isinstance(e, _CONTINUOUS):
         limit = inner(e.args[0])
@@ -89,8 +100,22 @@ def limit_at_infinity(
             return None if ends is None else ends[1 if limit is oo else 0]
         if isinstance(e, sympy.sign) and domain.strict_sign(limit) is None:
             return None
-        return cast(sympy.Expr, e.func(limit))
+        return _applied(e, [limit])
     return None
+
+
+def _applied(e: sympy.Expr, limits: list[sympy.Expr]) -> sympy.Expr | None:
+    """A function of its arguments' limits; None where sympy would compute it for too long."""
+    stand_ins = [sympy.Dummy(real=True) for _ in limits]
+    known = {
+        dummy: limit
+        for dummy, limit in zip(stand_ins, limits, strict=True)
+        if not (limit.free_symbols or limit in (oo, -oo) or (limit.is_Rational and e.is_Pow))
+    }
+    rest = [d if d in known else limit for d, limit in zip(stand_ins, limits, strict=True)]
+    if known and not is_computable(e.func(*rest), known):
+        return None
+    return cast(sympy.Expr, e.func(*limits))
 
 
 def _sum(limits: list[sympy.Expr | None]) -> sympy.Expr | None:
@@ -109,7 +134,11 @@ def _product(
     limits = {factor: inner(factor) for factor in e.args}
     unknown = [factor for factor, limit in limits.items() if limit is None]
     infinite = [factor for factor, limit in limits.items() if limit in (oo, -oo)]
-    vanishing = [factor for factor, limit in limits.items() if limit is not None and limit.is_zero]
+    signs = {f: domain.strict_sign(v) or domain.sign(v) for f, v in limits.items() if v is not None}
+    vanishing = [factor for factor, sign in signs.items() if sign == 0]
+    if infinite and any(factor not in vanishing and domain.strict_sign(limits[factor]) is None
+                        for factor in signs if factor not in infinite):  # fmt: skip
+        return None  # a limit that may be zero in disguise, next to one that is infinite
     if unknown:
         # Bounded but without a limit, as a sine: nothing times it is still nothing.
         if vanishing and not infinite and all(_bounded(factor, domain) for factor in unknown):
@@ -159,7 +188,7 @@ def _power(
         if sign < 0 and exponent.is_Integer:
             return S.Zero
         return (oo if exponent.is_even else -oo) if exponent.is_Integer else None
-    if limit.is_zero:
+    if domain.sign(limit) == 0:
         if sign > 0 and exponent.is_Integer:
             return S.Zero
         lo, _, flag = _far(base, domain)
@@ -170,7 +199,7 @@ def _power(
         return None
     if sign < 0 and domain.strict_sign(limit) is None:
         return None
-    return cast(sympy.Expr, limit**exponent)
+    return _applied(e, [limit, exponent])
 
 
 def _far(e: sympy.Expr, domain: Domain) -> iv.Interval:

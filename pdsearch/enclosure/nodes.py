@@ -11,62 +11,67 @@ from typing import Any, cast
 import sympy
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
 
+from pdsearch.enclosure import clock
+from pdsearch.enclosure.algebra import check_derivative
 from pdsearch.expression import sigmoid, softplus
 
 NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
 """Nodes that may bend or jump."""
 
 
-class bell(sympy.Function):
-    """σ(u)·σ(-u) = 1/(4·cosh²(u/2)): even, falling in |u|."""
+class InternalNode(sympy.Function):
+    """A positive function of one argument that only enclosures know.
+
+    sympy must not know the name: it evaluates a function by mpmath's of the same name, and prints
+    it by a printer's, so that a class called `bell` stands for the Bell numbers there.
+    """
 
     nargs = 1
+
+    def _eval_is_positive(self) -> bool | None:
+        return True if self.args[0].is_real else None
+
+    def _eval_is_real(self) -> bool | None:
+        return True if self.args[0].is_real else None
+
+    def _eval_evalf(self, prec: int) -> sympy.Expr | None:
+        return None
+
+
+class sigmoid_bell(InternalNode):
+    """σ(u)·σ(-u) = 1/(4·cosh²(u/2)): even, falling in |u|."""
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         """Logarithmic derivative -tanh(u/2)."""
         return -sympy.tanh(self.args[0] / 2) * self
 
-    def _eval_is_positive(self) -> bool:
-        return True
 
-
-class sech2(sympy.Function):
+class sech2(InternalNode):
     """1/cosh²(u) = 1 - tanh²(u): even, falling in |u|."""
-
-    nargs = 1
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         """Logarithmic derivative -2·tanh(u)."""
         return -2 * sympy.tanh(self.args[0]) * self
 
-    def _eval_is_positive(self) -> bool:
-        return True
 
-
-class arccot(sympy.Function):
+class arccot(InternalNode):
     """π/2 - atan(u), in (0, π): falling."""
-
-    nargs = 1
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         """Minus the derivative of atan."""
         return -1 / (1 + self.args[0] ** 2)
 
-    def _eval_is_positive(self) -> bool:
-        return True
 
-
-class erfc_ratio(sympy.Function):
+class erfc_ratio(InternalNode):
     """2·exp(-u²)/(√π·erfc(u)): minus the logarithmic derivative of erfc; increasing."""
-
-    nargs = 1
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         """r·(r - 2u)."""
         return self * (self - 2 * self.args[0])
 
-    def _eval_is_positive(self) -> bool:
-        return True
+
+POSITIVE = (sympy.exp, sympy.cosh, sympy.erfc, sigmoid, softplus, InternalNode)
+"""Functions that are positive at every real argument."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -74,6 +79,7 @@ def prepare(expression: sympy.Expr) -> sympy.Expr:
     """The same function in terms of nodes with tight enclosures."""
     if not expression.args:
         return expression
+    clock.check()
     if isinstance(expression, sympy.DiracDelta):
         return S.Zero  # jumps are looked at on their own
     args = [prepare(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
@@ -157,7 +163,8 @@ def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
     node = next((f for f in Mul.make_args(term) if f.func in _JOINED or _is_tanh_squared(f)), None)
     if node is None:
         return None
-    factor = sympy.cancel(term / node / constant)
+    # No cancelling: a factor (x² - 1)/((x - 1)·(x + 1)) is 1 but at two places.
+    factor = term / node / constant
     if isinstance(node, sympy.atan):
         factor = factor * sympy.pi / 2
     if isinstance(node, sympy.erfc):
@@ -188,7 +195,7 @@ def _is_tanh_squared(node: sympy.Expr) -> bool:
 
 
 def _prepare_product(product: Mul) -> sympy.Expr:
-    """exp(-u)·σ(u) → σ(-u) and σ(u)·σ(-u) → bell(u), as often as the powers allow."""
+    """exp(-u)·σ(u) → σ(-u) and σ(u)·σ(-u) → sigmoid_bell(u), as often as the powers allow."""
     powers: dict[sympy.Expr, int] = {}
     rest: list[sympy.Expr] = []
     for factor in product.args:
@@ -214,7 +221,7 @@ def _prepare_product(product: Mul) -> sympy.Expr:
         if count > 0:
             powers[u] -= count
             powers[-u] -= count
-            bells.append(bell(u) ** count)
+            bells.append(sigmoid_bell(u) ** count)
             changed = True
     if not changed:
         return product
@@ -226,7 +233,11 @@ def derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr:
 
     For those nodes sympy's own asks whether their arguments are real, which it may not find an end
     of, and leaves deltas behind.
+
+    Raises:
+        OutOfReachError: it would be too large.
     """
+    check_derivative(expression, v)
     if not expression.has(sympy.Abs, sympy.sign, Heaviside):
         return cast(sympy.Expr, expression.diff(v))
     held: dict[sympy.Expr, sympy.Expr] = {}
@@ -268,6 +279,7 @@ def _finite(rate: sympy.Expr) -> sympy.Expr | None:
 
 
 def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.Expr:
+    clock.check()
     if not expression.has(v):
         return S.Zero
     if expression == v:
@@ -278,11 +290,11 @@ def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.E
         return cast(sympy.Expr, times * derivative(expression.args[0], v))
     if isinstance(expression, Pow) and not expression.exp.has(v):
         return cast(sympy.Expr, expression.exp * _rate(expression.base, v, times))
-    if isinstance(expression, sigmoid | bell | sech2 | sympy.erfc):
+    if isinstance(expression, sigmoid | sigmoid_bell | sech2 | sympy.erfc):
         u = expression.args[0]
         rate = {
             sigmoid: lambda: sigmoid(-u),
-            bell: lambda: -sympy.tanh(u / 2),
+            sigmoid_bell: lambda: -sympy.tanh(u / 2),
             sech2: lambda: -2 * sympy.tanh(u),
             sympy.erfc: lambda: -erfc_ratio(u),
         }[type(expression)]()
@@ -297,6 +309,7 @@ def tail_form(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
     ``y**2 + 3*y`` becomes ``y**2*(1 + 3/y)``, so that quotients cancel their powers and each
     remaining bracket has a limit.
     """
+    clock.check()
     if not expression.has(y) or not expression.args:
         return expression
     if isinstance(expression, Piecewise):

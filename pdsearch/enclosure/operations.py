@@ -14,7 +14,7 @@ from flint import acb, arb
 from pdsearch.enclosure import functions as fn
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import Interval
-from pdsearch.enclosure.nodes import arccot, bell, erfc_ratio, sech2
+from pdsearch.enclosure.nodes import arccot, erfc_ratio, sech2, sigmoid_bell
 from pdsearch.expression import sigmoid, softplus
 
 
@@ -202,7 +202,7 @@ FUNCTIONS: dict[type, Operation] = {
     sigmoid: Operation("sigmoid", fn.sigmoid, fn.arb_sigmoid, _acb_sigmoid),
     softplus: Operation("softplus", fn.softplus, fn.arb_softplus, _acb_softplus),
     arccot: Operation("arccot", fn.arccot, fn.arb_arccot, lambda a: acb.pi() / 2 - _acb_atan(a)),
-    bell: Operation("bell", fn.bell, fn.arb_bell, _acb_bell),
+    sigmoid_bell: Operation("bell", fn.bell, fn.arb_bell, _acb_bell),
     sech2: Operation("sech2", fn.sech2, fn.arb_sech2, lambda a: 4 * _acb_bell(2 * a)),
     erfc_ratio: Operation("erfc_ratio", fn.erfc_ratio, fn.arb_erfc_ratio, None),
     sympy.Abs: Operation("abs", iv.absolute, abs, None),
@@ -267,4 +267,5 @@ def taken(name: str, choice: int, values: Sequence[Any]) -> Any:
     return values[choice]
 
 
+NOWHERE = Operation("nowhere", lambda: iv.NOWHERE, arb.nan, _acb_nan)
 CONSTANT = Operation("constant", lambda: None, lambda: None, lambda: None)

@@ -10,19 +10,20 @@ linear in x (also with parameters in the coefficients), and polynomials with exa
 Other nodes stay as they are; enclosures of them are wide where they are undecided, never wrong.
 """
 
-import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import sympy
-from flint import ctx
 from sympy import Heaviside, Max, Min, Piecewise, S
 from sympy.core.relational import Relational
 
+from pdsearch.enclosure import clock
+from pdsearch.enclosure.algebra import factored, polynomial_in, quotient, real_roots, tidy
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare, tail_form
+from pdsearch.enclosure.numbers import exact_sign
 from pdsearch.enclosure.program import Program
 from pdsearch.expression import x
 
@@ -33,8 +34,12 @@ y = sympy.Symbol("y", positive=True)
 
 MAX_PIECES = 400
 
+FIRST = sympy.Integer(4)
+"""Where an unbounded piece starts at the nearest."""
 FARTHEST = 2**20
 """An unbounded piece that starts farther out would leave too long a bounded one before it."""
+FARTHEST_END = 2.0**1000
+"""No piece ends farther out: the power of two beyond it must be a float with room to spare."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ class Domain:
             return exact_sign(expression)
         if expression.free_symbols - set(self.symbols):
             return None
-        simple = sympy.factor(expression)
-        if simple.is_zero:
+        simple = factored(expression)
+        if simple == 0:
             return 0
         lo, hi, flag = Program(prepare(simple), self.symbols).enclose(self.box)
         if flag:
@@ -77,34 +82,10 @@ class Domain:
             return self.sign(expression) or None
         if expression.free_symbols - set(self.symbols):
             return None
-        lo, hi, flag = Program(prepare(sympy.factor(expression)), self.symbols).enclose(self.box)
+        lo, hi, flag = Program(prepare(factored(expression)), self.symbols).enclose(self.box)
         if flag:
             return None
         return 1 if lo > 0.0 else (-1 if hi < 0.0 else None)
-
-
-@functools.lru_cache(maxsize=4096)
-def exact_sign(number: sympy.Expr) -> int | None:
-    """The sign of an exact real number; None where 1000 bits and simplification cannot tell."""
-    if number.is_Rational:
-        return 0 if number.is_zero else (1 if number > 0 else -1)
-    program = Program(prepare(number), ())
-    for precision in (64, 256):
-        with ctx.workprec(precision):
-            ball = program.ball(())
-            if ball > 0:
-                return 1
-            if ball < 0:
-                return -1
-    if number.is_zero or sympy.simplify(number).is_zero:
-        return 0
-    with ctx.workprec(1024):
-        ball = program.ball(())
-        if ball > 0:
-            return 1
-        if ball < 0:
-            return -1
-    return None
 
 
 @dataclass(frozen=True)
@@ -141,7 +122,7 @@ class Piece:
     @property
     def mirrored(self) -> bool:
         """Whether a bounded piece is counted from its right end."""
-        return not self.tail and bool(self.hi.is_zero)
+        return not self.tail and self.hi == 0
 
     @property
     def tail_side(self) -> int:
@@ -164,41 +145,6 @@ def localise(expression: sympy.Expr, position: sympy.Expr, variable: sympy.Symbo
     # xreplace does not re-evaluate everything; expanding the arguments does.
     inside = prepare(tidy(inside))
     return tail_form(inside, y) if variable == y else inside
-
-
-def has_long_power(expression: sympy.Expr, *, deep: bool = True) -> bool:
-    """Whether there is a power with an exponent such as 0.1000000000000001, an exact rational.
-
-    sympy then takes 12**(p/q) apart into prime powers of thousands of millions of digits: such a
-    power must not be given a number as its base.
-    """
-    powers = expression.atoms(sympy.Pow) if deep else {expression}
-    return any(
-        isinstance(power, sympy.Pow) and power.exp.is_Rational and power.exp.q > 64
-        for power in powers
-    )
-
-
-@functools.lru_cache(maxsize=2048)
-def tidy(expression: sympy.Expr) -> sympy.Expr:
-    """Functions' arguments expanded; a rational function as a product of its factors."""
-    if not expression.args:
-        return expression
-    if expression.is_rational_function(*expression.free_symbols):
-        return cast(sympy.Expr, sympy.factor(expression))
-    if isinstance(expression, Piecewise) or has_long_power(expression, deep=False):
-        return expression
-    return cast(
-        sympy.Expr,
-        expression.func(
-            *(
-                sympy.expand(tidy(arg))
-                if isinstance(arg, sympy.Expr) and expression.is_Function
-                else (tidy(arg) if isinstance(arg, sympy.Expr) else arg)
-                for arg in expression.args
-            )
-        ),
-    )
 
 
 def _piece(
@@ -231,10 +177,10 @@ def cut(
     Args:
         expression: in x and the domain's parameters.
         domain: the parameters' ranges; none for a bound candidate.
-        at: further places to cut, exact numbers.
+        at: further places to cut, exact numbers in order.
     """
     domain = domain or Domain()
-    cuts = [-sympy.oo, *sorted(at, key=float), sympy.oo]
+    cuts = [-sympy.oo, *at, sympy.oo]
     stretches: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
     for lo, hi in itertools.pairwise(cuts):
         stretches += _resolve(expression, lo, hi, domain, frozenset())
@@ -247,19 +193,19 @@ def cut(
 def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> list[Piece]:
     if lo.is_finite and hi.is_finite:
         # Most formulas are simplest around 0, so a piece that ends there is counted from there.
-        position = lo * s if hi.is_zero else lo + (hi - lo) * s
+        position = lo * s if hi == 0 else lo + (hi - lo) * s
         return [_piece(lo, hi, formula, position=position, start=(0.0, 1.0, 0))]
-    if lo is -sympy.oo:
-        edge = max(_beyond(-hi, domain), _beyond_switches(formula, domain))
-        far = _far_formula(lo, -edge, formula, domain)
-        tail = _piece(lo, -edge, far, position=-y, start=(float(edge), float("inf"), 0))
-        inner = _localised(-edge, hi, formula, domain) if -edge != hi else []
-        return [tail, *inner]
-    edge = max(_beyond(lo, domain), _beyond_switches(formula, domain))
-    far = _far_formula(edge, hi, formula, domain)
-    tail = _piece(edge, hi, far, position=y, start=(float(edge), float("inf"), 0))
-    inner = _localised(lo, edge, formula, domain) if edge != lo else []
-    return [*inner, tail]
+    end, side = (hi, -1) if lo is -sympy.oo else (lo, 1)
+    edge = max(_beyond(side * end, domain) or FIRST, _beyond_switches(formula, domain))
+    far = _far_formula(lo, -edge, formula, domain) if side < 0 else (
+        _far_formula(edge, hi, formula, domain)
+    )  # fmt: skip
+    outer = (lo, -edge) if side < 0 else (edge, hi)
+    tail = _piece(*outer, far, position=side * y, start=(float(edge), float("inf"), 0))
+    if side * edge == end:
+        return [tail]
+    inner = _localised(*((-edge, hi) if side < 0 else (lo, edge)), formula, domain)
+    return [tail, *inner] if side < 0 else [*inner, tail]
 
 
 def _beyond_switches(formula: sympy.Expr, domain: Domain) -> sympy.Integer:
@@ -270,14 +216,12 @@ def _beyond_switches(formula: sympy.Expr, domain: Domain) -> sympy.Integer:
     edge = sympy.Integer(0)
     for node in formula.atoms(*NOT_SMOOTH):
         for function in _switches(node):
-            if not (function.has(x) and function.is_polynomial(x)):
-                continue
-            polynomial = sympy.Poly(function, x)
-            if polynomial.degree() == 1:
+            polynomial = polynomial_in(function, x) if function.has(x) else None
+            if polynomial is not None and polynomial.degree() == 1:
                 slope, offset = polynomial.all_coeffs()
                 if domain.strict_sign(slope) is not None:
-                    root = sympy.cancel(-offset / slope)
-                    edge = max(edge, _beyond(root, domain), _beyond(-root, domain))
+                    root = quotient(-offset, slope)
+                    edge = max(edge, *(_beyond(r, domain) or edge for r in (root, -root)))
     return edge if edge < FARTHEST else sympy.Integer(0)
 
 
@@ -288,14 +232,16 @@ def _far_formula(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Do
     return stretches[0][2] if len(stretches) == 1 else formula
 
 
-def _beyond(number: sympy.Expr, domain: Domain) -> sympy.Integer:
-    """A power of two above the number for all parameters: where the unbounded piece starts."""
-    if number.free_symbols:
-        bound = Program(prepare(number), domain.symbols).enclose(domain.box)[1]
-    else:
-        bound = float(number)
-    edge = 4
-    while edge < bound + 1.0 and edge < 2**60:
+def _beyond(number: sympy.Expr, domain: Domain) -> sympy.Integer | None:
+    """A power of two above the number for all parameters: where the unbounded piece may start.
+
+    None for a number so large that no float is beyond it by as much.
+    """
+    bound = Program(prepare(number), domain.symbols).enclose(domain.box)[1]
+    if not bound < FARTHEST_END:
+        return None
+    edge = int(FIRST)
+    while edge < bound + 1.0 or edge <= bound:  # 2**53 + 1.0 is 2**53
         edge *= 2
     return sympy.Integer(edge)
 
@@ -307,6 +253,7 @@ def _resolve(
     domain: Domain,
     opaque: frozenset[sympy.Basic],
 ) -> list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]]:
+    clock.check()
     node = _next_node(expression, opaque)
     if node is None:
         return [(lo, hi, expression)]
@@ -326,6 +273,27 @@ def _resolve(
             result += _resolve(simpler, left, right, domain, opaque)
         return result
     return _resolve(expression, lo, hi, domain, opaque | {node})
+
+
+def germ(expression: sympy.Expr, side: int) -> sympy.Expr:
+    """A bound candidate's formula in y = |x| beyond every breakpoint, however far out it is.
+
+    There a polynomial has the sign of its leading coefficient. Conditions that are no polynomials
+    with rational coefficients stay.
+    """
+    opaque: frozenset[sympy.Basic] = frozenset()
+    while (node := _next_node(expression, opaque)) is not None:
+        opaque |= {node}
+        for function in _switches(node):
+            polynomial = polynomial_in(function, x)
+            leading = function if polynomial is None else polynomial.LC()
+            if leading.is_Rational and leading != 0:
+                sign = (1 if leading > 0 else -1) * side ** (
+                    polynomial.degree() if polynomial else 0
+                )
+                expression = expression.xreplace({node: _decided(node, function, sign)})
+                break
+    return localise(expression, side * y, y)
 
 
 def _next_node(expression: sympy.Expr, opaque: frozenset[sympy.Basic]) -> sympy.Basic | None:
@@ -401,20 +369,24 @@ def _roots(
     """Exact roots in x strictly between lo and hi, in order; None where that is not known."""
     if not function.has(x):
         return []
-    if not function.is_polynomial(x):
+    polynomial = polynomial_in(function, x)
+    if polynomial is None:
         sign = _sign_between(function, lo, hi, domain)
         return None if sign is None else []
-    polynomial = sympy.Poly(function, x)
+    if polynomial.degree() <= 0:  # no x is left once it is multiplied out
+        return []
     if polynomial.degree() == 1:
         slope, offset = polynomial.all_coeffs()
         if domain.strict_sign(slope) is None:
             return None
-        candidates = [sympy.cancel(-offset / slope)]
+        candidates: list[sympy.Expr] | None = [quotient(-offset, slope)]
     elif not function.free_symbols - {x} and all(c.is_Rational for c in polynomial.coeffs()):
-        candidates = sorted(set(sympy.real_roots(polynomial)), key=float)
-        if any(root.has(sympy.CRootOf) for root in candidates):
-            return None
+        candidates = real_roots(polynomial)
     else:
+        return None
+    # A piece that ended so far out would leave no float for the unbounded one.
+    if candidates is None or any(_beyond(side * r, domain) is None
+                                 for r in candidates for side in (1, -1)):  # fmt: skip
         return None
     inside = []
     for root in candidates:
@@ -435,22 +407,22 @@ def _sign_between(
     if not function.has(x):
         sign = domain.sign(function)
         return 0 if sign == 0 else domain.strict_sign(function)
-    if function.is_polynomial(x):
-        polynomial = sympy.Poly(function, x)
-        if polynomial.degree() == 1:
-            slope, offset = polynomial.all_coeffs()
-            direction = domain.strict_sign(slope)
-            if direction is None:
-                return None
-            root = sympy.cancel(-offset / slope)
-            if lo.is_finite and domain.sign(lo - root) in (0, 1):
-                return direction
-            if hi.is_finite and domain.sign(root - hi) in (0, 1):
-                return -direction
+    polynomial = polynomial_in(function, x)
+    if polynomial is not None and polynomial.degree() == 1:
+        slope, offset = polynomial.all_coeffs()
+        direction = domain.strict_sign(slope)
+        if direction is None:
             return None
-        if not function.free_symbols - {x}:
-            return exact_sign(function.xreplace({x: _between(lo, hi)}))
+        root = quotient(-offset, slope)
+        if lo.is_finite and domain.sign(lo - root) in (0, 1):
+            return direction
+        if hi.is_finite and domain.sign(root - hi) in (0, 1):
+            return -direction
         return None
+    if polynomial is not None:
+        if function.free_symbols - {x}:
+            return None
+        return exact_sign(polynomial.eval(_between(lo, hi)))
     try:
         piece = _localised(lo, hi, function, domain)
     except TypeError:
@@ -471,10 +443,3 @@ def _between(lo: sympy.Expr, hi: sympy.Expr) -> sympy.Expr:
     if lo.is_finite:
         return lo + 1
     return hi - 1 if hi.is_finite else S.Zero
-
-
-def bound_expression(
-    expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Expr]
-) -> sympy.Expr:
-    """The expression with symbols replaced and re-evaluated."""
-    return cast(sympy.Expr, expression.xreplace(dict(values)))

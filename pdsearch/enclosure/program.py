@@ -17,7 +17,9 @@ from flint import acb, arb, ctx, fmpq
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
 from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
+from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import elasticity, prepare, tail_form
 from pdsearch.enclosure.operations import (
@@ -32,6 +34,7 @@ from pdsearch.enclosure.operations import (
     MULTIPLY,
     NEGATE,
     NOT,
+    NOWHERE,
     OR,
     PIECEWISE,
     POWER,
@@ -46,6 +49,9 @@ from pdsearch.enclosure.operations import (
 )
 
 Box = Sequence[Interval]
+
+_NO_REAL_NUMBER = (sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity, S.ImaginaryUnit)
+"""What sympy makes of a division by zero or the root of a negative number."""
 
 
 def rational_interval(value: Fraction) -> Interval:
@@ -124,6 +130,7 @@ class _Compiler:
         known = self.index.get(node)
         if known is not None:
             return known
+        clock.check()
         result = self._expression(node)
         self.index[node] = result
         return result
@@ -135,8 +142,10 @@ class _Compiler:
         return result
 
     def _expression(self, node: sympy.Expr) -> int:
-        if node.is_number and (node.is_Rational or node in (S.Pi, S.Exp1)):
+        if node.is_Rational or node in (S.Pi, S.Exp1):
             return self.constant(node)
+        if node in _NO_REAL_NUMBER:
+            return self.emit(None, NOWHERE)
         if isinstance(node, Add):
             return self._fold(ADD, [self.expression(arg) for arg in node.args])
         if isinstance(node, Mul):
@@ -222,10 +231,13 @@ def _tail_product(node: sympy.Expr, variables: tuple[sympy.Symbol, ...]) -> Oper
     of [y₀, ∞), |h| falls, so |h| ≤ |h(y₀)| there; where E ≥ 0, |h| ≥ |h(y₀)|.
     """
     y = variables[0]
-    rate = elasticity(node, y)
-    if rate is None:
+    try:
+        rate = elasticity(node, y)
+        if rate is None:
+            return None
+        slope = Program(tail_form(prepare(rate), y), variables)
+    except OutOfReachError:
         return None
-    slope = Program(tail_form(prepare(rate), y), variables)
     value = Program(node, variables)
 
     def apply(natural: Interval, *box: Interval) -> Interval:
@@ -287,6 +299,8 @@ class Program:
         for position, (operation, args) in enumerate(compiler.code, start=start):
             if operation is CONSTANT:
                 self._interval_code.append((_interval_constant(self._constants[position]), ()))
+            elif operation is NOWHERE:
+                self._interval_code.append((iv.NOWHERE, ()))
             else:
                 self._interval_code.append((operation.interval, args))
 
@@ -319,7 +333,7 @@ class Program:
         for position, (operation, _) in enumerate(self._operations, start=len(values)):
             function, places = self._interval_code[position - len(self.variables)]
             inputs = [values[i] for i in places]
-            values.append(function(*inputs) if operation is not CONSTANT else function)
+            values.append(function(*inputs) if inputs else function)
             if operation.name in CHOICES:
                 choice = CHOICES[operation.name](*inputs)
                 if choice is None:

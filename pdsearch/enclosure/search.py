@@ -15,16 +15,21 @@ from typing import cast
 
 import sympy
 
+from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.algebra import has_long_power, size, tidy
+from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import (
+    POSITIVE,
     derivative,
     elasticity,
     log_derivative,
     prepare,
     tail_form,
 )
-from pdsearch.enclosure.pieces import Domain, Piece, exact_sign, has_long_power, tidy
+from pdsearch.enclosure.numbers import exact_sign, substituted
+from pdsearch.enclosure.pieces import Domain, Piece
 from pdsearch.enclosure.pieces import s as s_symbol
 from pdsearch.enclosure.pieces import y as y_symbol
 from pdsearch.enclosure.program import Program
@@ -44,7 +49,9 @@ class Budget:
         self.used += 1
         if self.used > self.boxes:
             return False
-        return self.used % 64 != 0 or time.monotonic() - self._started < self.seconds
+        if self.used % 16 != 0:
+            return True
+        return time.monotonic() - self._started < self.seconds and not clock.time_is_up()
 
     @property
     def elapsed(self) -> float:
@@ -53,7 +60,7 @@ class Budget:
 
     def over(self) -> bool:
         """Whether the time is spent."""
-        return self.elapsed >= self.seconds
+        return self.elapsed >= self.seconds or clock.time_is_up()
 
     def fresh(self) -> "Budget":
         """A new budget of the same size, its clock started now."""
@@ -106,6 +113,7 @@ class Smooth:
             Program(plain, self.variables) if plain is not None and plain != local else None
         )
         self._partials: dict[int, Smooth] = {}
+        self._too_large: dict[int, str] = {}
         self._ends: dict[float, int | None] = {}
 
     @classmethod
@@ -119,23 +127,31 @@ class Smooth:
         return (self.start, *self.domain.box)
 
     def partial(self, index: int) -> "Smooth":
-        """The derivative in one variable."""
+        """The derivative in one variable.
+
+        Raises:
+            OutOfReachError: it would be too large, or the time is up.
+        """
         known = self._partials.get(index)
+        if known is None and index in self._too_large:
+            raise OutOfReachError(self._too_large[index])
         if known is None:
-            slope = self._derivative(self.variables[index])
-            plain = None
-            if self.plain is not None and self.depth == 0:
-                plain = prepare(derivative(self.plain, self.variables[index]))
-            known = Smooth(
-                slope,
-                self.variables[0],
-                self.domain,
-                self.start,
-                plain=plain,
-                depth=self.depth + 1,
-            )
+            try:
+                known = self._partial(index)
+            except OutOfReachError as error:
+                self._too_large[index] = str(error)
+                raise
             self._partials[index] = known
         return known
+
+    def _partial(self, index: int) -> "Smooth":
+        slope = self._derivative(self.variables[index])
+        plain = None
+        if self.plain is not None and self.depth == 0:
+            plain = prepare(derivative(self.plain, self.variables[index]))
+        return Smooth(
+            slope, self.variables[0], self.domain, self.start, plain=plain, depth=self.depth + 1
+        )
 
     def _derivative(self, variable: sympy.Symbol) -> sympy.Expr:
         """The derivative; of a product without zeros as the product times its logarithm's."""
@@ -157,7 +173,9 @@ class Smooth:
 
     def _away_from_zero(self, factor: sympy.Expr) -> bool:
         base = factor.as_base_exp()[0]
-        if base.is_number or (not has_long_power(base) and base.is_positive):
+        if base.is_number or isinstance(base, POSITIVE):
+            return True
+        if size(base) < 60 and not has_long_power(base) and base.is_positive:
             return True
         lo, hi, flag = Program(base, self.variables).enclose(self.box)
         return not flag and (lo > 0.0 or hi < 0.0)
@@ -167,15 +185,18 @@ class Smooth:
         if end not in self._ends:
             sign = None
             if self.variables == (s_symbol,):
-                value = self.local.xreplace({s_symbol: sympy.Integer(int(end))})
-                if not value.has(sympy.nan, sympy.zoo, sympy.oo):
+                value = substituted(self.local, {s_symbol: sympy.Integer(int(end))})
+                if value is not None:
                     sign = exact_sign(value)
             self._ends[end] = sign
         return self._ends[end]
 
     def slope_sign(self, box: Sequence[Interval], index: int) -> int:
         """1 where the partial derivative is ≥ 0 all over the box, -1 where ≤ 0, else 0."""
-        partial = self.partial(index)
+        try:
+            partial = self.partial(index)
+        except OutOfReachError:
+            return 0
         lo, hi, flag = partial.enclose(box)
         if flag:
             return 0
@@ -239,7 +260,10 @@ class Smooth:
         for index, (left, right, _) in enumerate(box):
             if left == right:
                 continue
-            slope = self.partial(index).enclose(box)
+            try:
+                slope = self.partial(index).enclose(box)
+            except OutOfReachError:
+                return iv.WHOLE
             if slope[2]:
                 return iv.WHOLE
             m = middle[index]

@@ -6,6 +6,7 @@ an interpreter that knows names, numbers, arithmetic, comparisons, `and`/`or`/`n
 `Piecewise`, and calls of a fixed table of functions. Everything else is an error that says where.
 """
 
+from pdsearch.expression.assumptions import Values, check_assumptions, check_constant
 from pdsearch.expression.definedness import check_binding, undefined_at
 from pdsearch.expression.functions import (
     FUNCTIONS,
@@ -24,8 +25,11 @@ from pdsearch.expression.writing import format_formula, format_latex
 __all__ = [
     "FUNCTIONS",
     "RESERVED",
+    "Values",
     "canonical",
+    "check_assumptions",
     "check_binding",
+    "check_constant",
     "check_parameters_used",
     "clamp",
     "exact",

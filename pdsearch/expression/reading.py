@@ -6,6 +6,7 @@ import sympy
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
 from pdsearch.errors import FormulaError, InputError
+from pdsearch.expression.assumptions import check_assumptions
 from pdsearch.expression.functions import (
     exact,
     function_names,
@@ -88,18 +89,20 @@ def parse(text: str, *, parameters: Iterable[str] | None = None) -> sympy.Expr:
 def canonical(expression: sympy.Expr | float) -> sympy.Expr:
     """The expression with canonical symbols and exact numbers, as `parse` would build it.
 
-    Symbols are replaced by the real symbol of the same name, whatever assumptions they were
-    written with, and floating-point numbers by exact rationals, so that two definitions that
+    Symbols are replaced by the real symbol of the same name, and floating-point numbers by exact
+    rationals, so that two definitions that
     read the same are equal and a round trip through text gives back the same object.
 
     Raises:
-        FormulaError: the expression holds something outside of what `parse` accepts.
+        FormulaError: the expression holds something outside of what `parse` accepts, or x or t was
+            declared to be what it is not, such as positive.
     """
     expr = sympy.sympify(expression) if isinstance(expression, int | float) else expression
     if not isinstance(expr, sympy.Expr):
         raise FormulaError(
             f"a family's expression must be a sympy expression in x, got {type(expr).__name__}"
         )
+    check_assumptions(expr, {})
     known = {"x": x, "t": t}
     replacements = {
         s: known.get(s.name) or symbol(s.name) for s in expr.free_symbols | expr.atoms(sympy.Dummy)

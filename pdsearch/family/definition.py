@@ -45,7 +45,8 @@ class Family:
     Args:
         name: an identifier; in a study, `<name>.<parameter>` names its Optuna parameters.
         expression: g as a sympy expression in `pdsearch.x`, optionally `pdsearch.t`, and the
-            parameters. Symbols are taken by name; decimal numbers become exact rationals.
+            parameters. Symbols are taken by name, and may be declared to be what their ranges
+            are (positive, say), x only real; decimal numbers become exact rationals.
         space: an `optuna.distributions.FloatDistribution` or `IntDistribution` a parameter.
         defaults: values inside the ranges. Left out: the middle (geometric where log).
         reference: where the shape comes from.
@@ -90,6 +91,7 @@ class Family:
             for name in self.space:
                 _expression.symbol(name)
             space = {name: checked_distribution(name, d) for name, d in self.space.items()}
+            self._check_assumptions(space)
             expression = _expression.canonical(self.expression)
             _expression.check_parameters_used(expression, space)
         except InputError as error:
@@ -125,6 +127,15 @@ class Family:
             check_direction(direction, where)
         if "direction" in self.space:
             raise InputError(f"{where}: 'direction' cannot name a parameter: it is bind's argument")
+
+    def _check_assumptions(self, space: Mapping[str, Range]) -> None:
+        if isinstance(self.expression, sympy.Expr):
+            ranges = {
+                name: _expression.Values(d.low, d.high, isinstance(d, IntDistribution))
+                for name, d in space.items()
+            }
+            _expression.check_assumptions(self.expression, ranges)
+            _expression.check_constant(self.expression)
 
     def _check_defined(self, values: Mapping[str, float]) -> None:
         where = f"family {self.name!r}"

@@ -1,0 +1,229 @@
+"""Exact numbers: whether one is zero, its sign, its float; at a bounded cost.
+
+Signs come from Arb. That a number is exactly zero is shown by multiplying it out, and of an
+algebraic number by its size: one that is not zero is at least 1/M, where M bounds its Mahler
+measure, so that enough bits tell.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, cast
+
+import mpmath
+import sympy
+from flint import arb, ctx
+from sympy import Add, Mul, Pow, S
+
+from pdsearch.enclosure.algebra import expanded, size
+from pdsearch.enclosure.interval import ball_interval
+from pdsearch.enclosure.nodes import prepare
+from pdsearch.enclosure.program import Program, UndecidedError
+from pdsearch.expression import x
+from pdsearch.expression.values import CONTEXT, Evaluator, Undefined, Unknown
+
+LARGEST_ARGUMENT = 10**6
+"""exp of a constant beyond it is left alone: sympy would ask for its digits."""
+MOST_ZERO_BITS = 30_000
+
+
+def enclosed(number: sympy.Expr, *, precision: int = 64) -> arb:
+    """A constant as a ball; not finite where it is undefined or out of reach."""
+    with ctx.workprec(precision):
+        try:
+            return Program(prepare(number), ()).ball(())
+        except UndecidedError:
+            return arb.nan()
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(expression: sympy.Expr) -> Program:
+    return Program(prepare(expression), (x,))
+
+
+def ball_at(expression: sympy.Expr, place: sympy.Expr, *, precision: int = 128) -> arb:
+    """An expression in x at an exact point; not finite where it is undefined or not decided."""
+    with ctx.workprec(precision):
+        point = enclosed(place, precision=precision)
+        try:
+            value = _compiled(expression).ball([point])
+        except UndecidedError:
+            return arb.nan()
+        return value if value.is_finite() else arb.nan()
+
+
+def float_ends(number: sympy.Expr) -> tuple[float, float]:
+    """The floats around a constant; infinite beyond them."""
+    lo, hi, _ = ball_interval(enclosed(number))
+    return lo, hi
+
+
+def as_float(number: sympy.Expr) -> float:
+    """The nearest float or one beside it; infinite beyond them."""
+    if number in (sympy.oo, -sympy.oo):
+        return math.inf if number is sympy.oo else -math.inf
+    if number.is_Rational:
+        try:
+            return float(Fraction(int(number.p), int(number.q)))
+        except OverflowError:
+            return math.copysign(math.inf, int(number.p))
+    return float(enclosed(number).mid())
+
+
+@functools.lru_cache(maxsize=4096)
+def exact_sign(number: sympy.Expr) -> int | None:
+    """The sign of an exact real number; None where 1000 bits and multiplying out cannot tell."""
+    if number.is_Rational:
+        return 0 if number.is_zero else (1 if number > 0 else -1)
+    program = Program(prepare(number), ())
+    for precision in (64, 256, 1024):
+        with ctx.workprec(precision):
+            try:
+                ball = program.ball(())
+            except UndecidedError:
+                return None
+        if ball > 0:
+            return 1
+        if ball < 0:
+            return -1
+        if ball.is_nan():
+            return None
+        if precision == 256 and _is_zero(number):
+            return 0
+    return None
+
+
+def _is_zero(number: sympy.Expr) -> bool:
+    """Whether a constant is certainly zero."""
+    simple = expanded(number)
+    if simple.is_Rational:
+        return bool(simple == 0)
+    # Grouped by what is transcendental: the sum is zero if all the groups' factors are.
+    groups: dict[sympy.Expr, list[sympy.Expr]] = {}
+    for term in Add.make_args(simple):
+        factors = Mul.make_args(term)
+        algebraic = [f for f in factors if _is_algebraic(f)]
+        rest = Mul(*(f for f in factors if not _is_algebraic(f)))
+        groups.setdefault(rest, []).append(Mul(*algebraic))
+    return all(_algebraic_zero(Add(*parts)) for parts in groups.values())
+
+
+def _is_algebraic(node: sympy.Expr) -> bool:
+    if node.is_Rational:
+        return True
+    if isinstance(node, Add | Mul):
+        return all(_is_algebraic(cast(sympy.Expr, arg)) for arg in node.args)
+    return isinstance(node, Pow) and node.exp.is_Rational and _is_algebraic(node.base)
+
+
+def _algebraic_zero(number: sympy.Expr) -> bool:
+    if number.is_Rational:
+        return bool(number == 0)
+    if size(number) > 400:
+        return False
+    _, bits = _measure(number)
+    if bits > MOST_ZERO_BITS:
+        return False
+    ball = enclosed(number, precision=int(bits) + 64)
+    return bool(ball.is_finite() and abs(ball) < arb(2) ** -(int(bits) + 1))
+
+
+def _measure(node: sympy.Expr) -> tuple[int, float]:
+    """Upper bounds of an algebraic number's degree and of the logarithm of its Mahler measure.
+
+    M(a ± b) ≤ 2^(mn)·M(a)ⁿ·M(b)ᵐ and M(a·b) ≤ M(a)ⁿ·M(b)ᵐ for degrees m and n, and
+    M(1/a) = M(a), M(a^(1/k)) ≤ M(a) of degree mk; a number other than 0 is at least 1/M.
+    """
+    if node.is_Rational:
+        return 1, math.log2(max(abs(int(node.p)), int(node.q)))
+    if isinstance(node, Pow):
+        degree, bits = _measure(cast(sympy.Expr, node.base))
+        p, q = abs(int(node.exp.p)), int(node.exp.q)
+        return degree * q, bits * p
+    parts = [_measure(cast(sympy.Expr, arg)) for arg in node.args]
+    degree, bits = parts[0]
+    for other, more in parts[1:]:
+        plus = degree * other if isinstance(node, Add) else 0
+        bits = bits * other + more * degree + plus
+        degree *= other
+        if bits > MOST_ZERO_BITS:
+            break
+    return degree, bits
+
+
+# --------------------------------------------------------------- putting a number in for x
+
+_INTERNAL: Mapping[str, Any] = {
+    "sigmoid_bell": lambda u: 1 / (4 * CONTEXT.cosh(u / 2) ** 2),
+    "sech2": lambda u: 1 / CONTEXT.cosh(u) ** 2,
+    "arccot": lambda u: CONTEXT.pi / 2 - CONTEXT.atan(u),
+}
+
+
+class _Sizes(Evaluator):
+    """Values of an expression's parts, internal nodes among them."""
+
+    def compute(self, node: Any) -> Any:
+        function = _INTERNAL.get(type(node).__name__)
+        if function is None:
+            return super().compute(node)
+        argument = CONTEXT.mpf(1) * _wide(self.value(node.args[0]))
+        return function(argument) if abs(argument) < LARGEST_ARGUMENT else CONTEXT.mpf(0)
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return CONTEXT.mpf(value.numerator) / value.denominator
+    return value
+
+
+def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr]) -> bool:
+    """Whether sympy may be given the expression at a point: no constant of monstrous size arises.
+
+    sympy asks each constant that it builds for its sign, and computes exp(exp(exp(exp(9)))) for it.
+    """
+    values = {}
+    for symbol, place in at.items():
+        if place.free_symbols:
+            continue
+        if place.is_Rational:
+            values[symbol] = Fraction(int(place.p), int(place.q))
+        else:
+            values[symbol] = CONTEXT.mpf(mpmath.mpf(as_float(place)))
+    sizes = _Sizes(values, quick=False)
+    for node in expression.atoms(Pow, sympy.Function):
+        if isinstance(node, sympy.Piecewise | sympy.Min | sympy.Max):
+            continue
+        power = isinstance(node, Pow) and node.base is not sympy.E
+        if power and node.exp.is_Rational and abs(node.exp) <= 64:
+            continue
+        parts = node.args if isinstance(node, sympy.Function) or power else (node.exp,)
+        if any(part.free_symbols - set(values) for part in parts):
+            continue  # no constant comes of it
+        try:
+            found = [sizes.value(part) for part in parts]
+            largest = max(abs(value) for value in found)
+            if power:  # by the size of its logarithm
+                largest = abs(found[1]) * (1 + abs(CONTEXT.log(abs(_wide(found[0])) or 1)))
+        except Undefined:
+            continue  # a rounded root may seem to divide by zero
+        except (Unknown, ArithmeticError, mpmath.libmp.ComplexResult, ValueError):
+            return False
+        if not largest <= LARGEST_ARGUMENT and not _saturates(node):
+            return False
+    return True
+
+
+def _saturates(node: Any) -> bool:
+    return isinstance(node, sympy.Abs | sympy.sign | sympy.Heaviside | sympy.log | sympy.atan)
+
+
+def substituted(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr]) -> sympy.Expr | None:
+    """The expression with numbers put in; None where it is not finite or too large to compute."""
+    if not is_computable(expression, at):
+        return None
+    value = cast(sympy.Expr, expression.xreplace(dict(at)))
+    if value.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity):
+        return None
+    return value
