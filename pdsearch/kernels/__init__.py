@@ -15,7 +15,7 @@ import torch
 from pdsearch import codegen
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate
-from pdsearch.kernels import build, pieces, rounded, table
+from pdsearch.kernels import accuracy, build, pieces, rounded, table
 
 __all__ = ["SAVE_MODES", "Plan", "available", "plan"]
 
@@ -101,10 +101,13 @@ class Plan:
     def error(self) -> float:
         """Bound on the absolute error of g beyond the rounding to the dtype.
 
-        Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers, for the
-        formula and for 16-bit tables, which round the formula's float64 value.
+        Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers and for
+        16-bit tables. Where the formula's text is evaluated, it is `accuracy.measured_error`.
         """
         self._prepare()
+        if self._route == "formula" or self._least > 0:
+            measured = _measured(self.candidate, self.progress, self.dtype)
+            return max(self._error, measured)
         return self._error
 
     def scale(self, grad_output: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
@@ -141,6 +144,11 @@ class Plan:
             self._fused = lambda grad_output, kept: scale_coded(grad_output, kept, codes)
         elif sides is not None:
             self._route = "sides"
+            largest = torch.finfo(self.dtype).max
+            sides = (
+                min(max(sides[0], -largest), largest),
+                min(max(sides[1], -largest), largest),
+            )
             scale_sides = ops.scale_sides.default
             self._fused = lambda grad_output, kept: scale_sides(grad_output, kept, *sides)
         elif self.dtype == torch.float32:
@@ -221,6 +229,11 @@ def _sides(candidate: Candidate, progress: float) -> tuple[float, float] | None:
 @functools.lru_cache(maxsize=256)
 def _segments(candidate: Candidate, progress: float) -> table.Segments | None:
     return table.segments(candidate, progress)
+
+
+@functools.lru_cache(maxsize=256)
+def _measured(candidate: Candidate, progress: float, dtype: torch.dtype) -> float:
+    return accuracy.measured_error(candidate, progress, dtype)
 
 
 @functools.lru_cache(maxsize=128)  # 128 KiB each
