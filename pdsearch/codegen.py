@@ -284,7 +284,7 @@ class _Writer:
             arms.append((value, here))
         result = None
         for value, here in reversed(arms):
-            if value.is_number or not value.has(_expression.x):
+            if not _is_tensor(value):
                 text = self.text(value)
             elif here is None or not _can_break(value):
                 text = self.text(self.write(value, point))
@@ -397,7 +397,6 @@ class Kernel:
     Attributes:
         functions: by order.
         spans: by order, from where to where an input is taken as it is.
-        large: by order, whether a value may be beyond the largest number of a dtype.
         trouble: by order, why the text cannot be used; empty where it can.
     """
 
@@ -411,7 +410,6 @@ class Kernel:
         self._choosing = tuple(_chooses(e) for e in expressions)
         found = [find_reach(f, e, ranges) for f, e in zip(self.functions, expressions, strict=True)]
         self.spans = tuple((one.low, one.high) for one in found)
-        self.large = tuple(one.large for one in found)
         self.trouble = tuple(one.trouble for one in found)
 
     @property
@@ -453,9 +451,7 @@ class Kernel:
         result = self.functions[order](wide, t, *values.unbind())
         if self._choosing[order]:
             result = torch.where(torch.isnan(wide), wide, result)
-        if self.large[order]:
-            result = torch.clamp(result, -largest, largest)
-        return rounded(result, input.dtype)
+        return rounded(torch.clamp(result, -largest, largest), input.dtype)
 
 
 def rounded(wide: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":

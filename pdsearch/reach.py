@@ -28,7 +28,6 @@ finite beyond it, and was before it, is a power that float64 cannot hold."""
 PROGRESS = 0.25  # t at which annealed formulas are looked at
 SETTLED = 1e-12  # relative to max(1, |g|): how near a value is to stand for the limit
 LARGEST = 1.7e308
-HALF_LARGEST = 6.0e4  # of float16; less a little
 
 Function = Callable[..., Any]
 
@@ -39,13 +38,12 @@ class Reach:
     Attributes:
         low: smaller x count as this one.
         high: larger x count as this one.
-        large: whether some value may be beyond the largest number of a narrower dtype.
         trouble: why this text cannot be used; empty where it can.
     """
 
     def __init__(self) -> None:
         largest = 1.7976931348623157e308
-        self.low, self.high, self.large, self.trouble = -largest, largest, False, ""
+        self.low, self.high, self.trouble = -largest, largest, ""
 
 
 def corners(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, ...]]:
@@ -79,12 +77,10 @@ def find_reach(
         for values in corners(list(ranges.values())):
             got = function(points, PROGRESS, *values)
             finite = torch.isfinite(got)
-            found.large = found.large or bool((got[finite].abs() >= HALF_LARGEST).any())
             if bool(finite.all()):
                 continue
             real = Exact(expression, dict(zip(ranges, values, strict=True)))
             for side, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
-                found.large = found.large or bool(torch.isinf(part).any())
                 _look(found, function, values, real, side, sizes, part)
     return found
 
@@ -116,14 +112,21 @@ def _look(
         return
     first = int(finite.long().argmin())
     size = sizes[first].item()
-    if size >= FAR:
-        if bool(torch.isnan(got).any()) and first > 0:
+    missing = torch.isnan(got)
+    if size < FAR:
+        wanted = real.value(side * size)
+        if wanted is not None and abs(wanted) > LARGEST:
+            # It grows beyond float64 there: what follows is its largest number.
+            if bool(missing.any()):
+                _shorten(found, side, sizes[int(missing.long().argmax()) - 1].item())
+            return
+        if wanted is None:
+            return
+    else:
+        if bool(missing.any()) and first > 0:
             # A tenth is left for what lies between the corners.
             _shorten(found, side, max(FAR, 0.1 * sizes[first - 1].item()))
         return
-    wanted = real.value(side * size)
-    if wanted is None or abs(wanted) > LARGEST:
-        return  # not finite itself, or beyond float64
     good = 0.0 if first == 0 else sizes[first - 1].item()
     bad = size
     for _ in range(40):
@@ -202,7 +205,7 @@ def trouble_at(
         return ""
     real = Exact(expression, values)
     for point in (bad[0], bad[-1]):
-        if real.value(point) is not None:
+        if (value := real.value(point)) is not None and abs(value) <= LARGEST:
             return (
                 f"{real.shown} cannot be evaluated in floating point at x = {point:.6g}, where it "
                 "is finite: write it with functions that saturate, such as sigmoid, tanh or "

@@ -4,6 +4,7 @@ Floats of one dtype have no shortage of points, so this is a measurement: what i
 times the worst that was found, and places where formulas break are among the points.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -22,7 +23,6 @@ Array = np.ndarray[Any, Any]
 MARGIN = 16.0
 """Times the worst error found: rounding errors scatter by less between neighbours."""
 RELATIVE = 1e-12
-TINY = 1e-300
 EVERY = 48  # of the 16-bit inputs in their order, one is compared; two bad neighbours, and all are
 
 
@@ -31,8 +31,17 @@ def relative_error(dtype: torch.dtype) -> float:
     return max(RELATIVE, torch.finfo(dtype).eps)
 
 
+def smallest_error(dtype: torch.dtype) -> float:
+    """Absolute errors up to it are no errors: squares of larger numbers than fit underflow."""
+    return 1e-150 if dtype == torch.float64 else 1e-37
+
+
 def measured_error(candidate: Candidate, progress: float, dtype: torch.dtype) -> float:
-    """Bound on abs(text - g) - relative_error(dtype)·abs(g), measured; 0 where none was found."""
+    """Bound on abs(text - g) - relative_error(dtype)·abs(g), measured; 0 where none was found.
+
+    At arguments of conditions that are so near to zero that their rounding decides, either arm may
+    be taken: breakpoints are left out.
+    """
     expression = at_progress(candidate, progress)
     g, exact = Values(candidate, progress), Exact(expression)
     largest = torch.finfo(dtype).max
@@ -46,7 +55,7 @@ def measured_error(candidate: Candidate, progress: float, dtype: torch.dtype) ->
         wanted = min(max(wanted, -largest), largest)
         off = abs(min(max(value, -largest), largest) - wanted)
         excess = off - relative_error(dtype) * abs(wanted)
-        if excess > max(TINY, torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps):
+        if excess > smallest_error(dtype):
             worst = max(worst, excess)
     return MARGIN * worst
 
@@ -54,7 +63,7 @@ def measured_error(candidate: Candidate, progress: float, dtype: torch.dtype) ->
 def _points(candidate: Candidate, progress: float, g: Values, dtype: torch.dtype) -> Array:
     """Numbers of a dtype: of all sizes, evenly about zero, beside breakpoints and zeros of g."""
     largest = torch.finfo(dtype).max
-    sizes = np.geomspace(1e-6, 1e30, 145)
+    sizes = np.concatenate([np.geomspace(1e-37, 1e-6, 32), np.geomspace(1e-6, 1e30, 145)])
     # Beside the breakpoints: at one that no float64 is, which arm is taken is up to its rounding.
     parts = [-sizes, sizes, np.linspace(-24, 24, 193), np.array([-largest, 0.0, largest])]
     edges = breakpoints(cut(at_progress(candidate, progress)))
@@ -95,7 +104,7 @@ def corrected(
     unsure = set(np.flatnonzero(near | ~np.isfinite(values)).tolist())
     sample = [*range(0, len(points), EVERY), len(points) - 1]
     wrong = [not _agree(exact.value(float(points[i])), float(values[i])) for i in sample]
-    for place, (start, end) in enumerate(zip(sample[:-1], sample[1:], strict=True)):
+    for place, (start, end) in enumerate(itertools.pairwise(sample)):
         if wrong[place] or wrong[place + 1]:
             unsure.update(range(start, end + 1))
     for index in sorted(unsure):

@@ -23,7 +23,7 @@ from pdsearch.kernels.layout import (
     widths,
 )
 
-__all__ = ["LIMIT", "LARGEST_FITTED", "SIGN_FLOOR", "fit", "mirrored"]
+__all__ = ["LARGEST_FITTED", "LIMIT", "SIGN_FLOOR", "fit", "mirrored"]
 
 Array = np.ndarray[Any, Any]
 Function = Callable[[Array], Array]
