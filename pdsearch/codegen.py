@@ -14,11 +14,8 @@ Three things are done that sympy's own torch printer does not do:
 """
 
 import functools
-import itertools
 import linecache
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import sympy
@@ -26,7 +23,10 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from pdsearch import expression as _expression
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import FormulaError, InputError, UnsupportedError
+from pdsearch.reach import FAR, find_reach, trouble_at
+from pdsearch.saturating import saturating
+from pdsearch.scaled import finite_form
 
 if TYPE_CHECKING:
     import torch
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from pdsearch.family import Candidate, Family
 
 __all__ = [
+    "FAR",
     "Kernel",
     "derivative",
     "evaluate",
     "kernel",
     "parameter_values",
+    "rounded",
     "torch_function",
     "torch_source",
 ]
@@ -79,20 +81,11 @@ class _TorchPrinter(StrPrinter):
         return "0.0"
 
     def _print_Add(self, expr: sympy.Add, order: Any = None) -> str:
-        constant, terms = _stable_terms(expr)
-        parts = [self._stable(term) or self.parenthesize(term, PRECEDENCE["Add"]) for term in terms]
+        constant, rest = expr.as_coeff_Add()
+        parts = [self.parenthesize(t, PRECEDENCE["Add"]) for t in sympy.Add.make_args(rest)]
         if constant != 0:
             parts.append(self.parenthesize(constant, PRECEDENCE["Add"]))
         return " + ".join(parts)
-
-    def _stable(self, term: "sympy.Expr | _Complement") -> str | None:
-        """`scale * 2 erfc(-z)`-like terms, printed so that they keep their digits."""
-        if not isinstance(term, _Complement):
-            return None
-        scale, z = self._print(term.scale), term.argument
-        if term.function != "atan2":
-            return f"{scale}*{self._unary(term.function, z)}"
-        return f"{scale}*torch.atan2(torch.ones_like(x), {self._print(z)})"
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
         if expr.is_number:
@@ -150,6 +143,31 @@ class _TorchPrinter(StrPrinter):
     _print_log = _print_sin = _print_cos = _print_sinh = _print_cosh = _print_Function
     _print_tanh = _print_atan = _print_erf = _print_erfc = _print_Function
     _print_sigmoid = _print_softplus = _print_Abs = _print_sign = _print_Function
+    _print_pd_expm1 = _print_pd_erfc = _print_Function
+
+    def _print_pd_positive(self, expr: sympy.Expr) -> str:
+        return f"torch.clamp({self._print(expr.args[0])}, min=0.0)"
+
+    def _print_pd_negative(self, expr: sympy.Expr) -> str:
+        return f"torch.clamp({self._print(expr.args[0])}, max=0.0)"
+
+    def _print_pd_arccot(self, expr: sympy.Expr) -> str:
+        return f"torch.atan2(torch.ones_like(x), {self._print(expr.args[0])})"
+
+    def _print_pd_erfc_ratio(self, expr: sympy.Expr) -> str:
+        z = self._print(expr.args[0])
+        # erfcx of a large negative number overflows, and is not taken there.
+        return f"torch.where({z} > 0.0, torch.special.erfcx({z}), torch.erfc({z}))"
+
+    def _print_pd_softplus_ratio(self, expr: sympy.Expr) -> str:
+        z = self._print(expr.args[0])
+        near = (
+            f"torch.logaddexp({z}, torch.zeros_like({z}))*torch.exp(-torch.clamp({z}, -40.0, 0.0))"
+        )
+        return f"torch.where({z} > -40.0, {near}, 1.0)"
+
+    def _print_pd_largest(self, expr: sympy.Expr) -> str:
+        return self._extremum("maximum", expr)
 
     def _print_Heaviside(self, expr: sympy.Heaviside) -> str:
         argument, at_zero = expr.args
@@ -205,6 +223,8 @@ _FUNCTIONS = {
     "sigmoid": "sigmoid",
     "Abs": "abs",
     "sign": "sign",
+    "pd_expm1": "expm1",
+    "pd_erfc": "erfc",
 }
 
 
@@ -216,48 +236,6 @@ def _is_tensor(expr: sympy.Basic) -> bool:
     return _expression.x in expr.free_symbols or any(
         s.name.startswith("_v") for s in expr.free_symbols
     )
-
-
-@dataclass(frozen=True)
-class _Complement:
-    """A number times erfc, expm1 or atan2(1, ·) = pi/2 - atan of the argument."""
-
-    scale: sympy.Expr
-    function: str
-    argument: sympy.Expr
-
-
-def _stable_terms(expr: sympy.Add) -> tuple[sympy.Expr, list[Any]]:
-    """Split a sum so that no `erf`, `erfc`, `atan` or `exp` cancels against its constant.
-
-    c + b erf(z)  = (c - |b|) + |b| erfc(-z sign b),   c - b erfc(z) = (c - 2b) + b erfc(-z),
-    c + b exp(z) = (c + b) + b expm1(z),   c + b atan(z) = (c - |b| pi/2) + |b| atan2(1, -z sign b),
-    each only where nothing is left of the constant: otherwise there was no cancellation to zero.
-    """
-    constant, rest = expr.as_coeff_Add()
-    terms: list[Any] = []
-    for term in sympy.Add.make_args(rest):
-        found = None
-        coefficient, function = term.as_independent(
-            sympy.erf, sympy.erfc, sympy.atan, sympy.exp, as_Add=False
-        )
-        if coefficient.is_number and coefficient.is_positive is not None and function.args:
-            size, z = sympy.Abs(coefficient), function.args[0]
-            sign = 1 if coefficient.is_positive else -1
-            if isinstance(function, sympy.erf):
-                found = (size, _Complement(size, "erfc", -sign * z))
-            elif isinstance(function, sympy.erfc) and sign < 0:
-                found = (2 * size, _Complement(size, "erfc", -z))
-            elif isinstance(function, sympy.exp):
-                found = (-coefficient, _Complement(coefficient, "expm1", z))
-            elif isinstance(function, sympy.atan):
-                found = (size * sympy.pi / 2, _Complement(size, "atan2", -sign * z))
-        if found is not None and _is_tensor(found[1].argument) and constant == found[0]:
-            constant = sympy.S.Zero
-            terms.append(found[1])
-        else:
-            terms.append(term)
-    return constant, terms
 
 
 class _Writer:
@@ -306,7 +284,7 @@ class _Writer:
             arms.append((value, here))
         result = None
         for value, here in reversed(arms):
-            if value.is_number or not value.has(_expression.x):
+            if not _is_tensor(value):
                 text = self.text(value)
             elif here is None or not _can_break(value):
                 text = self.text(self.write(value, point))
@@ -361,6 +339,7 @@ def torch_source(expression: sympy.Expr, *, parameters: Sequence[str] = (), name
     """
     if not name.isidentifier():
         raise InputError(f"{name!r} is no identifier")
+    expression = finite_form(saturating(expression))
     writer = _Writer()
     # Symbols of the text never clash with torch's or Python's names: parameters are p_<name>.
     renamed = {_expression.symbol(p): sympy.Symbol(f"p_{p}", real=True) for p in parameters}
@@ -399,7 +378,7 @@ def derivative(expression: sympy.Expr, order: int = 1) -> sympy.Expr:
 
     At a breakpoint it is the derivative of the arm that is taken there.
     """
-    result = expression
+    result = saturating(expression)
     for _ in range(order):
         result = sympy.diff(result, _expression.x)
         result = result.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
@@ -417,7 +396,8 @@ class Kernel:
 
     Attributes:
         functions: by order.
-        reach: by order, how large an input is taken as it is.
+        spans: by order, from where to where an input is taken as it is.
+        trouble: by order, why the text cannot be used; empty where it can.
     """
 
     def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
@@ -425,9 +405,17 @@ class Kernel:
         expressions = [
             derivative(expression, order) if order else expression for order in range(KEPT_ORDERS)
         ]
+        self.expressions = tuple(expressions)
         self.functions = tuple(torch_function(e, parameters) for e in expressions)
         self._choosing = tuple(_chooses(e) for e in expressions)
-        self.reach = tuple(_reach(f, _corners(list(ranges.values()))) for f in self.functions)
+        found = [find_reach(f, e, ranges) for f, e in zip(self.functions, expressions, strict=True)]
+        self.spans = tuple((one.low, one.high) for one in found)
+        self.trouble = tuple(one.trouble for one in found)
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """By order, the size up to which inputs of either sign are taken as they are."""
+        return tuple(min(-low, high) for low, high in self.spans)
 
     def __call__(
         self, input: "torch.Tensor", t: "torch.Tensor", values: "torch.Tensor", order: int = 0
@@ -455,12 +443,35 @@ class Kernel:
             raise UnsupportedError(
                 f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
             )
-        reach = min(torch.finfo(input.dtype).max, self.reach[order])
-        wide = torch.clamp(input.double(), -reach, reach)
+        if self.trouble[order]:
+            raise FormulaError(self.trouble[order])
+        largest = torch.finfo(input.dtype).max
+        low, high = self.spans[order]
+        wide = torch.clamp(input.double(), max(low, -largest), min(high, largest))
         result = self.functions[order](wide, t, *values.unbind())
         if self._choosing[order]:
             result = torch.where(torch.isnan(wide), wide, result)
-        return result.to(input.dtype)
+        return rounded(torch.clamp(result, -largest, largest), input.dtype)
+
+
+def rounded(wide: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
+    """float64 to a dtype, rounded once.
+
+    Torch converts to 16 bits by way of float32: to nearest twice, which is not to nearest. So the
+    digits that no 16-bit number has are first rounded to odd, which the second rounding forgives.
+    """
+    import torch
+
+    if dtype in (torch.bfloat16, torch.float16):
+        bits = wide.view(torch.int64)
+        low = bits & _LOW_BITS
+        wide = ((bits | (low + _LOW_BITS)) & ~_LOW_BITS).view(torch.float64)
+    return wide.to(dtype)
+
+
+_LOW_BITS = (1 << 38) - 1
+"""14 bits of a float64's 52 are kept: two more than float16 needs, and few enough that a bfloat16
+below float32's normal numbers is still exact in float32."""
 
 
 def _chooses(expression: sympy.Expr) -> bool:
@@ -468,47 +479,6 @@ def _chooses(expression: sympy.Expr) -> bool:
     return _expression.x not in expression.free_symbols or expression.has(
         sympy.Piecewise, sympy.Heaviside, sympy.sign
     )
-
-
-FAR = 1e30
-"""From here on only powers of x still change, exponentials have long since saturated or overflown:
-what is not finite beyond it, and was before it, is a power that float64 cannot hold."""
-
-
-def _reach(function: Callable[..., Any], corners: list[tuple[float, ...]]) -> float:
-    """How far out an input is taken as it is; from there on its text overflows to NaN.
-
-    x⁶ overflows beyond 1e51, and inf·0 and inf/inf are NaN where the formula multiplies or divides
-    such a power by something that vanishes or grows faster. Found out by evaluating the text at the
-    corners of the parameters' ranges; a tenth of the last good point is left for what lies between
-    them. A g that grows without bound itself ends in inf, not in NaN, and is let be.
-    """
-    import torch
-
-    largest = torch.finfo(torch.float64).max
-    far = torch.logspace(math.log10(FAR), 308, 557, dtype=torch.float64)
-    far = torch.cat([far, torch.tensor([largest], dtype=torch.float64)])
-    reach = largest
-    with torch.no_grad():
-        for values in corners:
-            for points in (far, -far):
-                found = function(points, 0.25, *values)
-                first = int(torch.isfinite(found).long().argmin())
-                if bool(torch.isnan(found).any()) and first > 0:
-                    reach = min(reach, max(FAR, 0.1 * far[first - 1].item()))
-    return reach
-
-
-def _corners(ranges: list[tuple[float, float]]) -> list[tuple[float, ...]]:
-    """The corners of a box; of one with many sides, those next to its two extremes."""
-    if len(ranges) <= 6:
-        return list(itertools.product(*ranges))
-    found = []
-    for near, away in ((0, 1), (1, 0)):
-        base = [r[near] for r in ranges]
-        found.append(tuple(base))
-        found += [(*base[:i], r[away], *base[i + 1 :]) for i, r in enumerate(ranges)]
-    return found
 
 
 KEPT_ORDERS = 3
@@ -546,7 +516,33 @@ def evaluate(
 
 
 def parameter_values(candidate: "Candidate", *, device: Any = None) -> "torch.Tensor":
-    """A candidate's parameters in its family's order, float64, shape (parameters,)."""
+    """A candidate's parameters in its family's order, float64, shape (parameters,).
+
+    Raises:
+        FormulaError: g is finite, but its text is not, and no limit stands for it.
+    """
     import torch
 
+    _check(candidate)
     return torch.tensor(list(candidate.parameters.values()), dtype=torch.float64, device=device)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _check(candidate: "Candidate") -> None:
+    """Refuse a candidate whose text would give NaN."""
+    made = kernel(candidate.family)
+    for order, found in enumerate(made.trouble):
+        if found and order == 0:
+            raise FormulaError(f"{candidate.name}: {found}")
+        why = (
+            ""
+            if found
+            else trouble_at(
+                made.functions[order],
+                made.expressions[order],
+                candidate.parameters,
+                made.spans[order],
+            )
+        )
+        if why:
+            raise FormulaError(f"{candidate.name}: {why}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch import __version__
-from pdsearch.errors import InputError
+from pdsearch.errors import FormulaError, InputError
 from pdsearch.report.files import write_text
 
 if TYPE_CHECKING:
@@ -115,10 +115,13 @@ def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
 def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     """The text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
-    from pdsearch.codegen import SCALAR_HELPER, derivative, kernel, torch_source
+    from pdsearch.codegen import SCALAR_HELPER, derivative, kernel, parameter_values, torch_source
     from pdsearch.family import fading
 
     family = candidate.family
+    parameter_values(candidate)  # refuses what cannot be evaluated
+    if kernel(family).trouble[1]:
+        raise FormulaError(kernel(family).trouble[1])
 
     def function(order: int) -> str:
         expression = derivative(family.expression, order) if order else family.expression
@@ -135,7 +138,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
         "@HELPER@": SCALAR_HELPER.strip(),
         "@G0@": function(0),
         "@G1@": function(1),
-        "@REACH@": repr(kernel(family).reach[:2]),
+        "@SPANS@": repr(kernel(family).spans[:2]),
         "@NAME@": ascii(candidate.name),
         "@FORMULA@": ascii(candidate.formula),
         "@PARAMETERS@": ascii(dict(candidate.parameters)),
@@ -206,14 +209,20 @@ _DERIVATIVES = (_g0, _g1)
 
 
 # Infinities count as the dtype's largest number; further out than this a power of x overflows.
-_REACH = @REACH@
+_SPANS = @SPANS@
 
 
 def _evaluate(x, t, order):
-    reach = min(torch.finfo(x.dtype).max, _REACH[order])
-    wide = torch.clamp(x.to(torch.float64), -reach, reach)
+    largest = torch.finfo(x.dtype).max
+    low, high = _SPANS[order]
+    wide = torch.clamp(x.to(torch.float64), max(low, -largest), min(high, largest))
     value = _DERIVATIVES[order](wide, t, *PARAMETERS.values())
-    return torch.where(torch.isnan(wide), wide, value).to(x.dtype)
+    value = torch.where(torch.isnan(wide), wide, value).clamp(-largest, largest)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        # Torch rounds to them by way of float32: to odd first, so that it is rounded once.
+        bits, low_bits = value.view(torch.int64), (1 << 38) - 1
+        value = ((bits | ((bits & low_bits) + low_bits)) & ~low_bits).view(torch.float64)
+    return value.to(x.dtype)
 
 
 def g(x@SIGNATURE@):

@@ -82,7 +82,8 @@ def alive_in_half(candidate: "Candidate", demands: Demands) -> Result:
     for dtype in (torch.float16, torch.bfloat16):
         values = patterns.view(dtype)
         values = values[torch.isfinite(values) & (values < 0)]
-        alive = values[candidate(values) != 0]
+        slope = candidate(values)
+        alive = values[(slope != 0) & torch.isfinite(slope)]
         reach.append(float(alive.min()) if alive.numel() else None)
     shown = ", ".join(
         f"{'none' if at is None else f'{at:g}'} in {kind}"

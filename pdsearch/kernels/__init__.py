@@ -15,7 +15,7 @@ import torch
 from pdsearch import codegen
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, Fading, fading
-from pdsearch.kernels import build, pieces, rounded, table
+from pdsearch.kernels import accuracy, build, pieces, rounded, table
 
 __all__ = ["SAVE_MODES", "Plan", "available", "plan"]
 
@@ -120,11 +120,15 @@ class Plan:
     def error(self) -> float:
         """Bound on the absolute error of g beyond the rounding to the dtype.
 
-        Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers, for the
-        formula and for 16-bit tables, which round the formula's float64 value; where g fades they
-        round it before it is weighted, a half unit in the last place of g.
+        Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers and for
+        16-bit tables; where g fades these round it before it is weighted, which is half a unit in
+        the last place of g. Where the formula's text is evaluated, it is `accuracy.measured_error`
+        at t = 0.
         """
         self._prepare()
+        if self._route == "formula" or self._least > 0:
+            measured = _measured(self.shape, self.dtype)
+            return max(self._error, measured)
         return self._error
 
     def scale(
@@ -183,7 +187,8 @@ class Plan:
             )
         elif sides is not None:
             self._route = "sides"
-            below, above = sides
+            largest = torch.finfo(self.dtype).max
+            below, above = (min(max(side, -largest), largest) for side in sides)
             scale_sides = ops.scale_sides.default
             self._fused = lambda grad_output, kept, weight: scale_sides(
                 grad_output, kept, weight * below, 1.0 + weight * (above - 1.0), up
@@ -282,6 +287,11 @@ def _sides(candidate: Candidate) -> tuple[float, float] | None:
 @functools.lru_cache(maxsize=256)
 def _segments(candidate: Candidate) -> table.Segments | None:
     return table.segments(candidate, 0.0)
+
+
+@functools.lru_cache(maxsize=256)
+def _measured(candidate: Candidate, dtype: torch.dtype) -> float:
+    return accuracy.measured_error(candidate, 0.0, dtype)
 
 
 @functools.lru_cache(maxsize=128)  # 128 KiB each

@@ -21,7 +21,8 @@ from flint import acb, arb, ctx, fmpq
 
 from pdsearch.enclosure import Domain, Piece, Program, Smooth, UndecidedError
 from pdsearch.expression import x
-from pdsearch.kernels.layout import Cells, Stretch, Tree
+from pdsearch.kernels.layout import TOP, Cells, Stretch, Tree
+from pdsearch.kernels.pieces import as_float
 
 __all__ = ["Certificate", "certify"]
 
@@ -35,6 +36,7 @@ RHO = 4.0
 PRECISION = 80  # bits
 CELLS = 1_500  # looked at in all; then it is not certified. The library takes up to 320
 WIDEST = 1e3  # of a cell for interpolation: further out g hardly changes, and intervals do
+FURTHEST = 1e300  # breakpoint: places beside it are floats, too
 NARROW = 2.0**-40  # relative: a cell is not cut below this
 
 
@@ -96,6 +98,8 @@ def certify(
     Returns:
         None where it could not be proved.
     """
+    if any(abs(as_float(piece.lo)) >= FURTHEST for piece in pieces[1:]):
+        return None
     sides = [_side(piece) for piece in pieces]
     proved: list[tuple[float, float, float]] = []  # error, least and most g
     with ctx.workprec(PRECISION):
@@ -172,7 +176,7 @@ def _at_breakpoint(
 
     Nothing if no float32 number lies there: then the cells beside it are all there is.
     """
-    point = np.array([float(place)], dtype=np.float32)
+    point = np.clip(np.array([float(place)]), -TOP, TOP).astype(np.float32)
     got = float(layout.evaluate(point)[0])
     if not place.is_Rational or Fraction(int(place.p), int(place.q)) != Fraction(float(point[0])):
         return 0.0, got, got

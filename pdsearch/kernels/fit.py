@@ -23,7 +23,7 @@ from pdsearch.kernels.layout import (
     widths,
 )
 
-__all__ = ["LIMIT", "SIGN_FLOOR", "fit", "mirrored"]
+__all__ = ["LARGEST_FITTED", "LIMIT", "SIGN_FLOOR", "fit", "mirrored"]
 
 Array = np.ndarray[Any, Any]
 Function = Callable[[Array], Array]
@@ -32,6 +32,7 @@ Prove = Callable[[Cells | Tree, float], Certificate | None]
 LIMIT = 1e-5  # absolute error of g; a table that is worse is not used
 WITHIN = 4e-6  # what fits aim at
 LAST = 8e-6  # what they aim at where that cannot be had
+LARGEST_FITTED = 1e9  # in size of a g that is fitted: float32 has no digits for LIMIT long before
 SIGN_FLOOR = 1e-6  # a g above this in size never changes its sign or becomes zero
 
 
@@ -48,7 +49,7 @@ def fit(
     edges = sorted({e for b in breakpoints if abs(e := floor_ordinal(b)) < floor_ordinal(TOP)})
     points = _check_points(edges)
     wanted = g(points.astype(np.float64))
-    if not np.isfinite(wanted).all():
+    if not (np.abs(wanted) < LARGEST_FITTED).all():
         return None
     # In the order of their cost in the kernel.
     attempts: list[Callable[[], Cells | Tree | None]] = [

@@ -1,5 +1,6 @@
 """Where an expression in x is not smooth, and what it does on either side of zero."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -46,7 +47,19 @@ def sides(candidate: Candidate, progress: float) -> tuple[float, float] | None:
     )
     if below.free_symbols or above.free_symbols or zero != below:
         return None
-    return float(below), float(above)
+    return as_float(below), as_float(above)
+
+
+def as_float(number: sympy.Expr) -> float:
+    """The nearest float64; the largest for what is beyond it."""
+    try:
+        nearest = float(sympy.N(number, 30))
+    except OverflowError:
+        nearest = math.inf if number > 0 else -math.inf
+    return min(max(nearest, -LARGEST), LARGEST)
+
+
+LARGEST = float(np.finfo(np.float64).max)
 
 
 def breakpoints(pieces: Sequence[Piece]) -> tuple[float, ...]:
@@ -54,4 +67,4 @@ def breakpoints(pieces: Sequence[Piece]) -> tuple[float, ...]:
 
     What `cut` cannot cut at makes the fit of a table fail there, which is noticed.
     """
-    return tuple(sorted({float(piece.lo) for piece in pieces[1:]}))
+    return tuple(sorted({as_float(piece.lo) for piece in pieces[1:]}))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pdsearch.kernels.fit import mirrored
+from pdsearch.kernels.fit import LARGEST_FITTED, mirrored
 from pdsearch.kernels.layout import Cells, Tree, chebyshev, widths
 
 __all__ = ["Rounded", "rounded"]
@@ -54,7 +54,8 @@ class Targets:
         use = np.flatnonzero(np.isfinite(x) & ~((x == 0) & np.signbit(x)))
         use = use[np.argsort(x[use])]
         x = x[use]
-        middle, exact = every.double().numpy()[use], g(x)
+        largest = torch.finfo(every.dtype).max
+        middle, exact = every.double().numpy()[use], np.clip(g(x), -largest, largest)
         far = torch.full_like(every, math.inf)
         below, above = (torch.nextafter(every, s * far).double().numpy()[use] for s in (-1, 1))
         unit = np.minimum(above - middle, middle - below)
@@ -93,6 +94,8 @@ def rounded(every: torch.Tensor, g: Function) -> Rounded | None:
         every: (65 536,) the correctly rounded g by the input's bits, bfloat16.
         g: float64 arrays to float64 arrays.
     """
+    if bool((every.abs() >= LARGEST_FITTED).any()):
+        return None
     targets = Targets.of(every, g)
     best: Rounded | None = None
     for attempt in _attempts(g, targets):

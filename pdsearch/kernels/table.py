@@ -8,6 +8,7 @@ import torch
 
 from pdsearch.enclosure import cut
 from pdsearch.family import Candidate
+from pdsearch.kernels.accuracy import corrected
 from pdsearch.kernels.certify import Certificate, certify
 from pdsearch.kernels.fit import LIMIT, SIGN_FLOOR, fit
 from pdsearch.kernels.layout import Cells, Tree
@@ -52,12 +53,22 @@ def segments(candidate: Candidate, progress: float) -> Segments | None:
 
 
 def every_value(candidate: Candidate, progress: float, dtype: torch.dtype) -> torch.Tensor:
-    """G at all 65 536 values of a 16-bit dtype, correctly rounded."""
+    """G at all 65 536 values of a 16-bit dtype, correctly rounded.
+
+    Beyond the dtype's largest number it is that number; at infinities, what it is at the largest
+    input. The formula's text is compared with ball arithmetic on the way, and replaced by it where
+    its digits do not suffice.
+    """
     inputs = torch.arange(65_536, dtype=torch.int32).to(torch.uint16).view(dtype)
     # Infinities as the dtype's own largest number, which is where its inputs end.
     largest = torch.finfo(dtype).max
-    g = Values(candidate, progress)(inputs.double().clamp(-largest, largest).numpy())
-    return torch.from_numpy(round_to_odd(g)).to(dtype)
+    points = inputs.double().clamp(-largest, largest).numpy()
+    g = Values(candidate, progress)(points)
+    use = np.flatnonzero(~np.isnan(points))
+    use = use[np.argsort(points[use], kind="stable")]
+    bits = 1 - int(np.log2(torch.finfo(dtype).eps))
+    g[use] = corrected(candidate, progress, points[use], g[use], bits)
+    return torch.from_numpy(round_to_odd(g)).to(dtype).clamp(-largest, largest)
 
 
 def round_to_odd(values: Array) -> Array:

@@ -1,0 +1,542 @@
+"""Evaluate random finite formulas, as people write them, and compare with ball arithmetic.
+
+    python benchmarks/fuzz_numerics.py --formulas 20000 --seed 0
+
+Styles: quotients of exponentials, activations and their derivatives by hand and by `sympy.diff`,
+mixtures of steps, nested `Piecewise`, `Min`, `Max` and `clamp` of exponentials, rational tails.
+Each formula is a family with a candidate; g, g′ and g″ are evaluated at finite numbers of float64,
+float32, bfloat16 and float16, the largest and infinities included, and compared with Arb. Every
+`--routes`-th formula also goes through the backward pass itself (tables, codes) and its exported
+file.
+
+The bound that is stated, and checked for g: abs(got - g) ≤ half a unit in the last place of the
+dtype (float64: 1e-12·abs(g)) + `PDReLU(candidate, exact=True).error_bound(dtype)`, where g beyond
+the dtype's largest number counts as that number. What is finite by Arb must be finite. At a
+breakpoint that is no float64, the arm is a matter of its rounding: those points are left out.
+
+Prints counts, and each failure; exit status 1 after one.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import sympy
+import torch
+from flint import arb, ctx, fmpq
+from optuna.distributions import FloatDistribution
+
+from pdsearch import Candidate, Family, PDReLU
+from pdsearch.codegen import evaluate
+from pdsearch.errors import InputError
+from pdsearch.export import export
+from pdsearch.expression import parse, x
+from pdsearch.kernels.accuracy import smallest_error
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+# -------------------------------------------------------------------------------------- the oracle
+
+ONE: dict[str, Callable[[Any], Any]] = {
+    "exp": lambda z: z.exp(),
+    "log": lambda z: z.log(),
+    "sin": lambda z: z.sin(),
+    "cos": lambda z: z.cos(),
+    "sinh": lambda z: z.sinh(),
+    "cosh": lambda z: z.cosh(),
+    "tanh": lambda z: z.tanh(),
+    "atan": lambda z: z.atan(),
+    "erf": lambda z: z.erf(),
+    "erfc": lambda z: z.erfc(),
+    "sigmoid": lambda z: 1 / (1 + (-z).exp()),
+    "softplus": lambda z: (1 + z.exp()).log(),
+    "Abs": abs,
+}
+
+
+class Undecided(Exception):
+    """More digits are needed."""
+
+
+def sign(z: arb) -> int:
+    if z > 0:
+        return 1
+    if z < 0:
+        return -1
+    if z == 0:
+        return 0
+    raise Undecided
+
+
+def ball(node: Any, point: arb, known: dict[Any, Any]) -> arb:
+    """An expression in x at a point, straight from its tree."""
+    if node not in known:
+        known[node] = _ball(node, point, known)
+    return known[node]
+
+
+def _ball(node: Any, point: arb, known: dict[Any, Any]) -> arb:
+    def part(child: Any) -> arb:
+        return ball(child, point, known)
+
+    if node == x:
+        return point
+    if node.is_Rational:
+        return arb(fmpq(int(node.p), int(node.q)))
+    if node is sympy.pi:
+        return arb.pi()
+    if node is sympy.E:
+        return arb(1).exp()
+    if node.is_Add:
+        return sum((part(a) for a in node.args), start=arb(0))
+    if node.is_Mul:
+        return math.prod((part(a) for a in node.args), start=arb(1))
+    if node.is_Pow and node.base is not sympy.E:
+        if node.exp.is_Integer:
+            return part(node.base) ** int(node.exp)
+        if node.exp.is_Rational and node.exp.q == 2:
+            return part(node.base).sqrt() ** int(node.exp.p)
+        return (part(node.exp) * part(node.base).log()).exp()
+    if isinstance(node, sympy.Piecewise):
+        return next(part(value) for value, condition in node.args if truth(condition, part))
+    name = type(node).__name__
+    if name == "sign":
+        return arb(sign(part(node.args[0])))
+    if name == "Heaviside":
+        side = sign(part(node.args[0]))
+        return part(node.args[1]) if side == 0 else arb(int(side > 0))
+    if name in ("Min", "Max"):
+        values = [part(a) for a in node.args]
+        return math.prod(values[:0], start=_extreme(values, name == "Max"))
+    return ONE[name](part(node.args[0]))
+
+
+def _extreme(values: list[arb], largest: bool) -> arb:
+    best = values[0]
+    for value in values[1:]:
+        best = best.max(value) if largest else best.min(value)
+    return best
+
+
+def truth(condition: Any, part: Callable[[Any], arb]) -> bool:
+    if condition in (sympy.true, sympy.false):
+        return condition == sympy.true
+    if isinstance(condition, sympy.And):
+        return all(truth(a, part) for a in condition.args)
+    if isinstance(condition, sympy.Or):
+        return any(truth(a, part) for a in condition.args)
+    if isinstance(condition, sympy.Not):
+        return not truth(condition.args[0], part)
+    side = sign(part(condition.lhs) - part(condition.rhs))
+    return {">": side > 0, ">=": side >= 0, "<": side < 0, "<=": side <= 0, "==": side == 0,
+            "!=": side != 0}[condition.rel_op]  # fmt: skip
+
+
+def exactly(expression: sympy.Expr, point: float) -> float | None:
+    """The value to 60 bits; None where it is not finite or Arb cannot tell."""
+    for precision in (128, 600, 4_000):
+        with ctx.workprec(precision):
+            try:
+                value = ball(expression, arb(point), {})
+            except Undecided:
+                continue
+            if value.is_finite() and (value.rel_accuracy_bits() > 60 or abs(value) < 1e-330):
+                return float(value)
+    return None
+
+
+def slope(expression: sympy.Expr) -> sympy.Expr:
+    """The derivative away from jumps."""
+    found = sympy.diff(expression, x).replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
+    return found.doit().replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
+
+
+# ------------------------------------------------------------------------------------ the formulas
+
+
+class Writer:
+    """Random formulas, finite everywhere, in the styles that people use."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+
+    def k(self) -> str:
+        """A slope."""
+        return self.rng.choice(
+            ("1", "1", "1", "2", "0.5", "25", "1.702", "0.01", "4", "3.7", "a", "a", "10/3")
+        )
+
+    def c(self) -> str:
+        """A positive number."""
+        return self.rng.choice(("1", "1", "2", "0.3", "0.5", "1/3", "0.01", "b", "5", "pi/4"))
+
+    def z(self) -> str:
+        """A line."""
+        shift = self.rng.choice(("x", "x", "x", "(x - 1)", "(x + 2.5)", "(x - b)", "(x + 20)"))
+        k = self.k()
+        return shift if k == "1" else f"{k}*{shift}"
+
+    def any(self, depth: int = 1) -> str:
+        """A formula in one style, or a mixture of two."""
+        rng = self.rng
+        kinds = (self.quotient, self.activation, self.by_hand, self.steps, self.pieces,
+                 self.extremes, self.derived, self.tails)  # fmt: skip
+        one = rng.choice(kinds)
+        if depth > 0 and rng.random() < 0.25:
+            first, second = self.any(depth - 1), self.any(depth - 1)
+            w = rng.choice(("0.3", "0.5", "0.9"))
+            return rng.choice(
+                (f"{w}*({first}) + (1 - {w})*({second})", f"({first})*({second})",
+                 f"({first}) - {w}*({second})")
+            )  # fmt: skip
+        return one()
+
+    def quotient(self) -> str:
+        z, c, d = self.z(), self.c(), self.c()
+        return self.rng.choice((
+            f"1/(1 + exp(-{z}))", f"exp({z})/(1 + exp({z}))", f"{c}/({d} + exp(-{z}))",
+            f"{c}*exp({z})/({d}*exp({z}) + {c})", f"x/(1 + exp(-{z}))",
+            f"(exp({z}) - exp(-({z})))/(exp({z}) + exp(-({z})))",
+            f"(1 - exp(-2*{z}))/(1 + exp(-2*{z}))", f"(exp(2*{z}) - 1)/(exp(2*{z}) + 1)",
+            f"exp(-{z})/(1 + exp(-{z}))**2", f"{c}*exp({z})/({d} + exp({z}))**2",
+            f"2/(exp({z}) + exp(-({z})))", f"exp(-x**2)/(exp(-x**2) + {c}*exp(-{z}))",
+            f"(exp({z}) + {c})/(exp({z}) + exp(-x) + {d})", f"1/(1 + exp(-{z}))**{d}",
+            f"exp({z})/(exp({z}) + exp(3*x) + {c})", f"(1 + exp({z}))**2/(1 + exp(2*({z})))",
+            f"(exp({z}) + x)/(exp({z}) + x**2 + 1)", f"exp({z})/(exp({z}) + 1) - 1/(1 + exp(x))",
+        ))  # fmt: skip
+
+    def activation(self) -> str:
+        z, c = self.z(), self.c()
+        return self.rng.choice((
+            f"sigmoid({z})", f"(1 + tanh({z}))/2", f"1/2 + tanh({z})/2", f"1/2 + atan({z})/pi",
+            f"(1 + erf({z}))/2", f"1 - erfc({z})/2", f"softplus({z})/(1 + softplus({z}))",
+            f"1 - tanh({z})**2", f"1/cosh({z})**2", f"1 - sigmoid({z})", f"sinh({z})/cosh({z})",
+            f"log(1 + exp({z}))/(1 + abs(x))", f"{c}*(1 - tanh(exp({z})))", "exp(-exp(-x))",
+            f"1 - exp(-exp({z}))", f"exp({z} - exp({z}))", f"exp({z})*exp(-exp({z}))",
+            f"1/2 + x/(2*sqrt(x**2 + {c}))", "1/2 + x/(2*(1 + abs(x)))", f"tanh(exp({z}))",
+            f"{c}*sin(x)*exp(-x**2) + sigmoid({z})", f"exp(-abs({z}))", f"exp(-({z})**2/2)",
+            f"log(cosh({z}))/(1 + abs({z}))", f"atan(exp({z}))/pi", f"1/(1 + cosh({z}))",
+            f"cosh({z})/(1 + cosh(2*({z})))", f"exp(-softplus({z}))",
+        ))  # fmt: skip
+
+    def by_hand(self) -> str:
+        """Derivatives of activations, written out."""
+        z, k = self.z(), self.k()
+        return self.rng.choice((
+            f"1/(1 + exp(-{k}*x)) + {k}*x*exp(-{k}*x)/(1 + exp(-{k}*x))**2",
+            f"(1 + exp(-{k}*x) + {k}*x*exp(-{k}*x))/(1 + exp(-{k}*x))**2",
+            f"exp({z})*(exp({z}) + x + 1)/(exp({z}) + 1)**2",
+            "(1 + erf(x/sqrt(2)))/2 + x*exp(-x**2/2)/sqrt(2*pi)",
+            "(4*(x + 1) + 4*exp(2*x) + exp(3*x) + exp(x)*(4*x + 6))*exp(x)"
+            "/(2*exp(x) + exp(2*x) + 2)**2",
+            "tanh(log(1 + exp(x))) + x*(1 - tanh(log(1 + exp(x)))**2)/(1 + exp(-x))",
+            f"1 - (exp({z}) - exp(-({z})))**2/(exp({z}) + exp(-({z})))**2",
+            f"4/(exp({z}) + exp(-({z})))**2",
+            f"sigmoid({z})*(1 + x*(1 - sigmoid({z})))", f"sigmoid({z})*(1 - sigmoid({z}))*4",
+            f"sigmoid({z}) - sigmoid({z})**2",
+            f"exp({z})/(1 + exp({z})) + x*exp(x)/(1 + exp(x))**2",
+            "(exp(x)*(x + 1) + 1)*exp(x)/(exp(x) + 1)**2", f"{self.c()}*exp(-{z})*sigmoid({z})**2",
+            f"(1 + tanh({z}))*exp(-x**2) + 1 - tanh({z})", f"1/(1 + exp(-{z})) - 1/(1 + exp({z}))",
+        ))  # fmt: skip
+
+    def step(self) -> str:
+        place = self.rng.choice(("x", "x", "x + 1", "x - 2", "x + b"))
+        return self.rng.choice((
+            f"Heaviside({place})", f"Heaviside({place}, 0)", f"Heaviside({place}, 1)",
+            f"(1 + sign({place}))/2", f"Piecewise((1, {place} > 0), (0, True))",
+        ))  # fmt: skip
+
+    def grown(self) -> str:
+        """Something that is fine below zero, or not even there."""
+        z, c = self.z(), self.c()
+        return self.rng.choice((
+            f"{c}*exp({z})", f"exp({z})/(1 + exp({z}))", f"{c}*x*exp({z})", f"{c}*exp({z})*cos(x)",
+            f"{c}*(exp({z}) - 1)/(exp({z}) + 1)", f"exp({z})*sigmoid({z})", f"cosh({z})*exp({z})",
+            f"{c}*exp({z})/(1 + x**2)", f"1/cosh({z})", f"{c}*exp(2*({z}))*(1 - x)",
+        ))  # fmt: skip
+
+    def steps(self) -> str:
+        h, f, g = self.step(), self.grown(), self.tails()
+        upper = self.rng.choice(("1", "1", self.activation(), g))
+        return self.rng.choice((
+            f"{h}*({upper}) + (1 - {h})*({f})", f"{h} + (1 - {h})*({f})", f"({f})*(1 - {h}) + {h}",
+            f"{h} + Heaviside(-x)*({f})", f"Max(x, 0)*exp(-x) + {h}*0.5",
+            f"(x - abs(x))*({f})*0.1 + {h}", f"{h} + Min(x, 0)*({f})",
+            f"({f})*Heaviside(-x)*Heaviside(x + 3) + {h}*({upper})",
+            f"(abs(x) + x)/2*exp(-{self.k()}*x) + {self.c()}*(1 - {h})*({f})",
+        ))  # fmt: skip
+
+    def pieces(self, depth: int = 2) -> str:
+        rng = self.rng
+        below = self.pieces(depth - 1) if depth > 0 and rng.random() < 0.4 else self.grown()
+        place = rng.choice(("0", "0", "0", "-1", "1/2", "-b"))
+        upper = rng.choice(("1", "1", "1 - 0.3*exp(-x)", "x/(1 + x**2)", self.activation()))
+        middle = rng.choice((self.c(), self.activation(), f"{self.c()}*x + 1"))
+        return rng.choice((
+            f"Piecewise(({upper}, x > {place}), ({below}, True))",
+            f"Piecewise(({below}, x <= {place}), ({upper}, True))",
+            f"Piecewise(({upper}, x > 2), ({middle}, x > -3), ({below}, True))",
+            f"Piecewise(({upper}, x > 2), (Piecewise(({middle}, x > -2), ({below}, True)), True))",
+            f"Piecewise((1, x > 0), (({below})*({self.tails()}), True))",
+        ))  # fmt: skip
+
+    def extremes(self) -> str:
+        z, c, f = self.z(), self.c(), self.activation()
+        return self.rng.choice((
+            f"Min(1, exp({z}))", f"Min(1, {c}*exp({z}))", f"clamp(exp({z}), 0, {c})",
+            f"Max(0, 1 - exp(-{z}))", f"clamp({z}, 0, 1)", f"Min(1, Max({c}*0.1, exp({z})))",
+            f"Max({f}, {c})", f"Min(exp({z}), {f})", f"Max(exp(-abs({z})), {f})",
+            f"clamp({f}, 0.1, 0.9)", f"Min(exp({z}), exp(-{z}))", f"clamp(x*exp({z}), -1, 1)",
+            f"Max(0, Min(1, {c} + {z}))*({f})", f"1/Max(1, exp({z}))", f"1/(1 + Max(0, -{z}))",
+            f"exp(Min(0, {z}))", f"exp(-Max(0, {z}))*sigmoid(x)", f"Min(1, cosh({z}))",
+        ))  # fmt: skip
+
+    def derived(self) -> str:
+        """By sympy.diff, printed as sympy prints it."""
+        rng = self.rng
+        source = rng.choice((
+            f"x/(1 + exp(-{self.z()}))", f"x*sigmoid({self.z()})", "x*tanh(log(1 + exp(x)))",
+            f"log(1 + exp({self.z()}))", "x*(1 + erf(x/sqrt(2)))/2", f"log(cosh({self.z()}))",
+            "x/2*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x**3)))", f"tanh({self.z()})",
+            f"Max(x, {self.c()}*(exp(x) - 1))", "x*Heaviside(x) + (1 - Heaviside(x))*(exp(x) - 1)",
+            f"(exp({self.z()}) - 1)/(exp(x) + 1)", "x*exp(x)/(exp(x) + exp(-x))",
+            "Piecewise((x, x > 0), (exp(x) - 1, True))", "Min(x, exp(x))", "log(exp(x) + exp(-x))",
+            f"atan(exp({self.z()}))", "sqrt(1 + x**2)", "abs(x)/(1 + abs(x))",
+            f"Min(1, exp({self.z()}))",
+            f"softplus({self.z()})", "x*atan(x)/pi + x/2", f"1/(1 + exp(-{self.z()}))",
+            f"exp(x)/({self.c()} + exp(x))",
+        ))  # fmt: skip
+        expression = parse(source, parameters=["a", "b"])
+        return str(slope(expression))
+
+    def tails(self) -> str:
+        c, k = self.c(), self.k()
+        return self.rng.choice((
+            f"{c}/(1 + ({k}*x)**2)", f"{c}/(1 + abs(x))", "1/(1 + x**2)**2", "x**2/(1 + x**2)",
+            f"x/(1 + {c}*x**2)", f"(1 + x**2)**(-{c})", "1/sqrt(1 + x**2)", "x**4/(1 + x**4)",
+            "x**20/(1 + x**20)", f"exp(-{k}*x**2)", f"x**3*exp(-{c}*x**2)", "1/(1 + log(1 + x**2))",
+            f"1/(1 + {c}*abs(x)**3)", "(x**3 + 1)/(x**4 + 2)", f"{c}*exp(-sqrt(1 + x**2))",
+            f"exp(-abs(x))*(1 + abs({k}*x))",
+        ))  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- one formula
+
+
+class Outcome:
+    """What was counted."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+    def fail(self, kind: str, text: str, detail: str) -> None:
+        self.counts[kind] += 1
+        if len(self.failures) < 200:
+            self.failures.append(f"{kind}: {detail}\n    {text}")
+
+
+def candidate_of(text: str, rng: random.Random) -> Candidate:
+    expression = parse(text, parameters=["a", "b"])
+    names = sorted({s.name for s in expression.free_symbols} & {"a", "b"})
+    ranges = {"a": FloatDistribution(0.1, 10.0, log=True), "b": FloatDistribution(0.05, 4.0)}
+    family = Family("fuzzed", expression, space={name: ranges[name] for name in names})
+    chosen = {n: rng.uniform(ranges[n].low, ranges[n].high) for n in names}
+    return family.bind(
+        **{n: rng.choice((v, ranges[n].low, ranges[n].high)) for n, v in chosen.items()}
+    )
+
+
+def points_of(dtype: torch.dtype, rng: random.Random, count: int) -> torch.Tensor:
+    """Numbers of a dtype: near zero, on all scales, the ends."""
+    info = torch.finfo(dtype)
+    reach = math.log10(info.max)
+    numbers = [0.0, -0.0, info.max, -info.max, info.tiny, -info.tiny, 800.0, -800.0, -28.0, 1000.0]
+    numbers += [rng.gauss(0, 3) for _ in range(count // 2)]
+    numbers += [rng.choice((-1, 1)) * 10 ** rng.uniform(-3, 3) for _ in range(count // 4)]
+    numbers += [rng.choice((-1, 1)) * 10 ** rng.uniform(-5, reach) for _ in range(count // 4)]
+    return torch.tensor(numbers, dtype=torch.float64).clamp(-info.max, info.max).to(dtype)
+
+
+def breaks(expression: sympy.Expr) -> set[float]:
+    """Places that are given as numbers in the text, where a breakpoint may be rounded."""
+    found: set[float] = set()
+    for node in sympy.preorder_traversal(expression):
+        if node.is_Rational and Fraction(float(node)) != Fraction(int(node.p), int(node.q)):
+            found |= {float(node), -float(node)}
+    return found
+
+
+def at_a_break(expression: sympy.Expr, point: float) -> bool:
+    """Whether the two sides of some condition are so near that rounding decides between arms."""
+    sides = [node.args[0] for node in expression.atoms(sympy.Heaviside, sympy.sign)]
+    sides += [r.lhs - r.rhs for r in expression.atoms(sympy.core.relational.Relational)]
+    values = (exactly(side, point) for side in sides)
+    return any(value is not None and abs(value) < 1e-12 * max(1.0, abs(point)) for value in values)
+
+
+def allowed(want: float, dtype: torch.dtype, bound: float) -> float:
+    info = torch.finfo(dtype)
+    relative = 1e-12 if dtype == torch.float64 else 0.5 * info.eps * (1 + 1e-9)
+    smallest = 0.5 * info.smallest_normal * info.eps
+    return bound + relative * abs(want) + smallest + smallest_error(dtype)
+
+
+def check(text: str, rng: random.Random, outcome: Outcome, *, count: int, routes: bool) -> None:
+    """One formula: counts what is wrong with it."""
+    try:
+        candidate = candidate_of(text, rng)
+        g = candidate.expression
+        candidate(torch.zeros(1))
+    except InputError as error:
+        outcome.counts["refused"] += 1
+        if "\n" in str(error):
+            outcome.fail("crash", text, f"a message of several lines: {error}")
+        elif "cannot be evaluated" in str(error):
+            outcome.fail("refused, not evaluated", text, str(error))
+        return
+    skip = breaks(g)
+    orders = [g, slope(g), slope(slope(g))]
+    for dtype in DTYPES:
+        points = points_of(dtype, rng, count)
+        points = points[[p not in skip for p in points.double().tolist()]]
+        largest = torch.finfo(dtype).max
+        module = PDReLU(candidate, exact=True)
+        for order, expression in enumerate(orders):
+            some = points if order == 0 else points[:: 2 * order]
+            found = evaluate(candidate, some, order=order).double().tolist()
+            for point, got in zip(some.double().tolist(), found, strict=True):
+                if order > 0 and math.isfinite(got):
+                    continue
+                want = exactly(expression, point)
+                if want is None:
+                    outcome.counts["points without a value"] += 1
+                    continue
+                outcome.counts["values"] += 1
+                where = f"order {order} at {point!r} in {dtype}: got {got!r}, {want!r} is right"
+                clamped = min(max(want, -largest), largest)
+                if not math.isfinite(got):
+                    outcome.fail("not finite", text, f"{where}; {candidate.name}")
+                elif order == 0 and abs(got - clamped) > allowed(clamped, dtype, 0.0):
+                    # The bound is measured only where it is needed, which takes the longest.
+                    bound = module.error_bound(dtype)
+                    if abs(got - clamped) <= allowed(clamped, dtype, bound):
+                        outcome.counts["values within a bound above 0"] += 1
+                    elif at_a_break(g, point):
+                        outcome.counts["values at a breakpoint"] += 1
+                    else:
+                        detail = f"{where}; bound {bound:g}; {candidate.name}"
+                        outcome.fail("beyond the bound", text, detail)
+        if routes:
+            check_routes(candidate, points, dtype, text, outcome)
+    if routes:
+        check_export(candidate, text, rng, outcome)
+
+
+def check_routes(
+    candidate: Candidate, points: torch.Tensor, dtype: torch.dtype, text: str, outcome: Outcome
+) -> None:
+    """The backward pass: tables, codes, double backward; all finite, tables within their bound."""
+    infinite = torch.tensor([math.inf, -math.inf], dtype=dtype)
+    given = torch.cat([points, infinite]).repeat(40_000 // len(points))
+    module = PDReLU(candidate)
+    leaf = given.requires_grad_()
+    (first,) = torch.autograd.grad(module(leaf).sum(), leaf)
+    if not bool(torch.isfinite(first).all()):
+        outcome.fail("not finite", text, f"backward pass in {dtype}, {candidate.name}")
+    wide = evaluate(candidate, leaf.detach()).double()
+    off = (first.double() - wide).abs()
+    unit = torch.finfo(dtype).eps * wide.abs() + torch.finfo(dtype).smallest_normal
+    if bool((off > module.error_bound(dtype) + unit).any()):
+        at = int((off - unit).argmax())
+        outcome.fail(
+            "beyond the bound", text,
+            f"table in {dtype} at {leaf[at].item()!r}: {first[at].item()!r}, not {wide[at].item()!r}",
+        )  # fmt: skip
+    outcome.counts["values"] += len(given)
+
+
+def check_export(candidate: Candidate, text: str, rng: random.Random, outcome: Outcome) -> None:
+    """The exported file gives the op's own bits."""
+    with TemporaryDirectory() as folder:
+        path = export(candidate, Path(folder) / "g.py")
+        namespace: dict[str, Any] = {"__name__": "exported"}
+        exec(compile(path.read_text(encoding="utf-8"), "exported", "exec"), namespace)
+    for dtype in DTYPES:
+        points = points_of(dtype, rng, 40)
+        if not torch.equal(namespace["g"](points), candidate(points)):
+            outcome.fail("beyond the bound", text, f"the exported file differs in {dtype}")
+
+
+def run(formulas: int, seed: int, *, count: int = 24, routes: int = 100) -> Outcome:
+    """Check so many formulas."""
+    rng = random.Random(seed)
+    writer, outcome = Writer(rng), Outcome()
+    seen: set[str] = set()
+    while outcome.counts["formulas"] < formulas:
+        text = writer.any()
+        if text in seen:
+            outcome.counts["drawn again"] += 1
+            if outcome.counts["drawn again"] > 50 * formulas:
+                break
+            continue
+        seen.add(text)
+        number = outcome.counts["formulas"]
+        outcome.counts["formulas"] += 1
+        try:
+            check(text, rng, outcome, count=count, routes=routes > 0 and number % routes == 0)
+        except Exception as error:
+            outcome.fail("crash", text, f"{type(error).__name__}: {error}")
+        if number % 500 == 499:
+            sympy.core.cache.clear_cache()
+    return outcome
+
+
+FAILURES = ("not finite", "crash", "beyond the bound", "refused, not evaluated")
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(description="Fuzz the evaluation of formulas.")
+    parser.add_argument("--formulas", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--points", type=int, default=24)
+    parser.add_argument("--routes", type=int, default=100)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    outcome = run(options.formulas, options.seed, count=options.points, routes=options.routes)
+    for failure in outcome.failures:
+        print(failure, file=sys.stderr)
+    result = {
+        "seed": options.seed,
+        **{kind: outcome.counts[kind] for kind in FAILURES},
+        **{kind: n for kind, n in outcome.counts.items() if kind not in FAILURES},
+        "seconds": round(time.perf_counter() - started, 1),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"sympy {sympy.__version__}",
+    }
+    if options.json:
+        print(json.dumps(result))
+    else:
+        for key, value in result.items():
+            print(f"{key:24} {value}")
+    return int(any(outcome.counts[kind] for kind in FAILURES))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""How far out the text of a formula is taken as it is, and whether it is finite where g is.
+
+Found out by evaluating the text at every size of x that float64 has, at the corners of the
+parameters' ranges. Where it gives no finite number, ball arithmetic says whether the function has
+one there, and whether it has reached its limit: then the last good point stands for all beyond it.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import sympy
+
+from pdsearch.enclosure import Program, UndecidedError
+from pdsearch.expression import exact, format_formula, symbol, t, x
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FAR", "Exact", "Reach", "corners", "find_reach", "trouble_at"]
+
+FAR = 1e30
+"""From here on only powers of x still change, exponentials have long since saturated: what is not
+finite beyond it, and was before it, is a power that float64 cannot hold."""
+
+PROGRESS = 0.25  # t at which annealed formulas are looked at
+SETTLED = 1e-12  # relative to max(1, |g|): how near a value is to stand for the limit
+LARGEST = 1.7e308
+
+Function = Callable[..., Any]
+
+
+class Reach:
+    """Of one order's text: from where to where x is taken as it is, and what is wrong.
+
+    Attributes:
+        low: smaller x count as this one.
+        high: larger x count as this one.
+        trouble: why this text cannot be used; empty where it can.
+    """
+
+    def __init__(self) -> None:
+        largest = 1.7976931348623157e308
+        self.low, self.high, self.trouble = -largest, largest, ""
+
+
+def corners(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, ...]]:
+    """The corners of a box; of one with many sides, those next to its two extremes."""
+    if len(ranges) <= 6:
+        return list(itertools.product(*ranges))
+    found = []
+    for near, away in ((0, 1), (1, 0)):
+        base = [r[near] for r in ranges]
+        found.append(tuple(base))
+        found += [(*base[:i], r[away], *base[i + 1 :]) for i, r in enumerate(ranges)]
+    return found
+
+
+def find_reach(
+    function: Function, expression: sympy.Expr, ranges: Mapping[str, tuple[float, float]]
+) -> Reach:
+    """How far out a text is taken as it is.
+
+    Args:
+        function: the text, compiled: of x, t and the parameters.
+        expression: what it stands for.
+        ranges: of the parameters, in their order.
+    """
+    import torch
+
+    found = Reach()
+    sizes = _sizes()
+    points = torch.cat([sizes, -sizes])
+    with torch.no_grad():
+        for values in corners(list(ranges.values())):
+            got = function(points, PROGRESS, *values)
+            finite = torch.isfinite(got)
+            if bool(finite.all()):
+                continue
+            real = Exact(expression, dict(zip(ranges, values, strict=True)))
+            for side, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
+                _look(found, function, values, real, side, sizes, part)
+    return found
+
+
+def _sizes() -> "torch.Tensor":
+    """Sizes of x: four a decade, and 557 from FAR on."""
+    import torch
+
+    near = torch.logspace(-3, math.log10(FAR), 133, dtype=torch.float64)[:-1]
+    far = torch.logspace(math.log10(FAR), 308, 557, dtype=torch.float64)
+    last = torch.tensor([torch.finfo(torch.float64).max], dtype=torch.float64)
+    return torch.cat([near, far, last])
+
+
+def _look(
+    found: Reach,
+    function: Function,
+    values: tuple[float, ...],
+    real: "Exact",
+    side: float,
+    sizes: "torch.Tensor",
+    got: "torch.Tensor",
+) -> None:
+    """Move one end of the reach to before what is not finite, or say why that will not do."""
+    import torch
+
+    finite = torch.isfinite(got)
+    if bool(finite.all()):
+        return
+    first = int(finite.long().argmin())
+    size = sizes[first].item()
+    missing = torch.isnan(got)
+    if size < FAR:
+        wanted = real.value(side * size)
+        if wanted is not None and abs(wanted) > LARGEST:
+            # It grows beyond float64 there: what follows is its largest number.
+            if bool(missing.any()):
+                _shorten(found, side, sizes[int(missing.long().argmax()) - 1].item())
+            return
+        if wanted is None:
+            return
+    else:
+        if bool(missing.any()) and first > 0:
+            # A tenth is left for what lies between the corners.
+            _shorten(found, side, max(FAR, 0.1 * sizes[first - 1].item()))
+        return
+    good = 0.0 if first == 0 else sizes[first - 1].item()
+    bad = size
+    for _ in range(40):
+        middle = 0.5 * (good + bad)
+        one = function(torch.tensor([side * middle], dtype=torch.float64), PROGRESS, *values)
+        good, bad = (middle, bad) if bool(torch.isfinite(one).all()) else (good, middle)
+    place = torch.tensor([side * good], dtype=torch.float64)
+    limit = function(place, PROGRESS, *values).item()
+    allowed = SETTLED * max(1.0, abs(limit))
+    for index in range(first, len(sizes), 40):
+        beyond = real.value(side * sizes[index].item())
+        if beyond is None or not abs(beyond - limit) <= allowed:
+            found.trouble = (
+                f"{real.shown} cannot be evaluated in floating point at x = {side * size:.6g}, "
+                "where it is finite: write it with functions that saturate, such as sigmoid, tanh "
+                "or softplus"
+            )
+            return
+    _shorten(found, side, good)
+
+
+def _shorten(found: Reach, side: float, size: float) -> None:
+    if side > 0:
+        found.high = min(found.high, size)
+    else:
+        found.low = max(found.low, -size)
+
+
+class Exact:
+    """The function itself at exact points, in ball arithmetic."""
+
+    def __init__(
+        self, expression: sympy.Expr, values: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        bound = {symbol(name): exact(value) for name, value in values.items()}
+        bound[t] = exact(PROGRESS)
+        formula = format_formula(expression)
+        at = ", ".join(f"{name} = {value:.6g}" for name, value in values.items())
+        self.shown = (formula if len(formula) <= 80 else formula[:77] + "...") + (
+            f" at {at}" if at else ""
+        )
+        try:
+            self._program: Program | None = Program(expression.xreplace(bound), (x,))
+        except TypeError:
+            self._program = None
+
+    def value(self, point: float) -> float | None:
+        """None where it is not finite, or cannot be told."""
+        if self._program is None:
+            return None
+        for precision in (128, 1_200):
+            try:
+                ball = self._program.at([point], precision=precision)
+            except UndecidedError:
+                continue
+            if ball.is_finite() and (ball.rel_accuracy_bits() > 40 or abs(ball) < 1e-40):
+                return float(ball)
+        return None
+
+
+def trouble_at(
+    function: Function,
+    expression: sympy.Expr,
+    values: Mapping[str, float],
+    span: tuple[float, float],
+) -> str:
+    """Why a text cannot be used at one choice of the parameters; empty where it can."""
+    import torch
+
+    sizes = _sizes()[::4]
+    points = torch.cat([sizes, -sizes]).clamp(*span)
+    with torch.no_grad():
+        got = function(points, PROGRESS, *values.values())
+    bad = points[torch.isnan(got)].tolist()
+    if not bad:
+        return ""
+    real = Exact(expression, values)
+    for point in (bad[0], bad[-1]):
+        if (value := real.value(point)) is not None and abs(value) <= LARGEST:
+            return (
+                f"{real.shown} cannot be evaluated in floating point at x = {point:.6g}, where it "
+                "is finite: write it with functions that saturate, such as sigmoid, tanh or "
+                "softplus"
+            )
+    return ""

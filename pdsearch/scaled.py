@@ -1,0 +1,502 @@
+"""Expressions rewritten, by exact identities, so that no exponential in them overflows.
+
+Where exponentials meet in a product, a quotient or a difference, an expression is written as
+m·exp(L) with a mantissa m that holds only exponentials of what is never positive. L is a sum of
+α·u⁺ + β·u⁻, u⁺ = max(u, 0) and u⁻ = min(u, 0), with exact coefficients: 1 + exp(u) is
+(exp(u⁻) + exp(-u⁺))·exp(u⁺), and what two factors have in common cancels exactly, before any float
+is rounded. A factor that may be zero where another overflows (a step, `Max(x, 0)`, a `Piecewise`)
+becomes the arms of a `Piecewise` first, whose dead arms the printer guards.
+"""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import sympy
+from sympy import Abs, Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
+from sympy.core.relational import Relational, StrictGreaterThan, StrictLessThan
+
+from pdsearch.expression import sigmoid, softplus, x
+from pdsearch.saturating import map_condition, pd_erfc
+
+__all__ = ["finite_form"]
+
+
+class pd_positive(sympy.Function):
+    """u⁺ = max(u, 0)."""
+
+    nargs = 1
+
+
+class pd_negative(sympy.Function):
+    """u⁻ = min(u, 0)."""
+
+    nargs = 1
+
+
+class pd_largest(sympy.Function):
+    """The largest of its arguments; sympy's own compares them, which may take long."""
+
+
+class pd_expm1(sympy.Function):
+    """exp(u) - 1."""
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, u: sympy.Expr) -> sympy.Expr | None:
+        """Zero at zero."""
+        return S.Zero if u == 0 else None
+
+
+class pd_arccot(sympy.Function):
+    """pi/2 - atan(z)."""
+
+    nargs = 1
+
+
+class pd_erfc_ratio(sympy.Function):
+    """erfc(z)·exp(max(z, 0)²)."""
+
+    nargs = 1
+
+
+class pd_softplus_ratio(sympy.Function):
+    """softplus(z)·exp(-min(z, 0))."""
+
+    nargs = 1
+
+
+LARGEST_TREE = 4_000  # nodes; what is larger is printed as it is
+MOST_SPLITS = 4  # of a product into arms, one within the other
+MOST_CONSTANT = 300  # in an exponent: exp of it, and its square, are floats
+HIGH_DEGREE = 10  # powers of x up to it fit into float64 for every float32 x
+
+_VANISHING = (sigmoid, softplus, sympy.erfc, pd_erfc)
+
+Exponents = Mapping[sympy.Expr, tuple[sympy.Expr, sympy.Expr]]
+"""By u the α and β of α·u⁺ + β·u⁻."""
+
+
+@functools.lru_cache(maxsize=4_096)
+def finite_form(expression: sympy.Expr) -> sympy.Expr:
+    """The same function of x, in a form whose value is finite where the function's is."""
+    size = sum(1 for _ in sympy.preorder_traversal(expression))
+    if size > LARGEST_TREE or not expression.has(x):
+        return expression
+    hoisted = _hoisted(expression, MOST_SPLITS)
+    return _Scaler(hoisted).value(hoisted)
+
+
+# ------------------------------------------------------------------------ factors that may be zero
+
+
+def _hoisted(node: Any, splits: int) -> Any:
+    """Products with a factor that chooses, and one that may overflow, as the arms of a choice."""
+    if not isinstance(node, sympy.Expr) or not node.args or not node.has(x):
+        return node
+    if isinstance(node, Piecewise):
+        arms = [
+            (_hoisted(a.expr, splits), map_condition(a.cond, lambda e: _hoisted(e, splits)))
+            for a in node.args
+        ]
+        return Piecewise(*arms, evaluate=False)
+    if isinstance(node, Mul) and splits > 0 and _may_overflow(node):
+        chooser = next(iter(_choosers(node, direct=True)), None)
+        if chooser is not None:
+            arms = [
+                (_hoisted(node.xreplace({chooser: value}), splits - 1), condition)
+                for value, condition in _choices(chooser)
+            ]
+            return Piecewise(*arms, evaluate=False)
+    args = [_hoisted(arg, splits) for arg in node.args]
+    if all(a is b for a, b in zip(args, node.args, strict=True)):
+        return node
+    return node.func(*args)
+
+
+def _may_overflow(node: sympy.Expr) -> bool:
+    return any(e.has(x) for e in node.atoms(sympy.exp, sympy.sinh, sympy.cosh))
+
+
+def _choosers(node: Any, *, direct: bool) -> Any:
+    """Nodes that choose, among the factors of a product and the terms of those."""
+    if isinstance(node, Mul | Add):
+        for arg in node.args:
+            yield from _choosers(arg, direct=direct and isinstance(node, Mul))
+    elif isinstance(node, Pow) and not node.exp.has(x):
+        yield from _choosers(node.base, direct=direct)
+    elif isinstance(node, _DEAD if direct else (*_DEAD, Abs, sympy.sign)) and node.has(x):
+        yield node
+
+
+_DEAD = (Heaviside, Max, Min, Piecewise)
+"""What may be zero on a stretch; in a sum, so may be what Abs and sign are part of."""
+
+
+def _choices(chooser: Any) -> list[tuple[sympy.Expr, Any]]:
+    """The values a node may take, each with its condition."""
+    if isinstance(chooser, Piecewise):
+        return [(arm.expr, arm.cond) for arm in chooser.args]
+    first = chooser.args[0]
+    above = StrictGreaterThan(first, S.Zero, evaluate=False)
+    below = StrictLessThan(first, S.Zero, evaluate=False)
+    if isinstance(chooser, Heaviside):
+        at_zero = chooser.args[1] if len(chooser.args) > 1 else S.Half
+        return [(S.One, above), (S.Zero, below), (at_zero, sympy.true)]
+    if isinstance(chooser, sympy.sign):
+        return [(S.One, above), (S.NegativeOne, below), (S.Zero, sympy.true)]
+    if isinstance(chooser, Abs):
+        return [(first, above), (-first, sympy.true)]
+    rest = chooser.func(*chooser.args[1:])
+    relation = StrictGreaterThan if isinstance(chooser, Max) else StrictLessThan
+    return [(first, relation(first, rest, evaluate=False)), (rest, sympy.true)]
+
+
+# ----------------------------------------------------------------------------------- m·exp(L)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    mantissa: sympy.Expr
+    exponents: Exponents
+
+    @property
+    def key(self) -> frozenset[Any]:
+        return frozenset(self.exponents.items())
+
+
+def _plus(*parts: tuple[Exponents, sympy.Expr]) -> Exponents:
+    """The sum of some exponents, each times a factor."""
+    total: dict[sympy.Expr, tuple[sympy.Expr, sympy.Expr]] = {}
+    for exponents, factor in parts:
+        for u, (alpha, beta) in exponents.items():
+            before = total.get(u, (S.Zero, S.Zero))
+            total[u] = (before[0] + factor * alpha, before[1] + factor * beta)
+    return {u: pair for u, pair in total.items() if pair[0] != 0 or pair[1] != 0}
+
+
+def _text(exponents: Exponents) -> sympy.Expr:
+    """L itself."""
+    terms = []
+    for u, (alpha, beta) in exponents.items():
+        if alpha == beta or _never_negative(u):
+            terms.append(alpha * u)
+        elif alpha == -beta:
+            terms.append(alpha * Abs(u, evaluate=False))
+        else:
+            terms.append(alpha * pd_positive(u) + beta * pd_negative(u))
+    return Add(*terms)
+
+
+def _never_negative(u: sympy.Expr) -> bool:
+    if isinstance(u, Mul):
+        return all(_never_negative(cast(sympy.Expr, f)) for f in u.args)
+    if isinstance(u, Pow) and u.exp.is_Integer:
+        return bool(u.exp % 2 == 0) or _never_negative(cast(sympy.Expr, u.base))
+    return bool(u.is_Rational and u >= 0) or isinstance(
+        u, Abs | sympy.exp | sympy.cosh | sigmoid | softplus | sympy.erfc | pd_erfc | pd_positive
+    )
+
+
+def _grows(exponents: Exponents) -> bool:
+    """Whether L may be large."""
+    return any(
+        not (alpha.is_number and alpha <= 0)
+        or not ((beta.is_number and beta >= 0) or _never_negative(u))
+        for u, (alpha, beta) in exponents.items()
+    )
+
+
+def _linear(node: sympy.Expr, factor: sympy.Expr = S.One) -> dict[sympy.Expr, sympy.Expr]:
+    """Rational coefficients by monomial; sums times what holds no sum are multiplied out."""
+    total: dict[sympy.Expr, sympy.Expr] = {}
+
+    def add(monomial: sympy.Expr, coefficient: sympy.Expr) -> None:
+        total[monomial] = total.get(monomial, S.Zero) + coefficient
+
+    for term in Add.make_args(node):
+        number, rest = (term * factor).as_coeff_Mul()
+        sums = [f for f in Mul.make_args(rest) if isinstance(f, Add)]
+        if len(sums) == 1 and len(sums[0].args) <= 8:
+            others = Mul(*(f for f in Mul.make_args(rest) if f is not sums[0]))
+            for monomial, coefficient in _linear(sums[0], others).items():
+                add(monomial, number * coefficient)
+        else:
+            add(rest, number)
+    return {monomial: c for monomial, c in total.items() if c != 0}
+
+
+class _Scaler:
+    """Rewrites one expression; `value` of a part is the part itself in its finite form."""
+
+    def __init__(self, expression: sympy.Expr) -> None:
+        self.heavy = _degree(expression) > HIGH_DEGREE
+        self.known: dict[sympy.Expr, sympy.Expr] = {}
+        self.shifts: dict[sympy.Expr, set[sympy.Expr]] = {}
+        self.shown: dict[sympy.Expr, sympy.Expr] = {}
+        for node in expression.atoms(sympy.exp, sigmoid):
+            self._direction(cast(sympy.Expr, node.args[0]), learn=True)
+
+    def value(self, node: Any) -> Any:
+        """The part in a form that may be evaluated on its own."""
+        if not isinstance(node, sympy.Expr) or not node.args or not node.has(x):
+            return node
+        found = self.known.get(node)
+        if found is None:
+            found = self.known[node] = self._value(node)
+        return found
+
+    def condition(self, condition: Any) -> Any:
+        """The condition; two sides that may both overflow are compared by their mantissas."""
+        if isinstance(condition, Relational):
+            left, right = condition.args
+            if _may_overflow(left) or _may_overflow(right):
+                difference = self.scaled(left - right, deep=False)
+                return condition.func(difference.mantissa, S.Zero, evaluate=False)
+            return condition.func(self.value(left), self.value(right), evaluate=False)
+        if condition.args:
+            return condition.func(*(self.condition(arg) for arg in condition.args))
+        return condition
+
+    def _value(self, node: sympy.Expr) -> sympy.Expr:
+        if isinstance(node, Piecewise):
+            arms = [(self.value(a.expr), self.condition(a.cond)) for a in node.args]
+            return cast(sympy.Expr, Piecewise(*arms, evaluate=False))
+        if isinstance(node, Add):
+            return self._sum_of_values(node)
+        if isinstance(node, Mul | Pow | sympy.exp):
+            found = self.scaled(node, deep=False)
+            return cast(sympy.Expr, found.mantissa * sympy.exp(_text(found.exponents)))
+        if isinstance(node, Heaviside | sympy.sign) and _may_overflow(node):
+            sign = self.scaled(cast(sympy.Expr, node.args[0]), deep=False).mantissa
+            return cast(sympy.Expr, node.func(sign, *node.args[1:]))
+        if isinstance(node, sympy.log) and _may_overflow(node):
+            found = self.scaled(cast(sympy.Expr, node.args[0]), deep=False)
+            return cast(sympy.Expr, sympy.log(found.mantissa) + _text(found.exponents))
+        args = [self.value(arg) for arg in node.args]
+        if all(a is b for a, b in zip(args, node.args, strict=True)):
+            return node
+        return cast(sympy.Expr, node.func(*args))
+
+    def _sum_of_values(self, node: Add) -> sympy.Expr:
+        """Term by term, but for terms that overflow and may cancel."""
+        terms = [cast(sympy.Expr, term) for term in node.args]
+        scaled = [self.scaled(term, deep=False) for term in terms]
+        growing = {s.key for s in scaled if _grows(s.exponents)}
+        signs = {_sign(s.mantissa) for s in scaled if s.key in growing}
+        if len(growing) > 1 and (len(signs) > 1 or None in signs):
+            found = self._added(scaled)
+            return cast(sympy.Expr, found.mantissa * sympy.exp(_text(found.exponents)))
+        values = []
+        while terms:
+            term, one = terms.pop(), scaled.pop()
+            partner, value = S.Zero, None
+            if one.exponents:
+                partner = -one.mantissa
+                value = one.mantissa * pd_expm1(_text(one.exponents))
+            elif arc := [f for f in Mul.make_args(term) if isinstance(f, sympy.atan)]:
+                # c·atan(z) ± c·pi/2
+                c = term / arc[0]
+                for sign in (1, -1):
+                    if sign * c * sympy.pi / 2 in terms:
+                        partner = sign * c * sympy.pi / 2
+                        value = sign * c * pd_arccot(-sign * self.value(arc[0].args[0]))
+            if value is not None and partner in terms:
+                place = terms.index(partner)
+                del terms[place], scaled[place]
+                values.append(value)
+            else:
+                values.append(self.value(term))
+        return Add(*values)
+
+    def scaled(self, node: sympy.Expr, *, deep: bool) -> _Scaled:
+        """The part as m·exp(L).
+
+        Args:
+            node: the part.
+            deep: whether to take the decay out of functions that vanish, such as `sigmoid`: only
+                next to what grows.
+        """
+        if node.is_number and not node.is_Rational:
+            return _Scaled(node, {})
+        if node.is_Rational:
+            return _number(cast(sympy.Rational, node))
+        if not node.has(x):
+            return _Scaled(node, {})
+        if isinstance(node, sympy.exp):
+            return self._exponential(cast(sympy.Expr, node.args[0]))
+        if isinstance(node, sympy.sinh | sympy.cosh):
+            u = cast(sympy.Expr, node.args[0])
+            sign = 1 if isinstance(node, sympy.cosh) else -1
+            halves = (sympy.exp(u) / 2, sign * sympy.exp(-u) / 2)
+            return self._added([self.scaled(half, deep=deep) for half in halves])
+        if isinstance(node, Mul):
+            return self._multiplied(node, deep=deep)
+        if isinstance(node, Pow) and not node.exp.has(x):
+            return self._raised(node, deep=deep)
+        if isinstance(node, Add):
+            return self._added([self.scaled(cast(sympy.Expr, a), deep=deep) for a in node.args])
+        if deep and isinstance(node, _VANISHING):
+            return self._vanishing(node)
+        return _Scaled(self.value(node), {})
+
+    def _multiplied(self, node: Mul, *, deep: bool) -> _Scaled:
+        factors = [self.scaled(cast(sympy.Expr, f), deep=deep) for f in node.args]
+        total = _plus(*((f.exponents, S.One) for f in factors))
+        divisors = [f for f in node.args if _divides(f)]
+        if not deep and (
+            (_grows(total) and node.has(*_VANISHING))
+            or (len(node.args) > 1 and any(f.has(*_VANISHING) for f in divisors))
+        ):
+            return self._multiplied(node, deep=True)
+        return _Scaled(Mul(*(f.mantissa for f in factors)), total)
+
+    def _raised(self, node: Pow, *, deep: bool) -> _Scaled:
+        base, p = cast(sympy.Expr, node.base), cast(sympy.Expr, node.exp)
+        if base == x and self.heavy and p.is_Integer and abs(p) > 1:
+            sign = S.One if p % 2 == 0 else sympy.sign(x)
+            return _Scaled(sign, {sympy.log(Abs(x)): (p, p)})
+        found = self.scaled(base, deep=deep)
+        return _Scaled(found.mantissa**p, _plus((found.exponents, p)))
+
+    def _vanishing(self, node: sympy.Expr) -> _Scaled:
+        z = cast(sympy.Expr, node.args[0])
+        if isinstance(node, sympy.erfc | pd_erfc):
+            number, rest = z.as_coeff_Mul()
+            constant, moving = rest.as_independent(x, as_Add=False)
+            if constant.is_positive or constant == 1:
+                part = pd_positive(moving) if number > 0 else pd_negative(moving)
+                square = constant**2 * number**2
+            else:
+                part, square = pd_positive(z), S.One
+            return _Scaled(pd_erfc_ratio(self.value(z)), {part**2: (-square, -square)})
+        power = self._exponential(z)
+        exponents = power.exponents
+        if len(exponents) != 1 or power.mantissa != 1:
+            if isinstance(node, sigmoid):
+                return self._raised(Pow(1 + sympy.exp(-z), -1), deep=True)
+            return _Scaled(self.value(node), {})
+        (u,) = exponents
+        alpha, beta = exponents[u]
+        falling = {u: (S.Zero, beta) if beta > 0 else (alpha, S.Zero)}
+        if isinstance(node, sigmoid):
+            size = sigmoid(Abs(self.value(z), evaluate=False))
+            return _Scaled(cast(sympy.Expr, size), falling)
+        return _Scaled(cast(sympy.Expr, pd_softplus_ratio(self.value(z))), falling)
+
+    def _direction(self, u: sympy.Expr, *, learn: bool = False) -> Any:
+        """(d, q, c) with u = q·d + c, q rational, and c free of x."""
+        monomials = _linear(u)
+        moving = {m: c for m, c in monomials.items() if m.has(x)}
+        rest = Add(*(c * m for m, c in monomials.items() if m not in moving))
+        if not moving:
+            return None, S.Zero, rest
+        q = moving[min(moving, key=sympy.default_sort_key)]
+        d = Add(*(c / q * m for m, c in moving.items()))
+        if learn:
+            self.shifts.setdefault(d, set()).add(rest / q)
+        shifts = self.shifts.get(d, ())
+        # One shift for all: the exponential is taken from where it is 1.
+        if len(shifts) == 1 and rest != 0:
+            return d + next(iter(shifts)), q, rest - q * next(iter(shifts))
+        return d, q, rest
+
+    def _exponential(self, u: sympy.Expr) -> _Scaled:
+        """exp(u); what is free of x goes to the mantissa, but for numbers that no float holds."""
+        d, q, c = self._direction(u)
+        found: dict[sympy.Expr, tuple[sympy.Expr, sympy.Expr]] = {}
+        if d is not None:
+            # As it is written where that is all: b·(x - c) rounds less than b·x - b·c.
+            shown = self.shown.setdefault(d, u / q if c == 0 else d)
+            found[self.value(shown)] = (q, q)
+        if c.is_Rational and abs(c) > MOST_CONSTANT:
+            return _Scaled(S.One, {**found, S.One: (c, c)})
+        return _Scaled(sympy.exp(c), found)
+
+    def _added(self, terms: list[_Scaled]) -> _Scaled:
+        """A sum, its largest exponential taken out."""
+        groups: dict[frozenset[Any], list[sympy.Expr]] = {}
+        exponents: dict[frozenset[Any], Exponents] = {}
+        for term in terms:
+            groups.setdefault(term.key, []).append(term.mantissa)
+            exponents[term.key] = term.exponents
+        parts = [(Add(*m), exponents[key]) for key, m in groups.items()]
+        parts = [(m, L) for m, L in parts if m != 0]
+        if not parts:
+            return _Scaled(S.Zero, {})
+        if len(parts) == 1:
+            return _Scaled(*parts[0])
+        pivot = _pivot([L for _, L in parts])
+        if pivot is None:
+            largest = pd_largest(*(_text(L) for _, L in parts))
+            pivot = {cast(sympy.Expr, largest): (S.One, S.One)}
+        # Where the coefficients add up to zero, that of exp(L) - 1 is the same sum.
+        function = pd_expm1 if Add(*(m for m, _ in parts)) == 0 else sympy.exp
+        mantissa = Add(
+            *(m * function(_text(_plus((L, S.One), (pivot, S.NegativeOne)))) for m, L in parts)
+        )
+        return _Scaled(mantissa, pivot)
+
+
+def _number(value: sympy.Rational) -> _Scaled:
+    """Numbers beyond what a float holds, as a sign and a logarithm."""
+    digits = max(abs(int(value.p)).bit_length(), int(value.q).bit_length())
+    if digits < 900 or value == 0:
+        return _Scaled(value, {})
+    size = sympy.log(abs(value))
+    return _Scaled(sympy.sign(value), {size: (S.One, S.One)})
+
+
+def _sign(mantissa: sympy.Expr) -> int | None:
+    """The sign of a mantissa as far as it is seen."""
+    if mantissa.is_Rational:
+        return 1 if mantissa > 0 else -1
+    return None
+
+
+def _pivot(parts: list[Exponents]) -> Exponents | None:
+    """Exponents that none of the parts exceeds, and that one reaches wherever x is."""
+    directions = list(dict.fromkeys(u for part in parts for u in part))
+    zero = (S.Zero, S.Zero)
+    top: dict[sympy.Expr, tuple[sympy.Expr, sympy.Expr]] = {}
+    for u in directions:
+        pairs = [part.get(u, zero) for part in parts]
+        if not all(alpha.is_number and beta.is_number for alpha, beta in pairs):
+            return None
+        top[u] = (max(a for a, _ in pairs), min(b for _, b in pairs))
+    if len(directions) > 3:
+        return None
+    for sides in itertools.product(*((0,) if _never_negative(u) else (0, 1) for u in directions)):
+        if not any(
+            all(
+                part.get(u, zero)[side] == top[u][side]
+                for u, side in zip(directions, sides, strict=True)
+            )
+            for part in parts
+        ):
+            return None
+    # On the side that a direction never takes, what it is does not matter.
+    return _plus(
+        ({u: (a, a) if _never_negative(u) else (a, b) for u, (a, b) in top.items()}, S.One)
+    )
+
+
+def _degree(node: sympy.Basic) -> int:
+    """An upper bound on how fast the powers of x in an expression grow; exponents left out."""
+    if node == x:
+        return 1
+    if not isinstance(node, sympy.Expr) or not node.has(x) or isinstance(node, sympy.exp):
+        return 0
+    if isinstance(node, Mul):
+        above = sum(_degree(f) for f in node.args if not _divides(f))
+        return max(above, sum(_degree(f) for f in node.args if _divides(f)))
+    if isinstance(node, Pow) and node.exp.is_Rational:
+        return int(abs(node.exp) * _degree(node.base))
+    return max(_degree(arg) for arg in node.args)
+
+
+def _divides(factor: sympy.Basic) -> bool:
+    return isinstance(factor, Pow) and bool(factor.exp.is_negative)
