@@ -284,7 +284,7 @@ def _studies(backend: "RDBStorage", shown: str) -> Iterator[Finding]:
 def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
     import optuna
 
-    from pdsearch.study.storage import owner_of
+    from pdsearch.study.owner import owner_of
     from pdsearch.study.stored import PREFIX, SCHEMA
 
     name = f"study {study.study_name!r}"
@@ -314,7 +314,7 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
     """Ids of the running trials without a heartbeat in the grace time."""
     import sqlalchemy
 
-    from pdsearch.study.storage import GRACE
+    from pdsearch.study.queue import GRACE
 
     query = sqlalchemy.text(
         "SELECT t.trial_id, t.datetime_start, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "
