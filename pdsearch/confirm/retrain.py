@@ -364,33 +364,32 @@ def confirm(
         """Starts the further processes where they gain more than their start takes."""
         worth = seconds >= WORTH if workers == "auto" else count > 0
         if not helpers and worth and stored.url:
+            request = {
+                "study": stored.name,
+                "storage": stored.url,
+                "file": settings.model_dump(mode="json"),
+                "directory": str(stored.directory),
+                "output": str(stored.output),
+                "seeds": n,
+                "top": top,
+                "epochs": budget,
+                "rate_epochs": (tuning or budget) if settings.trial.learning_rates else None,
+                "candidates": [candidate.to_dict() for candidate in candidates],
+                "controls": controls,
+                "forward_control": forward_control,
+                "transfer": list(transfer),
+                "device": device,
+                "threads": share.threads,
+                "seed": first,
+                "storage_wait": storage_wait,
+                "progress": progress is not None,
+            }
             for _ in range(min(share.workers - 1, count)):
                 helpers.append(start("pdsearch.confirm.helper", request))
         return len(helpers)
 
     session = _Session(stored, str(place), share.threads, progress, runs, recruit)
     session.finished()
-    request = {
-        "study": stored.name,
-        "storage": stored.url,
-        "file": settings.model_dump(mode="json"),
-        "directory": str(stored.directory),
-        "output": str(stored.output),
-        "seeds": n,
-        "top": top,
-        "epochs": budget,
-        # As decided here: a helper opens the study by its name, and knows no file that says it.
-        "rate_epochs": (tuning or budget) if settings.trial.learning_rates else None,
-        "candidates": [candidate.to_dict() for candidate in candidates],
-        "controls": controls,
-        "forward_control": forward_control,
-        "transfer": list(transfer),
-        "device": device,
-        "threads": share.threads,
-        "seed": first,
-        "storage_wait": storage_wait,
-        "progress": progress is not None,
-    }
     with waiting(
         stored.study,
         seconds=storage_wait,

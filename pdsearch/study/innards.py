@@ -91,10 +91,8 @@ class PatientStorage(RDBStorage):
 
 
 def _patient(name: str) -> Callable[..., Any]:
-    inner = getattr(RDBStorage, name)
-
     def call(self: PatientStorage, *args: Any, **keys: Any) -> Any:
-        return self.patience(lambda: inner(self, *args, **keys))
+        return self.patience(lambda: getattr(RDBStorage, name)(self, *args, **keys))
 
     return call
 
