@@ -209,7 +209,13 @@ def _disk() -> Iterator[Finding]:
 
 def _storage(url: str | None) -> Iterator[Finding]:
     from pdsearch.errors import PdsearchError
-    from pdsearch.study.storage import connect, default_storage, parse_url, shown_url
+    from pdsearch.study.storage import (
+        EmptyStorageError,
+        connect,
+        default_storage,
+        parse_url,
+        shown_url,
+    )
 
     given, url = url is not None, url or default_storage()
     shown = shown_url(url)
@@ -227,6 +233,9 @@ def _storage(url: str | None) -> Iterator[Finding]:
             yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
             return
         backend = connect(url, create=False)
+    except EmptyStorageError:
+        yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
+        return
     except PdsearchError as error:
         yield Finding("storage", "attention", str(error), _remedy(str(error)))
         return
@@ -284,7 +293,8 @@ def _studies(backend: "RDBStorage", shown: str) -> Iterator[Finding]:
 def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
     import optuna
 
-    from pdsearch.study.storage import owner_of
+    from pdsearch.study.innards import trial_id
+    from pdsearch.study.owner import owner_of
     from pdsearch.study.stored import PREFIX, SCHEMA
 
     name = f"study {study.study_name!r}"
@@ -298,7 +308,7 @@ def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
         owner = owner_of(trial.user_attrs.get(PREFIX + "owner"))
         alive = None if owner is None else owner.alive()
         # Of another machine's process the heartbeats tell.
-        if alive is False or (alive is None and trial._trial_id in silent):
+        if alive is False or (alive is None and trial_id(trial) in silent):
             gone.append(str(trial.number))
     if gone:
         return Finding(
@@ -314,7 +324,8 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
     """Ids of the running trials without a heartbeat in the grace time."""
     import sqlalchemy
 
-    from pdsearch.study.storage import GRACE
+    from pdsearch.study.innards import study_id
+    from pdsearch.study.queue import GRACE
 
     query = sqlalchemy.text(
         "SELECT t.trial_id, t.datetime_start, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "
@@ -322,13 +333,13 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
         "WHERE t.study_id = :study AND t.state = 'RUNNING'"
     )
     with backend.engine.connect() as connection:
-        rows = connection.execute(query, {"study": study._study_id}).all()
+        rows = connection.execute(query, {"study": study_id(study)}).all()
     silent = set()
-    for trial_id, started, heartbeat, now in rows:
+    for number, started, heartbeat, now in rows:
         # A start is in its host's local time, a heartbeat and `now` in the database's.
         age = _moment(now) - _moment(heartbeat) if heartbeat else datetime.now() - _moment(started)
         if age.total_seconds() > GRACE:
-            silent.add(trial_id)
+            silent.add(number)
     return silent
 
 

@@ -10,15 +10,18 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import sympy
 import torch
 from made_up import SMALL_NET
 from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
 
 import pdsearch.autograd
 import pdsearch.confirm.runs
 import pdsearch.data
 import pdsearch.trial
+from pdsearch import interrupt
 from pdsearch.confirm import (
     FIRST_SEED,
     confirm,
@@ -29,6 +32,7 @@ from pdsearch.confirm import (
 from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family, load_target
+from pdsearch.study.storage import connect
 from pdsearch.study.stored import ranked
 from pdsearch.trial import TrialSettings
 
@@ -85,10 +89,11 @@ def stored_study(
         name="made-up",
         study=optuna.create_study(storage=storage, study_name="made-up", load_if_exists=True),
         settings=settings,
-        storage=storage or "sqlite:///:memory:",
+        storage=str(storage or "sqlite:///:memory:"),
         url="",  # no other process can help: training is made up
         directory=tmp_path,
         output=tmp_path / "results",
+        trusted=True,
         trials=lambda: list(rows),
         ranked=lambda: ranked(rows, minimize=minimize),
         references=lambda: known,
@@ -578,27 +583,35 @@ def test_a_study_around_a_function_is_refused(tmp_path: Path, lab: Lab) -> None:
 def test_a_finished_run_waits_for_a_storage_that_is_away(
     tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
-    keep, waits = stored.study.set_user_attr, []
+    storage: Any = connect(f"sqlite:///{tmp_path}/study.db", create=True)
+    stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=(), storage=storage)
+    keep, waits, said = RDBStorage.set_study_user_attr, [], []
+    monkeypatch.setattr(interrupt, "pause", waits.append)
 
-    def away(key: str, value: Any) -> None:
+    def away(why: str) -> Exception:
+        lost = sqlalchemy.exc.OperationalError("UPDATE", None, OSError(why))
+        error = optuna.exceptions.StorageInternalError("An exception is raised")
+        error.__cause__ = lost
+        return error
+
+    def back_soon(self: RDBStorage, *args: Any) -> None:
         if len(waits) < 2:
-            raise optuna.exceptions.StorageInternalError("the server is starting up")
-        keep(key, value)
+            raise away("the server is starting up")
+        keep(self, *args)
 
-    monkeypatch.setattr(pdsearch.confirm.runs.time, "sleep", waits.append)
-    monkeypatch.setattr(stored.study, "set_user_attr", away)
-    result = confirm(stored, seeds=1, device="cpu")
-    assert waits == [1, 5]
+    monkeypatch.setattr(RDBStorage, "set_study_user_attr", back_soon)
+    result = confirm(stored, seeds=1, device="cpu", workers=1, progress=said.append)
+    assert waits[0] < waits[1] and len(waits) == 2
     assert [row.seeds for row in result.rows] == [1, 1]
+    away_said, back_said = said[:2]
+    assert "away (the server is starting up)" in away_said and "is back" in back_said
 
-    def gone(key: str, value: Any) -> None:
-        raise optuna.exceptions.StorageInternalError("no route to host")
+    def gone(self: RDBStorage, *args: Any) -> None:
+        raise away("no route to host")
 
-    monkeypatch.setattr(stored.study, "set_user_attr", gone)
+    monkeypatch.setattr(RDBStorage, "set_study_user_attr", gone)
     with pytest.raises(StorageError, match="no route to host"):
-        confirm(stored, seeds=2, device="cpu")
-    assert waits == [1, 5, 1, 5, 30]
+        confirm(stored, seeds=2, device="cpu", workers=1, storage_wait=0.1)
 
 
 def test_an_untouched_study_has_no_confirmation(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ PACKAGE = Path(pdsearch.__file__).parent
 # From the first, which imports nothing of ours, to the last, which may import everything.
 ORDER = (
     "errors",
+    "interrupt",
+    "masking",
     "userfile",
     "expression",
     "enclosure",

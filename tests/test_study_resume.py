@@ -13,8 +13,9 @@ import pytest
 
 from pdsearch import PdsearchError, search
 from pdsearch.study import open_study, status
-from pdsearch.study import storage as keeping
-from pdsearch.study.storage import Owner, fail_dead_trials, process_started
+from pdsearch.study.owner import Owner, process_started
+from pdsearch.study.queue import ATTEMPTS, fail_dead_trials, requeue
+from pdsearch.study.storage import connect
 
 SCRIPT = """
     import sys, time
@@ -179,7 +180,7 @@ def test_a_process_that_slept_too_long_does_not_crash(workdir):
     (running,) = [t for t in study.trials if t.state.name == "RUNNING"]
     # What Optuna does once no heartbeat has come for the grace period.
     study._storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.FAIL)
-    keeping.requeue(study, running)
+    requeue(study, running)
     process.send_signal(signal.SIGCONT)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
@@ -197,7 +198,7 @@ def test_the_last_epochs_loss_of_a_trial_does_not_crash_either(monkeypatch):
             study = optuna.load_study(study_name="pdsearch", storage=URL)
             (running,) = [t for t in study.trials if t.state.name == "RUNNING"]
             study._storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.FAIL)
-            keeping.requeue(study, running)
+            requeue(study, running)
             lost.append(running.number)
 
     search(families=FAMILIES, references=[], train=train, trials=3, storage=URL, progress=False)
@@ -265,21 +266,21 @@ def test_whose_trials_are_taken_over(who, age, gone):
 
 def test_a_heartbeat_elsewhere_is_optunas_to_judge():
     study = left_behind(owner(host="elsewhere"), age=1e4)
-    backend = keeping.connect(URL, write=True)
+    backend = connect(URL, write=True)
     backend.record_heartbeat(study.trials[1]._trial_id)
     assert fail_dead_trials(study) == []
 
 
 def test_a_trial_is_given_up_after_three_attempts():
     study = left_behind(owner(pid=ended(), started="1"))
-    for _ in range(keeping.ATTEMPTS):
+    for _ in range(ATTEMPTS):
         fail_dead_trials(study)
         waiting = [t for t in study.trials if t.state.name == "WAITING"]
         for trial in waiting:
             study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
             dead = owner(pid=ended(), started="1").to_dict()
             study._storage.set_trial_user_attr(trial._trial_id, "pdsearch:owner", dead)
-    assert [t.state.name for t in study.trials[1:]] == ["FAIL"] * keeping.ATTEMPTS
+    assert [t.state.name for t in study.trials[1:]] == ["FAIL"] * ATTEMPTS
     assert study.trials[3].system_attrs["retry_history"] == [1, 2]
 
 
@@ -292,12 +293,12 @@ def test_a_baseline_that_is_killed_at_every_attempt_ends_the_study(capsys):
     with pytest.raises(KeyboardInterrupt):
         search(**keys, train=interrupted)
     dead = owner(pid=ended(), started="1").to_dict()
-    study = optuna.load_study(study_name="pdsearch", storage=keeping.connect(URL, write=True))
-    for attempt in range(keeping.ATTEMPTS):
+    study = optuna.load_study(study_name="pdsearch", storage=connect(URL, write=True))
+    for attempt in range(ATTEMPTS):
         (waiting,) = [t for t in study.trials if t.state.name == "WAITING"]
         study._storage.set_trial_state_values(waiting._trial_id, optuna.trial.TrialState.RUNNING)
         study._storage.set_trial_user_attr(waiting._trial_id, "pdsearch:owner", dead)
-        if attempt < keeping.ATTEMPTS - 1:
+        if attempt < ATTEMPTS - 1:
             fail_dead_trials(study)
     before, same = capsys.readouterr(), {**keys, "train": interrupted}
     with pytest.raises(PdsearchError, match=r"\(baseline\) failed at every .* process was killed"):

@@ -454,7 +454,7 @@ def test_halving_may_be_interrupted(halved, monkeypatch):
 
 
 def test_two_processes_that_take_up_the_same_trial(tiny):
-    from pdsearch.study.storage import take_up
+    from pdsearch.study.queue import take_up
 
     text = tiny.read_text().replace("trials = 5", 'trials = 8\npruner = "halving"\nlooks = 1')
     tiny.write_text(text.replace("epochs = 2", "epochs = 3"))

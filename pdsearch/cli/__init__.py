@@ -3,19 +3,17 @@
 It has no logic of its own, and imports nothing heavy until a command runs.
 """
 
-import contextlib
 import errno
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from pdsearch import interrupt
 from pdsearch.cli.arguments import parse
 from pdsearch.cli.output import data_only, flush, note
 from pdsearch.errors import PdsearchError
+from pdsearch.masking import mask
 
 __all__ = ["main"]
 
@@ -50,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     trains = False
     try:
-        arguments = parse(argv)
-        trains = "device" in arguments
-        from pdsearch.cli import commands
+        with interrupt.handled(leave=True), data_only():
+            arguments = parse(argv)
+            trains = "device" in arguments
+            from pdsearch.cli import commands
 
-        commands.configure(arguments)
-        with data_only(), _ended_by_sigterm():
+            commands.configure(arguments)
             status: int = getattr(commands, arguments.command.replace("-", "_"))(arguments)
         return status
     except SystemExit as stop:  # --help and --version
@@ -64,10 +62,6 @@ def _run(argv: list[str]) -> int:
         note(f"pdsearch: error: {error}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        from pdsearch.study.workers import PARENT
-
-        if PARENT in os.environ:  # whoever started this process says so
-            return INTERRUPTED
         kept = "; everything finished so far is kept, run the same command again to go on"
         note("pdsearch: interrupted" + (kept if trains else ""))
         return INTERRUPTED
@@ -81,29 +75,12 @@ def _run(argv: list[str]) -> int:
         return _bug()
 
 
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: tidily, told in a line, with status 130."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _shortened(path: str) -> str:
     return path if len(path) <= 300 else f"{path[:120]}...{path[-120:]}"
 
 
 def _bug() -> int:
-    sys.stderr.write(traceback.format_exc())
+    sys.stderr.write(mask(traceback.format_exc()))
     note(
         "pdsearch: this is a bug of ours: please report the lines above with the command, and what "
         "`pdsearch doctor` prints"

@@ -22,6 +22,13 @@ TARGET is one of
 
 STUDY = "STUDY is a study file (.toml) or the name of a study in the storage."
 
+TRUST = """\
+With the file, its settings must be those that the study was begun with. With the name, no Python
+file is run that only the storage names, unless --trust-study-code is given.
+"""
+
+AS_SEARCHED = "as the search was told to: a study that has begun keeps its settings"
+
 EXAMPLES = {
     "families": """\
   pdsearch families
@@ -246,19 +253,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes side by side, or auto; default: the study file's, which is auto unless set",
     )
-    search.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="change a setting of the study file (repeat for more); a study that has begun keeps "
-        "its settings, so set study.name as well",
-    )
+    _changes(search, "a study that has begun keeps its settings, so set study.name as well")
     _json(search)
     _training(search, seed="of the sampler and of every training; default: the study file's")
 
-    worker = add("worker", "join a study that others are running", STUDY)
+    worker = add("worker", "join a study that others are running", f"{STUDY}\n{TRUST}")
     _study(worker)
+    _changes(worker, AS_SEARCHED)
+    _trust(worker)
     _training(worker, seed="must be the study's; may be left out")
 
     status = add("status", "how far a study is", STUDY)
@@ -272,9 +274,11 @@ def parser() -> argparse.ArgumentParser:
     confirm = add(
         "confirm",
         "retrain the best over several seeds and test them against ReLU",
-        f"{STUDY}\nThe only command that looks at the test set.",
+        f"{STUDY}\n{TRUST}\nThe only command that looks at the test set.",
     )
     _study(confirm)
+    _changes(confirm, AS_SEARCHED)
+    _trust(confirm)
     confirm.add_argument(
         "--seeds",
         type=_positive,
@@ -394,6 +398,25 @@ def _variant(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _changes(command: argparse.ArgumentParser, why: str) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        help=f"change a setting of the study file (repeat for more); {why}",
+    )
+
+
+def _trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trust-study-code",
+        action="store_true",
+        help="with a study's name: run the Python files that its storage names (a model's, "
+        "criteria's), and write where it says; whoever can write to the storage chooses them",
+    )
+
+
 def _storage(command: argparse.ArgumentParser, *, of_file: bool = True) -> None:
     default = "$PDSEARCH_STORAGE, else sqlite:///pdsearch.db where you stand"
     command.add_argument(
@@ -423,3 +446,10 @@ def _training(command: argparse.ArgumentParser, *, seed: str) -> None:
         "worker refuse others), or of a new one $OMP_NUM_THREADS, else by the machine's cores",
     )
     command.add_argument("--seed", type=_natural, metavar="N", help=seed)
+    command.add_argument(
+        "--storage-wait",
+        type=_natural,
+        metavar="SECONDS",
+        help="how long a storage may be away once trials run (a server that restarts); "
+        "default: 600",
+    )

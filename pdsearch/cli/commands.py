@@ -16,7 +16,7 @@ from pdsearch.errors import InputError, PdsearchError, UnsupportedError
 if TYPE_CHECKING:
     from pdsearch.criteria import FamilyMap, Report
     from pdsearch.family import Candidate, Family
-    from pdsearch.study import StoredStudy
+    from pdsearch.study import StoredStudy, StudyFile
 
 
 def configure(arguments: Namespace) -> None:
@@ -115,7 +115,7 @@ def search(arguments: Namespace) -> int:
     from pdsearch.study import load_study_file
     from pdsearch.study import search as run
 
-    overrides = dict(_split(pair, "section.key=value") for pair in arguments.set)
+    overrides = _overrides(arguments.set)
     study = load_study_file(Path(arguments.study), overrides=overrides)
     result = run(
         study,
@@ -126,6 +126,7 @@ def search(arguments: Namespace) -> int:
         threads=arguments.threads,
         seed=arguments.seed,
         progress=_progress(arguments),
+        **_wait(arguments),
     )
     written = _write_results(result.stored)
     if arguments.json:
@@ -178,25 +179,52 @@ def worker(arguments: Namespace) -> int:
     """Join a study that others are running."""
     from pdsearch.study import worker as join
 
+    study = _study(arguments)
     if arguments.seed is not None:
-        kept = _stored(arguments).settings.study.seed
+        kept = _stored_as(study, arguments.storage).settings.study.seed
         if arguments.seed != kept:
             raise InputError(f"a worker trains with its study's seed, {kept}: leave --seed out")
     join(
-        arguments.study,
+        study,
         storage=arguments.storage,
         device=arguments.device,
         threads=arguments.threads,
+        trust_study_code=arguments.trust_study_code,
         progress=_progress(arguments),
+        **_wait(arguments),
     )
     return 0
+
+
+def _overrides(pairs: Iterable[str]) -> dict[str, str]:
+    return dict(_split(pair, "section.key=value") for pair in pairs)
+
+
+def _wait(arguments: Namespace) -> dict[str, Any]:
+    return {} if arguments.storage_wait is None else {"storage_wait": arguments.storage_wait}
+
+
+def _study(arguments: Namespace) -> "StudyFile | str":
+    """The study's file with what --set changes in it, or its name."""
+    from pdsearch.study import load_study_file
+    from pdsearch.study.settings import is_file_spec
+
+    if not is_file_spec(arguments.study):
+        if arguments.set:
+            raise InputError("--set changes a study file's settings: give the file, not the name")
+        name: str = arguments.study
+        return name
+    overrides = _overrides(arguments.set)
+    if arguments.command == "worker" and arguments.seed is not None:
+        overrides.setdefault("study.seed", str(arguments.seed))
+    return load_study_file(arguments.study, overrides=overrides)
 
 
 def _stored(arguments: Namespace) -> "StoredStudy":
     return _stored_as(arguments.study, arguments.storage)
 
 
-def _stored_as(study: str, storage: str | None) -> "StoredStudy":
+def _stored_as(study: "StudyFile | str", storage: str | None) -> "StoredStudy":
     from pdsearch.study import open_study
 
     return open_study(study, storage=storage)
@@ -230,7 +258,7 @@ def confirm(arguments: Namespace) -> int:
     from pdsearch.family import load_target
 
     outcome = retrain(
-        _stored(arguments),
+        _stored_as(_study(arguments), arguments.storage),
         seeds=arguments.seeds,
         top=arguments.top,
         epochs=arguments.epochs,
@@ -243,6 +271,8 @@ def confirm(arguments: Namespace) -> int:
         device=arguments.device,
         threads=arguments.threads,
         workers=arguments.workers or "auto",
+        trust_study_code=arguments.trust_study_code,
+        **_wait(arguments),
         progress=note if _progress(arguments) else None,
     )
     if arguments.json:
@@ -335,10 +365,12 @@ def dashboard(arguments: Namespace) -> int:
         raise UnsupportedError(
             "the dashboard is not installed: pip install optuna-dashboard"
         ) from error
+    from pdsearch.study.innards import storage_of
+
     stored = _stored(arguments)
     _check_port(arguments.port)
     note(f"study {stored.name}: http://127.0.0.1:{arguments.port}/ (Ctrl-C ends it)")
-    run_server(stored.study._storage, host="127.0.0.1", port=arguments.port)
+    run_server(storage_of(stored.study), host="127.0.0.1", port=arguments.port)
     return 0
 
 

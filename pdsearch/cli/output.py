@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from pdsearch.masking import mask
+
 __all__ = [
     "can_draw",
     "data_only",
@@ -48,9 +50,9 @@ def one_line(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """One line on stderr."""
+    """One line on stderr, without the password of a URL in it."""
     try:
-        print(one_line(text), file=sys.stderr, flush=True)
+        print(mask(one_line(text)), file=sys.stderr, flush=True)
     except (BrokenPipeError, ValueError):
         return  # nobody is left to read it; the exit status still says how it went
 

@@ -1,41 +1,45 @@
-"""A process that takes part in another's confirmation: `python -m pdsearch.confirm.helper`.
+"""One of a confirmation's further processes: `python -m pdsearch.confirm.helper`.
 
-It reads one JSON document from its standard input, see `retrain.confirm`, and ends with the process
-that started it.
+It reads its part from its standard input, see `retrain.confirm`: the study file too, which it takes
+from the process that started it, not from the storage.
 """
 
-import json
-import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from pdsearch.confirm.retrain import confirm
-from pdsearch.errors import PdsearchError
 from pdsearch.family import Candidate
-from pdsearch.study import open_study
+from pdsearch.study.settings import validate
+from pdsearch.study.stored import open_study
+from pdsearch.study.workers import take_part
 
 
 def main() -> int:
     """Takes part until nothing is left to do."""
-    # How the process that started this one ends it: as by Ctrl-C, what is finished is stored.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    request = json.load(sys.stdin)
-    loud = request.pop("progress")
-    candidates = [Candidate.from_dict(entry) for entry in request.pop("candidates")]
-    try:
+
+    def work(request: dict[str, Any]) -> None:
+        loud = request.pop("progress")
+        candidates = [Candidate.from_dict(entry) for entry in request.pop("candidates")]
+        directory = Path(request.pop("directory"))
+        file = validate(request.pop("file"), directory=directory)
         stored = open_study(request.pop("study"), storage=request.pop("storage"))
         confirm(
-            stored,
+            replace(
+                stored,
+                settings=file,
+                directory=directory,
+                output=Path(request.pop("output")),
+                trusted=True,
+            ),
             candidates=candidates,
             workers=1,
             progress=(lambda line: print(line, file=sys.stderr, flush=True)) if loud else None,
             **request,
         )
-    except KeyboardInterrupt:
-        return 130
-    except PdsearchError as error:
-        print(f"pdsearch: a process that helps to confirm ended: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return take_part(work)
 
 
 if __name__ == "__main__":

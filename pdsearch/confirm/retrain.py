@@ -3,12 +3,14 @@
 import functools
 import math
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from pdsearch import interrupt
 from pdsearch.confirm.contenders import Contender, choose_contenders
 from pdsearch.confirm.outcome import Confirmation, how_of, identity_of
 from pdsearch.confirm.runs import (
@@ -18,22 +20,27 @@ from pdsearch.confirm.runs import (
     assemble_all,
     chance_of,
     epoch_entry,
+    hardware,
     keep_run,
     read_runs,
     run_key,
+    trials_of,
+    versions,
 )
-from pdsearch.confirm.together import start_helper, take_turns
+from pdsearch.confirm.together import take_turns
 from pdsearch.errors import InputError
+from pdsearch.study.kept import clean
+from pdsearch.study.patience import STORAGE_WAIT
+from pdsearch.study.storage import storage_errors, waiting
 from pdsearch.study.stored import trained_by
-from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out
+from pdsearch.study.trust import runnable
+from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
 
 if TYPE_CHECKING:
-    import torch
-
     from pdsearch.data import Dataset
     from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy
-    from pdsearch.trial import EpochRecord, TrialSettings
+    from pdsearch.trial import EpochRecord
 
 # Confirmation seeds are the study's seed plus this and up: far from those a search uses (its own
 # seed and, for near-ties, the few after it).
@@ -90,6 +97,7 @@ class _Session:
             self.recruit(record.seconds * rounds * runs, self.left - 1)
 
         def on_batch(done: int, total: int) -> None:
+            interrupt.check()
             if not alive():
                 raise KeyboardInterrupt
 
@@ -133,10 +141,11 @@ class _Session:
             "seconds": float(result.seconds),
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
-        keep_run(self.stored, key, record)
-        # Not before: where the storage refuses, the next call takes the run up from here.
-        checkpoint.unlink(missing_ok=True)
-        self.records[key] = record
+        with interrupt.deferred():
+            keep_run(self.stored, key, record)
+            # Not before: where the storage refuses, the next call takes the run up from here.
+            checkpoint.unlink(missing_ok=True)
+            self.records[key] = record
         self.trained += 1
         self.seconds += result.seconds
         if self.progress is not None:
@@ -207,6 +216,7 @@ class _Run:
         )
 
 
+@interrupt.handled()
 def confirm(
     stored: "StoredStudy",
     *,
@@ -222,6 +232,8 @@ def confirm(
     threads: int | None = None,
     seed: int | None = None,
     workers: int | Literal["auto"] = "auto",
+    trust_study_code: bool = False,
+    storage_wait: float = STORAGE_WAIT,
     progress: Callable[[str], None] | None = None,
 ) -> Confirmation:
     """Retrains the study's best candidates, its references and the baseline over the same seeds.
@@ -244,6 +256,8 @@ def confirm(
         threads: CPU threads of a run; as the study's trials have them if left out.
         seed: The first seed; `FIRST_SEED` above the study's if left out.
         workers: Processes side by side on this machine, as for a search.
+        trust_study_code: As for `worker`.
+        storage_wait: As for `search`.
         progress: Called with one line for each finished run.
 
     Returns:
@@ -260,12 +274,13 @@ def confirm(
     from pdsearch.study.content import CONTENT, content_of, other_content
     from pdsearch.trial import check_room, resolve_device
 
-    settings = stored.settings
     if trained_by(stored) is not None:
         raise InputError(
             f"study {stored.name!r} trains by a Python function, which knows no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
+    stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
+    settings = stored.settings
     n = settings.confirm.seeds if seeds is None else seeds
     budget = settings.confirm.epochs if epochs is None else epochs
     tuning = settings.confirm.rate_epochs if rate_epochs is None else rate_epochs
@@ -293,7 +308,7 @@ def confirm(
         activations=controls,
     )
     place = resolve_device(device)
-    trials, remarks = _trials(stored, budget=budget, transfer=transfer)
+    trials, remarks = trials_of(stored, budget=budget, transfer=transfer)
     # All are loaded before the first run, so that a misspelt one does not end hours of training.
     data = {
         name: load_dataset(name, directory=stored.directory)
@@ -313,20 +328,23 @@ def confirm(
             other.model, classes=classes, directory=stored.directory, **other.network
         )
         check_trains(convert(model, load_family("relu").default), other.model)
-    where, versions = _hardware(place), _versions()
+    where, made_with = hardware(place), versions()
     stages = [
         Setting(
             trial,
             data[trial.dataset].fingerprint,
             where,
-            versions,
+            made_with,
             rate_epochs=tuning,
             model_source=source_digest(trial.model, directory=stored.directory),
         )
         for trial in trials
     ]
     searched = _searched_rates(stored) if (tuning or budget) == settings.trial.epochs else {}
-    begun_with = stored.study.user_attrs.get(f"pdsearch:{CONTENT}", {})
+    with storage_errors(stored.url):
+        clean(stored.study)
+        kept = stored.study.user_attrs
+    begun_with = kept.get(f"pdsearch:{CONTENT}", {})
     home = content_of(settings.trial, data[settings.trial.dataset], directory=stored.directory)
     if changes := other_content(begun_with, home):
         searched = {}
@@ -339,7 +357,7 @@ def confirm(
     share = share_out(
         workers,
         device=str(place),
-        threads=threads or stored.study.user_attrs.get("pdsearch:threads"),
+        threads=threads or kept.get("pdsearch:threads"),
     )
     helpers: list[subprocess.Popen[str]] = []
 
@@ -347,78 +365,65 @@ def confirm(
         """Starts the further processes where they gain more than their start takes."""
         worth = seconds >= WORTH if workers == "auto" else count > 0
         if not helpers and worth and stored.url:
+            request = {
+                "study": stored.name,
+                "storage": stored.url,
+                "file": settings.model_dump(mode="json"),
+                "directory": str(stored.directory),
+                "output": str(stored.output),
+                "seeds": n,
+                "top": top,
+                "epochs": budget,
+                "rate_epochs": (tuning or budget) if settings.trial.learning_rates else None,
+                "candidates": [candidate.to_dict() for candidate in candidates],
+                "controls": controls,
+                "forward_control": forward_control,
+                "transfer": list(transfer),
+                "device": device,
+                "threads": share.threads,
+                "seed": first,
+                "storage_wait": storage_wait,
+                "progress": progress is not None,
+            }
             for _ in range(min(share.workers - 1, count)):
-                helpers.append(start_helper(request))
+                helpers.append(start("pdsearch.confirm.helper", request))
         return len(helpers)
 
     session = _Session(stored, str(place), share.threads, progress, runs, recruit)
     session.finished()
-    request = {
-        "study": stored.name,
-        "storage": stored.url,
-        "seeds": n,
-        "top": top,
-        "epochs": budget,
-        # As decided here: a helper opens the study by its name, and knows no file that says it.
-        "rate_epochs": (tuning or budget) if settings.trial.learning_rates else None,
-        "candidates": [candidate.to_dict() for candidate in candidates],
-        "controls": controls,
-        "forward_control": forward_control,
-        "transfer": list(transfer),
-        "device": device,
-        "threads": share.threads,
-        "seed": first,
-        "progress": progress is not None,
-    }
-    try:
-        if workers != "auto":
-            recruit(math.inf, runs)
-        for setting, those in zip(stages, fitting, strict=True):
-            dataset = data[setting.trial.dataset]
-            rates = session.best_rates(
-                those,
-                setting,
-                dataset,
-                seed=settings.study.seed,
-                known=searched if setting is stages[0] else {},
-            )
-            # Seed by seed, so that what an interruption leaves behind is already paired.
-            session.all_of(
-                [
-                    _Run(contender, setting, dataset, number, "test", rate)
-                    for number in range(first, first + n)
-                    for contender, rate in zip(those, rates, strict=True)
-                ]
-            )
-    finally:
-        end_all(helpers)
+    with waiting(
+        stored.study,
+        seconds=storage_wait,
+        say=progress or (lambda text: print(text, file=sys.stderr)),
+        wanted=parent_alive(),
+    ):
+        try:
+            if workers != "auto":
+                recruit(math.inf, runs)
+            for setting, those in zip(stages, fitting, strict=True):
+                dataset = data[setting.trial.dataset]
+                rates = session.best_rates(
+                    those,
+                    setting,
+                    dataset,
+                    seed=settings.study.seed,
+                    known=searched if setting is stages[0] else {},
+                )
+                # Seed by seed, so that what an interruption leaves behind is already paired.
+                session.all_of(
+                    [
+                        _Run(contender, setting, dataset, number, "test", rate)
+                        for number in range(first, first + n)
+                        for contender, rate in zip(those, rates, strict=True)
+                    ]
+                )
+        finally:
+            end_all(helpers)
     with suppress(OSError):  # not empty: another call is at work
         (stored.output / "confirm").rmdir()
     told = [setting.to_dict() for setting in stages]
     found = assemble_all(stored, told, session.records.values())
     return replace(found, notes=(*found.notes, *notes, *remarks))
-
-
-def _trials(
-    stored: "StoredStudy", *, budget: int, transfer: Sequence[str]
-) -> tuple[list["TrialSettings"], list[str]]:
-    """The trial settings of the main confirmation and of each transfer. And notes."""
-    notes = []
-    home = stored.settings.trial.model_copy(update={"epochs": budget})
-    trials = [home]
-    for text in transfer:
-        model, at, dataset = text.partition("@")
-        if not (model and at and dataset):
-            raise InputError(
-                f"a transfer is written MODEL@DATASET (such as resnet18@cifar100), got {text!r}"
-            )
-        there = home.model_copy(update={"model": model, "dataset": dataset})
-        if there.initialisation == "caffe" and model != "alexnet":
-            there = there.model_copy(update={"initialisation": "pytorch"})
-            notes.append(f"{model} begins from PyTorch's initialisation: Caffe's is AlexNet's.")
-        if there not in trials:
-            trials.append(there)
-    return trials, notes
 
 
 def _searched_rates(stored: "StoredStudy") -> dict[str, float]:
@@ -428,19 +433,3 @@ def _searched_rates(stored: "StoredStudy") -> dict[str, float]:
         for row in stored.trials()
         if row.status == "complete" and row.candidate is not None and row.learning_rate is not None
     }
-
-
-def _hardware(place: "torch.device") -> str:
-    """The kind of device, by which confirmations are told apart; its number does not matter."""
-    import torch
-
-    return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type
-
-
-def _versions() -> dict[str, str]:
-    """Of what decides a run's numbers."""
-    import torch
-
-    from pdsearch import __version__
-
-    return {"pdsearch": __version__, "torch": str(torch.__version__)}

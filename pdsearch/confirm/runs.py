@@ -3,27 +3,24 @@
 import hashlib
 import json
 import math
-import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch.confirm.outcome import Confirmation, assemble, how_of, identity_of
-from pdsearch.errors import StorageError
+from pdsearch.errors import InputError
 from pdsearch.statistics import guessing
 from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
+    import torch
+
     from pdsearch.data import Dataset
     from pdsearch.study import StoredStudy
     from pdsearch.trial import EpochRecord, TrialSettings
 
 SCHEMA = 1
 PREFIX = "pdsearch:confirm/"
-
-# Seconds before each further try to keep a finished run: a server that restarts, or a SQLite file
-# that others are writing to, is back within a minute.
-PATIENCE = (1, 5, 30)
 
 
 @dataclass(frozen=True)
@@ -92,20 +89,13 @@ def read_runs(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
 
 
 def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None:
-    """Keeps a finished run with the study, however long it takes the storage within reason.
+    """Keeps a finished run with the study.
 
     Raises:
-        StorageError: the storage still refuses after 36 s.
+        StorageError: the storage refuses.
     """
-    for wait in (*PATIENCE, None):
-        try:
-            with storage_errors(stored.storage):
-                stored.study.set_user_attr(key, dict(record))
-            return
-        except StorageError:
-            if wait is None:
-                raise
-            time.sleep(wait)
+    with storage_errors(stored.url):
+        stored.study.set_user_attr(key, dict(record))
 
 
 def _number(value: float) -> float | None:
@@ -181,3 +171,41 @@ def assemble_all(
     ]
     main, *others = (assemble(stored.name, setting, records, picks=picks) for setting in settings)
     return replace(main, transfers=tuple(others))
+
+
+def trials_of(
+    stored: "StoredStudy", *, budget: int, transfer: Sequence[str]
+) -> tuple[list["TrialSettings"], list[str]]:
+    """The trial settings of the main confirmation and of each transfer. And notes."""
+    notes = []
+    home = stored.settings.trial.model_copy(update={"epochs": budget})
+    trials = [home]
+    for text in transfer:
+        model, at, dataset = text.partition("@")
+        if not (model and at and dataset):
+            raise InputError(
+                f"a transfer is written MODEL@DATASET (such as resnet18@cifar100), got {text!r}"
+            )
+        there = home.model_copy(update={"model": model, "dataset": dataset})
+        if there.initialisation == "caffe" and model != "alexnet":
+            there = there.model_copy(update={"initialisation": "pytorch"})
+            notes.append(f"{model} begins from PyTorch's initialisation: Caffe's is AlexNet's.")
+        if there not in trials:
+            trials.append(there)
+    return trials, notes
+
+
+def hardware(place: "torch.device") -> str:
+    """The kind of device, by which confirmations are told apart; its number does not matter."""
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers."""
+    import torch
+
+    from pdsearch import __version__
+
+    return {"pdsearch": __version__, "torch": str(torch.__version__)}

@@ -6,16 +6,10 @@ confirm` of the same study on this machine helps the first, and takes over where
 """
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from pdsearch.study.workers import PARENT
+from pdsearch import interrupt
 
 PAUSE = 1.0  # seconds between two looks at what others are at, where nothing else is left
 
@@ -48,7 +42,8 @@ def take_turns(
                     break
         else:
             if left:
-                time.sleep(PAUSE)
+                interrupt.pause(PAUSE)
+                interrupt.check()
 
 
 @contextlib.contextmanager
@@ -70,19 +65,3 @@ def _claimed(path: Path) -> Iterator[bool]:
             yield True
         finally:
             path.unlink(missing_ok=True)
-
-
-def start_helper(request: dict[str, Any]) -> "subprocess.Popen[str]":
-    """Starts a process that takes part; what it is to do goes in by its standard input."""
-    helper = subprocess.Popen(
-        [sys.executable, "-m", "pdsearch.confirm.helper"],
-        env={**os.environ, PARENT: str(os.getpid())},
-        stdin=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the process that started it, which then ends it
-    )
-    assert helper.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended; what it would have done is done here
-        helper.stdin.write(json.dumps(request))
-        helper.stdin.close()
-    return helper

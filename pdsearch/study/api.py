@@ -2,32 +2,27 @@
 
 import contextlib
 import math
-import os
-import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import optuna
+
+from pdsearch import interrupt
 from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.study.begin import begin
+from pdsearch.study.begin import begin, with_decided
 from pdsearch.study.content import CONTENT, content_of, other_content
 from pdsearch.study.own import KEPT, changed, load_own
+from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.progress import Display
-from pdsearch.study.settings import (
-    FamilySpec,
-    StudyFile,
-    default_storage,
-    load_study_file,
-    validate,
-)
+from pdsearch.study.queue import fail_dead_trials
+from pdsearch.study.settings import FamilySpec, StudyFile, load_study_file, validate
 from pdsearch.study.space import as_spec, check_installed, resolve_families, settle_families
-from pdsearch.study.storage import settle, shown_url, storage_errors
+from pdsearch.study.storage import settle, shown_url, storage_errors, waiting
 from pdsearch.study.stored import (
     PREFIX,
     StoredStudy,
@@ -38,12 +33,11 @@ from pdsearch.study.stored import (
 )
 from pdsearch.study.ties import decide_ties
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
-from pdsearch.study.workers import PARENT, WORTH, end_all, parent_alive, share_out
+from pdsearch.study.trust import runnable
+from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
-
-STORAGE = "PDSEARCH_STORAGE"  # there and not among the arguments, which everybody can list
 
 
 @dataclass(frozen=True)
@@ -85,6 +79,7 @@ def search(
     pruner: str | None = None,
     direction: Literal["maximize", "minimize"] = "maximize",
     criteria: Sequence[Callable[..., Any]] = (),
+    storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> SearchResult:
     """Runs a study until its total of trials is reached; the same call again goes on with it.
@@ -113,6 +108,7 @@ def search(
         pruner: as in a study file.
         direction: whether `train`'s values are better large or small.
         criteria: your own, beside the required ones: functions of a candidate.
+        storage_wait: seconds that the storage may be away once trials run.
         progress: show it on stderr.
 
     Raises:
@@ -152,7 +148,7 @@ def search(
         )
     if criteria and several:
         raise InputError("criteria of your own need workers=1: they cannot be handed on")
-    with _interruptible() as interrupted:
+    with interrupt.handled(), _optunas_errors_only():
         searched, listed, own, texts = _resolved(settings)
         check_installed(settings.study)
         url = settings.study.storage
@@ -186,7 +182,9 @@ def search(
             settle=lambda: settle_families(searched, settings.criteria, say=said.say),
             direction=direction,
         )
-        kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
+        stored = _of_file(stored, settings)
+        with storage_errors(url):
+            kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
         if kept_threads != share.threads:  # begun on another machine, or told otherwise
             share = share_out(settings.study.workers, device=where, threads=kept_threads)
         # A function of this process cannot be handed to another one.
@@ -200,21 +198,23 @@ def search(
             device=device,
             where=where,
             side_by_side=side_by_side,
-            interrupted=interrupted,
             criteria=(*own, *criteria),
+            storage_wait=storage_wait,
         )
         # Read anew: the storage as it was written to is closed, and one plain file again.
-        done = open_named(stored.name, url)
+        done = _of_file(open_named(stored.name, url), settings)
         _warn(done, dataset, say=said.note)
     return SearchResult(done.name, done)
 
 
 def worker(
-    study: str | Path,
+    study: StudyFile | str | Path,
     *,
     storage: str | None = None,
     device: str = "auto",
     threads: int | None = None,
+    trust_study_code: bool = False,
+    storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> StoredStudy:
     """Joins a study that was begun by `pdsearch search`; leaves when nothing is left to begin.
@@ -224,37 +224,43 @@ def worker(
         storage: an SQLAlchemy URL.
         device: as for `search`.
         threads: those that the study keeps, or nothing.
+        trust_study_code: with a name instead of a file, run the Python files that the storage
+            names, and write where it says.
+        storage_wait: as for `search`.
         progress: show it on stderr.
 
     Raises:
-        InputError: no such study, one around a Python function or with criteria from Python, or
-            one that was begun with other threads, images, or another text of a file.
+        InputError: no such study, one around a Python function or with criteria from Python, one
+            that was begun with other settings, threads, images, or another text of a file, or one
+            whose storage alone names a Python file to run.
         StorageError: the storage cannot be used.
         KeyboardInterrupt: on Ctrl-C or SIGTERM.
     """
-    found = open_study(study, storage=storage)
-    url = _storage_of(study, storage)
-    for key, does in (
-        ("train", "trains by a Python function"),
-        ("criteria", "has criteria in Python"),
-    ):
-        if found.study.user_attrs.get(PREFIX + key) is not None:
-            raise InputError(
-                f"study {found.name!r} {does}, which cannot be handed on: join it by calling "
-                f"pdsearch.search(..., {key}=…) on the same storage"
-            )
-    with _interruptible() as interrupted:
-        stored = open_named(found.name, url, write=True)
-        kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
+    with interrupt.handled(), _optunas_errors_only():
+        found = open_study(study, storage=storage)
+        with storage_errors(found.url):
+            kept = found.study.user_attrs
+        for key, does in (
+            ("train", "trains by a Python function"),
+            ("criteria", "has criteria in Python"),
+        ):
+            if kept.get(PREFIX + key) is not None:
+                raise InputError(
+                    f"study {found.name!r} {does}, which cannot be handed on: join it by calling "
+                    f"pdsearch.search(..., {key}=…) on the same storage"
+                )
+        kept_threads = kept.get(PREFIX + "threads")
         if threads is not None and threads != kept_threads:
             raise InputError(
-                f"study {stored.name!r} was begun with threads {kept_threads}, on which the last "
+                f"study {found.name!r} was begun with threads {kept_threads}, on which the last "
                 f"bits of its results depend, got {threads}: leave it out"
             )
+        said = Display(quiet=not progress, total=found.settings.study.trials)
+        found = runnable(found, trust=trust_study_code, say=said.note)
+        stored = replace(found, study=open_named(found.name, found.url, write=True).study)
         dataset = _dataset(stored.settings, progress=progress)
-        begun_with = stored.study.user_attrs.get(PREFIX + CONTENT, {})
         now = content_of(stored.settings.trial, dataset, directory=stored.directory)
-        if other := other_content(begun_with, now):
+        if other := other_content(kept.get(PREFIX + CONTENT, {}), now):
             raise InputError(
                 f"study {stored.name!r} was begun with other content of {', '.join(other)}"
             )
@@ -262,12 +268,12 @@ def worker(
         _run(
             stored,
             trainer,
-            url=url,
+            url=stored.url,
             progress=progress,
             device=device,
             where=_device(device, None),
-            interrupted=interrupted,
             criteria=_own_as_begun(stored),
+            storage_wait=storage_wait,
         )
     return stored
 
@@ -325,14 +331,16 @@ def _spec(family: Family | FamilySpec) -> FamilySpec:
     return as_spec(family) if isinstance(family, Family) else family
 
 
-def _storage_of(study: str | Path, storage: str | None) -> str:
-    from pdsearch.study.settings import is_file_spec
-
-    if storage:
-        return storage
-    if is_file_spec(study):
-        return load_study_file(study).study.storage
-    return default_storage()
+def _of_file(stored: StoredStudy, settings: StudyFile) -> StoredStudy:
+    """A study that goes by its file, with which it was just compared, not by what is stored."""
+    return replace(
+        stored,
+        settings=with_decided(settings, stored.settings),
+        directory=settings.directory,
+        output=settings.directory / settings.study.output / stored.name,
+        file=settings,
+        trusted=True,
+    )
 
 
 def _dataset(settings: StudyFile, *, progress: bool) -> "Dataset":
@@ -441,7 +449,8 @@ def _warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str]
 def _image_trainer(
     stored: StoredStudy, dataset: Any, *, device: str, threads: int | None = None
 ) -> ImageTrainer:
-    attrs = stored.study.user_attrs
+    with storage_errors(stored.url):
+        attrs = stored.study.user_attrs
     content = attrs.get(PREFIX + CONTENT, {})
     return ImageTrainer(
         stored.settings,
@@ -460,7 +469,7 @@ def _run(
     progress: bool,
     device: str,
     where: str,
-    interrupted: Callable[[], bool],
+    storage_wait: float,
     side_by_side: int | None = None,
     criteria: tuple[Callable[..., Any], ...] = (),
 ) -> None:
@@ -469,7 +478,7 @@ def _run(
 
     alive = parent_alive()
     settings = stored.settings.study
-    helpers: list[subprocess.Popen[bytes]] = []
+    helpers: list[subprocess.Popen[str]] = []
     until_total = side_by_side is not None
     further = (side_by_side or 1) - 1
 
@@ -478,7 +487,7 @@ def _run(
         if settings.workers == "auto" and left < WORTH:
             return False
         for _ in range(min(further, trials)):
-            helpers.append(_start_worker(stored, url, device=device))
+            helpers.append(_start_worker(stored, device=device, storage_wait=storage_wait))
         if helpers:
             display.say(f"{1 + len(helpers)} trials side by side from now on (--workers)")
         return True
@@ -486,12 +495,13 @@ def _run(
     with (
         storage_errors(url),
         Display(quiet=not progress, total=settings.trials) as display,
+        waiting(stored.study, seconds=storage_wait, say=display.note, wanted=alive),
     ):
         session = Session(
             stored,
             trainer,
             display,
-            wanted=lambda: alive() and not interrupted(),
+            wanted=alive,
             extra_criteria=criteria,
             recruit=recruit if further and settings.workers == "auto" else None,
         )
@@ -515,50 +525,34 @@ def _run(
             if until_total:
                 decide_ties(stored, trainer, display, check_wanted=session.check_wanted)
         finally:
-            end_all(helpers)
+            if killed := end_all(helpers):
+                fail_dead_trials(stored.study, ended=killed)
             settle(stored.study)
 
 
-def _start_worker(stored: StoredStudy, url: str, *, device: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "pdsearch", "worker", stored.name, "-q", "--device", device]
-    environment = {**os.environ, STORAGE: url, PARENT: str(os.getpid())}
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the process that started it, which then ends it
-    )
+def _start_worker(
+    stored: StoredStudy, *, device: str, storage_wait: float
+) -> "subprocess.Popen[str]":
+    request = {
+        "file": stored.settings.model_dump(mode="json"),
+        "directory": str(stored.directory),
+        "storage": stored.url,
+        "device": device,
+        "storage_wait": storage_wait,
+    }
+    return start("pdsearch.study.helper", request)
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Lets SIGTERM end a study as Ctrl-C does, and keeps Optuna's log to its errors.
+def _optunas_errors_only() -> Iterator[None]:
+    """Keeps Optuna's log to its errors.
 
-    Gives a function that tells whether either came. Python drops an exception that a signal raises
-    inside of a finalizer or a weak reference's callback, so that raising it once is not enough.
+    Not WARNING: it prints a traceback for every interrupted trial and every one tried again, which
+    this package tells in a line.
     """
-    import optuna
-
-    came = False
-
-    def stop(number: int, frame: Any) -> None:
-        nonlocal came
-        came = True
-        raise KeyboardInterrupt
-
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
-        # Whoever handles Ctrl-C in another way than Python does has a reason.
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     level = optuna.logging.get_verbosity()
-    # Not WARNING: it prints a traceback for every interrupted trial and every one tried again,
-    # which this package tells in a line.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield lambda: came
+        yield
     finally:
         optuna.logging.set_verbosity(level)
-        for number, handler in before.items():
-            signal.signal(number, handler)

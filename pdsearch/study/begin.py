@@ -10,14 +10,17 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
+from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
 from pdsearch.study.content import CONTENT, other_content
+from pdsearch.study.kept import kept_settings
 from pdsearch.study.own import KEPT, changed
+from pdsearch.study.owner import owner_of
 from pdsearch.study.settings import OBJECTIVES, StudyFile
 from pdsearch.study.space import BASELINE, FIXED, grid, offered
-from pdsearch.study.storage import connect, owner_of, shown_url, storage_errors
+from pdsearch.study.storage import connect, shown_url, storage_errors
 from pdsearch.study.stored import PREFIX, SCHEMA, StoredStudy, gates_of, read
 
 FREE = (
@@ -92,8 +95,8 @@ def begin(
             study = _existing(backend, name, url)
             if PREFIX + "settings" in study.user_attrs:
                 stored = read(study, url)
-                resolved = _with_decided(settings, stored.settings)
-                attributes["settings"] = resolved.model_dump(mode="json")
+                resolved = with_decided(settings, stored.settings)
+                attributes["settings"] = kept_settings(resolved)
                 if _check_same(stored, attributes, threads=threads):
                     for key in ("settings", "directory"):
                         study.set_user_attr(PREFIX + key, attributes[key])
@@ -121,13 +124,15 @@ def _decided_once(
     decide: Callable[[StudyFile], StudyFile],
     settle: Callable[[], Mapping[str, FamilyGate]],
 ) -> dict[str, Any]:
+    with interrupt.exposed():
+        gates, decided = settle(), decide(settings)
     return {
-        "gates": {name: gate.to_dict() for name, gate in settle().items()},
-        "settings": decide(settings).model_dump(mode="json"),
+        "gates": {name: gate.to_dict() for name, gate in gates.items()},
+        "settings": kept_settings(decided),
     }
 
 
-def _with_decided(settings: StudyFile, stored: StudyFile) -> StudyFile:
+def with_decided(settings: StudyFile, stored: StudyFile) -> StudyFile:
     """The settings with what was decided for `auto` when the study was made."""
     decided = {
         key: getattr(stored.trial, key)
@@ -162,7 +167,8 @@ def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "opt
                 f"{shown_url(url)} holds a study {name!r} that pdsearch did not make: choose "
                 "another study.name"
             )
-        time.sleep(0.1)
+        interrupt.check()
+        interrupt.pause(0.1)
     return study
 
 
@@ -180,18 +186,7 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: 
         InputError: naming every setting that has changed.
     """
     attrs = stored.study.user_attrs
-    old, new = _flat(stored.settings.model_dump(mode="json")), _flat(attributes["settings"])
-    changes = [
-        f"{key} {old.get(key)!r} → {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if _decisive(old.get(key)) != _decisive(new.get(key)) and key not in FREE
-    ]
-    for key, family in attributes["families"].items():
-        before = attrs[PREFIX + "families"].get(key)
-        if before is not None and _decisive(before) != _decisive(family):
-            changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
-    for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
-        changes.append(f"criteria.own {spec!r}: what its file says")
+    changes = changes_of(stored.settings, attrs, attributes)
     for key in other_content(attrs.get(PREFIX + CONTENT, {}), attributes[CONTENT]):
         changes.append(f"{key}: its content")
     if threads is not None and threads != attrs.get(PREFIX + "threads"):
@@ -216,6 +211,25 @@ def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: 
         f"study {stored.name!r} in {stored.storage} was begun with other settings: "
         f"{'; '.join(changes)}. Restore them, or choose another study.name"
     )
+
+
+def changes_of(
+    stored: StudyFile, attrs: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> list[str]:
+    """What a study file says otherwise than the study's settings, families and criteria."""
+    old, new = _flat(stored.model_dump(mode="json")), _flat(attributes["settings"])
+    changes = [
+        f"{key} {old.get(key)!r} → {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if _decisive(old.get(key)) != _decisive(new.get(key)) and key not in FREE
+    ]
+    for key, family in attributes["families"].items():
+        before = attrs[PREFIX + "families"].get(key)
+        if before is not None and _decisive(before) != _decisive(family):
+            changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
+    for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
+        changes.append(f"criteria.own {spec!r}: what its file says")
+    return changes
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

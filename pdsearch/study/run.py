@@ -6,31 +6,25 @@ again. Several processes may run one study: all they share is its storage.
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate, gate
 from pdsearch.errors import PdsearchError, first_line
 from pdsearch.family import Candidate, Family
+from pdsearch.study.innards import ask, beating, expire, storage_of, trial_id
+from pdsearch.study.owner import Owner
 from pdsearch.study.progress import Display
-from pdsearch.study.rungs import Runner, among_best, furthest, next_up, rung_steps
-from pdsearch.study.space import (
-    FIXED,
-    CandidateSampler,
-    make_pruner,
-    offered,
-    suggest,
-)
-from pdsearch.study.storage import (
+from pdsearch.study.queue import (
     CONTINUES,
     INTERRUPTED,
-    Owner,
     current,
     fail_dead_trials,
     given_up,
@@ -38,19 +32,24 @@ from pdsearch.study.storage import (
     requeue,
     take_up,
 )
+from pdsearch.study.rungs import Runner, among_best, furthest, next_up, rung_steps
+from pdsearch.study.sharing import pruned, share, twin_of
+from pdsearch.study.space import (
+    FIXED,
+    CandidateSampler,
+    make_pruner,
+    offered,
+    suggest,
+)
 from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from, counts_of
 from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
-from pdsearch.study.twins import Shape, same_shape, shape_of
+from pdsearch.study.twins import Shape
 
 POLL = 1.0  # seconds between looks at the storage while others run the last trials
 GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault
 
 Machine = (OSError, RuntimeError, MemoryError)
 """What another attempt may get over: memory, files, CUDA. A wrong program fails every time."""
-
-
-class _Again(Exception):
-    """A trial failed and may be tried again."""
 
 
 class _Dropped(Exception):
@@ -131,7 +130,7 @@ class Session:
                 if not waited:
                     self._display.say(f"waiting for {running} trial(s) that other processes run")
                 waited = True
-                time.sleep(POLL)
+                interrupt.pause(POLL)
                 self._expire()
                 continue
             self._study.pruner = make_pruner(
@@ -147,6 +146,7 @@ class Session:
 
     def check_wanted(self) -> None:
         """Raises KeyboardInterrupt where the work is to end."""
+        interrupt.check()
         if not self._wanted():
             raise KeyboardInterrupt
 
@@ -208,30 +208,72 @@ class Session:
 
     def _expire(self) -> None:
         fail_dead_trials(self._study, note=self._display.note)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self._study)
+        expire(self._study)
 
     def _one(self) -> None:
-        """One trial through Optuna's own loop, which keeps its heartbeat."""
+        """One trial, and its end: what is stored of it, and whether it is tried again."""
         self._current, self._checkpoint = None, None
         try:
-            self._study.optimize(self._objective, n_trials=1, catch=(_Again, _Dropped))
-        except BaseException as error:
-            # Optuna on a trial that another process has failed, for this one was stopped (or cut
-            # off) longer than the grace period: the trial is tried again from its checkpoint.
-            lost = type(error) is ValueError and str(error).startswith("Cannot tell a ")
-            if not lost or self._current is None:
-                self._release()
-                raise
-            self._display.note(f"trial {self._number()} was given to another process meanwhile")
-            return
+            expire(self._study)
+            trial = ask(self._study)
+            with beating(self._study, trial):
+                values, state, error = self._outcome(trial)
+            self._tell(trial, values, state)
+            if error is not None:
+                raise error
+        except (StorageInternalError, SQLAlchemyError):
+            raise  # nothing can be stored: whoever goes on with the study finds the trial
+        except BaseException:
+            self._release()
+            raise
         if self._current is not None:
-            self._after(self._study._storage.get_trial(self._current))
+            self._after(self._trial(self._current))
 
-    def _number(self) -> int:
-        assert self._current is not None
-        return self._study._storage.get_trial(self._current).number
+    def _outcome(
+        self, trial: optuna.Trial
+    ) -> tuple[tuple[float, ...] | None, TrialState, BaseException | None]:
+        """How a trial ended: its values, its state, and what ends the study with it."""
+        try:
+            return self._objective(trial), TrialState.COMPLETE, None
+        except optuna.TrialPruned:
+            return None, TrialState.PRUNED, None
+        except _Dropped:
+            return None, TrialState.FAIL, None
+        except (StorageInternalError, SQLAlchemyError):
+            raise
+        except BaseException as error:
+            again = isinstance(error, Machine) and not isinstance(error, PdsearchError)
+            if not self._lost(trial):
+                if isinstance(error, KeyboardInterrupt):
+                    trial.set_user_attr(PREFIX + "reason", INTERRUPTED)
+                elif again:
+                    reason = f"{type(error).__name__}: {first_line(error)}"[:500]
+                    trial.set_user_attr(PREFIX + "status", "failed")
+                    trial.set_user_attr(PREFIX + "reason", reason)
+            return None, TrialState.FAIL, None if again else error
+
+    def _tell(
+        self, trial: optuna.Trial, values: tuple[float, ...] | None, state: TrialState
+    ) -> None:
+        """Stores how a trial ended, unless it was given to somebody else.
+
+        As it is where this process was stopped (or cut off) longer than the grace period: the trial
+        is tried again from its checkpoint.
+        """
+        if not self._lost(trial):
+            try:
+                self._study.tell(trial, values, state=state)
+                return
+            except (ValueError, UpdateFinishedTrialError):
+                if not self._lost(trial):
+                    raise
+        if state != TrialState.FAIL:
+            self._display.note(f"trial {trial.number} was given to another process meanwhile")
+        self._current = None
+
+    def _trial(self, number: int) -> FrozenTrial:
+        """A trial as it is stored now, by its number in the storage."""
+        return storage_of(self._study).get_trial(number)
 
     def _after(self, trial: FrozenTrial) -> None:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -255,7 +297,7 @@ class Session:
     def _release(self) -> None:
         """Gives an interrupted trial back to the queue, whatever state it is in."""
         if self._current is not None:
-            trial = self._study._storage.get_trial(self._current)
+            trial = self._trial(self._current)
             if trial.state == TrialState.FAIL:
                 requeue(self._study, trial, released=True)
         fail_dead_trials(self._study, mine=True)
@@ -280,38 +322,26 @@ class Session:
 
     def _sign(self, study: "optuna.Study", trial: FrozenTrial) -> None:
         """Writes whose trial it is: what tells a dead process's trials from a live one's."""
-        self._current = trial._trial_id
-        study._storage.set_trial_user_attr(trial._trial_id, PREFIX + "owner", self._owner.to_dict())
+        self._current = trial_id(trial)
+        owner = self._owner.to_dict()
+        storage_of(study).set_trial_user_attr(self._current, PREFIX + "owner", owner)
 
-    def _objective(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+    def _objective(self, trial: optuna.Trial) -> tuple[float, ...]:
         began = time.monotonic()
         try:
             if self._is_surplus(trial):
                 trial.set_user_attr(PREFIX + "status", "surplus")
                 raise _Dropped
             try:
-                values = self._attempt(trial)
+                return self._attempt(trial)
             finally:
                 if not self._lost(trial):
                     trial.set_user_attr(PREFIX + "seconds", time.monotonic() - began)
-        except (optuna.TrialPruned, _Dropped, PdsearchError):
-            raise
         except UpdateFinishedTrialError:
             raise _Dropped from None
-        except KeyboardInterrupt:
-            if not self._lost(trial):
-                trial.set_user_attr(PREFIX + "reason", INTERRUPTED)
-            raise
-        except Machine as error:
-            trial.set_user_attr(PREFIX + "status", "failed")
-            trial.set_user_attr(
-                PREFIX + "reason", f"{type(error).__name__}: {first_line(error)}"[:500]
-            )
-            raise _Again from error
-        return values[0] if len(values) == 1 else values
 
     def _lost(self, trial: optuna.Trial) -> bool:
-        return self._study._storage.get_trial(trial._trial_id).state != TrialState.RUNNING
+        return self._trial(trial_id(trial)).state != TrialState.RUNNING
 
     def _is_surplus(self, trial: optuna.Trial) -> bool:
         """Whether others have begun it, or enough: two workers may see the same need at once."""
@@ -348,34 +378,32 @@ class Session:
             trial.set_user_attr(PREFIX + "kind", kind)
         if kind not in FIXED and PREFIX + "criteria" not in trial.user_attrs:
             self._gate(trial, candidate)
-        twin = None if CONTINUES in trial.user_attrs else self._twin(trial, candidate)
-        if twin is not None:
-            return self._share(trial, twin)
+        if CONTINUES not in trial.user_attrs:
+            trials = current(self._study.get_trials(deepcopy=False))
+            twin = twin_of(candidate, trials, self._shapes, finished=kind in FIXED)
+            if twin is not None:
+                return share(trial, twin)
         return self._train(trial, candidate, fixed=kind in FIXED)
 
     def _gate(self, trial: optuna.Trial, candidate: Candidate) -> None:
         """Ends a candidate that fails a required criterion before it costs anything."""
         criteria = self._stored.settings.criteria
         settled = self._gates.get(candidate.family.name, FamilyGate())
-        report = gate(
-            candidate,
-            profile=criteria.profile,
-            thresholds=criteria.bounds(),
-            extra=self._extra,
-            known=settled.known,
-        )
+        with interrupt.exposed():
+            report = gate(
+                candidate,
+                profile=criteria.profile,
+                thresholds=criteria.bounds(),
+                extra=self._extra,
+                known=settled.known,
+            )
         trial.set_user_attr(PREFIX + "criteria", report.to_dict())
         failed = [entry.name for entry in report.criteria if entry.required and not entry.passed]
         if self._settings.sampler in ("tpe", "nsga2"):
             # They can tell "not allowed" from "not good"; CMA-ES warns, GP never sees these trials.
             trial.set_constraint("criteria", float(len(failed)))
         if failed:
-            raise self._pruned(trial, "ruled_out", f"does not hold: {', '.join(failed)}")
-
-    def _pruned(self, trial: optuna.Trial, status: str, reason: str) -> optuna.TrialPruned:
-        trial.set_user_attr(PREFIX + "status", status)
-        trial.set_user_attr(PREFIX + "reason", reason)
-        return optuna.TrialPruned(reason)
+            raise pruned(trial, "ruled_out", f"does not hold: {', '.join(failed)}")
 
     def _train(
         self, trial: optuna.Trial, candidate: Candidate, *, fixed: bool
@@ -386,7 +414,7 @@ class Session:
         records: list[dict[str, Any]] = []
         looks: list[dict[str, Any]] = []
         past = trial.user_attrs.get(PREFIX + "past", 0)
-        reported = set(self._study._storage.get_trial(trial._trial_id).intermediate_values)
+        reported = set(self._trial(trial_id(trial)).intermediate_values)
         rungs: tuple[int, ...] = ()
         single = len(self._settings.objectives) == 1
         epochs = self._epochs()
@@ -416,25 +444,30 @@ class Session:
             # the rungs, so that candidates are measured against them.
             over = fixed or at.step == last
             if trial.should_prune() and not over and not self._leads(trial, at.step, at.standing):
-                raise self._pruned(trial, "pruned", f"pruned after epoch {epoch:.3g}")
+                raise pruned(trial, "pruned", f"pruned after epoch {epoch:.3g}")
             if at.step in rungs and at.step > past and not self._earns(trial, at):
                 trial.set_user_attr(PREFIX + "stopped", at.step)
-                raise self._pruned(trial, "pruned", f"stopped after epoch {epoch:.3g}")
+                raise pruned(trial, "pruned", f"stopped after epoch {epoch:.3g}")
 
         self._display.begin(candidate.name, epochs=epochs)
-        outcome = self._trainer(
-            candidate,
-            seed=seed,
-            on_step=on_step,
-            on_batch=self._display.batch,
-            checkpoint=self._checkpoint,
-        )
+        with interrupt.exposed():
+            outcome = self._trainer(
+                candidate,
+                seed=seed,
+                on_step=interrupt.deferring(on_step),
+                on_batch=self._on_batch,
+                checkpoint=self._checkpoint,
+            )
         if outcome.diverged is not None:
-            raise self._pruned(trial, "diverged", outcome.diverged)
+            raise pruned(trial, "diverged", outcome.diverged)
         if outcome.learning_rate is not None:
             trial.set_user_attr(PREFIX + "learning_rate", outcome.learning_rate)
         trial.set_user_attr(PREFIX + "status", "complete")
         return outcome.values
+
+    def _on_batch(self, done: int, total: int) -> None:
+        self.check_wanted()
+        self._display.batch(done, total)
 
     def _leads(self, trial: optuna.Trial, step: int, value: float) -> bool:
         """Whether no other candidate was better after as many steps: such a one goes on.
@@ -472,44 +505,6 @@ class Session:
         assert self._recruit is not None
         if trials > 0 and self._recruit(seconds * (last - step + trials * last), trials):
             self._recruit = None
-
-    # --------------------------------------------------------------------------------- duplicates
-
-    def _twin(self, trial: optuna.Trial, candidate: Candidate) -> FrozenTrial | None:
-        """An earlier trial of the same g that has a result to share."""
-        shape = shape_of(candidate)
-        for other in current(self._study.get_trials(deepcopy=False)):
-            if other.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-                continue
-            data = other.user_attrs.get(PREFIX + "candidate")
-            if data is None or other.user_attrs.get(PREFIX + "status") == "ruled_out":
-                continue
-            if other.number not in self._shapes:
-                self._shapes[other.number] = shape_of(candidate_from(data))
-            if same_shape(shape, self._shapes[other.number]):
-                fixed = trial.user_attrs.get(PREFIX + "kind") in FIXED
-                if fixed and other.state != TrialState.COMPLETE:
-                    continue  # a reference is trained to its end
-                return other
-        return None
-
-    def _share(self, trial: optuna.Trial, twin: FrozenTrial) -> tuple[float, ...]:
-        """Gives a trial the result of the earlier one of the same g."""
-        first = twin.user_attrs.get(PREFIX + "duplicate_of", twin.number)
-        trial.set_user_attr(PREFIX + "duplicate_of", first)
-        for key in ("epochs", "looks", "learning_rate"):
-            if PREFIX + key in twin.user_attrs:
-                trial.set_user_attr(PREFIX + key, twin.user_attrs[PREFIX + key])
-        for step, value in sorted(twin.intermediate_values.items()):
-            trial.report(value, step)
-        if twin.state == TrialState.PRUNED:
-            status = twin.user_attrs.get(PREFIX + "status", "pruned")
-            reason = twin.user_attrs.get(PREFIX + "reason", "pruned")
-            raise self._pruned(trial, status, f"same g as trial {first}: {reason}")
-        trial.set_user_attr(PREFIX + "status", "complete")
-        trial.set_user_attr(PREFIX + "reason", f"same g as trial {first}, whose result it shares")
-        assert twin.values is not None
-        return tuple(twin.values)
 
 
 def _runner(trial: FrozenTrial, *, over: bool) -> Runner:

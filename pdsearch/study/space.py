@@ -20,8 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import FADES, Candidate, Family, distribution_from, fade, load_family
+from pdsearch.study.innards import CmaEsSampler, storage_of
+from pdsearch.study.queue import current
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
-from pdsearch.study.storage import current
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -310,7 +311,7 @@ class _Candidates(optuna.Study):
     """
 
     def __init__(self, study: "Study") -> None:
-        super().__init__(study.study_name, study._storage)
+        super().__init__(study.study_name, storage_of(study))
         # Samplers ask a dozen times a trial, and asking a database takes milliseconds.
         self.known: list[FrozenTrial] | None = None
 
@@ -422,7 +423,7 @@ def make_sampler(settings: StudySection, *, seed: int) -> BaseSampler:
                 seed=seed, n_startup_trials=startup, multivariate=True, group=True
             )
         if settings.sampler == "cmaes":
-            return optuna.samplers.CmaEsSampler(
+            return CmaEsSampler(
                 seed=seed,
                 # Trials that stopped at a rung have a value there to learn from, if it is of the
                 # same kind as the others'.

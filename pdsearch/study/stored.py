@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError, StorageError
 from pdsearch.family import Candidate, Family
+from pdsearch.study.kept import clean, with_storage
+from pdsearch.study.owner import owner_of
+from pdsearch.study.queue import current
 from pdsearch.study.settings import StudyFile, check_name, is_file_spec, load_study_file
-from pdsearch.study.storage import (
-    connect,
-    current,
-    default_storage,
-    owner_of,
-    shown_url,
-    storage_errors,
-)
+from pdsearch.study.storage import connect, default_storage, shown_url, storage_errors
 
 if TYPE_CHECKING:
     import optuna
@@ -90,6 +86,8 @@ class StoredStudy:
         output: the folder for what is made of it.
         directory: what relative paths in the settings are relative to.
         url: of the storage, its password included: for processes that are to open it too.
+        file: the user's own study file, where it was opened by one.
+        trusted: whether its settings are the user's own, and not only the storage's: see `trust`.
     """
 
     name: str
@@ -100,6 +98,8 @@ class StoredStudy:
     output: Path
     directory: Path
     url: str = field(default="", repr=False)
+    file: StudyFile | None = field(default=None, repr=False)
+    trusted: bool = False
 
     def trials(self) -> list[TrialRow]:
         """Every trial in the order of their numbers, as the storage holds them now."""
@@ -131,7 +131,8 @@ class StoredStudy:
     @property
     def minimize(self) -> bool:
         """Whether a smaller value is better (only where a Python function says so)."""
-        return self.study.directions[0].name == "MINIMIZE"
+        with storage_errors(self.storage):
+            return self.study.directions[0].name == "MINIMIZE"
 
     def baseline(self) -> TrialRow | None:
         """The trial of true ReLU; None until it has begun."""
@@ -296,24 +297,24 @@ def _reached(row: TrialRow) -> float | None:
     return _finite(row.value) if row.status == "complete" else None
 
 
-def open_study(study: str | Path, *, storage: str | None = None) -> StoredStudy:
+def open_study(study: StudyFile | str | Path, *, storage: str | None = None) -> StoredStudy:
     """Opens a study that has been begun.
 
     Args:
-        study: a study file, or the name of a study in the storage.
+        study: a study file or its path, or the name of a study in the storage.
         storage: an SQLAlchemy URL; the study file's if left out, or for a name the default.
 
     Raises:
         InputError: no such file, or no study of that name in the storage.
         StorageError: the storage cannot be read.
     """
-    if is_file_spec(study):
-        file = load_study_file(study)
+    if isinstance(study, StudyFile) or is_file_spec(study):
+        file = study if isinstance(study, StudyFile) else load_study_file(study)
         stored = open_named(file.study.name, storage or file.study.storage)
         # How to confirm may be changed at any time; what made the trials may not.
         settings = stored.settings.model_copy(update={"confirm": file.confirm})
         settings._directory = stored.directory
-        return replace(stored, settings=settings)
+        return replace(stored, settings=settings, file=file)
     return open_named(check_name(str(study)), storage or default_storage())
 
 
@@ -329,6 +330,8 @@ def open_named(name: str, url: str, *, write: bool = False) -> StoredStudy:
             known = ", ".join(sorted(names)[:20]) or "none yet"
             raise InputError(f"{shown} holds no study {name!r} (it holds: {known})")
         study = optuna.load_study(study_name=name, storage=backend)
+        if write:
+            clean(study)
         return read(study, url)
 
 
@@ -347,7 +350,7 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
             f"version reads up to {SCHEMA}): update pdsearch"
         )
     try:
-        settings = StudyFile.model_validate(attrs[PREFIX + "settings"])
+        settings = StudyFile.model_validate(with_storage(attrs[PREFIX + "settings"], url))
         families = {
             name: Family.from_dict(data) for name, data in attrs[PREFIX + "families"].items()
         }

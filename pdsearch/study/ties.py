@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from pdsearch import interrupt
 from pdsearch.errors import first_line
 from pdsearch.study.progress import Display
+from pdsearch.study.queue import ATTEMPTS
 from pdsearch.study.run import Machine
-from pdsearch.study.storage import ATTEMPTS
 from pdsearch.study.stored import PREFIX, StoredStudy, TrialRow
 from pdsearch.study.train import Outcome, Reached, Trainer, checkpoint_path, drop_checkpoints
 
@@ -73,13 +74,14 @@ def _further_seed(
     outcome: Outcome | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            outcome = trainer(
-                row.candidate,
-                seed=seed,
-                on_step=on_step,
-                on_batch=display.batch,
-                checkpoint=checkpoint,
-            )
+            with interrupt.exposed():
+                outcome = trainer(
+                    row.candidate,
+                    seed=seed,
+                    on_step=interrupt.deferring(on_step),
+                    on_batch=display.batch,
+                    checkpoint=checkpoint,
+                )
             break
         except Machine as error:
             # The study is finished, and what is known decides well enough without this seed.

@@ -1,15 +1,24 @@
 """How many trials run side by side on this machine, on how many threads each; their processes.
 
+What a process is to do goes in by its standard input: arguments and environments can be listed.
+
 The threads come first, and do not depend on how many trials run at once: the order of a sum does
 depend on them, so a candidate's result is the same bits whatever `workers` says.
 """
 
+import contextlib
+import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pdsearch import interrupt
+from pdsearch.errors import PdsearchError
 
 MOST = 8
 """Trials side by side at most: a sampler and a pruner learn from those that are finished."""
@@ -22,6 +31,9 @@ WORTH = 15.0
 
 PARENT = "PDSEARCH_PARENT"
 """In a worker's environment: the process whose end is its end too."""
+
+LEISURE, HASTE = 20.0, 2.0
+"""Seconds that a process has to end: at the end of a study, and where the user waits for it."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -104,14 +116,62 @@ def parent_alive() -> Callable[[], bool]:
     return lambda: os.getppid() == number
 
 
-def end_all(helpers: Sequence["subprocess.Popen[Any]"]) -> None:
-    """Ends processes: those still at it are told to, and killed if they do not."""
-    for helper in helpers:
-        if helper.poll() is None:
-            helper.terminate()
-    for helper in helpers:
-        try:
-            helper.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            helper.kill()
-            helper.wait()
+def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":
+    """Starts `python -m module`, which reads a JSON document from its standard input."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        env={**os.environ, PARENT: str(os.getpid())},
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the process that started it, which then ends it
+    )
+    interrupt.adopt(process.pid)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it ended; what it would have done is done here
+        process.stdin.write(json.dumps(request))
+        process.stdin.close()
+    return process
+
+
+def end_all(processes: Sequence["subprocess.Popen[str]"]) -> set[int]:
+    """Ends processes: those still at it are told to, and killed if they do not.
+
+    Returns:
+        The numbers of those that were killed.
+    """
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    until = time.monotonic() + (HASTE if interrupt.came() else LEISURE)
+    killed = set()
+    for process in processes:
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+            if interrupt.came():
+                until = min(until, time.monotonic() + HASTE)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            killed.add(process.pid)
+        interrupt.disown(process.pid)
+    return killed
+
+
+def take_part(work: Callable[[dict[str, Any]], None]) -> int:
+    """What a process that `start` has started does, until nothing is left to do.
+
+    Args:
+        work: called with the request.
+
+    Returns:
+        The exit status, as of a command.
+    """
+    try:
+        with interrupt.handled(leave=True):
+            work(json.load(sys.stdin))
+    except KeyboardInterrupt:
+        return 130
+    except PdsearchError as error:
+        print(f"pdsearch: error: a process beside: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,455 @@
+"""A hunt for what a crash loses: processes of a study are killed at random, and the books compared.
+
+    python benchmarks/faults.py --kills 300 --writes 60 --outages 3
+
+Each study is run over and over by as many processes as its kind says, which are killed (KILL),
+interrupted (INT, TERM, now and then twice) or stopped for a while (STOP, CONT) at random moments,
+or interrupt themselves at a random line of Optuna or SQLAlchemy within a random write. In an outage
+a PostgreSQL server is shut down under its processes and started again. In the end each study must
+hold as many trials as it was asked for, none more, those that were finished at a kill as they were
+then, and none that seems to run; every process must end with 0, 2, 130 or by KILL, within five
+seconds of INT or TERM, and leave none behind.
+
+Prints a tally, and exits with 1 where anything was wrong.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TOTAL = 16  # trials of a study
+KILLS = 14  # of a study, after which it is left to finish
+SOON = 5.0  # seconds to end within
+PATIENCE = 300.0  # seconds until a process that does not end by itself counts as hanging
+
+TINY = """
+    from torch import nn
+
+    def build(classes):
+        return nn.Sequential(
+            nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, classes)
+        )
+"""
+FILE = """
+    [study]
+    name = "hunted"
+    families = ["exp_tail", "leaky"]
+    references = []
+    trials = {total}
+    sampler = "random"
+    pruner = "none"
+    storage = "{url}"
+    [trial]
+    model = "tiny.py:build"
+    dataset = "digits"
+    epochs = 2
+    batch_size = 64
+    learning_rate = 0.1
+    precision = "float32"
+    memory_format = "contiguous"
+"""
+
+
+# ------------------------------------------------------------------------------- the hunted process
+
+
+def hunted(url: str, *, at: int, line: int) -> int:
+    """A search of a tiny study, ended as the command line would end it.
+
+    Args:
+        url: of its storage.
+        at: the write in which it interrupts itself; none where 0.
+        line: at which line of it.
+    """
+    from pdsearch import interrupt, search
+    from pdsearch.errors import PdsearchError
+
+    def train(candidate: Any, seed: int) -> Iterator[float]:
+        for epoch in range(3):
+            time.sleep(0.05)
+            yield 0.5 + 0.01 * epoch + 0.1 * candidate.parameters.get("a", 0.0)
+
+    mild = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}}
+    if at:
+        _interrupt_itself(at, line)
+    try:
+        with interrupt.handled(leave=True):
+            search(
+                families=[{**mild, "name": "mild"}],
+                references=[],
+                train=train,
+                name="hunted",
+                trials=TOTAL,
+                sampler="random",
+                pruner="none",
+                storage=url,
+                progress=False,
+            )
+    except KeyboardInterrupt:
+        return 130
+    except PdsearchError as error:
+        print(f"pdsearch: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _interrupt_itself(at: int, line: int) -> None:
+    """Sends a signal at a line of Optuna's or SQLAlchemy's, or ours, in the so-manieth write."""
+    from pdsearch.study import innards
+
+    inner, calls = innards.PatientStorage.__dict__["set_trial_user_attr"], 0
+    number = signal.SIGINT if line % 2 else signal.SIGTERM
+
+    def write(self: Any, *args: Any, **keys: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != at:
+            return inner(self, *args, **keys)
+        seen = 0
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal seen
+            seen += event == "line"
+            if seen == line and event == "line":
+                print("interrupts itself", flush=True)
+                os.kill(os.getpid(), number)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            return inner(self, *args, **keys)
+        finally:
+            sys.settrace(None)
+
+    innards.PatientStorage.set_trial_user_attr = write
+
+
+# ----------------------------------------------------------------------------------------- the hunt
+
+
+@dataclass
+class Tally:
+    """What was done, and what came of it."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    exits: Counter[str] = field(default_factory=Counter)
+    studies: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    counted: int = 0
+    wrong: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+
+    def show(self) -> str:
+        """As lines of text."""
+        kills = sum(count for what, count in self.done.items() if what != "outage")
+        return "\n".join(
+            (
+                f"{kills} kills: {dict(sorted(self.done.items()))}",
+                f"studies: {dict(self.studies)}, {self.asked} trials asked for, "
+                f"{self.counted} counted",
+                f"exits: {dict(sorted(self.exits.items()))}; "
+                f"slowest after INT or TERM {self.slowest:.1f} s",
+                f"wrong: {len(self.wrong)}",
+                *self.wrong,
+            )
+        )
+
+
+@dataclass
+class Study:
+    """A study that is hunted, and where it is kept."""
+
+    kind: str  # sqlite, sqlite2, cli2, postgres3
+    folder: Path
+    url: str
+    tally: Tally
+    draw: random.Random
+    finished: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def side_by_side(self) -> int:
+        """Processes at once."""
+        return {"sqlite": 1, "sqlite2": 2, "cli2": 1, "postgres3": 3}[self.kind]
+
+    def start(self, *, in_a_write: bool = False) -> "subprocess.Popen[str]":
+        """One process of it."""
+        words = [sys.executable, "-m", "pdsearch", "search", "study.toml", "--workers", "2", "-q"]
+        if self.kind != "cli2":
+            # Of some 4 writes a trial, and some 300 lines a write.
+            at = self.draw.randint(1, 4 * 4) if in_a_write else 0
+            line = self.draw.randint(1, 320)
+            words = [sys.executable, __file__, "--hunted", self.url, str(at), str(line)]
+        with (self.folder / "stderr.txt").open("a") as errors:
+            return subprocess.Popen(
+                words, cwd=self.folder, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+
+    def trials(self) -> list[Any]:
+        """As they are stored now."""
+        import optuna
+
+        from pdsearch.study.storage import connect
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            found = optuna.load_study(study_name="hunted", storage=connect(self.url)).trials
+        except Exception:  # not begun, or its server is away
+            return []
+        return found
+
+    def look(self) -> None:
+        """Remembers what is finished, and compares it with what was remembered."""
+        now = {trial.number: trial for trial in self.trials()}
+        for number, trial in self.finished.items():
+            if now and now.get(number) != trial:
+                self.tally.wrong.append(f"{self.folder}: trial {number} was lost or changed")
+        self.finished.update({n: t for n, t in now.items() if t.state.is_finished()})
+
+    def ended(self, process: "subprocess.Popen[str]", *, told: float | None) -> None:
+        """Books how a process has ended; `told` when it was interrupted."""
+        try:
+            process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            self.tally.wrong.append(f"{self.folder}: a process did not end")
+        took = 0.0 if told is None else time.monotonic() - told
+        self.tally.slowest = max(self.tally.slowest, took)
+        code = process.returncode
+        self.tally.exits[str(code)] += 1
+        # A signal before the handlers are there ends a process as the system does it.
+        if code not in (0, 2, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
+            self.tally.wrong.append(f"{self.folder}: a process ended with {code}")
+        if took > SOON:
+            self.tally.wrong.append(f"{self.folder}: a process took {took:.1f} s to end")
+        if left := _left_behind(process.pid):
+            self.tally.wrong.append(f"{self.folder}: left running: {left}")
+
+    def hunt(self, kills: int, writes: int) -> None:
+        """Kills processes of it, that many times, and lets it finish."""
+        how = ["write"] * writes + self.draw.choices(
+            ["KILL", "INT", "TERM", "INT INT", "TERM INT", "STOP"], (4, 2, 2, 1, 1, 2), k=kills
+        )
+        self.draw.shuffle(how)
+        running: list[subprocess.Popen[str]] = []
+        for what in how:
+            if what == "write":
+                self._in_a_write()
+                continue
+            while len(running) < self.side_by_side:
+                running.append(self.start())
+            self._await(running)
+            time.sleep(self.draw.uniform(0, 1.5))
+            victim = running.pop(self.draw.randrange(len(running)))
+            if victim.poll() is not None:  # it had reached the total
+                self.ended(victim, told=None)
+                self.finish(running)
+                running = []
+                self.renew()
+                continue
+            self.look()
+            self.strike(victim, what)
+            self.tally.done[what] += 1
+        self.finish(running)
+
+    def _await(self, running: list["subprocess.Popen[str]"]) -> None:
+        """Until one of them has begun a trial: before that a kill hits an import, mostly."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until and all(process.poll() is None for process in running):
+            owners = {
+                (trial.user_attrs.get("pdsearch:owner") or {}).get("pid")
+                for trial in self.trials()
+                if trial.state.name == "RUNNING"
+            }
+            if owners & {process.pid for process in running} or self.draw.random() < 0.05:
+                return
+            time.sleep(0.1)
+
+    def strike(self, victim: "subprocess.Popen[str]", what: str) -> None:
+        """Sends it one signal or two, and books its end."""
+        if what == "STOP":
+            victim.send_signal(signal.SIGSTOP)
+            time.sleep(self.draw.uniform(0.2, 2))
+            victim.send_signal(signal.SIGCONT)
+            time.sleep(self.draw.uniform(0, 0.5))
+            victim.send_signal(signal.SIGTERM)
+        else:
+            first, *further = what.split()
+            victim.send_signal(getattr(signal, f"SIG{first}"))
+            for name in further:
+                time.sleep(self.draw.uniform(0, 0.3))
+                victim.send_signal(getattr(signal, f"SIG{name}"))
+        self.ended(victim, told=None if what == "KILL" else time.monotonic())
+
+    def _in_a_write(self) -> None:
+        process = self.start(in_a_write=True)
+        assert process.stdout is not None
+        told = time.monotonic() if process.stdout.readline() else None
+        self.tally.done["in a write"] += told is not None
+        self.ended(process, told=told)
+        if told is None:  # it had reached the total before
+            self.renew()
+
+    def finish(self, running: list["subprocess.Popen[str]"]) -> None:
+        """Lets it come to its total, and looks through its books."""
+        for process in running:
+            self.ended(process, told=None)
+        for _ in range(6):  # a baseline that was killed three times ends a study: once more
+            process = self.start()
+            self.ended(process, told=None)
+            if process.returncode == 0:
+                break
+        self.look()
+        trials = self.trials()
+        counted = [
+            trial
+            for trial in trials
+            if trial.state.name in ("COMPLETE", "PRUNED")
+            and trial.user_attrs.get("pdsearch:status") != "surplus"
+        ]
+        over = [t.number for t in trials if t.state.name in ("RUNNING", "WAITING")]
+        self.tally.asked += TOTAL
+        self.tally.counted += len(counted)
+        self.tally.studies[self.kind] += 1
+        if len(counted) != TOTAL or over:
+            said = f"{len(counted)} trials of {TOTAL}, running or waiting: {over}"
+            self.tally.wrong.append(f"{self.folder}: {said}")
+
+    def renew(self) -> None:
+        """A study of the same kind in the place of one that is finished."""
+        import optuna
+
+        from pdsearch.study.storage import EmptyStorageError, connect
+
+        with contextlib.suppress(KeyError, EmptyStorageError):
+            optuna.delete_study(study_name="hunted", storage=connect(self.url, write=True))
+        self.finished = {}
+
+
+def _left_behind(parent: int) -> list[int]:
+    """Processes that were started by one that has ended, once they had time to notice."""
+    wanted = f"PDSEARCH_PARENT={parent}".encode()
+    until = time.monotonic() + SOON
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if wanted in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.2)
+
+
+def new_study(kind: str, root: Path, url: str, tally: Tally, draw: random.Random) -> Study:
+    """A study of a kind in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=root))
+    if kind == "cli2":
+        (folder / "tiny.py").write_text(textwrap.dedent(TINY))
+        (folder / "study.toml").write_text(textwrap.dedent(FILE.format(url=url, total=TOTAL)))
+    return Study(kind, folder, url or f"sqlite:///{folder}/study.db", tally, draw)
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[Any]:
+    """A server, and its URL as `server.get_uri()`."""
+    import pgserver
+
+    server = pgserver.get_server(folder)
+    try:
+        yield server
+    finally:
+        server.cleanup()
+
+
+def outage(root: Path, tally: Tally, draw: random.Random, *, seconds: float) -> None:
+    """Three processes of a study whose server goes away for a while: all of them go on."""
+    import pgserver
+
+    data = Path(tempfile.mkdtemp(prefix="pg-", dir=root))
+    server = pgserver.get_server(data)
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    study = new_study("postgres3", root, url, tally, draw)
+    running = [study.start() for _ in range(3)]
+    study._await(running)
+    time.sleep(draw.uniform(0, 2))
+    study.look()
+    mode = draw.choice(["fast", "immediate"])
+    _pg_ctl("stop", data, "-m", mode)
+    time.sleep(seconds)
+    _pg_ctl("start", data, "-o", f"-h '' -k {data}", "-l", str(data / "log"))
+    tally.done["outage"] += 1
+    for process in running:
+        study.ended(process, told=None)
+        if process.returncode != 0:
+            tally.wrong.append(f"{study.folder}: {mode} outage ended a process")
+    study.finish([])
+    server.cleanup()
+
+
+def _pg_ctl(word: str, data: Path, *options: str) -> None:
+    import pgserver
+
+    program = Path(pgserver.__file__).parent / "pginstall" / "bin" / "pg_ctl"
+    command = [str(program), "-w", "-D", str(data), *options, word]
+    # PostgreSQL refuses to run as root; pgserver has given the folder to a user of its own.
+    owner = data.stat().st_uid
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=owner, cwd="/")
+
+
+def main() -> int:
+    """The hunt."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--writes", type=int, default=60, help="of the kills, those in a write")
+    parser.add_argument("--outages", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of an outage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=["sqlite", "sqlite2", "cli2", "postgres3"])
+    parser.add_argument("--hunted", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.hunted:
+        url, at, line = arguments.hunted
+        return hunted(url, at=int(at), line=int(line))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    tally, draw = Tally(), random.Random(arguments.seed)
+    root = Path(tempfile.mkdtemp(prefix="faults-"))
+    root.chmod(0o755)
+    share = arguments.writes / max(1, arguments.kills)
+    with contextlib.ExitStack() as stack:
+        uri = ""
+        if "postgres3" in arguments.kinds:
+            uri = stack.enter_context(postgres(root / "pg")).get_uri()
+            uri = uri.replace("postgresql://", "postgresql+psycopg://")
+        for number in range(arguments.outages):
+            outage(root, tally, draw, seconds=arguments.seconds * draw.uniform(0.2, 1))
+            print(f"outage {number + 1}\n{tally.show()}", flush=True)
+        while sum(tally.done.values()) - tally.done["outage"] < arguments.kills:
+            kind = draw.choice(arguments.kinds)
+            study = new_study(kind, root, uri if kind == "postgres3" else "", tally, draw)
+            if kind == "postgres3":
+                study.renew()  # the last one's
+            writes = 0 if kind == "cli2" else round(KILLS * share * 4 / 3)
+            study.hunt(KILLS - writes, writes)
+            print(tally.show(), flush=True)
+    print(tally.show())
+    if not tally.wrong:
+        shutil.rmtree(root)
+    return 1 if tally.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Ctrl-C and SIGTERM: noted when they come, acted on between two steps.
+
+Python runs a signal's handler between any two bytecodes of the main thread. An exception raised
+there inside of Optuna, SQLAlchemy or a driver leaves a transaction open, a lock held or a variable
+unset. Within `handled`, a signal is therefore noted, and `KeyboardInterrupt` is raised
+
+* at once where only our own code, torch or a user's function runs (`exposed`, and the default),
+* else when the outermost `deferred` ends, or at the next `check`.
+
+It is raised by the handler once: whatever comes after the first does not cut off the clean-up.
+What hangs nevertheless is left after `LEAVE` seconds, see `handled`.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+__all__ = [
+    "adopt",
+    "came",
+    "check",
+    "deferred",
+    "deferring",
+    "disown",
+    "exposed",
+    "handled",
+    "pause",
+]
+
+_T = TypeVar("_T")
+
+LEAVE = 4.0  # seconds after the first signal until what still hangs is left: 130 within five
+INTERRUPTED = 130
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_END = b"\0"  # no signal has this number
+
+
+class _State:
+    """One process's signals: they are the main thread's, so there is one of it."""
+
+    active = False
+    came: int | None = None
+    raised = False
+    insistent = False
+    held = 0
+
+
+_state = _State()
+_children: set[int] = set()
+
+
+def _here() -> bool:
+    return _state.active and threading.current_thread() is threading.main_thread()
+
+
+def came() -> bool:
+    """Whether the work is to end."""
+    return _state.came is not None
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt where a signal has come: a step's end.
+
+    Also one whose exception was lost: Python drops what a handler raises inside of a finalizer or
+    a weak reference's callback.
+    """
+    if came() and _here():
+        _state.raised = True
+        raise KeyboardInterrupt
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but not past a signal."""
+    end = time.monotonic() + seconds
+    while not came() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+
+
+class deferred:  # used as a statement
+    """Within, a signal is noted only; it is acted on when the outermost one ends."""
+
+    def __enter__(self) -> None:
+        self._before = _state.held
+        if _here():
+            _state.held = self._before + 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not _here():
+            return
+        _state.held = self._before
+        ending = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if _state.held == 0 and not _state.raised and not ending:
+            check()
+
+
+class exposed:  # used as a statement
+    """Within, and within `deferred`, a signal is acted on at once: what trains, what computes."""
+
+    def __enter__(self) -> None:
+        self._before = _state.held
+        if not _here():
+            return
+        if not _state.raised:
+            check()
+        _state.held = 0
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if _here():
+            _state.held = self._before
+
+
+def deferring(call: Callable[[_T], None]) -> Callable[[_T], None]:
+    """A function of one argument, run within `deferred`."""
+
+    def deferred_call(argument: _T) -> None:
+        with deferred():
+            call(argument)
+
+    return deferred_call
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _state.came is None:
+        _state.came = number
+    if _state.insistent or not (_state.held or _state.raised):
+        _state.raised = True
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def handled(*, leave: bool = False) -> Iterator[None]:
+    """Handles SIGTERM as Ctrl-C, and both as this module says. Nested, the outermost one counts.
+
+    Nothing changes outside of the main thread, which alone gets signals, and for whoever handles
+    Ctrl-C in another way than Python does: there is a reason.
+
+    Args:
+        leave: the process is ours to end: `LEAVE` seconds after the first signal it is left with
+            status 130, whatever it is at, with the processes that it `adopt`ed. Otherwise the
+            exception is then raised even within `deferred`.
+
+    Raises:
+        KeyboardInterrupt: a signal came, at the latest at the end.
+    """
+    if _state.active or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+    watched = [
+        number
+        for number in _SIGNALS
+        if number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler
+    ]
+    _state.came, _state.raised, _state.insistent, _state.held = None, False, False, 0
+    with _watched(leave=leave):
+        _state.active = True
+        try:
+            before.update({number: signal.signal(number, _handle) for number in watched})
+            yield
+            if came():
+                raise KeyboardInterrupt
+        finally:
+            _state.held = 1  # what comes now is too late to be acted on
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            _state.active, _state.came, _state.held = False, None, 0
+
+
+@contextlib.contextmanager
+def _watched(*, leave: bool) -> Iterator[None]:
+    """Has a thread watch for signals, which sees them while the main one is in a C function too."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(
+            target=_watch, args=(reader, previous), kwargs={"leave": leave}, daemon=True
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+            with contextlib.suppress(OSError):
+                writer.send(_END)
+            thread.join(timeout=1)
+
+
+def _watch(reader: socket.socket, previous: int, *, leave: bool) -> None:
+    first: float | None = None
+    while True:
+        left = None if first is None else max(0.0, first + LEAVE - time.monotonic())
+        reader.settimeout(left or 0.001 if left is not None else None)
+        try:
+            received = reader.recv(64)
+        except TimeoutError:
+            if leave:
+                _leave()
+            _insist()
+            return
+        except OSError:  # closed
+            return
+        if not received or _END in received:
+            return
+        if previous != -1:
+            with contextlib.suppress(OSError):
+                os.write(previous, received)
+        if first is None and any(number in received for number in _SIGNALS):
+            first = time.monotonic()
+
+
+def _insist() -> None:
+    """Has the exception raised in spite of `deferred`, and at every signal from now on.
+
+    What is left behind hangs anyway.
+    """
+    _state.insistent = True
+    if _state.came is None or _state.raised:
+        return
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, _state.came)
+    else:  # Windows, where a signal cannot be sent to a thread, nor does one end a wait
+        signal.raise_signal(_state.came)
+
+
+def _leave() -> None:
+    """Ends the process, whatever its main thread is at. What is stored is stored."""
+    for child in list(_children):
+        with contextlib.suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    text = "pdsearch: interrupted; left what did not end in time, run the same command again\n"
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+    os._exit(INTERRUPTED)
+
+
+def adopt(child: int) -> None:
+    """A process to be killed where this one is left in a hurry."""
+    _children.add(child)
+
+
+def disown(child: int) -> None:
+    """It has ended, and its number is another's from now on."""
+    _children.discard(child)

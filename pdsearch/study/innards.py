@@ -1,0 +1,214 @@
+"""Names of Optuna that are not public, all of them; read in 5.0.0.
+
+What Optuna offers in public does not reach the storage below its cache, which trial a process runs,
+or the heartbeats without `Study.optimize`. That one is not used: it asks, trains and tells in one
+call, hides a storage's error behind an `UnboundLocalError` of its own, and waits at a trial's end
+for a heartbeat that hangs.
+"""
+
+import contextlib
+import io
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import (
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from pdsearch.errors import StorageError, first_line
+from pdsearch.study.patience import Patience
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
+# What Optuna's cache of a storage calls of the storage itself.
+_CALLS = (
+    *("create_new_study", "delete_study", "set_study_user_attr", "set_study_system_attr"),
+    *("get_study_id_from_name", "get_study_name_from_id", "get_study_directions"),
+    *("get_study_user_attrs", "get_study_system_attrs", "get_all_studies", "_create_new_trial"),
+    *("_set_trial_param", "get_trial_id_from_study_id_trial_number", "_get_best_trial_id"),
+    *("set_trial_intermediate_value", "set_trial_user_attr", "set_trial_system_attr"),
+    *("get_trial", "_get_trials"),
+)
+
+
+class PatientStorage(RDBStorage):
+    """Optuna's storage, whose every call is made through a `Patience`.
+
+    Args:
+        url: as Optuna takes it.
+        patience: how long it is waited for.
+        **options: as for Optuna's.
+    """
+
+    def __init__(self, url: str, *, patience: Patience, **options: Any) -> None:
+        self.patience = patience
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            super().__init__(url, **options)
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """As Optuna's, from a thread of its own, which neither waits nor fails."""
+        try:
+            super().record_heartbeat(trial_id)
+        except (StorageInternalError, SQLAlchemyError):
+            self.patience.missed()
+        finally:
+            self.remove_session()
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """As Optuna's; one that was made, and whose answer was lost, is not an error."""
+        calls = 0
+
+        def call() -> bool:
+            nonlocal calls
+            calls += 1
+            try:
+                return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+            except UpdateFinishedTrialError:
+                if calls > 1 and RDBStorage.get_trial(self, trial_id).state == state:
+                    return True
+                raise
+
+        return self.patience(call)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        # Where the storage was away, nobody could give a sign of life.
+        if self.patience.away_within(2 * (self.heartbeat_interval or 0)):
+            return []
+        return self.patience(lambda: RDBStorage._get_stale_trial_ids(self, study_id))
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    def call(self: PatientStorage, *args: Any, **keys: Any) -> Any:
+        return self.patience(lambda: getattr(RDBStorage, name)(self, *args, **keys))
+
+    return call
+
+
+for _name in _CALLS:
+    setattr(PatientStorage, _name, _patient(_name))
+
+
+def storage_of(study: "optuna.Study") -> BaseStorage:
+    """A study's storage, with Optuna's cache."""
+    return study._storage
+
+
+def backend_of(study: "optuna.Study") -> RDBStorage | None:
+    """The database below a study's cache; None where it is kept in another way."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    return backend if isinstance(backend, RDBStorage) else None
+
+
+def study_id(study: "optuna.Study") -> int:
+    """A study's number in its storage."""
+    return study._study_id
+
+
+def trial_id(trial: "Trial | FrozenTrial") -> int:
+    """A trial's number in its storage, as against that in its study."""
+    return trial._trial_id
+
+
+def expire(study: "optuna.Study") -> None:
+    """Has Optuna fail the trials whose heartbeats have stopped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+
+
+def ask(study: "optuna.Study") -> "Trial":
+    """The next trial: the first of those that wait, or a new one."""
+    study._thread_local.in_optimize_loop = True  # else it warns that nobody keeps a heartbeat
+    try:
+        return study.ask()
+    finally:
+        study._thread_local.in_optimize_loop = False
+
+
+@contextlib.contextmanager
+def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
+    """Signs of life of a trial while it runs; one that fails or hangs is no reason to stop."""
+    backend, number = backend_of(study), trial_id(trial)
+    interval = backend.get_heartbeat_interval() if backend is not None else None
+    if backend is None or interval is None:
+        yield
+        return
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.is_set():
+            backend.record_heartbeat(number)
+            over.wait(interval)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=1)
+
+
+class CmaEsSampler(optuna.samplers.CmaEsSampler):
+    """Optuna's, whose state is kept with trials as a pickle: only one that runs nothing is read.
+
+    Whoever can write to a storage could otherwise run anything wherever its study goes on.
+    """
+
+    def _restore_optimizer(self, completed_trials: "list[FrozenTrial]") -> Any:
+        for trial in reversed(completed_trials):
+            prefix = self._attr_key_optimizer
+            kept = {k: v for k, v in trial.system_attrs.items() if k.startswith(prefix)}
+            if kept:
+                try:
+                    state = bytes.fromhex(self._concat_optimizer_attrs(kept))
+                    return _Unpickler(io.BytesIO(state)).load()
+                except Exception as error:  # a pickle's content may raise whatever it likes
+                    raise StorageError(
+                        f"trial {trial.number}: what it keeps of CMA-ES cannot be read "
+                        f"({first_line(error)}): search under another study.name"
+                    ) from error
+        return None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes what CMA-ES's state is made of, and nothing else."""
+
+    _ALLOWED = frozenset(
+        {
+            ("cmaes._cma", "CMA"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            *(
+                (f"numpy.{core}.{module}", name)
+                for core in ("core", "_core")  # NumPy 1 and 2
+                for module, name in (
+                    ("multiarray", "_reconstruct"),
+                    ("multiarray", "scalar"),
+                    ("numeric", "_frombuffer"),
+                )
+            ),
+            ("numpy.random._pickle", "__randomstate_ctor"),
+            ("numpy.random._pickle", "__bit_generator_ctor"),
+            ("numpy.random._mt19937", "MT19937"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return super().find_class(module, name)

@@ -1,0 +1,104 @@
+"""What a study may run and where it may write: what the user named, not what a storage says.
+
+A storage names files to run (a model's, a criterion's) and a folder to write to. Whoever can write
+to it could have anything run, on every machine where somebody joins the study.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pdsearch.errors import InputError
+from pdsearch.family import load_family
+from pdsearch.study.begin import changes_of, with_decided
+from pdsearch.study.own import KEPT, load_own
+from pdsearch.study.settings import StudyFile
+from pdsearch.study.space import BASELINE, resolve_families
+from pdsearch.study.storage import storage_errors
+from pdsearch.study.stored import StoredStudy
+
+# A package's models have plain names.
+_NO_FILE = re.compile(r"\w+\Z")
+
+
+def files_run(settings: StudyFile, *, gates: bool = True) -> list[str]:
+    """The settings that name a Python file which training runs, each with its value.
+
+    Args:
+        settings: the study's.
+        gates: whether candidates are gated too, by criteria of its own among others.
+    """
+    found = [f"criteria.own {spec!r}" for spec in settings.criteria.own] if gates else []
+    if not _NO_FILE.match(settings.trial.model):
+        found.insert(0, f"trial.model {settings.trial.model!r}")
+    return found
+
+
+def runnable(
+    stored: StoredStudy,
+    *,
+    trust: bool = False,
+    gates: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> StoredStudy:
+    """A study that may be trained: as the user's own file says, or as the storage may.
+
+    Args:
+        stored: as it was opened, by its file or its name.
+        trust: run what the storage names, and write where it says.
+        gates: as for `files_run`.
+        say: told where something is written instead.
+
+    Raises:
+        InputError: the file says something else than the study was begun with; or there is none,
+            and a file would be run that only the storage names.
+    """
+    if stored.trusted:
+        return stored
+    if stored.file is not None:
+        return _as_the_file_says(stored, stored.file)
+    if trust:
+        return replace(stored, trusted=True)
+    if named := files_run(stored.settings, gates=gates):
+        raise InputError(
+            f"study {stored.name!r} would run {' and '.join(named)} in {stored.directory}: its "
+            "storage says so, and whoever can write to it. Give the study file instead of the "
+            "name; or, if you trust them all, --trust-study-code (trust_study_code=True)"
+        )
+    here = Path.cwd()
+    if stored.output.resolve().is_relative_to(here.resolve()):
+        return stored
+    output = here / "results" / stored.name
+    if say is not None:
+        say(
+            f"study {stored.name!r} keeps its checkpoints in {stored.output}, as its storage says: "
+            f"here they go to {output} (give the study file, or --trust-study-code)"
+        )
+    return replace(stored, output=output)
+
+
+def _as_the_file_says(stored: StoredStudy, file: StudyFile) -> StoredStudy:
+    with storage_errors(stored.url):
+        kept = stored.study.user_attrs
+    resolved = with_decided(file, stored.settings)
+    searched, references = resolve_families(file.study, directory=file.directory)
+    _, texts = load_own(file.criteria, directory=file.directory)
+    families = {BASELINE: load_family(BASELINE), **references, **searched}
+    attributes = {
+        "settings": resolved.model_dump(mode="json"),
+        "families": {name: family.to_dict() for name, family in families.items()},
+        KEPT: texts,
+    }
+    if changes := changes_of(stored.settings, kept, attributes):
+        raise InputError(
+            f"study {stored.name!r} in {stored.storage} was begun with other settings: "
+            f"{'; '.join(changes)}. Restore them, or give the study's name instead of its file"
+        )
+    return replace(
+        stored,
+        settings=resolved,
+        directory=file.directory,
+        output=file.directory / file.study.output / stored.name,
+        trusted=True,
+    )
