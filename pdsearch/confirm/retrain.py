@@ -258,7 +258,7 @@ def confirm(
     from pdsearch.autograd import convert
     from pdsearch.data import load_dataset
     from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, source_digest
+    from pdsearch.models import build_model, check_trains, example_images, source_digest
     from pdsearch.study.content import CONTENT, content_of, other_content
     from pdsearch.trial import resolve_device
 
@@ -314,7 +314,8 @@ def confirm(
             initialisation=other.initialisation,
             directory=stored.directory,
         )
-        check_trains(convert(model, load_family("relu").default), other.model)
+        model = convert(model, load_family("relu").default, example=example_images())
+        check_trains(model, other.model)
     where, versions = _hardware(place), _versions()
     stages = [
         Setting(
