@@ -486,8 +486,8 @@ def _reach(function: Callable[..., Any], corners: list[tuple[float, ...]]) -> fl
     import torch
 
     largest = torch.finfo(torch.float64).max
-    far = torch.logspace(math.log10(FAR), 308, 557, dtype=torch.float64)
-    far = torch.cat([far, torch.tensor([largest], dtype=torch.float64)])
+    far = torch.logspace(math.log10(FAR), 308, 557, dtype=torch.float64, device="cpu")
+    far = torch.cat([far, torch.tensor([largest], dtype=torch.float64, device="cpu")])
     reach = largest
     with torch.no_grad():
         for values in corners:
@@ -545,7 +545,7 @@ def evaluate(
     )
 
 
-def parameter_values(candidate: "Candidate", *, device: Any = None) -> "torch.Tensor":
+def parameter_values(candidate: "Candidate", *, device: Any = "cpu") -> "torch.Tensor":
     """A candidate's parameters in its family's order, float64, shape (parameters,)."""
     import torch
 

@@ -172,7 +172,7 @@ def check_trains(model: nn.Module, spec: str) -> None:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         try:
-            model(torch.randn(2, 3, 32, 32)).sum().backward()
+            model(torch.randn(2, 3, 32, 32, device="cpu")).sum().backward()
         except Exception as error:  # any layer may refuse, each in its own way
             raise InputError(
                 f"model {spec!r} cannot be trained: {type(error).__name__}: "
@@ -341,7 +341,7 @@ def _check_shape(model: nn.Module, spec: str, *, classes: int) -> None:
     model.eval()
     try:
         with torch.no_grad():  # not inference_mode: lazy layers make their parameters here
-            shape = tuple(model(torch.zeros(2, 3, 32, 32)).shape)
+            shape = tuple(model(torch.zeros(2, 3, 32, 32, device="cpu")).shape)
     except Exception as error:  # any layer may refuse, each in its own way
         raise InputError(
             f"model {spec!r} does not take 32×32 RGB images: {_one_line(error)[:160]}"

@@ -146,8 +146,9 @@ def _replace(
     before = None if example is None else run(model, example, clamp=clamp)
     found = survey(model, before, clamp=clamp)
     if not found.entries and (before is not None or not found.callers):
+        told = [f"; {_told(seen)} cannot be reached" for seen in before.left] if before else []
         raise UnsupportedError(
-            f"{type(model).__name__} holds no nn.ReLU to convert, and calls none"
+            f"{type(model).__name__} holds no nn.ReLU to convert, and calls none{''.join(told)}"
         )
     choose.check([name for entry in found.entries for name in entry.names])
     _check_reach(model, found, choose)

@@ -118,6 +118,8 @@ class PDReLU(nn.Module):
         if not (self.inplace if inplace is None else inplace):
             output = self._out_of_place(input)
             return output + 0.0 if zero else output
+        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+            return torch.relu_(input)  # an export is the forward
         if not zero and self._in_place_is_plain(input):
             return self.rule.in_place(input)
         # The same visible effect by torch's own copy, which views, transforms and compilers know.
@@ -217,7 +219,7 @@ def _key(candidate: Candidate) -> int:
 def _check_stacked(key: torch.Tensor, candidate: Candidate) -> None:
     """Refuse models of several families stacked for vmap: one formula serves them all there."""
     functorch = torch._C._functorch
-    if not functorch.is_batchedtensor(key):
+    if not functorch.is_functorch_wrapped_tensor(key):
         return
     while functorch.is_functorch_wrapped_tensor(key):
         key = functorch.get_unwrapped(key)

@@ -53,7 +53,7 @@ def segments(candidate: Candidate, progress: float) -> Segments | None:
 
 def every_value(candidate: Candidate, progress: float, dtype: torch.dtype) -> torch.Tensor:
     """G at all 65 536 values of a 16-bit dtype, correctly rounded."""
-    inputs = torch.arange(65_536, dtype=torch.int32).to(torch.uint16).view(dtype)
+    inputs = torch.arange(65_536, dtype=torch.int32, device="cpu").to(torch.uint16).view(dtype)
     # Infinities as the dtype's own largest number, which is where its inputs end.
     largest = torch.finfo(dtype).max
     g = Values(candidate, progress)(inputs.double().clamp(-largest, largest).numpy())
