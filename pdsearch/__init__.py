@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pdsearch.autograd import PDReLU, convert, forward_control, pd_relu, set_progress
+    from pdsearch.autograd import (
+        PDReLU,
+        convert,
+        forward_control,
+        pd_relu,
+        relu_sites,
+        set_progress,
+    )
     from pdsearch.criteria import check
     from pdsearch.errors import InputError, PdsearchError
     from pdsearch.expression import t, x
@@ -33,6 +40,7 @@ _OWNERS = {
     "open_study": "study",
     "pd_relu": "autograd",
     "plot": "report",
+    "relu_sites": "autograd",
     "search": "study",
     "set_progress": "autograd",
     "t": "expression",
@@ -54,6 +62,7 @@ __all__ = [
     "open_study",
     "pd_relu",
     "plot",
+    "relu_sites",
     "search",
     "set_progress",
     "t",

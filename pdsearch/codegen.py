@@ -515,7 +515,7 @@ def evaluate(
     )
 
 
-def parameter_values(candidate: "Candidate", *, device: Any = None) -> "torch.Tensor":
+def parameter_values(candidate: "Candidate", *, device: Any = "cpu") -> "torch.Tensor":
     """A candidate's parameters in its family's order, float64, shape (parameters,).
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from pdsearch.autograd import relu_sites
 from pdsearch.errors import InputError
 from pdsearch.userfile import UserFile, read_python
 
@@ -142,7 +143,7 @@ def build_model(
     source: str | None = None,
     directory: Path | None = None,
 ) -> nn.Module:
-    """Builds a model for 32×32 RGB images, with ``nn.ReLU`` inside.
+    """Builds a model for 32×32 RGB images that computes ReLU somewhere.
 
     Weights are drawn from torch's default generator.
 
@@ -151,10 +152,9 @@ def build_model(
     * a classifier of torchvision by its name there, untrained. What their authors changed for CIFAR
       is changed: ResNet, ResNeXt and Wide ResNet begin with a 3×3 convolution of stride 1 and no
       max pooling (He et al. 2016, arXiv:1512.03385, section 4.2, and common practice), DenseNet
-      likewise (Huang et al., arXiv:1608.06993, section 3; torchvision's calls its last ReLU as a
-      function, which :func:`pdsearch.convert` refuses), VGG ends in a 512-wide classifier on its
-      1×1 map instead of a 4096-wide one on 7×7 copies of it (Liu and Deng 2015). Others stay as
-      torchvision has them, and are refused if they cannot take 32×32 images or hold no ``nn.ReLU``.
+      likewise (Huang et al., arXiv:1608.06993, section 3), VGG ends in a 512-wide classifier on
+      its 1×1 map instead of a 4096-wide one on 7×7 copies of it (Liu and Deng 2015). Others stay as
+      torchvision has them, and are refused if they cannot take 32×32 images or compute no ReLU.
     * ``path.py:function``: what that function of yours returns, called with ``classes=…``.
 
     Args:
@@ -193,21 +193,26 @@ def build_model(
         model = _own(spec, classes=classes, source=source, directory=directory)
     else:
         model = _torchvision(spec, classes=classes)
-    if not any(isinstance(module, nn.ReLU) for module in model.modules()):
-        raise InputError(
-            f"model {spec!r} holds no nn.ReLU module, so there is no derivative to replace"
-            f"{_activations(model)}"
-        )
     if dropout is not None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
     _check_shape(model, spec, classes=classes)
+    if not relu_sites(model, example_images()):
+        raise InputError(
+            f"model {spec!r} holds no nn.ReLU module, so there is no derivative to replace"
+            f"{_activations(model)}"
+        )
     if initialisation == "caffe":
         _initialise_caffe(model)
     elif initialisation == "he":
         _initialise_he(model)
     return model
+
+
+def example_images() -> torch.Tensor:
+    """Two images of noise, ``(2, 3, 32, 32)``, always the same: what `convert` tries a model on."""
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
 
 
 def check_trains(model: nn.Module, spec: str) -> None:
@@ -222,7 +227,7 @@ def check_trains(model: nn.Module, spec: str) -> None:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         try:
-            model(torch.randn(2, 3, 32, 32)).sum().backward()
+            model(torch.randn(2, 3, 32, 32, device="cpu")).sum().backward()
         except Exception as error:  # any layer may refuse, each in its own way
             raise InputError(
                 f"model {spec!r} cannot be trained: {type(error).__name__}: "
@@ -373,7 +378,7 @@ def _check_shape(model: nn.Module, spec: str, *, classes: int) -> None:
     model.eval()
     try:
         with torch.no_grad():  # not inference_mode: lazy layers make their parameters here
-            shape = tuple(model(torch.zeros(2, 3, 32, 32)).shape)
+            shape = tuple(model(torch.zeros(2, 3, 32, 32, device="cpu")).shape)
     except Exception as error:  # any layer may refuse, each in its own way
         raise InputError(
             f"model {spec!r} does not take 32×32 RGB images: {_one_line(error)[:160]}"
@@ -391,7 +396,7 @@ def _activations(model: nn.Module) -> str:
     """The activations that the model has instead, for the message."""
     known = (nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU, nn.Mish, nn.Tanh)
     names = sorted({type(m).__name__ for m in model.modules() if isinstance(m, known)})
-    return f"; it has {', '.join(names)}" if names else " (calls of F.relu do not count)"
+    return f"; it has {', '.join(names)}" if names else " (and it calls no ReLU as a function)"
 
 
 def _initialise_caffe(model: nn.Module) -> None:

@@ -5,7 +5,19 @@ grad_output * g(input)`.
 """
 
 from pdsearch.autograd.control import forward_control
-from pdsearch.autograd.module import PDReLU, convert, relu_modules, set_progress
+from pdsearch.autograd.conversion import convert, replace_relus
+from pdsearch.autograd.module import PDReLU, relu_modules, set_progress
 from pdsearch.autograd.op import pd_relu
+from pdsearch.autograd.sites import Site, relu_sites
 
-__all__ = ["PDReLU", "convert", "forward_control", "pd_relu", "relu_modules", "set_progress"]
+__all__ = [
+    "PDReLU",
+    "Site",
+    "convert",
+    "forward_control",
+    "pd_relu",
+    "relu_modules",
+    "relu_sites",
+    "replace_relus",
+    "set_progress",
+]

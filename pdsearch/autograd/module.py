@@ -1,36 +1,52 @@
-"""`PDReLU`, and putting it into a model."""
+"""`PDReLU`, the op as a module, and its training progress."""
 
-import ast
-import inspect
-import textwrap
-from collections.abc import Iterator
-from typing import Any
+import hashlib
+import json
+from typing import Any, NoReturn, cast
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import fx, nn
 
 from pdsearch import codegen, kernels
-from pdsearch.autograd.op import Rule, check_progress, traced
+from pdsearch.autograd.op import EAGER_ONLY, Rule, check_progress, is_transformed, traced
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate
 
-__all__ = ["PDReLU", "convert", "relu_modules", "set_progress"]
+__all__ = ["PDReLU", "relu_modules", "set_progress"]
+
+_SPARSE = (
+    torch.sparse_coo,
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+    torch.sparse_bsc,
+)
 
 
 class PDReLU(nn.Module):
     """`pd_relu` as a module; it has no parameters and nothing in its `state_dict`.
 
     Args:
-        candidate: the pseudo-derivative.
-        save: as for `pd_relu`.
-        exact: as for `pd_relu`.
+        candidate: The pseudo-derivative.
+        save: As for `pd_relu`.
+        exact: As for `pd_relu`.
+        inplace: Write the output over the input, as `nn.ReLU(inplace=True)` does.
+        zero: Return +0 for an input of -0, as `nn.Threshold(0, 0)` does; ReLU returns -0.
     """
 
     t: torch.Tensor
     values: torch.Tensor
+    shape_key: torch.Tensor
 
-    def __init__(self, candidate: Candidate, *, save: str = "auto", exact: bool = False) -> None:
+    def __init__(
+        self,
+        candidate: Candidate,
+        *,
+        save: str = "auto",
+        exact: bool = False,
+        inplace: bool = False,
+        zero: bool = False,
+    ) -> None:
         super().__init__()
         if not isinstance(candidate, Candidate):
             raise InputError(
@@ -39,11 +55,21 @@ class PDReLU(nn.Module):
         if save not in kernels.SAVE_MODES:
             raise InputError(f"save must be one of {', '.join(kernels.SAVE_MODES)}, got {save!r}")
         self.candidate, self.save, self.exact = candidate, save, exact
+        self.inplace, self.zero = inplace, zero
         self.progress = 0.0
-        # Buffers, not numbers: torch.compile would compile anew for every new number.
-        self.register_buffer("values", codegen.parameter_values(candidate), persistent=False)
-        self.register_buffer("t", torch.zeros((), dtype=torch.float64), persistent=False)
+        # Buffers, not numbers: torch.compile would compile anew for every new number, and
+        # torch.func stacks those of several models. Their device is named: the ambient default may
+        # be meta, which holds no numbers.
+        for name, buffer in self._buffers_on(torch.device("cpu")).items():
+            self.register_buffer(name, buffer, persistent=False)
         self._prepare()
+
+    def _buffers_on(self, device: torch.device) -> dict[str, torch.Tensor]:
+        return {
+            "values": codegen.parameter_values(self.candidate, device=device),
+            "t": torch.full((), self.progress, dtype=torch.float64, device=device),
+            "shape_key": torch.full((), _key(self.candidate), dtype=torch.int64, device=device),
+        }
 
     def _prepare(self) -> None:
         self.kernel = codegen.kernel(self.candidate.family)
@@ -73,14 +99,62 @@ class PDReLU(nn.Module):
             raise InputError(f"error_bound needs a floating-point dtype, got {dtype}")
         return self.rule.plan(torch.empty(0, dtype=dtype, device=device)).error
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """`torch.relu(input)`, with g in the backward pass; any shape, floating-point."""
+    def forward(
+        self, input: torch.Tensor, inplace: bool | None = None, zero: bool | None = None
+    ) -> torch.Tensor:
+        """`torch.relu(input)`, with g in the backward pass; any shape, floating-point.
+
+        Args:
+            input: The pre-activation.
+            inplace: The module's own where None; given for a call of `F.relu` that stands here.
+            zero: Likewise.
+        """
+        if isinstance(input, fx.Proxy):
+            return _traced_by_fx(self, input, inplace=inplace, zero=zero)
         if not input.is_floating_point():
             raise InputError(f"PDReLU needs a floating-point tensor, got {input.dtype}")
+        zero = self.zero if zero is None else zero
+        if not (self.inplace if inplace is None else inplace):
+            output = self._out_of_place(input)
+            return output + 0.0 if zero else output
+        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+            return torch.relu_(input)  # an export is the forward
+        if not zero and self._in_place_is_plain(input):
+            return self.rule.in_place(input, self.progress)
+        # The same visible effect by torch's own copy, which views, transforms and compilers know.
+        output = self._out_of_place(input.clone())
+        return input.copy_(output + 0.0 if zero else output)
+
+    def _out_of_place(self, input: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
-            up = self.candidate.direction == "up"
-            return traced(input, self.t, self.values, self.kernel, up)
+            if torch._C._are_functorch_transforms_active():
+                _check_stacked_while_compiling(self.shape_key, self.candidate)
+            values, t = self.values, self.t
+            if values.device != input.device:
+                values, t = values.to(input.device), t.to(input.device)
+            return traced(input, t, values, self.kernel, self.candidate.direction == "up")
+        if input.layout in _SPARSE:
+            return _sparse(self.rule, input, self.progress)
+        if is_transformed(input) and self.values.device == input.device:
+            _check_stacked(self.shape_key, self.candidate)
+            return self.rule(input, self.progress, t=self.t, values=self.values)
         return self.rule(input, self.progress)
+
+    def _in_place_is_plain(self, input: torch.Tensor) -> bool:
+        return not (
+            torch.compiler.is_compiling()
+            or is_transformed(input)
+            or input._is_view()
+            or input.layout is not torch.strided
+            or torch.jit.is_tracing()
+        )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse `torch.jit.script`, which would record ReLU's own gradient."""
+        raise UnsupportedError(
+            "torch.jit.script cannot hold a pseudo-derivative: use torch.compile, or script the "
+            "model with plain ReLUs (its weights fit)"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled: functions made from text cannot be pickled."""
@@ -88,20 +162,29 @@ class PDReLU(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore, with the kernel of the candidate's family."""
-        super().__setstate__(state)
+        super().__setstate__({"inplace": False, "zero": False, **state})
+        if "shape_key" not in self._buffers:  # pickled before there was one
+            key = self._buffers_on(self.values.device)["shape_key"]
+            self.register_buffer("shape_key", key, persistent=False)
         self._prepare()
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PDReLU":
-        """Move with the model, but keep float64: `model.half()` must not round the parameters."""
+        """Move with the model, but keep float64: `model.half()` must not round the parameters.
+
+        On the meta device the numbers stay where they were: `to_empty` and
+        `load_state_dict(assign=True)` bring parameters back, but nothing brings these.
+        """
+        before = self.values.device
         super()._apply(fn, recurse)
         device = self.values.device
-        self.values = codegen.parameter_values(self.candidate, device=device)
-        self.t = torch.full((), self.progress, dtype=torch.float64, device=device)
+        if device.type == "meta":
+            device = before
+        self._buffers.update(self._buffers_on(device))
         return self
 
     def extra_repr(self) -> str:
         """The candidate and its formula."""
-        return f"{self.candidate.name}: {self.candidate.formula}"
+        return f"{self.candidate.name}: {self.candidate.formula}" + ", inplace" * self.inplace
 
 
 def set_progress(model: nn.Module, t: float) -> None:
@@ -121,83 +204,56 @@ def set_progress(model: nn.Module, t: float) -> None:
 
 
 def relu_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Every ReLU and PDReLU of a model with its qualified name, each module once."""
+    """Every ReLU and PDReLU module of a model with its qualified name, each module once."""
     return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ReLU | PDReLU)]
 
 
-def convert(
-    model: nn.Module, candidate: Candidate, *, save: str = "auto", exact: bool = False
-) -> nn.Module:
-    """Replace every `nn.ReLU` of a model, in place.
+def _key(candidate: Candidate) -> int:
+    """A number for all of a candidate but the values of its parameters."""
+    shape = {k: v for k, v in candidate.to_dict().items() if k != "parameters"}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
 
-    A PDReLU that is there already is replaced too, so that a model can be converted again. A
-    ReLU module used in several places stays one module used in several places.
 
-    Args:
-        model: any module; itself a ReLU, the replacement is returned.
-        candidate: the pseudo-derivative.
-        save: as for `pd_relu`.
-        exact: as for `pd_relu`.
-
-    Returns:
-        The model.
-
-    Raises:
-        UnsupportedError: the model calls ReLU as a function, which cannot be replaced from
-            outside, or has no ReLU at all. The model is left as it was.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"convert needs a torch.nn.Module, got {type(model).__name__}")
-    called = sorted(set(_functional_relus(model)))
-    if called:
+def _check_stacked(key: torch.Tensor, candidate: Candidate) -> None:
+    """Refuse models of several families stacked for vmap: one formula serves them all there."""
+    functorch = torch._C._functorch
+    if not functorch.is_functorch_wrapped_tensor(key):
+        return
+    while functorch.is_functorch_wrapped_tensor(key):
+        key = functorch.get_unwrapped(key)
+    if not bool((key == _key(candidate)).all()):
         raise UnsupportedError(
-            f"{type(model).__name__} calls ReLU as a function in {', '.join(called)}: convert "
-            "can only replace nn.ReLU modules; use them there"
+            "the models stacked for torch.func hold pseudo-derivatives of different families: "
+            "vmap runs one formula for all of them. Stack models of one family (parameters may "
+            "differ), or loop over the models"
         )
-    if not relu_modules(model):
-        raise UnsupportedError(f"{type(model).__name__} holds no nn.ReLU to convert")
-    if isinstance(model, nn.ReLU | PDReLU):
-        return PDReLU(candidate, save=save, exact=exact).train(model.training)
-    replaced: dict[nn.Module, PDReLU] = {}
-    for module in list(model.modules()):
-        # Not named_children, which names a module once where two attributes hold it.
-        for name, child in list(module._modules.items()):
-            if isinstance(child, nn.ReLU | PDReLU):
-                if child not in replaced:
-                    replaced[child] = PDReLU(candidate, save=save, exact=exact)
-                    replaced[child].train(child.training)
-                setattr(module, name, replaced[child])
-    return model
 
 
-_RELU_CALLS = {"relu", "relu_"}
-_RELU_FUNCTIONS = (functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu)
+_check_stacked_while_compiling = torch.compiler.disable(_check_stacked, reason=EAGER_ONLY)
 
 
-def _functional_relus(model: nn.Module) -> Iterator[str]:
-    """Classes of the model that call relu as a function or tensor method."""
-    for module in model.modules():
-        # nn.TransformerEncoderLayer keeps the function in an attribute, for one.
-        if any(value is f for value in vars(module).values() for f in _RELU_FUNCTIONS):
-            yield type(module).__name__
-    for kind in {type(module) for module in model.modules()}:
-        if kind.__module__.startswith(("torch.nn.", "pdsearch.autograd")):
-            continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-        except (OSError, TypeError, SyntaxError):
-            continue  # no source, as for classes typed at a prompt: nothing can be said
-        if any(isinstance(node, ast.Call) and _calls_relu(node.func) for node in ast.walk(tree)):
-            yield kind.__name__
+def _sparse(rule: Rule, input: torch.Tensor, progress: float) -> torch.Tensor:
+    """As nn.ReLU: of the stored entries, and gradient reaches those alone."""
+    if not (input.requires_grad and torch.is_grad_enabled()):
+        return torch.relu(input)
+    if input.layout is torch.sparse_coo:
+        whole = input.coalesce()
+        return torch.sparse_coo_tensor(
+            whole.indices(), rule(whole.values(), progress), whole.shape, is_coalesced=True
+        )
+    if input.layout in (torch.sparse_csr, torch.sparse_bsr):
+        compressed, plain = input.crow_indices(), input.col_indices()
+    else:
+        compressed, plain = input.ccol_indices(), input.row_indices()
+    return torch.sparse_compressed_tensor(
+        compressed, plain, rule(input.values(), progress), input.shape, layout=input.layout
+    )
 
 
-def _calls_relu(function: ast.expr) -> bool:
-    """`relu(…)`, `F.relu(…)`, `torch.relu_(…)`, `y.relu()`; not `self.relu(…)`, a module."""
-    if isinstance(function, ast.Name):
-        return function.id in _RELU_CALLS
-    if not isinstance(function, ast.Attribute) or function.attr not in _RELU_CALLS:
-        return False
-    owner = function.value
-    while isinstance(owner, ast.Attribute | ast.Subscript):
-        owner = owner.value
-    return not (isinstance(owner, ast.Name) and owner.id == "self")
+def _traced_by_fx(module: PDReLU, input: fx.Proxy, **options: bool | None) -> torch.Tensor:
+    """One node for the module: fx cannot look into an autograd function."""
+    tracer = cast(fx.Tracer, input.tracer)
+    given = {name: value for name, value in options.items() if value is not None}
+    path = tracer.path_of_module(module)
+    return cast(torch.Tensor, tracer.create_proxy("call_module", path, (input,), given))

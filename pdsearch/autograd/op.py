@@ -23,7 +23,14 @@ from pdsearch import codegen, kernels
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, fading
 
-__all__ = ["Rule", "check_progress", "pd_relu"]
+__all__ = ["EAGER_ONLY", "Rule", "check_progress", "is_transformed", "pd_relu"]
+
+# Not torch.relu: a function mode, `convert`'s own among them, would see that as another call.
+_relu, _relu_ = torch.ops.aten.relu.default, torch.ops.aten.relu_.default
+EAGER_ONLY = (
+    "pd_relu inside of torch.func transforms and forward-mode AD runs in eager mode only: "
+    "torch.compile would differentiate ReLU itself there. Leave fullgraph=True out"
+)
 
 
 class _Slope(torch.autograd.Function):
@@ -159,7 +166,7 @@ class _Traced(torch.autograd.Function):
         kernel: codegen.Kernel,
         up: bool,
     ) -> torch.Tensor:
-        return torch.relu(input)
+        return _relu(input)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -188,7 +195,7 @@ class _Transformed(torch.autograd.Function):
         kernel: codegen.Kernel,
         up: bool,
     ) -> torch.Tensor:
-        return torch.relu(input)
+        return _relu(input)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -219,7 +226,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, plan: kernels.Plan, progress: float) -> torch.Tensor:
-        output = torch.relu(input)
+        output = _relu(input)
         ctx.plan, ctx.progress = plan, progress
         if plan.keeps == "input":
             ctx.save_for_backward(input)
@@ -246,6 +253,21 @@ class _Eager(torch.autograd.Function):
         if plan.up:
             product = kernels.passing(product, grads[0], kept)
         return product, None, None
+
+
+class _InPlace(_Eager):
+    """The same, written over the input as `torch.relu_` does."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, plan: kernels.Plan, progress: float) -> torch.Tensor:
+        ctx.plan, ctx.progress = plan, progress
+        kept = None
+        if plan.keeps != "output":
+            kept = input.clone() if plan.keeps == "input" else plan.encode(input)
+        _relu_(input)
+        ctx.mark_dirty(input)
+        ctx.save_for_backward(input if kept is None else kept)
+        return input
 
 
 class Rule:
@@ -275,30 +297,53 @@ class Rule:
             self._plans[key] = found
         return found
 
-    def __call__(self, input: torch.Tensor, progress: float) -> torch.Tensor:
-        """The op on anything but what torch.compile traces."""
-        if self._fading is not None and self._fading.weight(self.candidate, progress) == 0.0:
-            return torch.relu(input)  # faded out: ReLU with its own backward
+    def __call__(
+        self,
+        input: torch.Tensor,
+        progress: float,
+        *,
+        t: torch.Tensor | None = None,
+        values: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The op on anything but what torch.compile traces; inside transforms with `t`, `values`.
+
+        A module's own, which torch.func may have swapped or stacked; otherwise the candidate's.
+        """
+        if t is None and self._ended(progress):
+            return _relu(input)
         if torch.jit.is_tracing() and torch.is_grad_enabled():
             if torch.onnx.is_in_onnx_export():
-                return torch.relu(input)
+                return _relu(input)
             raise UnsupportedError(
                 "torch.jit.trace records ReLU's own gradient, not a pseudo-derivative's: trace "
                 "under torch.no_grad() for inference, or use torch.compile"
             )
-        if _is_transformed(input):
+        if is_transformed(input):
             plan = self.plan(input)
-            found = _Transformed.apply(input, plan.t(progress), plan.values, plan.kernel, self.up)
-            return cast(torch.Tensor, found)
+            t = plan.t(progress) if t is None else t
+            values = plan.values if values is None else values
+            return cast(torch.Tensor, _Transformed.apply(input, t, values, plan.kernel, self.up))
         if not (input.requires_grad and torch.is_grad_enabled()):
-            return torch.relu(input)
+            return _relu(input)
         return cast(torch.Tensor, _Eager.apply(input, self.plan(input), progress))
+
+    def in_place(self, input: torch.Tensor, progress: float) -> torch.Tensor:
+        """The op written over a plain input, outside of transforms, as `torch.relu_` is."""
+        if self._ended(progress) or not (input.requires_grad and torch.is_grad_enabled()):
+            return _relu_(input)
+        return cast(torch.Tensor, _InPlace.apply(input, self.plan(input), progress))
+
+    def _ended(self, progress: float) -> bool:
+        """Whether it has faded out: it is then ReLU with its own backward pass."""
+        faded = self._fading
+        return faded is not None and faded.weight(self.candidate, progress) == 0.0
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def _is_transformed(input: torch.Tensor) -> bool:
+def is_transformed(input: torch.Tensor) -> bool:
+    """Whether a torch.func transform, forward-mode AD or a tensor subclass is at work."""
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
@@ -306,10 +351,7 @@ def _is_transformed(input: torch.Tensor) -> bool:
     )
 
 
-@torch.compiler.disable(
-    reason="pd_relu inside of torch.func transforms and forward-mode AD runs in eager mode only: "
-    "torch.compile would differentiate ReLU itself there. Leave fullgraph=True out"
-)
+@torch.compiler.disable(reason=EAGER_ONLY)
 def _uncompiled(
     input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel, up: bool
 ) -> torch.Tensor:
@@ -327,7 +369,7 @@ def traced(
 ) -> torch.Tensor:
     """The op as torch.compile and torch.export see it: an export is the forward, a plain relu."""
     if torch.compiler.is_exporting():
-        return torch.relu(input)
+        return _relu(input)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return _uncompiled(input, t, values, kernel, up)
     return cast(torch.Tensor, _Traced.apply(input, t, values, kernel, up))

@@ -270,7 +270,7 @@ def confirm(
     from pdsearch.autograd import convert
     from pdsearch.data import load_dataset
     from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, source_digest
+    from pdsearch.models import build_model, check_trains, example_images, source_digest
     from pdsearch.study.content import CONTENT, content_of, other_content
     from pdsearch.trial import check_room, resolve_device
 
@@ -327,7 +327,8 @@ def confirm(
         model = build_model(
             other.model, classes=classes, directory=stored.directory, **other.network
         )
-        check_trains(convert(model, load_family("relu").default), other.model)
+        model = convert(model, load_family("relu").default, example=example_images())
+        check_trains(model, other.model)
     where, made_with = hardware(place), versions()
     stages = [
         Setting(

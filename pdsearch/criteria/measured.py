@@ -57,7 +57,7 @@ def _bits(values: "torch.Tensor") -> "torch.Tensor":
 def _battery() -> "list[torch.Tensor]":
     import torch
 
-    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32, device="cpu").to(torch.int16)
     result = [patterns.view(torch.float16), patterns.view(torch.bfloat16)]
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64):
@@ -66,9 +66,11 @@ def _battery() -> "list[torch.Tensor]":
             0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, limits.max, limits.min,
             limits.tiny, -limits.tiny, limits.smallest_normal / 2, -limits.smallest_normal / 2,
         ]  # fmt: skip
-        normal = torch.randn(4096, generator=generator, dtype=dtype)
-        spread = normal * torch.exp(8 * torch.randn(4096, generator=generator, dtype=dtype))
-        result.append(torch.cat([torch.tensor(special, dtype=dtype), normal, spread]))
+        normal = torch.randn(4096, generator=generator, dtype=dtype, device="cpu")
+        spread = normal * torch.exp(
+            8 * torch.randn(4096, generator=generator, dtype=dtype, device="cpu")
+        )
+        result.append(torch.cat([torch.tensor(special, dtype=dtype, device="cpu"), normal, spread]))
     return result
 
 
@@ -77,7 +79,7 @@ def alive_in_half(candidate: "Candidate", demands: Demands) -> Result:
     import torch
 
     name = "alive_in_half"
-    patterns = torch.arange(-(2**15), 0, dtype=torch.int32).to(torch.int16)
+    patterns = torch.arange(-(2**15), 0, dtype=torch.int32, device="cpu").to(torch.int16)
     reach = []
     for dtype in (torch.float16, torch.bfloat16):
         values = patterns.view(dtype)
@@ -105,8 +107,8 @@ def cheap(candidate: "Candidate", demands: Demands) -> Result:
 
     name = "cheap"
     generator = torch.Generator().manual_seed(0)
-    given = torch.randn(_CHEAP_ELEMENTS, generator=generator)
-    upstream = torch.randn(_CHEAP_ELEMENTS, generator=generator)
+    given = torch.randn(_CHEAP_ELEMENTS, generator=generator, device="cpu")
+    upstream = torch.randn(_CHEAP_ELEMENTS, generator=generator, device="cpu")
 
     def once(ours: bool) -> float:
         leaf = given.clone().requires_grad_()

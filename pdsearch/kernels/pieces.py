@@ -24,7 +24,7 @@ class Values:
     def __init__(self, candidate: Candidate, progress: float) -> None:
         self._kernel = codegen.kernel(candidate.family)
         self._values = codegen.parameter_values(candidate)
-        self._progress = torch.tensor(progress, dtype=torch.float64)
+        self._progress = torch.tensor(progress, dtype=torch.float64, device="cpu")
 
     def __call__(self, points: Array) -> Array:
         """Values of g; same shape, float64."""

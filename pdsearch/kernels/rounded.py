@@ -155,7 +155,7 @@ def _looked_at(layout: Layout, every: torch.Tensor) -> Rounded:
 
 def _before(size: float) -> float:
     """The bfloat16 size before this one; before zero, cyclically, infinity."""
-    at = torch.tensor(size, dtype=torch.bfloat16)
+    at = torch.tensor(size, dtype=torch.bfloat16, device="cpu")
     return math.inf if size == 0 else torch.nextafter(at, torch.zeros_like(at)).item()
 
 
@@ -173,7 +173,7 @@ def _share(low: float, high: float) -> float:
 
 
 def _all_inputs(dtype: torch.dtype) -> torch.Tensor:
-    return torch.arange(65_536, dtype=torch.int32).to(torch.uint16).view(dtype)
+    return torch.arange(65_536, dtype=torch.int32, device="cpu").to(torch.uint16).view(dtype)
 
 
 def _solve(targets: Targets, u: Array, degree: int, *, first: int = 0) -> Array:

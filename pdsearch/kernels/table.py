@@ -59,7 +59,7 @@ def every_value(candidate: Candidate, progress: float, dtype: torch.dtype) -> to
     input. The formula's text is compared with ball arithmetic on the way, and replaced by it where
     its digits do not suffice.
     """
-    inputs = torch.arange(65_536, dtype=torch.int32).to(torch.uint16).view(dtype)
+    inputs = torch.arange(65_536, dtype=torch.int32, device="cpu").to(torch.uint16).view(dtype)
     # Infinities as the dtype's own largest number, which is where its inputs end.
     largest = torch.finfo(dtype).max
     points = inputs.double().clamp(-largest, largest).numpy()

@@ -361,7 +361,7 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
     from pdsearch.autograd import convert
     from pdsearch.data import stratified_split
     from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains
+    from pdsearch.models import build_model, check_trains, example_images
     from pdsearch.trial import check_room
 
     trial = settings.trial
@@ -389,7 +389,8 @@ def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
             directory=settings.directory,
             **trial.network,
         )
-        check_trains(convert(model, load_family("relu").default), trial.model)
+        model = convert(model, load_family("relu").default, example=example_images())
+        check_trains(model, trial.model)
 
 
 def _name_of(function: Callable[..., Any]) -> str:

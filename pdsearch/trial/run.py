@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pdsearch.autograd import convert, relu_modules
+from pdsearch.autograd import convert, relu_sites, replace_relus
 from pdsearch.data import Dataset
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
-from pdsearch.models import build_model
+from pdsearch.models import build_model, example_images
 from pdsearch.trial.checkpoint import read_checkpoint, restore, write_checkpoint
 from pdsearch.trial.convolution import hasten
 from pdsearch.trial.loop import Loop, OnBatch, Split, TrialData, derive_seed, kept_bytes
@@ -135,8 +135,12 @@ def run_trial(
             directory=directory,
             **settings.network,
         )
-        names = [name for name, _ in relu_modules(model)]
-        model = convert(model, candidate) if module is None else _replace(model, module)
+        example = example_images()
+        names = [site.name for site in relu_sites(model, example)]
+        if module is None:
+            model = convert(model, candidate, example=example)
+        else:
+            model = replace_relus(model, module, example=example)
         model = model.to(place)
         model = model.to(memory_format=memory_format(settings.memory_format))
         optimizer = _optimizer(model, settings)
@@ -307,13 +311,6 @@ def run_over_learning_rates(
         results, key=lambda rate: -math.inf if results[rate].diverged else results[rate].value
     )
     return RateSearch(best, results[best], results)
-
-
-def _replace(model: nn.Module, module: Callable[[], nn.Module]) -> nn.Module:
-    for name, _ in relu_modules(model):
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, module())
-    return model
 
 
 def _optimizer(model: nn.Module, settings: TrialSettings) -> torch.optim.Optimizer:
