@@ -29,14 +29,17 @@ _DEEPEST = 8
 
 
 def _truth(fact: str, values: Values) -> bool | None:
-    """Whether an assumption holds for all values (True), for none (False), or for some."""
+    """Whether an assumption holds for all values (True), for none (False), or for some.
+
+    An end of the range at 0 is let be: `positive=True` for [0, 0.3] is how people write it.
+    """
     low, high, whole = values
     known: dict[str, bool | None] = {
-        "positive": True if low > 0 else (False if high <= 0 else None),
-        "negative": True if high < 0 else (False if low >= 0 else None),
-        "nonnegative": True if low >= 0 else (False if high < 0 else None),
-        "nonpositive": True if high <= 0 else (False if low > 0 else None),
-        "zero": True if low == high == 0 else (None if low <= 0 <= high else False),
+        "positive": True if low >= 0 < high else (False if high <= 0 else None),
+        "negative": True if high <= 0 > low else (False if low >= 0 else None),
+        "nonnegative": True if low >= 0 else (False if high <= 0 else None),
+        "nonpositive": True if high <= 0 else (False if low >= 0 else None),
+        "zero": True if low == high == 0 else (None if low < 0 < high else False),
         "integer": True if whole else None,
         "noninteger": False if whole else None,
         # A parameter's values are decimals.
@@ -84,6 +87,8 @@ def _check(symbol: sympy.Symbol, values: Values) -> None:
         fact
         for fact, value in facts.items()
         if fact != "commutative" and value is not None and _truth(fact, values) is not value
+        # What else a number below zero is not follows from its sign.
+        and not (value is False and fact in ("prime", "composite", "even", "odd"))
     ]
     if not wrong:
         return
