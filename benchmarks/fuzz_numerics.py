@@ -463,7 +463,8 @@ def check_routes(
         at = int((off - unit).argmax())
         outcome.fail(
             "beyond the bound", text,
-            f"table in {dtype} at {leaf[at].item()!r}: {first[at].item()!r}, not {wide[at].item()!r}",
+            f"table in {dtype} at {leaf[at].item()!r}: {first[at].item()!r}, "
+            f"text {wide[at].item()!r}",
         )  # fmt: skip
     outcome.counts["values"] += len(given)
 

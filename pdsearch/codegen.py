@@ -57,8 +57,11 @@ class _TorchPrinter(StrPrinter):
         inner = self._print(argument)
         return f"torch.{name}({inner})" if _is_tensor(argument) else f"torch.{name}(_s({inner}, x))"
 
+    point = "x"
+    """What stands for x: within an arm, x where the arm is taken."""
+
     def _print_Symbol(self, expr: sympy.Symbol) -> str:
-        return expr.name
+        return self.point if expr == _expression.x else expr.name
 
     def _print_Integer(self, expr: sympy.Integer) -> str:
         return str(int(expr)) + ".0"
@@ -255,11 +258,9 @@ class _Writer:
         self.lines.append(f"{name.name} = {text}")
         return name
 
-    def write(self, expr: sympy.Expr, point: sympy.Symbol) -> sympy.Expr:
-        """Emit the Piecewise nodes of `expr` (a function of `point`), return what is left."""
-        replacements = {}
-        for node in _outermost_piecewise(expr):
-            replacements[node] = self.piecewise(node, point)
+    def write(self, expr: Any) -> Any:
+        """Emit the Piecewise nodes of `expr`, return what is left."""
+        replacements = {node: self.piecewise(node) for node in _outermost_piecewise(expr)}
         return expr.xreplace(replacements) if replacements else expr
 
     def text(self, expr: sympy.Expr) -> str:
@@ -271,14 +272,14 @@ class _Writer:
         printed = self.printer.doprint(body)
         return printed if _is_tensor(body) else f"_s({printed}, x)"
 
-    def piecewise(self, node: sympy.Piecewise, point: sympy.Symbol) -> sympy.Symbol:
+    def piecewise(self, node: sympy.Piecewise) -> sympy.Symbol:
         arms = []
         taken = None
         for value, condition in node.args:
             if condition == sympy.true:
                 here = f"~{taken.name}" if taken is not None else None
             else:
-                mask = self.assign(self.printer.doprint(condition))
+                mask = self.assign(self.printer.doprint(self.write(condition)))
                 here = mask.name if taken is None else f"{mask.name} & ~{taken.name}"
                 taken = mask if taken is None else self.assign(f"{taken.name} | {mask.name}")
             arms.append((value, here))
@@ -287,25 +288,27 @@ class _Writer:
             if not _is_tensor(value):
                 text = self.text(value)
             elif here is None or not _can_break(value):
-                text = self.text(self.write(value, point))
+                text = self.text(self.write(value))
             else:
-                text = self.guarded(value, here, point)
+                text = self.guarded(value, here)
             result = self.assign(
                 text if result is None else f"torch.where({here}, {text}, {result.name})"
             )
         assert result is not None
         return result
 
-    def guarded(self, value: sympy.Expr, here: str, point: sympy.Symbol) -> str:
+    def guarded(self, value: sympy.Expr, here: str) -> str:
         """An arm evaluated with x replaced, where the arm is not taken, by 0.
 
         The arm's own value at 0 may be singular (1/x for x > 1), so what is computed there is
         dropped by torch.where and its derivative is never asked of autograd: the text of every
         derivative is printed from its own expression.
         """
-        name = self.assign(f"torch.where({here}, {point.name}, 0.0)")
-        inner = value.xreplace({point: name})
-        return self.text(self.write(inner, name))
+        outside = self.printer.point
+        self.printer.point = self.assign(f"torch.where({here}, {outside}, 0.0)").name
+        text = self.text(self.write(value))
+        self.printer.point = outside
+        return text
 
 
 def _can_break(value: sympy.Expr) -> bool:
@@ -343,7 +346,7 @@ def torch_source(expression: sympy.Expr, *, parameters: Sequence[str] = (), name
     writer = _Writer()
     # Symbols of the text never clash with torch's or Python's names: parameters are p_<name>.
     renamed = {_expression.symbol(p): sympy.Symbol(f"p_{p}", real=True) for p in parameters}
-    body = writer.text(writer.write(expression.xreplace(renamed), _expression.x))
+    body = writer.text(writer.write(expression.xreplace(renamed)))
     arguments = "".join(f", p_{p}" for p in parameters)
     lines = "".join(f"    {line}\n" for line in writer.lines)
     return f"{SCALAR_HELPER}\n\ndef {name}(x, t{arguments}):\n{lines}    return {body}\n"
