@@ -391,34 +391,51 @@ def derivative(expression: sympy.Expr, order: int = 1) -> sympy.Expr:
     return cast(sympy.Expr, result)
 
 
+class Part:
+    """One order of a `Kernel`, compiled.
+
+    Attributes:
+        expression: what the text stands for.
+        function: the text, of x, t and the parameters.
+        span: from where to where an input is taken as it is.
+        trouble: why the text cannot be used; empty where it can.
+        choosing: whether a NaN in the input could be lost.
+    """
+
+    def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
+        self.expression = expression
+        self.function = torch_function(expression, tuple(ranges))
+        found = find_reach(self.function, expression, ranges)
+        self.span, self.trouble = (found.low, found.high), found.trouble
+        self.choosing = _chooses(expression)
+
+
 class Kernel:
     """The compiled functions of one family: g, and its derivatives in x by order.
 
     One per family, made once: it holds no parameter values, so that every candidate of a family
-    shares it, and `torch.compile` finds plain functions of tensors in it.
-
-    Attributes:
-        functions: by order.
-        spans: by order, from where to where an input is taken as it is.
-        trouble: by order, why the text cannot be used; empty where it can.
+    shares it, and `torch.compile` finds plain functions of tensors in it. Derivatives are made when
+    they are first asked for.
     """
 
     def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
-        parameters = tuple(ranges)
-        expressions = [
-            derivative(expression, order) if order else expression for order in range(KEPT_ORDERS)
-        ]
-        self.expressions = tuple(expressions)
-        self.functions = tuple(torch_function(e, parameters) for e in expressions)
-        self._choosing = tuple(_chooses(e) for e in expressions)
-        found = [find_reach(f, e, ranges) for f, e in zip(self.functions, expressions, strict=True)]
-        self.spans = tuple((one.low, one.high) for one in found)
-        self.trouble = tuple(one.trouble for one in found)
+        self._expression, self._ranges = expression, ranges
+        self._parts: list[Part | None] = [Part(expression, ranges)]
+        self._parts += [None] * (KEPT_ORDERS - 1)
+
+    def part(self, order: int) -> Part:
+        """One order; see `Part`."""
+        found = self._parts[order]
+        if found is None:
+            found = Part(derivative(self._expression, order), self._ranges)
+            self._parts[order] = found
+        return found
 
     @property
     def reach(self) -> tuple[float, ...]:
         """By order, the size up to which inputs of either sign are taken as they are."""
-        return tuple(min(-low, high) for low, high in self.spans)
+        spans = [self.part(order).span for order in range(KEPT_ORDERS)]
+        return tuple(min(-low, high) for low, high in spans)
 
     def __call__(
         self, input: "torch.Tensor", t: "torch.Tensor", values: "torch.Tensor", order: int = 0
@@ -442,17 +459,18 @@ class Kernel:
         """
         import torch
 
-        if order >= len(self.functions):
+        if order >= KEPT_ORDERS:
             raise UnsupportedError(
                 f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
             )
-        if self.trouble[order]:
-            raise FormulaError(self.trouble[order])
+        part = self.part(order)
+        if part.trouble:
+            raise FormulaError(part.trouble)
         largest = torch.finfo(input.dtype).max
-        low, high = self.spans[order]
+        low, high = part.span
         wide = torch.clamp(input.double(), max(low, -largest), min(high, largest))
-        result = self.functions[order](wide, t, *values.unbind())
-        if self._choosing[order]:
+        result = part.function(wide, t, *values.unbind())
+        if part.choosing:
             result = torch.where(torch.isnan(wide), wide, result)
         return rounded(torch.clamp(result, -largest, largest), input.dtype)
 
@@ -533,19 +551,9 @@ def parameter_values(candidate: "Candidate", *, device: Any = None) -> "torch.Te
 @functools.lru_cache(maxsize=4_096)
 def _check(candidate: "Candidate") -> None:
     """Refuse a candidate whose text would give NaN."""
-    made = kernel(candidate.family)
-    for order, found in enumerate(made.trouble):
-        if found and order == 0:
-            raise FormulaError(f"{candidate.name}: {found}")
-        why = (
-            ""
-            if found
-            else trouble_at(
-                made.functions[order],
-                made.expressions[order],
-                candidate.parameters,
-                made.spans[order],
-            )
-        )
-        if why:
-            raise FormulaError(f"{candidate.name}: {why}")
+    part = kernel(candidate.family).part(0)
+    why = part.trouble or trouble_at(
+        part.function, part.expression, candidate.parameters, part.span
+    )
+    if why:
+        raise FormulaError(f"{candidate.name}: {why}")
