@@ -57,8 +57,11 @@ class _TorchPrinter(StrPrinter):
         inner = self._print(argument)
         return f"torch.{name}({inner})" if _is_tensor(argument) else f"torch.{name}(_s({inner}, x))"
 
+    point = "x"
+    """What stands for x: within an arm, x where the arm is taken."""
+
     def _print_Symbol(self, expr: sympy.Symbol) -> str:
-        return expr.name
+        return self.point if expr == _expression.x else expr.name
 
     def _print_Integer(self, expr: sympy.Integer) -> str:
         return str(int(expr)) + ".0"
@@ -255,11 +258,9 @@ class _Writer:
         self.lines.append(f"{name.name} = {text}")
         return name
 
-    def write(self, expr: sympy.Expr, point: sympy.Symbol) -> sympy.Expr:
-        """Emit the Piecewise nodes of `expr` (a function of `point`), return what is left."""
-        replacements = {}
-        for node in _outermost_piecewise(expr):
-            replacements[node] = self.piecewise(node, point)
+    def write(self, expr: Any) -> Any:
+        """Emit the Piecewise nodes of `expr`, return what is left."""
+        replacements = {node: self.piecewise(node) for node in _outermost_piecewise(expr)}
         return expr.xreplace(replacements) if replacements else expr
 
     def text(self, expr: sympy.Expr) -> str:
@@ -271,14 +272,14 @@ class _Writer:
         printed = self.printer.doprint(body)
         return printed if _is_tensor(body) else f"_s({printed}, x)"
 
-    def piecewise(self, node: sympy.Piecewise, point: sympy.Symbol) -> sympy.Symbol:
+    def piecewise(self, node: sympy.Piecewise) -> sympy.Symbol:
         arms = []
         taken = None
         for value, condition in node.args:
             if condition == sympy.true:
                 here = f"~{taken.name}" if taken is not None else None
             else:
-                mask = self.assign(self.printer.doprint(condition))
+                mask = self.assign(self.printer.doprint(self.write(condition)))
                 here = mask.name if taken is None else f"{mask.name} & ~{taken.name}"
                 taken = mask if taken is None else self.assign(f"{taken.name} | {mask.name}")
             arms.append((value, here))
@@ -287,25 +288,27 @@ class _Writer:
             if not _is_tensor(value):
                 text = self.text(value)
             elif here is None or not _can_break(value):
-                text = self.text(self.write(value, point))
+                text = self.text(self.write(value))
             else:
-                text = self.guarded(value, here, point)
+                text = self.guarded(value, here)
             result = self.assign(
                 text if result is None else f"torch.where({here}, {text}, {result.name})"
             )
         assert result is not None
         return result
 
-    def guarded(self, value: sympy.Expr, here: str, point: sympy.Symbol) -> str:
+    def guarded(self, value: sympy.Expr, here: str) -> str:
         """An arm evaluated with x replaced, where the arm is not taken, by 0.
 
         The arm's own value at 0 may be singular (1/x for x > 1), so what is computed there is
         dropped by torch.where and its derivative is never asked of autograd: the text of every
         derivative is printed from its own expression.
         """
-        name = self.assign(f"torch.where({here}, {point.name}, 0.0)")
-        inner = value.xreplace({point: name})
-        return self.text(self.write(inner, name))
+        outside = self.printer.point
+        self.printer.point = self.assign(f"torch.where({here}, {outside}, 0.0)").name
+        text = self.text(self.write(value))
+        self.printer.point = outside
+        return text
 
 
 def _can_break(value: sympy.Expr) -> bool:
@@ -343,7 +346,7 @@ def torch_source(expression: sympy.Expr, *, parameters: Sequence[str] = (), name
     writer = _Writer()
     # Symbols of the text never clash with torch's or Python's names: parameters are p_<name>.
     renamed = {_expression.symbol(p): sympy.Symbol(f"p_{p}", real=True) for p in parameters}
-    body = writer.text(writer.write(expression.xreplace(renamed), _expression.x))
+    body = writer.text(writer.write(expression.xreplace(renamed)))
     arguments = "".join(f", p_{p}" for p in parameters)
     lines = "".join(f"    {line}\n" for line in writer.lines)
     return f"{SCALAR_HELPER}\n\ndef {name}(x, t{arguments}):\n{lines}    return {body}\n"
@@ -388,34 +391,51 @@ def derivative(expression: sympy.Expr, order: int = 1) -> sympy.Expr:
     return cast(sympy.Expr, result)
 
 
+class Part:
+    """One order of a `Kernel`, compiled.
+
+    Attributes:
+        expression: what the text stands for.
+        function: the text, of x, t and the parameters.
+        span: from where to where an input is taken as it is.
+        trouble: why the text cannot be used; empty where it can.
+        choosing: whether a NaN in the input could be lost.
+    """
+
+    def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
+        self.expression = expression
+        self.function = torch_function(expression, tuple(ranges))
+        found = find_reach(self.function, expression, ranges)
+        self.span, self.trouble = (found.low, found.high), found.trouble
+        self.choosing = _chooses(expression)
+
+
 class Kernel:
     """The compiled functions of one family: g, and its derivatives in x by order.
 
     One per family, made once: it holds no parameter values, so that every candidate of a family
-    shares it, and `torch.compile` finds plain functions of tensors in it.
-
-    Attributes:
-        functions: by order.
-        spans: by order, from where to where an input is taken as it is.
-        trouble: by order, why the text cannot be used; empty where it can.
+    shares it, and `torch.compile` finds plain functions of tensors in it. Derivatives are made when
+    they are first asked for.
     """
 
     def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
-        parameters = tuple(ranges)
-        expressions = [
-            derivative(expression, order) if order else expression for order in range(KEPT_ORDERS)
-        ]
-        self.expressions = tuple(expressions)
-        self.functions = tuple(torch_function(e, parameters) for e in expressions)
-        self._choosing = tuple(_chooses(e) for e in expressions)
-        found = [find_reach(f, e, ranges) for f, e in zip(self.functions, expressions, strict=True)]
-        self.spans = tuple((one.low, one.high) for one in found)
-        self.trouble = tuple(one.trouble for one in found)
+        self._expression, self._ranges = expression, ranges
+        self._parts: list[Part | None] = [Part(expression, ranges)]
+        self._parts += [None] * (KEPT_ORDERS - 1)
+
+    def part(self, order: int) -> Part:
+        """One order; see `Part`."""
+        found = self._parts[order]
+        if found is None:
+            found = Part(derivative(self._expression, order), self._ranges)
+            self._parts[order] = found
+        return found
 
     @property
     def reach(self) -> tuple[float, ...]:
         """By order, the size up to which inputs of either sign are taken as they are."""
-        return tuple(min(-low, high) for low, high in self.spans)
+        spans = [self.part(order).span for order in range(KEPT_ORDERS)]
+        return tuple(min(-low, high) for low, high in spans)
 
     def __call__(
         self, input: "torch.Tensor", t: "torch.Tensor", values: "torch.Tensor", order: int = 0
@@ -439,17 +459,18 @@ class Kernel:
         """
         import torch
 
-        if order >= len(self.functions):
+        if order >= KEPT_ORDERS:
             raise UnsupportedError(
                 f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
             )
-        if self.trouble[order]:
-            raise FormulaError(self.trouble[order])
+        part = self.part(order)
+        if part.trouble:
+            raise FormulaError(part.trouble)
         largest = torch.finfo(input.dtype).max
-        low, high = self.spans[order]
+        low, high = part.span
         wide = torch.clamp(input.double(), max(low, -largest), min(high, largest))
-        result = self.functions[order](wide, t, *values.unbind())
-        if self._choosing[order]:
+        result = part.function(wide, t, *values.unbind())
+        if part.choosing:
             result = torch.where(torch.isnan(wide), wide, result)
         return rounded(torch.clamp(result, -largest, largest), input.dtype)
 
@@ -530,19 +551,9 @@ def parameter_values(candidate: "Candidate", *, device: Any = "cpu") -> "torch.T
 @functools.lru_cache(maxsize=4_096)
 def _check(candidate: "Candidate") -> None:
     """Refuse a candidate whose text would give NaN."""
-    made = kernel(candidate.family)
-    for order, found in enumerate(made.trouble):
-        if found and order == 0:
-            raise FormulaError(f"{candidate.name}: {found}")
-        why = (
-            ""
-            if found
-            else trouble_at(
-                made.functions[order],
-                made.expressions[order],
-                candidate.parameters,
-                made.spans[order],
-            )
-        )
-        if why:
-            raise FormulaError(f"{candidate.name}: {why}")
+    part = kernel(candidate.family).part(0)
+    why = part.trouble or trouble_at(
+        part.function, part.expression, candidate.parameters, part.span
+    )
+    if why:
+        raise FormulaError(f"{candidate.name}: {why}")

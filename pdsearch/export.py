@@ -115,16 +115,17 @@ def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
 def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     """The text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
-    from pdsearch.codegen import SCALAR_HELPER, derivative, kernel, parameter_values, torch_source
+    from pdsearch.codegen import SCALAR_HELPER, kernel, parameter_values, torch_source
     from pdsearch.family import fading
 
     family = candidate.family
     parameter_values(candidate)  # refuses what cannot be evaluated
-    if kernel(family).trouble[1]:
-        raise FormulaError(kernel(family).trouble[1])
+    parts = [kernel(family).part(order) for order in (0, 1)]
+    if parts[1].trouble:
+        raise FormulaError(parts[1].trouble)
 
     def function(order: int) -> str:
-        expression = derivative(family.expression, order) if order else family.expression
+        expression = parts[order].expression
         source = torch_source(expression, parameters=family.parameters, name=f"_g{order}")
         return source.replace(SCALAR_HELPER, "").strip()
 
@@ -138,7 +139,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
         "@HELPER@": SCALAR_HELPER.strip(),
         "@G0@": function(0),
         "@G1@": function(1),
-        "@SPANS@": repr(kernel(family).spans[:2]),
+        "@SPANS@": repr(tuple(part.span for part in parts)),
         "@NAME@": ascii(candidate.name),
         "@FORMULA@": ascii(candidate.formula),
         "@PARAMETERS@": ascii(dict(candidate.parameters)),
