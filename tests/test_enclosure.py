@@ -25,12 +25,12 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import JUMP, UNDEFINED
 from pdsearch.enclosure.nodes import (
     arccot,
-    sigmoid_bell,
     derivative,
     elasticity,
     erfc_ratio,
     log_derivative,
     sech2,
+    sigmoid_bell,
     tail_form,
 )
 from pdsearch.enclosure.pieces import s, y
