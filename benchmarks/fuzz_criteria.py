@@ -69,7 +69,8 @@ DEFINED = (
     "Piecewise((sqrt(x - ({p})), x >= ({p})), (0, True))", "sqrt(abs(x - ({p})))",
 )  # fmt: skip
 ONES = (  # 1 where they are defined, which at {p}, or at 2, 0 or 2**(1/14), they are not
-    "(x**2 - ({p})**2)/((x - ({p}))*(x + ({p})))", "min(x - ({p}), 1e9)/(min(x, 1e9 + ({p})) - ({p}))",
+    "(x**2 - ({p})**2)/((x - ({p}))*(x + ({p})))",
+    "min(x - ({p}), 1e9)/(min(x, 1e9 + ({p})) - ({p}))",
     "(x**14 - 2)*(x**14 + 2)/(x**28 - 4)", "(x**3 - 8)/((x - 2)*(x**2 + 2*x + 4))",
     "(exp(2*x) - 1)/((exp(x) - 1)*(exp(x) + 1))", "sign(x - ({p}))*(x - ({p}))/abs(x - ({p}))",
     "(x - ({p}))*(1/(x - ({p}) + x**3) + 1/(x - ({p}))) - (x - ({p}))/(x - ({p}) + x**3)",

@@ -19,7 +19,7 @@ from pdsearch.criteria.result import (
     Demands,
     Result,
 )
-from pdsearch.criteria.shape import Shape, ends_at, negated, sign_at, size_less
+from pdsearch.criteria.shape import Shape, negated
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
@@ -27,6 +27,7 @@ from pdsearch.enclosure.integral import gaussian_integral
 from pdsearch.enclosure.limits import limit_at_infinity
 from pdsearch.enclosure.numbers import as_float, enclosed, exact_sign
 from pdsearch.enclosure.pieces import Piece, germ, y
+from pdsearch.enclosure.points import ends_at, sign_at, size_less
 from pdsearch.enclosure.program import rational_interval
 from pdsearch.enclosure.search import Budget, Minimum, minimum
 from pdsearch.expression import exact

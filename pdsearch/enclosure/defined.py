@@ -16,14 +16,13 @@ from typing import Any, cast
 
 import sympy
 from sympy import Add, Mul, Piecewise, Pow, S
-from sympy.core.relational import Relational
 
 from pdsearch.enclosure import clock
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import POSITIVE, prepare
-from pdsearch.enclosure.numbers import ball_at, exact_sign, substituted
 from pdsearch.enclosure.pieces import Domain, Piece, cut
+from pdsearch.enclosure.points import sign_at
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth, halves
 from pdsearch.expression import x
@@ -173,19 +172,6 @@ def _holds_at(demand: Demand, place: sympy.Expr, domain: Domain) -> bool:
         or (sign < 0 and demand.holds == NOT_ZERO)
         or (sign == 0 and demand.holds == NOT_NEGATIVE)
     )
-
-
-def sign_at(expression: sympy.Expr, place: sympy.Expr) -> int | None:
-    """The sign of an expression in x at an exact point; None where it is not known."""
-    ball = ball_at(expression, place)
-    if ball > 0:
-        return 1
-    if ball < 0:
-        return -1
-    value = substituted(expression, {x: place})
-    if value is None or value.free_symbols or value.has(Piecewise, Relational):
-        return None
-    return exact_sign(value)
 
 
 def _on_piece(piece: Piece, holds: str, domain: Domain, budget: Budget) -> bool:

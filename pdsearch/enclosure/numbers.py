@@ -20,7 +20,6 @@ from pdsearch.enclosure.algebra import expanded, size
 from pdsearch.enclosure.interval import ball_interval
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.program import Program, UndecidedError
-from pdsearch.expression import x
 from pdsearch.expression.values import CONTEXT, Evaluator, Undefined, Unknown
 
 LARGEST_ARGUMENT = 10**6
@@ -35,22 +34,6 @@ def enclosed(number: sympy.Expr, *, precision: int = 64) -> arb:
             return Program(prepare(number), ()).ball(())
         except UndecidedError:
             return arb.nan()
-
-
-@functools.lru_cache(maxsize=1024)
-def _compiled(expression: sympy.Expr) -> Program:
-    return Program(prepare(expression), (x,))
-
-
-def ball_at(expression: sympy.Expr, place: sympy.Expr, *, precision: int = 128) -> arb:
-    """An expression in x at an exact point; not finite where it is undefined or not decided."""
-    with ctx.workprec(precision):
-        point = enclosed(place, precision=precision)
-        try:
-            value = _compiled(expression).ball([point])
-        except UndecidedError:
-            return arb.nan()
-        return value if value.is_finite() else arb.nan()
 
 
 def float_ends(number: sympy.Expr) -> tuple[float, float]:
@@ -202,10 +185,10 @@ def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr])
         if any(part.free_symbols - set(values) for part in parts):
             continue  # no constant comes of it
         try:
-            found = [sizes.value(part) for part in parts]
+            found = [_wide(sizes.value(part)) for part in parts]
             largest = max(abs(value) for value in found)
             if power:  # by the size of its logarithm
-                largest = abs(found[1]) * (1 + abs(CONTEXT.log(abs(_wide(found[0])) or 1)))
+                largest = abs(found[1]) * (1 + abs(CONTEXT.log(abs(found[0]) or 1)))
         except Undefined:
             continue  # a rounded root may seem to divide by zero
         except (Unknown, ArithmeticError, mpmath.libmp.ComplexResult, ValueError):

@@ -48,7 +48,8 @@ def _truth(fact: str, values: Values) -> bool | None:
     }
     nonzero = known["zero"]
     known["nonzero"] = None if nonzero is None else not nonzero
-    return known.get(fact.removeprefix("extended_"), _REAL.get(fact))
+    # Of what is left, as of even or prime, nothing holds; what is False follows from the rest.
+    return known.get(fact.removeprefix("extended_"), _REAL.get(fact, False))
 
 
 def check_assumptions(expression: sympy.Expr, ranges: Mapping[str, Values]) -> None:
