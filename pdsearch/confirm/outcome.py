@@ -14,6 +14,7 @@ from pdsearch.statistics import (
     paired_difference,
     pairs_needed,
 )
+from pdsearch.trial import length_of
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
@@ -47,6 +48,7 @@ class Row:
         diverged: Seeds whose training diverged.
         seconds: Training time of its runs.
         reaching: When its runs reach ReLU's own final accuracy; None for a stream of tasks.
+        runs: What was kept of each run's epochs or tasks, in the order of `seed_values`.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Row:
     diverged: tuple[int, ...]
     seconds: float
     reaching: Reaching | None = None
+    runs: tuple[tuple[Mapping[str, Any], ...], ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -135,6 +138,8 @@ class Confirmation:
         device: Where it was trained.
         versions: Of the software that trained it.
         transfers: The same on other models and data sets.
+        stream: Of the trial's settings, where a stream of tasks was trained on; `epochs` are then
+            those of a task, and an accuracy is the mean within the last tasks.
     """
 
     study: str
@@ -147,6 +152,19 @@ class Confirmation:
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     transfers: tuple["Confirmation", ...] = ()
+    stream: Mapping[str, Any] | None = None
+
+    @property
+    def protocol(self) -> str:
+        """What the accuracies are of, in words."""
+        length = length_of({"epochs": self.epochs, "stream": self.stream})
+        where = f"{self.model} on {self.dataset}"
+        if self.stream is None:
+            return f"{where}, test set, {length}"
+        return (
+            f"{where}, {length}: training accuracy within its last {self.stream['last']} tasks, on "
+            "test images"
+        )
 
     @property
     def headline(self) -> str:
@@ -167,6 +185,8 @@ class Confirmation:
             "device": self.device,
             "versions": dict(self.versions),
         }
+        if self.stream is not None:
+            document["stream"] = dict(self.stream)
         if self.transfers:
             document["transfers"] = [transfer.to_dict() for transfer in self.transfers]
         return document
@@ -260,6 +280,7 @@ def assemble(
         notes=tuple(_notes(rows, setting, chance=chance)),
         device=setting["device"],
         versions=dict(setting["versions"]),
+        stream=trial.get("stream"),
     )
 
 
@@ -288,6 +309,7 @@ def _row(runs: Sequence[Mapping[str, Any]], baseline: Mapping[int, float], *, ki
         learning_rate=first["learning_rate"],
         diverged=tuple(run["seed"] for run in runs if run["diverged"]),
         seconds=sum(run["seconds"] for run in runs),
+        runs=tuple(tuple(run.get("epochs", ())) for run in runs),
     )
 
 

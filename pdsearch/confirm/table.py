@@ -66,9 +66,8 @@ def _table(confirmation: Confirmation) -> list[tuple[str, ...]]:
 
 def _caption(confirmation: Confirmation) -> str:
     rate = confirmation.learning_rate
-    return (
-        f"{confirmation.model} on {confirmation.dataset}, test set, {confirmation.epochs} epochs, "
-        + ("each at its own learning rate" if rate is None else f"learning rate {rate:g}")
+    return f"{confirmation.protocol}, " + (
+        "each at its own learning rate" if rate is None else f"learning rate {rate:g}"
     )
 
 

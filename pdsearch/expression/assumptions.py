@@ -87,7 +87,9 @@ def _check(symbol: sympy.Symbol, values: Values) -> None:
     wrong = [
         fact
         for fact, value in facts.items()
-        if fact != "commutative" and value is not None and _truth(fact, values) is not value
+        if fact != "commutative"
+        and value is not None
+        and _truth(fact, values) is not value
         # What else a number below zero is not follows from its sign.
         and not (value is False and fact in ("prime", "composite", "even", "odd"))
     ]

@@ -20,6 +20,7 @@ def forest(confirmation: "Confirmation") -> go.Figure | None:
     if not compared:
         return None
     compared.reverse()
+    what = "test accuracy" if confirmation.stream is None else "accuracy in the last tasks"
     figure = go.Figure()
     for i, row in enumerate(compared):
         tone = colour(0) if row.kind in ("candidate", "given") else colour(1)
@@ -59,7 +60,7 @@ def forest(confirmation: "Confirmation") -> go.Figure | None:
         layout(
             xaxis={
                 "title": {
-                    "text": "test accuracy − ReLU's, points",
+                    "text": f"{what} − ReLU's, points",
                     "standoff": 8,
                 },
             },

@@ -197,8 +197,9 @@ def _by_epoch(
     title: str,
     percent: bool,
     log: bool = False,
+    unit: str = "epoch",
 ) -> go.Figure | None:
-    """A quantity over epochs: the named rows in colour, all others faint behind them."""
+    """A quantity over epochs or tasks: the named rows in colour, all others faint behind them."""
     named = highlighted(rows, best)
     loud = {row.number for _, row in named}
     figure = go.Figure()
@@ -244,7 +245,7 @@ def _by_epoch(
                     marker={"size": 5, "color": line["color"]},
                     hoverinfo="text",
                     hovertext=[
-                        f"{plain(name)}<br>epoch {epoch}: {value:.4g}" if value is not None else ""
+                        f"{plain(name)}<br>{unit} {epoch}: {value:.4g}" if value is not None else ""
                         for epoch, value in zip(epochs, values, strict=True)
                     ],
                 )
@@ -255,7 +256,7 @@ def _by_epoch(
     figure.update_layout(
         layout(
             xaxis={
-                "title": {"text": "epoch", "standoff": 8},
+                "title": {"text": unit, "standoff": 8},
                 **({"dtick": 1} if most <= 12 else {}),
             },
             yaxis={**value_axis(percent, title), **({"type": "log"} if log else {})},
@@ -270,37 +271,84 @@ def _finite(value: Any) -> float | None:
 
 
 def learning_curves(
-    rows: Sequence["TrialRow"], best: "TrialRow | None", *, percent: bool, title: str
+    rows: Sequence["TrialRow"],
+    best: "TrialRow | None",
+    *,
+    percent: bool,
+    title: str,
+    unit: str,
 ) -> tuple[go.Figure | None, go.Figure | None]:
-    """Validation accuracy, and training loss, epoch by epoch."""
+    """Validation accuracy, and training loss, epoch by epoch (task by task)."""
     accuracy = _by_epoch(
-        rows, best, lambda e: e.get("accuracy", e.get("value")), title=title, percent=percent
+        rows,
+        best,
+        lambda e: e.get("accuracy", e.get("value")),
+        title=title,
+        percent=percent,
+        unit=unit,
     )
     losses = [entry.get("loss") for row in rows for entry in row.epochs]
     positive = [loss for loss in losses if isinstance(loss, int | float) and loss > 0]
     log = bool(positive) and max(positive) > 30 * min(positive)
     loss = _by_epoch(
-        rows, best, lambda e: e.get("loss"), title="training loss", percent=False, log=log
+        rows,
+        best,
+        lambda e: e.get("loss"),
+        title="training loss",
+        percent=False,
+        log=log,
+        unit=unit,
     )
     return accuracy, loss
 
 
-def _mean_dead(entry: Mapping[str, Any]) -> float | None:
+def after_each_task(
+    rows: Sequence["TrialRow"], best: "TrialRow | None"
+) -> tuple[go.Figure | None, go.Figure | None]:
+    """A stream's accuracy on each task's images after it, and the norm of all weights."""
+    accuracy = _by_epoch(
+        rows,
+        best,
+        lambda e: e.get("final_accuracy"),
+        title="accuracy after the task",
+        percent=True,
+        unit="task",
+    )
+    return accuracy, _by_epoch(
+        rows, best, weight_norm, title="L2 norm of all weights", percent=False, unit="task"
+    )
+
+
+def weight_norm(entry: Mapping[str, Any]) -> float | None:
+    """The L2 norm of all layers' weights together."""
+    norms = [_finite(norm) for norm in (entry.get("weight_norms") or {}).values()]
+    known = [norm for norm in norms if norm is not None]
+    return math.hypot(*known) if known else None
+
+
+def mean_dead(entry: Mapping[str, Any]) -> float | None:
+    """The share of dead units, mean over layers."""
     dead = entry.get("dead") or {}
     shares = [share for share in map(_finite, dead.values()) if share is not None]
     return sum(shares) / len(shares) if shares else None
 
 
-def dead_over_time(rows: Sequence["TrialRow"], best: "TrialRow | None") -> go.Figure | None:
-    """The share of dead units, mean over layers, epoch by epoch."""
-    figure = _by_epoch(rows, best, _mean_dead, title="dead units, mean over layers", percent=True)
+def dead_over_time(
+    rows: Sequence["TrialRow"], best: "TrialRow | None", *, unit: str
+) -> go.Figure | None:
+    """The share of dead units, mean over layers, epoch by epoch (task by task)."""
+    figure = _by_epoch(
+        rows, best, mean_dead, title="dead units, mean over layers", percent=True, unit=unit
+    )
     if figure is not None:
         figure.update_layout(yaxis={"rangemode": "tozero"})
     return figure
 
 
-def dead_by_layer(rows: Sequence["TrialRow"], best: "TrialRow | None") -> go.Figure | None:
-    """The share of dead units of each layer after the last epoch, of the named rows."""
+def dead_by_layer(
+    rows: Sequence["TrialRow"], best: "TrialRow | None", *, unit: str
+) -> go.Figure | None:
+    """The share of dead units of each layer after the last epoch (task), of the named rows."""
     named = [(n, r) for n, r in highlighted(rows, best) if r.epochs and r.epochs[-1].get("dead")]
     if not named:
         return None
@@ -328,7 +376,7 @@ def dead_by_layer(rows: Sequence["TrialRow"], best: "TrialRow | None") -> go.Fig
             barmode="group",
             bargap=0.25,
             xaxis={"title": {"text": "layer, from the input", "standoff": 8}, "type": "category"},
-            yaxis={**value_axis(True, "dead units after the last epoch"), "rangemode": "tozero"},
+            yaxis={**value_axis(True, f"dead units after the last {unit}"), "rangemode": "tozero"},
         )
     )
     return figure

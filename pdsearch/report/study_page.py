@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch.confirm import Confirmation
 from pdsearch.report import outcome_figures
+from pdsearch.report.confirm_curves import stream_curves
 from pdsearch.report.markup import Markup, h
 from pdsearch.report.page import document, facts, figure_box, table
 from pdsearch.report.study_sections import (
@@ -20,6 +21,7 @@ from pdsearch.report.study_tables import settings as settings_section
 from pdsearch.report.study_tables import trials
 from pdsearch.report.view import View, duration, name, p_value
 from pdsearch.study.stored import counts_of
+from pdsearch.trial import length_of
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
@@ -46,6 +48,9 @@ def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
     trained = (
         "trained by a Python function"
         if view.by_function
+        else f"{settings.model} on {settings.dataset}, a trial is "
+        f"{length_of(settings.model_dump(mode='json'))}"
+        if view.stream
         else f"{settings.model} on {settings.dataset}, {settings.epochs} epochs a trial"
     )
     return document(
@@ -75,6 +80,12 @@ def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
     )
 
 
+def _what_counts(found: "Confirmation") -> str:
+    if found.stream is not None:
+        return found.protocol
+    return f"Test accuracy, {found.model} on {found.dataset}, {found.epochs} epochs"
+
+
 def headline(view: View) -> Markup:
     found = view.confirmation
     if found is not None:
@@ -83,7 +94,7 @@ def headline(view: View) -> Markup:
             h("p", found.headline, class_="big"),
             h(
                 "p",
-                f"Test accuracy, {found.model} on {found.dataset}, {found.epochs} epochs; paired "
+                f"{_what_counts(found)}; paired "
                 "over seeds that the search did not use, 95 % interval in brackets, p adjusted by "
                 "Holm over all rows.",
             ),
@@ -191,7 +202,8 @@ def _confirmed(found: Confirmation) -> list[Any]:
         )
         better = (row.difference or 0.0) > 0
         classes.append(("better" if better else "worse") if row.significant else None)
-    heads = ["", "seeds", "test accuracy, %", "− ReLU, points", "95 % (paired t)",
+    value = "test accuracy, %" if found.stream is None else "accuracy, %"
+    heads = ["", "seeds", value, "− ReLU, points", "95 % (paired t)",
              *(["95 % (bootstrap)"] if bootstrapped else []),
              "p", "p adjusted", "seeds needed"]  # fmt: skip
     return [
@@ -210,7 +222,20 @@ def _confirmed(found: Confirmation) -> list[Any]:
             class_="quiet small",
         ),
         [h("p", note, class_="small") for note in found.notes],
+        *_over_tasks(found),
     ]
+
+
+def _over_tasks(found: Confirmation) -> list[Any]:
+    """A stream's rows, task by task."""
+    if found.stream is None:
+        return []
+    boxes = [figure_box(one, title, height=470) for title, one in stream_curves(found).items()]
+    note = (
+        "Each row over the tasks: the mean over its seeds, and one standard deviation to either "
+        "side. Of a run that diverged, the tasks before that."
+    )
+    return [h("p", note, class_="quiet"), *boxes] if boxes else []
 
 
 def _points(value: float | None) -> str:

@@ -220,22 +220,37 @@ def rates(view: View) -> list[Any]:
     figure = figure_box(
         by_learning_rate(curves, best=best, rates=view.rates),
         "accuracy by learning rate",
-        caption=f"After {view.stored.settings.trial.epochs} epochs at each rate, one seed. Where "
+        caption=f"{_length(view)} at each rate, one seed. Where "
         "one diverged, or was not tried for it was pruned, there is no dot. A shape that lets more "
         "gradient through acts in part like a larger rate: compare the peaks.",
     )
     return [figure] if figure else []
 
 
+def _length(view: View) -> str:
+    settings = view.stored.settings.trial
+    return f"After {settings.epochs} epochs" if not view.stream else "One stream of tasks"
+
+
 def curves(view: View) -> list[Any]:
     """Value and loss by epoch."""
     accuracy, loss = study_figures.learning_curves(
-        view.runs, view.best_run, percent=view.percent, title=view.title
+        view.runs,
+        view.best_run,
+        percent=view.percent,
+        title="accuracy within the task" if view.stream else view.title,
+        unit=view.unit,
     )
     boxes = [
-        figure_box(accuracy, "value by epoch", height=360),
-        figure_box(loss, "training loss by epoch", height=360),
+        figure_box(accuracy, f"value by {view.unit}", height=360),
+        figure_box(loss, f"training loss by {view.unit}", height=360),
     ]
+    if view.stream:
+        after, norms = study_figures.after_each_task(view.runs, view.best_run)
+        boxes += [
+            figure_box(after, "accuracy after each task", height=360),
+            figure_box(norms, "weight norm by task", height=360),
+        ]
     if not any(boxes):
         return []
     note = "Each trial's run at the learning rate it was best at." if view.rates else None
@@ -246,12 +261,14 @@ def dead(view: View) -> list[Any]:
     """Dead units by epoch and by layer."""
     boxes = [
         figure_box(
-            study_figures.dead_over_time(view.runs, view.best_run),
-            "dead units by epoch",
+            study_figures.dead_over_time(view.runs, view.best_run, unit=view.unit),
+            f"dead units by {view.unit}",
             height=340,
         ),
         figure_box(
-            study_figures.dead_by_layer(view.runs, view.best_run), "dead units by layer", height=340
+            study_figures.dead_by_layer(view.runs, view.best_run, unit=view.unit),
+            "dead units by layer",
+            height=340,
         ),
     ]
     if not any(boxes):
@@ -260,7 +277,7 @@ def dead(view: View) -> list[Any]:
         h(
             "p",
             "A unit is dead where its pre-activation is not above zero for any image that was "
-            "looked at after the epoch.",
+            f"looked at after the {view.unit}.",
             class_="quiet",
         ),
         h("div", boxes, class_="pair"),

@@ -70,7 +70,7 @@ def trials(view: View) -> list[Any]:
                 {"text": "status", "data_first": "ascending"},
                 {"text": "value", **number_head},
                 {"text": "criteria", **number_head},
-                {"text": "epochs", **number_head},
+                {"text": f"{view.unit}s", **number_head},
                 {"text": "time", **number_head},
                 {"text": "note", "data_first": "ascending"},
             ],

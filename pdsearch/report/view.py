@@ -80,7 +80,19 @@ class View:
     @property
     def title(self) -> str:
         """What a value is."""
+        if self.percent and self.stream:
+            return "accuracy within the last tasks"
         return "validation accuracy" if self.percent else "value"
+
+    @property
+    def stream(self) -> bool:
+        """Whether trials train on a stream of tasks."""
+        return not self.by_function and self.stored.settings.trial.stream is not None
+
+    @property
+    def unit(self) -> str:
+        """What a trial reports one by one."""
+        return "task" if self.stream else "epoch"
 
     def value(self, value: float | None) -> str:
         """A value as shown."""

@@ -15,7 +15,7 @@ from pdsearch.trial.records import (
     TrialResult,
     value_of,
 )
-from pdsearch.trial.settings import StreamSettings, TrialSettings, learning_rate_at
+from pdsearch.trial.settings import StreamSettings, TrialSettings, learning_rate_at, length_of
 
 if TYPE_CHECKING:
     from pdsearch.trial.run import run_over_learning_rates, run_trial
@@ -43,6 +43,7 @@ __all__ = [
     "TrialSettings",
     "check_room",
     "learning_rate_at",
+    "length_of",
     "probe_precision",
     "resolve_device",
     "resolve_settings",

@@ -167,6 +167,7 @@ class Loop:
         limit = EXPLODED * math.log(data.classes)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", epoch))
         order = data.train[torch.randperm(len(data.train), generator=generator)].to(device)
+        labels = data.labels[order]
         shifts = draw_shifts(len(order), mirror=data.mirror, generator=generator).to(device)
         torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
         self.model.train()
@@ -178,8 +179,8 @@ class Loop:
             if self.annealed:
                 set_progress(self.model, done / max(1, total_steps - 1))
             part = slice(step * size, (step + 1) * size)
-            chosen = order[part]
-            images = data.images[chosen]
+            # Not `images[…]`, which takes three times as long for a batch of floats.
+            images = data.images.index_select(0, order[part])
             if settings.augment:
                 images = augment(images, shifts.part(part.start, part.stop))
             rate = learning_rate_at(settings, done, steps=data.steps)
@@ -188,7 +189,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             with autocast(settings.precision, device):
                 logits = self.forward(self._prepared(images))
-                loss = F.cross_entropy(logits, data.labels[chosen])
+                loss = F.cross_entropy(logits, labels[part])
             loss.backward()
             if self.before_step is not None:
                 self.before_step()
@@ -209,8 +210,8 @@ class Loop:
                     said = f"the loss exploded to {mean:.3g} {where} (limit {limit:.3g})"
                     return Training(mean, math.nan, said)
                 total += sum(losses)
-                labels = data.labels[order[part.stop - size * len(named) : part.stop]]
-                right += int((torch.cat(named).argmax(1) == labels).sum())
+                recently = labels[part.stop - size * len(named) : part.stop]
+                right += int((torch.cat(named).argmax(1) == recently).sum())
                 recent.clear()
                 named.clear()
             if self.on_batch is not None:

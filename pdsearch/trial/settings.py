@@ -249,6 +249,15 @@ class TrialSettings(BaseModel):
         return self
 
 
+def length_of(trial: Mapping[str, Any]) -> str:
+    """How long a run is, in words, from its dumped settings: `8 epochs`, or a stream's tasks."""
+    stream, epochs = trial.get("stream"), trial["epochs"]
+    if not stream:
+        return f"{epochs} epochs"
+    drawn = "labels drawn anew" if stream["change"] == "labels" else "pixels permuted anew"
+    return f"a stream of {stream['tasks']} tasks ({drawn}) of {epochs} epochs each"
+
+
 def learning_rate_at(settings: TrialSettings, step: int, *, steps: int) -> float:
     """The learning rate of a step.
 

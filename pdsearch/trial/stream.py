@@ -61,13 +61,14 @@ class Stream:
         if stream is None:
             raise InputError("the trial's settings have no stream")
         whole = TrialData.of(dataset, settings, seed=seed, split=split, device=device)
+        images, labels, pool = whole.images, whole.labels, whole.train
         if split == "test":
             images, labels = whole.evaluation_images, whole.evaluation_labels
-        else:
-            images, labels = whole.images[whole.train], whole.labels[whole.train]
-        _check_room(stream, len(labels), dataset=dataset.name)
+            pool = torch.arange(len(labels))
+        _check_room(stream, len(pool), dataset=dataset.name)
         generator = torch.Generator().manual_seed(derive_seed(seed, "stream images"))
-        chosen = torch.randperm(len(labels), generator=generator)[: stream.images].to(device)
+        drawn = torch.randperm(len(pool), generator=generator)[: stream.images]
+        chosen = pool[drawn].to(device)
         prepared = normalise(images[chosen], whole.mean, whole.deviation)
         own = labels[chosen]
         data = replace(
