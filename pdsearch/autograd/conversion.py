@@ -292,7 +292,7 @@ class _Installer:
                 old = graph.create_node(
                     node.op, node.target, (input, *rest), kwargs, node.name, node.type
                 )
-            old.meta = dict(node.meta)
+            old.name, old.meta = node.name, dict(node.meta)
             call.replace_all_uses_with(old)
             graph.erase_node(call)
             module.recompile()
