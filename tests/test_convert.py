@@ -503,3 +503,28 @@ def test_integers_pass_through_calls() -> None:
             return F.relu(x)
 
     assert convert(Integers(), LEAKY)(torch.tensor([-1, 2])).tolist() == [0, 2]
+
+
+class CallsAroundAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.attention = nn.TransformerEncoder(layer, 2), nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.encoder(F.relu(x))
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_fused_inference_stays(mode: Any) -> None:
+    torch.manual_seed(0)
+    model, given = CallsAroundAttention().eval(), torch.randn(2, 5, 8)
+    with mode():
+        output = model(given)
+    names = [site.name for site in relu_sites(convert(model, ELU, example=given))]
+    assert names == ["relu", "encoder.layers.0.activation", "encoder.layers.1.activation"]
+    for _ in range(2):
+        with mode():
+            assert torch.equal(bits(model(given)), bits(output))
+        convert(model, LEAKY, example=given)
