@@ -9,7 +9,7 @@ import torchvision.models
 from relu_oracle import check_converts
 from torch import nn
 
-# All of torchvision's classifiers that compute ReLU: the others have ReLU6, GELU, SiLU or Hardswish.
+# All of torchvision's classifiers that compute ReLU; the others have ReLU6, GELU or SiLU.
 QUICK = ("alexnet", "googlenet", "mnasnet0_5", "mobilenet_v3_small", "resnet18", "squeezenet1_1")
 SLOW = (
     *("densenet121", "densenet161", "densenet169", "densenet201", "efficientnet_b0"),

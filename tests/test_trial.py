@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pdsearch.data import Dataset, channel_statistics, load_dataset, stratified_split
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import InputError
 from pdsearch.expression import t, x
 from pdsearch.family import Candidate, Family
 from pdsearch.trial import (
@@ -783,9 +783,13 @@ def test_batch_larger_than_the_data(models: Path) -> None:
         trial(models, settings=settings(batch_size=500))
 
 
-def test_functional_relu_is_refused(models: Path) -> None:
-    with pytest.raises(UnsupportedError, match="calls ReLU as a function"):
-        trial(models, settings=settings(model="own.py:Calls"))
+def test_relu_called_as_a_function(models: Path) -> None:
+    result = trial(models, settings=settings(model="own.py:Calls", epochs=2))
+    assert list(result.epochs[0].dead) == ["relu", "relu_1"]  # in the order in which they run
+    plain = trial(models, RELU, settings=settings(model="own.py:Calls", epochs=2))
+    assert plain.epochs[0].loss != result.epochs[0].loss
+    control = trial(models, settings=settings(model="own.py:Calls", epochs=1), module=nn.Softplus)
+    assert control.epochs[0].loss != plain.epochs[0].loss
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple, NoReturn, cast
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from pdsearch.autograd.module import PDReLU
 from pdsearch.errors import UnsupportedError
@@ -162,6 +163,9 @@ class Calls:
         clamp: Whether `clamp(min=0)` is a ReLU.
         holder: The module that has the children; None for the calling module itself.
         how: For each place the kind of call and file:line, for `relu_sites`.
+        uniform: Whether all sites became the same.
+        suspends: Whether the module is one of torch's whose fused inference looks for function
+            modes, and gives way to its other code where there is one: none of ours is on there.
     """
 
     sites: dict[Place, str | None] = field(default_factory=dict)
@@ -170,6 +174,7 @@ class Calls:
     holder: nn.Module | None = None
     how: dict[Place, tuple[str, str]] = field(default_factory=dict)
     uniform: bool = True
+    suspends: bool = False
 
 
 class _Redirect(TorchFunctionMode):
@@ -311,10 +316,19 @@ def _rebuild(make: Any, base: type[nn.Module], methods: tuple[str, ...], *rest: 
 def _under(function: Callable[..., Any]) -> FunctionType:
     @functools.wraps(function)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with _Redirect(self):
+        with _context(self):
             return function(self, *args, **kwargs)
 
     return cast(FunctionType, run)
+
+
+def _context(owner: nn.Module) -> AbstractContextManager[Any]:
+    if not owner.__dict__[ATTRIBUTE].suspends:
+        return _Redirect(owner)
+    modes = () if torch.compiler.is_compiling() else _get_current_function_mode_stack()
+    if modes and all(isinstance(mode, _Redirect) for mode in modes):
+        return torch._C.DisableTorchFunction()
+    return nullcontext()
 
 
 def _refuse_scripting(self: nn.Module) -> NoReturn:

@@ -38,6 +38,8 @@ _HOOKS = (
     "_load_state_dict_post_hooks",
 )
 
+_FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+
 _log = logging.getLogger("pdsearch")
 
 
@@ -153,10 +155,11 @@ def _replace(
     choose.check([name for entry in found.entries for name in entry.names])
     _check_reach(model, found, choose)
     with ExitStack() as undo:
-        result = _Installer(model, make, choose, undo, clamp=clamp).install(found)
+        installer = _Installer(model, make, choose, undo, clamp=clamp)
+        result = installer.install(found)
         if before is not None:
             after = run(result, example, clamp=clamp)
-            _check_graph(result, after, found, choose)
+            _check_graph(result, after, found, choose, set() if same else installer.new)
             if same:
                 differs = _difference(before, after)
                 if differs is not None:
@@ -224,6 +227,7 @@ class _Installer:
     ) -> None:
         self.model, self.make, self.choose, self.undo = model, make, choose, undo
         self.clamp = clamp
+        self.new: set[nn.Module] = set()
         tensors = (*model.parameters(), *model.buffers())
         self.device = next((t.device for t in tensors if not t.is_meta), torch.device("cpu"))
 
@@ -237,7 +241,6 @@ class _Installer:
             new = self.made(entry, pattern)
             if entry.kind == "module":
                 _keep_hooks(entry.owner, new)
-                new.train(entry.owner.training)
                 if entry.owner is self.model:
                     result = new
                 self.in_parents(entry.owner, new)
@@ -256,8 +259,8 @@ class _Installer:
     def made(self, entry: Entry, pattern: str) -> nn.Module:
         new = self.make(entry, pattern)
         assert new is not None
-        new.train(entry.owner.training)
-        return new.to(self.device)
+        self.new.add(new)
+        return new.train(entry.owner.training).to(self.device)
 
     def in_parents(self, old: nn.Module, new: nn.Module) -> None:
         for module in list(self.model.modules()):
@@ -292,7 +295,7 @@ class _Installer:
                 old = graph.create_node(
                     node.op, node.target, (input, *rest), kwargs, node.name, node.type
                 )
-            old.meta = dict(node.meta)
+            old.name, old.meta = node.name, dict(node.meta)
             call.replace_all_uses_with(old)
             graph.erase_node(call)
             module.recompile()
@@ -339,12 +342,19 @@ class _Installer:
         wrap(module, calls, methods)
 
     def shield(self, found: Survey) -> None:
-        """ReLU modules that stay must not be taken for calls of the module around them."""
+        """Keep what must not change from seeing the function mode of a module around it.
+
+        ReLU modules that stay would be taken for calls; torch's fused inference would end.
+        """
         for entry in found.entries:
             left = entry.kind == "module" and self.choose(entry.names) is None
             if left and not isinstance(entry.owner, PDReLU) and ATTRIBUTE not in vars(entry.owner):
                 self.undo.callback(unwrap, entry.owner)
                 wrap(entry.owner, Calls(), ["forward"])
+        for module in self.model.modules():
+            if isinstance(module, _FUSED) and ATTRIBUTE not in vars(module):
+                self.undo.callback(unwrap, module)
+                wrap(module, Calls(suspends=True), ["forward"])
 
 
 def _keep_hooks(old: nn.Module, new: nn.Module) -> None:
@@ -367,7 +377,10 @@ def _check_reach(model: nn.Module, found: Survey, choose: _Choice) -> None:
         )
 
 
-def _check_graph(model: nn.Module, after: Trace, found: Survey, choose: _Choice) -> None:
+def _check_graph(
+    model: nn.Module, after: Trace, found: Survey, choose: _Choice, new: set[nn.Module]
+) -> None:
+    """Refuse ReLU's own gradient, except of skipped sites and of an activation that is ReLU."""
     places: dict[Any, tuple[str, ...]] = {
         (e.owner, e.key): e.names for e in found.entries if e.kind == "call"
     }
@@ -376,6 +389,8 @@ def _check_graph(model: nn.Module, after: Trace, found: Survey, choose: _Choice)
     def is_left_on_purpose(seen: Seen) -> bool:
         if seen.owner is None:
             return False
+        if owners[seen.owner] in new:
+            return True
         names = places.get((owners[seen.owner], seen.place))
         if names is None:
             names = (seen.owner, f"{seen.owner}.relu" if seen.owner else "relu")

@@ -255,6 +255,7 @@ def _of_calls(
 ) -> tuple[Caller | None, list[Entry]]:
     """What a module's code calls: known from before, seen in the run, or read in its bytecode."""
     known: Calls | None = vars(module).get(ATTRIBUTE)
+    known = None if known is not None and known.suspends else known
     clamp = clamp or (known is not None and known.clamp)
     read = scan.scan(module, clamp=clamp)
     seen = [s for s in trace.seen if s.owner == names[0]] if trace is not None else []
