@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 
 from pdsearch import Family, x
 
-alpha = sympy.Symbol("alpha", positive=True)
+alpha = sympy.Symbol("alpha", nonnegative=True)
 
 relu = Family(
     "relu",

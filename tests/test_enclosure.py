@@ -160,7 +160,8 @@ def random_expression(rng: random.Random, depth: int) -> sympy.Expr:
     return rng.choice(
         [
             sympy.exp, sympy.log, sympy.sin, sympy.cos, sympy.tanh, sympy.sinh, sympy.cosh,
-            sympy.atan, sympy.erf, sympy.erfc, sigmoid, softplus, sympy.sqrt, sigmoid_bell, sech2, arccot,
+            sympy.atan, sympy.erf, sympy.erfc, sigmoid, softplus, sympy.sqrt, sigmoid_bell, sech2,
+            arccot,
         ]
     )(part())  # fmt: skip
 
