@@ -3,11 +3,23 @@
 import copy
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
+import sympy
 import torch
 
-from pdsearch import Candidate, Family, InputError, PDReLU, kernels, load_family, pd_relu, x
+from pdsearch import (
+    Candidate,
+    Family,
+    InputError,
+    PDReLU,
+    check,
+    kernels,
+    load_family,
+    pd_relu,
+    x,
+)
 from pdsearch.errors import UnsupportedError
 
 SHAPES = {
@@ -205,3 +217,35 @@ def test_wrong_directions_are_refused(directions: tuple[str, ...], message: str)
 def test_bind_refuses_an_unknown_direction() -> None:
     with pytest.raises(InputError, match="direction must be one of both, up, got 'sideways'"):
         load_family("exp_tail").bind(direction="sideways")
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [("exp_tail", "proved"), ("leaky", "proved"), ("sigmoid", "proved"), ("b_silu", "refuted")],
+)
+def test_never_pushes_down(name: str, verdict: str) -> None:
+    report = check(upward(name))
+    found = report["never_pushes_down"]
+    assert found.verdict == verdict and not found.required and len(report.criteria) == 11
+    if verdict == "refuted":  # B-SiLU is negative below −2.7349
+        assert found.witness is not None and found.witness["x"] < -2.7349
+        point = torch.tensor(found.witness["x"], dtype=torch.float64)
+        assert upward(name)(point) < 0
+    strict = check(upward(name), profile="strict")
+    assert strict["never_pushes_down"].required
+
+
+def test_never_pushes_down_is_of_g_below_zero_alone() -> None:
+    negative_above = Family("odd", sympy.Piecewise((-1, x > 0), (sympy.exp(x), True)))
+    report = check(negative_above.bind(direction="up"))
+    assert report["never_pushes_down"].verdict == "proved"
+    assert report["sign_preserving"].verdict == "refuted"
+
+
+def test_the_ten_criteria_stay_ten_without_a_direction() -> None:
+    assert len(check(load_family("exp_tail").default).criteria) == 10
+    up = replace(load_family("exp_tail"), directions=("up",))
+    found = check(up)["never_pushes_down"]
+    assert found.verdict == "proved"
+    with pytest.raises(KeyError):
+        check(load_family("exp_tail"))["never_pushes_down"]

@@ -6,16 +6,11 @@ or an exact identity (`pdsearch.enclosure`), `refuted` only with evidence that w
 rigorously. `measured` says so.
 """
 
-import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
 
 from pdsearch.criteria import measured
+from pdsearch.criteria.direction import never_pushes_down
 from pdsearch.criteria.family import (
     CERTIFIED,
     FamilyGate,
@@ -27,13 +22,19 @@ from pdsearch.criteria.family import (
     map_criterion,
     narrowed,
 )
+from pdsearch.criteria.own import (
+    UserCriterion,
+    criterion_name,
+    load_criterion,
+    own_results,
+    read_criterion,
+)
 from pdsearch.criteria.proof import PROVED_BY_BOXES, ProofBox, boxes_of
 from pdsearch.criteria.result import (
     CRITERIA,
     MEASURED,
     PROFILES,
     PROVED,
-    VERDICTS,
     Criterion,
     Demands,
     Report,
@@ -43,9 +44,8 @@ from pdsearch.criteria.result import (
 )
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.search import Budget
-from pdsearch.errors import InputError, PdsearchError, first_line
+from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Family
-from pdsearch.userfile import read_python
 
 __all__ = [
     "CERTIFIED",
@@ -73,9 +73,6 @@ __all__ = [
     "read_criterion",
     "settle",
 ]
-
-UserCriterion = Callable[[Candidate], Any]
-"""A criterion of one's own: candidate → `Result`, or → (value, passed)."""
 
 FAMILY_BUDGET = Budget(boxes=100_000, seconds=10.0)
 """What a criterion of a family may cost: half a minute for all of a hard family.
@@ -109,7 +106,7 @@ def check(
     extra: Sequence[UserCriterion] = (),
     budget: Budget | None = None,
 ) -> Report:
-    """Decide all ten criteria, and the user's own.
+    """Decide all ten criteria, `never_pushes_down` where a direction is set, and the user's own.
 
     Args:
         target: a candidate, checked at t = 0; or a family, decided over its whole parameter box.
@@ -129,7 +126,8 @@ def check(
         return _family_report(target, wanted, extra, budget)
     if not isinstance(target, Candidate):
         raise InputError(f"check needs a Candidate or a Family, got {type(target).__name__}")
-    return _report(target, wanted, CRITERIA, extra, budget)
+    directed = never_pushes_down(target, wanted, budget)
+    return _report(target, wanted, CRITERIA, extra, budget, directed=directed)
 
 
 def gate(
@@ -200,6 +198,7 @@ def _report(
     budget: Budget | None,
     *,
     known: Mapping[str, str] | None = None,
+    directed: Sequence[Result] = (),
 ) -> Report:
     shape = Shape(candidate.expression, budget=budget)
     results: list[Result] = []
@@ -210,7 +209,8 @@ def _report(
             results.append(CERTIFIED[name](shape, wanted))
         else:
             results.append(_MEASURED[name](candidate, wanted))
-    results += _owns(extra, [candidate])
+    results += directed
+    results += own_results(extra, [candidate])
     return Report(_target(candidate), wanted.profile, tuple(results))
 
 
@@ -218,87 +218,6 @@ def _target(checked: Candidate | Family) -> str:
     """What a report is about: a name, or of a formula that was typed its text."""
     family = checked if isinstance(checked, Family) else checked.family
     return checked.formula if family.origin == "formula" else checked.name
-
-
-def _owns(extra: Sequence[UserCriterion], candidates: Sequence[Candidate]) -> list[Result]:
-    results = [_own_of_all(criterion, candidates) for criterion in extra]
-    names = [result.name for result in results]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two criteria of your own are called {', '.join(map(repr, twice))}")
-    return results
-
-
-def _own_of_all(criterion: UserCriterion, candidates: Sequence[Candidate]) -> Result:
-    """The worst that a criterion says of some of a family's candidates; of one, just that.
-
-    What holds for some is no proof for the family: `proved` then becomes `measured`.
-    """
-    found = [(_own(criterion, candidate), candidate) for candidate in candidates]
-    worst, at = next((pair for pair in found if not pair[0].passed), found[0])
-    if len(found) == 1:
-        return worst
-    asked = f"asked of {len(found)} of the family's candidates, this is {at.name}"
-    detail = f"{worst.detail}; {asked}" if worst.detail else asked
-    verdict = MEASURED if worst.verdict == PROVED else worst.verdict
-    return replace(worst, verdict=verdict, detail=detail)
-
-
-def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
-    name = criterion_name(criterion)
-    # What it prints must not end up in what the command line writes to stdout.
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            outcome = criterion(candidate)
-    except (PdsearchError, OSError, RuntimeError, MemoryError):
-        raise  # said clearly already, or what another attempt may get over
-    except Exception as error:
-        first = first_line(error)
-        raise InputError(
-            f"the criterion {name!r} failed for {candidate.name}: {type(error).__name__}: {first}"
-        ) from error
-    if isinstance(outcome, Result):
-        if outcome.name in CRITERIA:
-            raise InputError(_TAKEN.format(outcome.name))
-        if outcome.verdict not in VERDICTS:
-            raise InputError(
-                f"the verdict of the criterion {name!r} must be one of {', '.join(VERDICTS)}, "
-                f"got {outcome.verdict!r}"
-            )
-        return outcome
-    if (
-        isinstance(outcome, tuple)
-        and len(outcome) == 2
-        and isinstance(outcome[1], bool | np.bool_)
-        and (outcome[0] is None or isinstance(outcome[0], int | float | tuple | np.number))
-    ):
-        value, passed = outcome
-        value = value.item() if isinstance(value, np.number) else value
-        statement = " ".join((criterion.__doc__ or name).split("\n\n")[0].split())
-        return Result(
-            name, statement, MEASURED, bool(passed), True, value, "the user's own", None,
-            "the user's",
-        )  # fmt: skip
-    kinds = [type(part).__name__ for part in outcome] if isinstance(outcome, tuple) else []
-    got = f"({', '.join(kinds)})" if kinds else type(outcome).__name__
-    raise InputError(
-        f"the criterion {name!r} must give a Result or a pair (value, passed) of a number or None "
-        f"and a bool, got {got}"
-    )
-
-
-_TAKEN = "a criterion of your own cannot be called {!r}: that is one of ours"
-
-
-def criterion_name(criterion: UserCriterion) -> str:
-    """Under which name a criterion of one's own is listed.
-
-    Raises:
-        InputError: it is one of ours.
-    """
-    name = str(getattr(criterion, "__name__", type(criterion).__name__))
-    if name in CRITERIA:
-        raise InputError(_TAKEN.format(name))
-    return name
 
 
 # ---------------------------------------------------------------------------------- families
@@ -419,7 +338,8 @@ def _family_report(
             results.append(decide_criterion(shape, name, (budget or FAMILY_BUDGET).fresh()))
         else:
             results.append(_worst(_MEASURED[name], corners, wanted, name))
-    results += _owns(extra, list(dict.fromkeys(corners)))
+    results += never_pushes_down(family, wanted, budget)
+    results += own_results(extra, list(dict.fromkeys(corners)))
     return Report(_target(family), wanted.profile, tuple(results))
 
 
@@ -441,39 +361,3 @@ def _worst(
         witness=None if worst.witness is None else {**at.parameters, **worst.witness},
         detail=detail,
     )  # fmt: skip
-
-
-# ------------------------------------------------------------------------- criteria of one's own
-
-
-def load_criterion(spec: str, *, directory: Path | None = None) -> UserCriterion:
-    """A criterion of one's own from a file: `path.py:function`. Runs the file.
-
-    The function takes a candidate and gives a `Result`, or a pair (value, passed).
-
-    Args:
-        spec: the file and the function.
-        directory: what a relative path is relative to; the working directory if None.
-
-    Raises:
-        InputError: no such file or function.
-    """
-    return read_criterion(spec, directory=directory)[0]
-
-
-def read_criterion(spec: str, *, directory: Path | None = None) -> tuple[UserCriterion, str]:
-    """As `load_criterion`, and the text of the file as it ran."""
-    file, colon, name = spec.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise InputError(f"a criterion of your own is named path.py:function, got {spec!r}")
-    path = Path(file) if directory is None else directory / file
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: a criterion needs path.py:function")
-    source = read_python(path)
-    module = source.run()
-    function = getattr(module, name, None)
-    if not callable(function):
-        names = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        raise InputError(f"{path} has no function {name!r} (it has: {', '.join(names) or 'none'})")
-    criterion_name(function)
-    return cast(UserCriterion, function), source.text

@@ -1,0 +1,137 @@
+"""Criteria of your own: functions of a candidate, listed after ours."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from pdsearch.criteria.result import CRITERIA, MEASURED, PROVED, VERDICTS, Result
+from pdsearch.errors import InputError, PdsearchError, first_line
+from pdsearch.family import Candidate
+from pdsearch.userfile import read_python
+
+UserCriterion = Callable[[Candidate], Any]
+"""A criterion of your own: candidate → `Result`, or → (value, passed)."""
+
+
+def own_results(extra: Sequence[UserCriterion], candidates: Sequence[Candidate]) -> list[Result]:
+    """What the user's criteria say of a candidate, or the worst of several of a family's.
+
+    Raises:
+        InputError: two have one name, or one fails or gives neither a `Result` nor a pair.
+    """
+    results = [_own_of_all(criterion, candidates) for criterion in extra]
+    names = [result.name for result in results]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two criteria of your own are called {', '.join(map(repr, twice))}")
+    return results
+
+
+def _own_of_all(criterion: UserCriterion, candidates: Sequence[Candidate]) -> Result:
+    """The worst that a criterion says of some of a family's candidates; of one, just that.
+
+    What holds for some is no proof for the family: `proved` then becomes `measured`.
+    """
+    found = [(_own(criterion, candidate), candidate) for candidate in candidates]
+    worst, at = next((pair for pair in found if not pair[0].passed), found[0])
+    if len(found) == 1:
+        return worst
+    asked = f"asked of {len(found)} of the family's candidates, this is {at.name}"
+    detail = f"{worst.detail}; {asked}" if worst.detail else asked
+    verdict = MEASURED if worst.verdict == PROVED else worst.verdict
+    return replace(worst, verdict=verdict, detail=detail)
+
+
+def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
+    name = criterion_name(criterion)
+    # What it prints must not end up in what the command line writes to stdout.
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = criterion(candidate)
+    except (PdsearchError, OSError, RuntimeError, MemoryError):
+        raise  # said clearly already, or what another attempt may get over
+    except Exception as error:
+        first = first_line(error)
+        raise InputError(
+            f"the criterion {name!r} failed for {candidate.name}: {type(error).__name__}: {first}"
+        ) from error
+    if isinstance(outcome, Result):
+        if outcome.name in CRITERIA:
+            raise InputError(_TAKEN.format(outcome.name))
+        if outcome.verdict not in VERDICTS:
+            raise InputError(
+                f"the verdict of the criterion {name!r} must be one of {', '.join(VERDICTS)}, "
+                f"got {outcome.verdict!r}"
+            )
+        return outcome
+    if (
+        isinstance(outcome, tuple)
+        and len(outcome) == 2
+        and isinstance(outcome[1], bool | np.bool_)
+        and (outcome[0] is None or isinstance(outcome[0], int | float | tuple | np.number))
+    ):
+        value, passed = outcome
+        value = value.item() if isinstance(value, np.number) else value
+        statement = " ".join((criterion.__doc__ or name).split("\n\n")[0].split())
+        return Result(
+            name, statement, MEASURED, bool(passed), True, value, "the user's own", None,
+            "the user's",
+        )  # fmt: skip
+    kinds = [type(part).__name__ for part in outcome] if isinstance(outcome, tuple) else []
+    got = f"({', '.join(kinds)})" if kinds else type(outcome).__name__
+    raise InputError(
+        f"the criterion {name!r} must give a Result or a pair (value, passed) of a number or None "
+        f"and a bool, got {got}"
+    )
+
+
+_TAKEN = "a criterion of your own cannot be called {!r}: that is one of ours"
+
+
+def criterion_name(criterion: UserCriterion) -> str:
+    """Return the name under which a criterion is listed.
+
+    Raises:
+        InputError: it is one of ours.
+    """
+    name = str(getattr(criterion, "__name__", type(criterion).__name__))
+    if name in CRITERIA:
+        raise InputError(_TAKEN.format(name))
+    return name
+
+
+def load_criterion(spec: str, *, directory: Path | None = None) -> UserCriterion:
+    """Load a criterion from a file: `path.py:function`. Runs the file.
+
+    The function takes a candidate and gives a `Result`, or a pair (value, passed).
+
+    Args:
+        spec: the file and the function.
+        directory: what a relative path is relative to; the working directory if None.
+
+    Raises:
+        InputError: no such file or function.
+    """
+    return read_criterion(spec, directory=directory)[0]
+
+
+def read_criterion(spec: str, *, directory: Path | None = None) -> tuple[UserCriterion, str]:
+    """As `load_criterion`, and the text of the file as it ran."""
+    file, colon, name = spec.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise InputError(f"a criterion of your own is named path.py:function, got {spec!r}")
+    path = Path(file) if directory is None else directory / file
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: a criterion needs path.py:function")
+    source = read_python(path)
+    module = source.run()
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise InputError(f"{path} has no function {name!r} (it has: {', '.join(names) or 'none'})")
+    criterion_name(function)
+    return cast(UserCriterion, function), source.text
