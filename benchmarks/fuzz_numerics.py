@@ -9,10 +9,11 @@ bfloat16 and float16, the largest included, and compared with Arb; of every `--s
 and g″ too, which are to be finite. Every `--routes`-th formula also goes through the backward pass
 itself (tables) and its exported file.
 
-The bound that is stated, and checked for g: abs(got - g) ≤ half a unit in the last place of the
-dtype (float64: 1e-12·abs(g)) + `PDReLU(candidate, exact=True).error_bound(dtype)`, where g beyond
-the dtype's largest number counts as that number. What is finite by Arb must be finite. At a
-breakpoint that is no float64, the arm is a matter of its rounding: those points are left out.
+The bound that is stated, and checked for g: abs(got - g) ≤ 1e-12·abs(g) + 1e-15 +
+`PDReLU(candidate, exact=True).error_bound(dtype)`, and half a unit in the last place of a dtype
+narrower than float64; g beyond the dtype's largest number counts as that number. What is finite by
+Arb must be finite. Where the sides of a condition are nearer than their rounding, either arm will
+do: those points are left out.
 
 Prints counts, and each failure; exit status 1 after one.
 """
@@ -43,7 +44,7 @@ from pdsearch.codegen import evaluate
 from pdsearch.errors import InputError
 from pdsearch.export import export
 from pdsearch.expression import parse, x
-from pdsearch.kernels.accuracy import smallest_error
+from pdsearch.kernels.accuracy import ABSOLUTE, RELATIVE
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -388,10 +389,11 @@ def at_a_break(expression: sympy.Expr, point: float) -> bool:
 
 
 def allowed(want: float, dtype: torch.dtype, bound: float) -> float:
+    """The error that is stated."""
     info = torch.finfo(dtype)
-    relative = 1e-12 if dtype == torch.float64 else 0.5 * info.eps * (1 + 1e-9)
+    rounding = 0.0 if dtype == torch.float64 else 0.5 * info.eps * abs(want)
     smallest = 0.5 * info.smallest_normal * info.eps
-    return bound + relative * abs(want) + smallest + smallest_error(dtype)
+    return bound + rounding * (1 + 1e-9) + RELATIVE * abs(want) + ABSOLUTE + smallest
 
 
 def check(
@@ -462,7 +464,7 @@ def check_routes(
         outcome.fail("not finite", text, f"backward pass in {dtype}, {candidate.name}")
     wide = evaluate(candidate, leaf.detach()).double()
     off = (first.double() - wide).abs()
-    unit = torch.finfo(dtype).eps * wide.abs() + torch.finfo(dtype).smallest_normal
+    unit = torch.finfo(dtype).eps * wide.abs() + torch.finfo(dtype).smallest_normal + ABSOLUTE
     if bool((off > module.error_bound(dtype) + unit).any()):
         at = int((off - unit).argmax())
         outcome.fail(

@@ -3,13 +3,12 @@
 The op, the standalone exported file and the documentation all use the text that `torch_source`
 returns, so a shape is written down exactly once: in its family.
 
-Three things are done that sympy's own torch printer does not do:
+What is printed is the expression in the form that `saturating` and `scaled` give it. Two things are
+done that sympy's own torch printer does not do:
 
 * `Piecewise` becomes nested `torch.where`, whose both arms are always evaluated. The input of an
   arm that is not taken is replaced by 0 first, and what comes out is dropped: no overflow of a dead
   arm can reach the result or its derivative.
-* `1 + erf(z)` and `1/2 + atan(z)/pi` are printed as `erfc(-z)` and `atan2(1, -z)/pi`: the same
-  functions, without the cancellation that leaves no correct digit far out on the negative side.
 * Scalars (parameters, `t`) are arguments, so one text serves every candidate of a family.
 """
 

@@ -72,7 +72,8 @@ class pd_softplus_ratio(sympy.Function):
 LARGEST_TREE = 4_000  # nodes; what is larger is printed as it is
 MOST_SPLITS = 4  # of a product into arms, one within the other
 MOST_CONSTANT = 300  # in an exponent: exp of it, and its square, are floats
-HIGH_DEGREE = 10  # powers of x up to it fit into float64 for every float32 x
+SLOW = 0.2  # exponents below it
+HIGH_DEGREE = 6  # powers of x up to it fit into float64 up to 1e51: for every float32 x
 
 _VANISHING = (sigmoid, softplus, sympy.erfc, pd_erfc)
 
@@ -233,7 +234,8 @@ class _Scaler:
     """Rewrites one expression; `value` of a part is the part itself in its finite form."""
 
     def __init__(self, expression: sympy.Expr) -> None:
-        self.heavy = _degree(expression) > HIGH_DEGREE
+        inner = [a for f in expression.atoms(sympy.Function) for a in f.args]
+        self.heavy = max(map(_degree, [expression, *inner])) > HIGH_DEGREE
         self.known: dict[sympy.Expr, sympy.Expr] = {}
         self.shifts: dict[sympy.Expr, set[sympy.Expr]] = {}
         self.shown: dict[sympy.Expr, sympy.Expr] = {}
@@ -485,17 +487,27 @@ def _pivot(parts: list[Exponents]) -> Exponents | None:
 
 
 def _degree(node: sympy.Basic) -> int:
-    """An upper bound on how fast the powers of x in an expression grow; exponents left out."""
+    """How high the powers of x in numerator or denominator may be; exponents left out."""
     if node == x:
         return 1
-    if not isinstance(node, sympy.Expr) or not node.has(x) or isinstance(node, sympy.exp):
+    if not isinstance(node, sympy.Expr) or not node.has(x) or isinstance(node, _BOUNDED):
         return 0
     if isinstance(node, Mul):
         above = sum(_degree(f) for f in node.args if not _divides(f))
         return max(above, sum(_degree(f) for f in node.args if _divides(f)))
     if isinstance(node, Pow) and node.exp.is_Rational:
-        return int(abs(node.exp) * _degree(node.base))
+        below = _degree(node.base)
+        # What overflows within a low root is still large: 1e308**0.1.
+        slow = below > 1 and abs(node.exp) < SLOW
+        return HIGH_DEGREE + 1 if slow else int(abs(node.exp) * below)
     return max(_degree(arg) for arg in node.args)
+
+
+_BOUNDED = (
+    *(sympy.exp, sympy.tanh, sympy.erf, sympy.erfc, sympy.atan, sympy.sin, sympy.cos),
+    *(sigmoid, pd_erfc, Heaviside, sympy.sign, sympy.log, sympy.sinh, sympy.cosh),
+)
+"""Functions that no power of x comes out of; exponentials are scaled on their own."""
 
 
 def _divides(factor: sympy.Basic) -> bool:

@@ -102,11 +102,11 @@ class Plan:
         """Bound on the absolute error of g beyond the rounding to the dtype.
 
         Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers and for
-        16-bit tables. Where the formula's text is evaluated, it is `accuracy.measured_error`.
+        16-bit tables. Where the formula's text is evaluated, see `accuracy.measured_error`.
         """
         self._prepare()
         if self._route == "formula" or self._least > 0:
-            measured = _measured(self.candidate, self.progress, self.dtype)
+            measured = _measured(self.candidate, self.progress)
             return max(self._error, measured)
         return self._error
 
@@ -232,8 +232,8 @@ def _segments(candidate: Candidate, progress: float) -> table.Segments | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _measured(candidate: Candidate, progress: float, dtype: torch.dtype) -> float:
-    return accuracy.measured_error(candidate, progress, dtype)
+def _measured(candidate: Candidate, progress: float) -> float:
+    return accuracy.measured_error(candidate, progress)
 
 
 @functools.lru_cache(maxsize=128)  # 128 KiB each
