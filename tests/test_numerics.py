@@ -33,7 +33,11 @@ from pdsearch.scaled import (
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-fuzz = load_script(Path(__file__).parent.parent / "benchmarks" / "fuzz_numerics.py")
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(BENCHMARKS))  # as where a script is run
+    fuzz = load_script(BENCHMARKS / "fuzz_numerics.py")
 
 
 def candidate_of(text: str) -> Candidate:
