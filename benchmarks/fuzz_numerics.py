@@ -9,10 +9,11 @@ bfloat16 and float16, the largest included, and compared with Arb; of every `--s
 and g″ too, which are to be finite. Every `--routes`-th formula also goes through the backward pass
 itself (tables) and its exported file.
 
-The bound that is stated, and checked for g: abs(got - g) ≤ half a unit in the last place of the
-dtype (float64: 1e-12·abs(g)) + `PDReLU(candidate, exact=True).error_bound(dtype)`, where g beyond
-the dtype's largest number counts as that number. What is finite by Arb must be finite. At a
-breakpoint that is no float64, the arm is a matter of its rounding: those points are left out.
+The bound that is stated, and checked for g: abs(got - g) ≤ 1e-12·abs(g) + 1e-15 +
+`PDReLU(candidate, exact=True).error_bound(dtype)`, and half a unit in the last place of a dtype
+narrower than float64; g beyond the dtype's largest number counts as that number. What is finite by
+Arb must be finite. Where the sides of a condition are nearer than their rounding, either arm will
+do: those points are left out.
 
 Prints counts, and each failure; exit status 1 after one.
 """
@@ -37,13 +38,14 @@ import sympy
 import torch
 from flint import arb, ctx, fmpq
 from optuna.distributions import FloatDistribution
+from written_formulas import Writer, slope
 
 from pdsearch import Candidate, Family, PDReLU
 from pdsearch.codegen import evaluate
 from pdsearch.errors import InputError
 from pdsearch.export import export
 from pdsearch.expression import parse, x
-from pdsearch.kernels.accuracy import smallest_error
+from pdsearch.kernels.accuracy import ABSOLUTE, RELATIVE
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -157,181 +159,6 @@ def exactly(expression: sympy.Expr, point: float) -> float | None:
     return None
 
 
-def slope(expression: sympy.Expr) -> sympy.Expr:
-    """The derivative away from jumps."""
-    found = sympy.diff(expression, x).replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
-    return found.doit().replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
-
-
-# ------------------------------------------------------------------------------------ the formulas
-
-
-class Writer:
-    """Random formulas, finite everywhere, in the styles that people use."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-
-    def k(self) -> str:
-        """A slope."""
-        return self.rng.choice(
-            ("1", "1", "1", "2", "0.5", "25", "1.702", "0.01", "4", "3.7", "a", "a", "10/3")
-        )
-
-    def c(self) -> str:
-        """A positive number."""
-        return self.rng.choice(("1", "1", "2", "0.3", "0.5", "1/3", "0.01", "b", "5", "pi/4"))
-
-    def z(self) -> str:
-        """A line."""
-        shift = self.rng.choice(("x", "x", "x", "(x - 1)", "(x + 2.5)", "(x - b)", "(x + 20)"))
-        k = self.k()
-        return shift if k == "1" else f"{k}*{shift}"
-
-    def any(self, depth: int = 1) -> str:
-        """A formula in one style, or a mixture of two."""
-        rng = self.rng
-        kinds = (self.quotient, self.activation, self.by_hand, self.steps, self.pieces,
-                 self.extremes, self.derived, self.tails)  # fmt: skip
-        one = rng.choice(kinds)
-        if depth > 0 and rng.random() < 0.25:
-            first, second = self.any(depth - 1), self.any(depth - 1)
-            w = rng.choice(("0.3", "0.5", "0.9"))
-            return rng.choice(
-                (f"{w}*({first}) + (1 - {w})*({second})", f"({first})*({second})",
-                 f"({first}) - {w}*({second})")
-            )  # fmt: skip
-        return one()
-
-    def quotient(self) -> str:
-        z, c, d = self.z(), self.c(), self.c()
-        return self.rng.choice((
-            f"1/(1 + exp(-{z}))", f"exp({z})/(1 + exp({z}))", f"{c}/({d} + exp(-{z}))",
-            f"{c}*exp({z})/({d}*exp({z}) + {c})", f"x/(1 + exp(-{z}))",
-            f"(exp({z}) - exp(-({z})))/(exp({z}) + exp(-({z})))",
-            f"(1 - exp(-2*{z}))/(1 + exp(-2*{z}))", f"(exp(2*{z}) - 1)/(exp(2*{z}) + 1)",
-            f"exp(-{z})/(1 + exp(-{z}))**2", f"{c}*exp({z})/({d} + exp({z}))**2",
-            f"2/(exp({z}) + exp(-({z})))", f"exp(-x**2)/(exp(-x**2) + {c}*exp(-{z}))",
-            f"(exp({z}) + {c})/(exp({z}) + exp(-x) + {d})", f"1/(1 + exp(-{z}))**{d}",
-            f"exp({z})/(exp({z}) + exp(3*x) + {c})", f"(1 + exp({z}))**2/(1 + exp(2*({z})))",
-            f"(exp({z}) + x)/(exp({z}) + x**2 + 1)", f"exp({z})/(exp({z}) + 1) - 1/(1 + exp(x))",
-        ))  # fmt: skip
-
-    def activation(self) -> str:
-        z, c = self.z(), self.c()
-        return self.rng.choice((
-            f"sigmoid({z})", f"(1 + tanh({z}))/2", f"1/2 + tanh({z})/2", f"1/2 + atan({z})/pi",
-            f"(1 + erf({z}))/2", f"1 - erfc({z})/2", f"softplus({z})/(1 + softplus({z}))",
-            f"1 - tanh({z})**2", f"1/cosh({z})**2", f"1 - sigmoid({z})", f"sinh({z})/cosh({z})",
-            f"log(1 + exp({z}))/(1 + abs(x))", f"{c}*(1 - tanh(exp({z})))", "exp(-exp(-x))",
-            f"1 - exp(-exp({z}))", f"exp({z} - exp({z}))", f"exp({z})*exp(-exp({z}))",
-            f"1/2 + x/(2*sqrt(x**2 + {c}))", "1/2 + x/(2*(1 + abs(x)))", f"tanh(exp({z}))",
-            f"{c}*sin(x)*exp(-x**2) + sigmoid({z})", f"exp(-abs({z}))", f"exp(-({z})**2/2)",
-            f"log(cosh({z}))/(1 + abs({z}))", f"atan(exp({z}))/pi", f"1/(1 + cosh({z}))",
-            f"cosh({z})/(1 + cosh(2*({z})))", f"exp(-softplus({z}))",
-        ))  # fmt: skip
-
-    def by_hand(self) -> str:
-        """Derivatives of activations, written out."""
-        z, k = self.z(), self.k()
-        return self.rng.choice((
-            f"1/(1 + exp(-{k}*x)) + {k}*x*exp(-{k}*x)/(1 + exp(-{k}*x))**2",
-            f"(1 + exp(-{k}*x) + {k}*x*exp(-{k}*x))/(1 + exp(-{k}*x))**2",
-            f"exp({z})*(exp({z}) + x + 1)/(exp({z}) + 1)**2",
-            "(1 + erf(x/sqrt(2)))/2 + x*exp(-x**2/2)/sqrt(2*pi)",
-            "(4*(x + 1) + 4*exp(2*x) + exp(3*x) + exp(x)*(4*x + 6))*exp(x)"
-            "/(2*exp(x) + exp(2*x) + 2)**2",
-            "tanh(log(1 + exp(x))) + x*(1 - tanh(log(1 + exp(x)))**2)/(1 + exp(-x))",
-            f"1 - (exp({z}) - exp(-({z})))**2/(exp({z}) + exp(-({z})))**2",
-            f"4/(exp({z}) + exp(-({z})))**2",
-            f"sigmoid({z})*(1 + x*(1 - sigmoid({z})))", f"sigmoid({z})*(1 - sigmoid({z}))*4",
-            f"sigmoid({z}) - sigmoid({z})**2",
-            f"exp({z})/(1 + exp({z})) + x*exp(x)/(1 + exp(x))**2",
-            "(exp(x)*(x + 1) + 1)*exp(x)/(exp(x) + 1)**2", f"{self.c()}*exp(-{z})*sigmoid({z})**2",
-            f"(1 + tanh({z}))*exp(-x**2) + 1 - tanh({z})", f"1/(1 + exp(-{z})) - 1/(1 + exp({z}))",
-        ))  # fmt: skip
-
-    def step(self) -> str:
-        place = self.rng.choice(("x", "x", "x + 1", "x - 2", "x + b"))
-        return self.rng.choice((
-            f"Heaviside({place})", f"Heaviside({place}, 0)", f"Heaviside({place}, 1)",
-            f"(1 + sign({place}))/2", f"Piecewise((1, {place} > 0), (0, True))",
-        ))  # fmt: skip
-
-    def grown(self) -> str:
-        """Something that is fine below zero, or not even there."""
-        z, c = self.z(), self.c()
-        return self.rng.choice((
-            f"{c}*exp({z})", f"exp({z})/(1 + exp({z}))", f"{c}*x*exp({z})", f"{c}*exp({z})*cos(x)",
-            f"{c}*(exp({z}) - 1)/(exp({z}) + 1)", f"exp({z})*sigmoid({z})", f"cosh({z})*exp({z})",
-            f"{c}*exp({z})/(1 + x**2)", f"1/cosh({z})", f"{c}*exp(2*({z}))*(1 - x)",
-        ))  # fmt: skip
-
-    def steps(self) -> str:
-        h, f, g = self.step(), self.grown(), self.tails()
-        upper = self.rng.choice(("1", "1", self.activation(), g))
-        return self.rng.choice((
-            f"{h}*({upper}) + (1 - {h})*({f})", f"{h} + (1 - {h})*({f})", f"({f})*(1 - {h}) + {h}",
-            f"{h} + Heaviside(-x)*({f})", f"Max(x, 0)*exp(-x) + {h}*0.5",
-            f"(x - abs(x))*({f})*0.1 + {h}", f"{h} + Min(x, 0)*({f})",
-            f"({f})*Heaviside(-x)*Heaviside(x + 3) + {h}*({upper})",
-            f"(abs(x) + x)/2*exp(-{self.k()}*x) + {self.c()}*(1 - {h})*({f})",
-        ))  # fmt: skip
-
-    def pieces(self, depth: int = 2) -> str:
-        rng = self.rng
-        below = self.pieces(depth - 1) if depth > 0 and rng.random() < 0.4 else self.grown()
-        place = rng.choice(("0", "0", "0", "-1", "1/2", "-b"))
-        upper = rng.choice(("1", "1", "1 - 0.3*exp(-x)", "x/(1 + x**2)", self.activation()))
-        middle = rng.choice((self.c(), self.activation(), f"{self.c()}*x + 1"))
-        return rng.choice((
-            f"Piecewise(({upper}, x > {place}), ({below}, True))",
-            f"Piecewise(({below}, x <= {place}), ({upper}, True))",
-            f"Piecewise(({upper}, x > 2), ({middle}, x > -3), ({below}, True))",
-            f"Piecewise(({upper}, x > 2), (Piecewise(({middle}, x > -2), ({below}, True)), True))",
-            f"Piecewise((1, x > 0), (({below})*({self.tails()}), True))",
-        ))  # fmt: skip
-
-    def extremes(self) -> str:
-        z, c, f = self.z(), self.c(), self.activation()
-        return self.rng.choice((
-            f"Min(1, exp({z}))", f"Min(1, {c}*exp({z}))", f"clamp(exp({z}), 0, {c})",
-            f"Max(0, 1 - exp(-{z}))", f"clamp({z}, 0, 1)", f"Min(1, Max({c}*0.1, exp({z})))",
-            f"Max({f}, {c})", f"Min(exp({z}), {f})", f"Max(exp(-abs({z})), {f})",
-            f"clamp({f}, 0.1, 0.9)", f"Min(exp({z}), exp(-{z}))", f"clamp(x*exp({z}), -1, 1)",
-            f"Max(0, Min(1, {c} + {z}))*({f})", f"1/Max(1, exp({z}))", f"1/(1 + Max(0, -{z}))",
-            f"exp(Min(0, {z}))", f"exp(-Max(0, {z}))*sigmoid(x)", f"Min(1, cosh({z}))",
-        ))  # fmt: skip
-
-    def derived(self) -> str:
-        """By sympy.diff, printed as sympy prints it."""
-        rng = self.rng
-        source = rng.choice((
-            f"x/(1 + exp(-{self.z()}))", f"x*sigmoid({self.z()})", "x*tanh(log(1 + exp(x)))",
-            f"log(1 + exp({self.z()}))", "x*(1 + erf(x/sqrt(2)))/2", f"log(cosh({self.z()}))",
-            "x/2*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x**3)))", f"tanh({self.z()})",
-            f"Max(x, {self.c()}*(exp(x) - 1))", "x*Heaviside(x) + (1 - Heaviside(x))*(exp(x) - 1)",
-            f"(exp({self.z()}) - 1)/(exp(x) + 1)", "x*exp(x)/(exp(x) + exp(-x))",
-            "Piecewise((x, x > 0), (exp(x) - 1, True))", "Min(x, exp(x))", "log(exp(x) + exp(-x))",
-            f"atan(exp({self.z()}))", "sqrt(1 + x**2)", "abs(x)/(1 + abs(x))",
-            f"Min(1, exp({self.z()}))",
-            f"softplus({self.z()})", "x*atan(x)/pi + x/2", f"1/(1 + exp(-{self.z()}))",
-            f"exp(x)/({self.c()} + exp(x))",
-        ))  # fmt: skip
-        expression = parse(source, parameters=["a", "b"])
-        return str(slope(expression))
-
-    def tails(self) -> str:
-        c, k = self.c(), self.k()
-        return self.rng.choice((
-            f"{c}/(1 + ({k}*x)**2)", f"{c}/(1 + abs(x))", "1/(1 + x**2)**2", "x**2/(1 + x**2)",
-            f"x/(1 + {c}*x**2)", f"(1 + x**2)**(-{c})", "1/sqrt(1 + x**2)", "x**4/(1 + x**4)",
-            "x**20/(1 + x**20)", f"exp(-{k}*x**2)", f"x**3*exp(-{c}*x**2)", "1/(1 + log(1 + x**2))",
-            f"1/(1 + {c}*abs(x)**3)", "(x**3 + 1)/(x**4 + 2)", f"{c}*exp(-sqrt(1 + x**2))",
-            f"exp(-abs(x))*(1 + abs({k}*x))",
-        ))  # fmt: skip
-
-
 # ------------------------------------------------------------------------------------- one formula
 
 
@@ -388,10 +215,11 @@ def at_a_break(expression: sympy.Expr, point: float) -> bool:
 
 
 def allowed(want: float, dtype: torch.dtype, bound: float) -> float:
+    """The error that is stated."""
     info = torch.finfo(dtype)
-    relative = 1e-12 if dtype == torch.float64 else 0.5 * info.eps * (1 + 1e-9)
+    rounding = 0.0 if dtype == torch.float64 else 0.5 * info.eps * abs(want)
     smallest = 0.5 * info.smallest_normal * info.eps
-    return bound + relative * abs(want) + smallest + smallest_error(dtype)
+    return bound + rounding * (1 + 1e-9) + RELATIVE * abs(want) + ABSOLUTE + smallest
 
 
 def check(
@@ -462,7 +290,7 @@ def check_routes(
         outcome.fail("not finite", text, f"backward pass in {dtype}, {candidate.name}")
     wide = evaluate(candidate, leaf.detach()).double()
     off = (first.double() - wide).abs()
-    unit = torch.finfo(dtype).eps * wide.abs() + torch.finfo(dtype).smallest_normal
+    unit = torch.finfo(dtype).eps * wide.abs() + torch.finfo(dtype).smallest_normal + ABSOLUTE
     if bool((off > module.error_bound(dtype) + unit).any()):
         at = int((off - unit).argmax())
         outcome.fail(

@@ -120,7 +120,7 @@ def _look(
             if bool(missing.any()):
                 _shorten(found, side, sizes[int(missing.long().argmax()) - 1].item())
             return
-        if wanted is None:
+        if wanted is None and not bool(missing.any()):
             return
     else:
         if bool(missing.any()) and first > 0:
@@ -136,13 +136,16 @@ def _look(
     place = torch.tensor([side * good], dtype=torch.float64)
     limit = function(place, PROGRESS, *values).item()
     allowed = SETTLED * max(1.0, abs(limit))
-    for index in range(first, len(sizes), 40):
-        beyond = real.value(side * sizes[index].item())
-        if beyond is None or not abs(beyond - limit) <= allowed:
+    # Also where balls cannot tell the values further out, these must have settled.
+    ahead = [0.5 * good, *(sizes[index].item() for index in range(first, len(sizes), 40))]
+    for index, further in enumerate(ahead):
+        beyond = real.value(side * further)
+        if (beyond is None and index == 0) or (
+            beyond is not None and not abs(beyond - limit) <= allowed
+        ):
             found.trouble = (
-                f"{real.shown} cannot be evaluated in floating point at x = {side * size:.6g}, "
-                "where it is finite: write it with functions that saturate, such as sigmoid, tanh "
-                "or softplus"
+                f"{real.shown} cannot be evaluated in floating point at x = {side * size:.6g}: "
+                "write it with functions that saturate, such as sigmoid, tanh or softplus"
             )
             return
     _shorten(found, side, good)
@@ -177,7 +180,7 @@ class Exact:
         """None where it is not finite, or cannot be told."""
         if self._program is None:
             return None
-        for precision in (128, 1_200):
+        for precision in (128, 1_200, 4_000):
             try:
                 ball = self._program.at([point], precision=precision)
             except UndecidedError:
@@ -205,10 +208,10 @@ def trouble_at(
         return ""
     real = Exact(expression, values)
     for point in (bad[0], bad[-1]):
-        if (value := real.value(point)) is not None and abs(value) <= LARGEST:
+        value = real.value(point)
+        if value is None or abs(value) <= LARGEST:
             return (
-                f"{real.shown} cannot be evaluated in floating point at x = {point:.6g}, where it "
-                "is finite: write it with functions that saturate, such as sigmoid, tanh or "
-                "softplus"
+                f"{real.shown} cannot be evaluated in floating point at x = {point:.6g}: write it "
+                "with functions that saturate, such as sigmoid, tanh or softplus"
             )
     return ""

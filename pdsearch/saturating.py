@@ -202,7 +202,7 @@ def _joined(term: sympy.Expr, others: Sequence[Any]) -> tuple[sympy.Expr, sympy.
 
 
 _SQUARES = (sympy.tanh, sigmoid)
-_LIMITS = (sympy.tanh, sigmoid, sympy.erf, sympy.erfc, pd_erfc)
+_LIMITS = (sympy.tanh, sigmoid, sympy.erf, sympy.erfc, pd_erfc, sympy.sign, sympy.Heaviside)
 
 
 def _complements(
@@ -214,6 +214,11 @@ def _complements(
     if node is not function:
         both = -c * sigmoid(z) * sigmoid(-z)
         return [(-c * sigmoid(z), both), (-c, -c * sigmoid(-z) * (1 + sigmoid(z)))]
+    if isinstance(function, sympy.sign):
+        half = S.Half
+        return [(c, 2 * c * sympy.Heaviside(z, half)), (-c, -2 * c * sympy.Heaviside(-z, half))]
+    if isinstance(function, sympy.Heaviside):
+        return [(-c, -c * sympy.Heaviside(-z, 1 - function.args[1]))]
     if isinstance(function, sympy.tanh):
         return [(c, 2 * c * sigmoid(2 * z)), (-c, -2 * c * sigmoid(-2 * z))]
     if isinstance(function, sigmoid):

@@ -4,8 +4,7 @@ Where exponentials meet in a product, a quotient or a difference, an expression 
 m·exp(L) with a mantissa m that holds only exponentials of what is never positive. L is a sum of
 α·u⁺ + β·u⁻, u⁺ = max(u, 0) and u⁻ = min(u, 0), with exact coefficients: 1 + exp(u) is
 (exp(u⁻) + exp(-u⁺))·exp(u⁺), and what two factors have in common cancels exactly, before any float
-is rounded. A factor that may be zero where another overflows (a step, `Max(x, 0)`, a `Piecewise`)
-becomes the arms of a `Piecewise` first, whose dead arms the printer guards.
+is rounded.
 """
 
 import functools
@@ -15,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import sympy
-from sympy import Abs, Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
-from sympy.core.relational import Relational, StrictGreaterThan, StrictLessThan
+from sympy import Abs, Add, Heaviside, Mul, Piecewise, Pow, S
+from sympy.core.relational import Relational
 
+from pdsearch.choices import MOST_SPLITS, hoisted, may_overflow
 from pdsearch.expression import sigmoid, softplus, x
-from pdsearch.saturating import map_condition, pd_erfc
+from pdsearch.saturating import pd_erfc
 
 __all__ = ["finite_form"]
 
@@ -70,9 +70,9 @@ class pd_softplus_ratio(sympy.Function):
 
 
 LARGEST_TREE = 4_000  # nodes; what is larger is printed as it is
-MOST_SPLITS = 4  # of a product into arms, one within the other
 MOST_CONSTANT = 300  # in an exponent: exp of it, and its square, are floats
-HIGH_DEGREE = 10  # powers of x up to it fit into float64 for every float32 x
+SLOW = 0.2  # exponents below it
+HIGH_DEGREE = 6  # powers of x up to it fit into float64 up to 1e51: for every float32 x
 
 _VANISHING = (sigmoid, softplus, sympy.erfc, pd_erfc)
 
@@ -86,76 +86,8 @@ def finite_form(expression: sympy.Expr) -> sympy.Expr:
     size = sum(1 for _ in sympy.preorder_traversal(expression))
     if size > LARGEST_TREE or not expression.has(x):
         return expression
-    hoisted = _hoisted(expression, MOST_SPLITS)
-    return _Scaler(hoisted).value(hoisted)
-
-
-# ------------------------------------------------------------------------ factors that may be zero
-
-
-def _hoisted(node: Any, splits: int) -> Any:
-    """Products with a factor that chooses, and one that may overflow, as the arms of a choice."""
-    if not isinstance(node, sympy.Expr) or not node.args or not node.has(x):
-        return node
-    if isinstance(node, Piecewise):
-        arms = [
-            (_hoisted(a.expr, splits), map_condition(a.cond, lambda e: _hoisted(e, splits)))
-            for a in node.args
-        ]
-        return Piecewise(*arms, evaluate=False)
-    if isinstance(node, Mul) and splits > 0 and _may_overflow(node):
-        chooser = next(iter(_choosers(node, direct=True)), None)
-        if chooser is not None:
-            arms = [
-                (_hoisted(node.xreplace({chooser: value}), splits - 1), condition)
-                for value, condition in _choices(chooser)
-            ]
-            return Piecewise(*arms, evaluate=False)
-    args = [_hoisted(arg, splits) for arg in node.args]
-    if all(a is b for a, b in zip(args, node.args, strict=True)):
-        return node
-    return node.func(*args)
-
-
-def _may_overflow(node: sympy.Expr) -> bool:
-    return any(e.has(x) for e in node.atoms(sympy.exp, sympy.sinh, sympy.cosh))
-
-
-def _choosers(node: Any, *, direct: bool) -> Any:
-    """Nodes that choose, among the factors of a product and the terms of those."""
-    if isinstance(node, Mul | Add):
-        for arg in node.args:
-            yield from _choosers(arg, direct=direct and isinstance(node, Mul))
-    elif isinstance(node, Pow) and not node.exp.has(x):
-        yield from _choosers(node.base, direct=direct)
-    elif isinstance(node, _DEAD if direct else (*_DEAD, Abs, sympy.sign)) and node.has(x):
-        yield node
-
-
-_DEAD = (Heaviside, Max, Min, Piecewise)
-"""What may be zero on a stretch; in a sum, so may be what Abs and sign are part of."""
-
-
-def _choices(chooser: Any) -> list[tuple[sympy.Expr, Any]]:
-    """The values a node may take, each with its condition."""
-    if isinstance(chooser, Piecewise):
-        return [(arm.expr, arm.cond) for arm in chooser.args]
-    first = chooser.args[0]
-    above = StrictGreaterThan(first, S.Zero, evaluate=False)
-    below = StrictLessThan(first, S.Zero, evaluate=False)
-    if isinstance(chooser, Heaviside):
-        at_zero = chooser.args[1] if len(chooser.args) > 1 else S.Half
-        return [(S.One, above), (S.Zero, below), (at_zero, sympy.true)]
-    if isinstance(chooser, sympy.sign):
-        return [(S.One, above), (S.NegativeOne, below), (S.Zero, sympy.true)]
-    if isinstance(chooser, Abs):
-        return [(first, above), (-first, sympy.true)]
-    rest = chooser.func(*chooser.args[1:])
-    relation = StrictGreaterThan if isinstance(chooser, Max) else StrictLessThan
-    return [(first, relation(first, rest, evaluate=False)), (rest, sympy.true)]
-
-
-# ----------------------------------------------------------------------------------- m·exp(L)
+    split = hoisted(expression, MOST_SPLITS)
+    return _Scaler(split).value(split)
 
 
 @dataclass(frozen=True)
@@ -233,7 +165,8 @@ class _Scaler:
     """Rewrites one expression; `value` of a part is the part itself in its finite form."""
 
     def __init__(self, expression: sympy.Expr) -> None:
-        self.heavy = _degree(expression) > HIGH_DEGREE
+        inner = [a for f in expression.atoms(sympy.Function) for a in f.args]
+        self.heavy = max(map(_degree, [expression, *inner])) > HIGH_DEGREE
         self.known: dict[sympy.Expr, sympy.Expr] = {}
         self.shifts: dict[sympy.Expr, set[sympy.Expr]] = {}
         self.shown: dict[sympy.Expr, sympy.Expr] = {}
@@ -253,7 +186,7 @@ class _Scaler:
         """The condition; two sides that may both overflow are compared by their mantissas."""
         if isinstance(condition, Relational):
             left, right = condition.args
-            if _may_overflow(left) or _may_overflow(right):
+            if may_overflow(left) or may_overflow(right):
                 difference = self.scaled(left - right, deep=False)
                 return condition.func(difference.mantissa, S.Zero, evaluate=False)
             return condition.func(self.value(left), self.value(right), evaluate=False)
@@ -270,10 +203,10 @@ class _Scaler:
         if isinstance(node, Mul | Pow | sympy.exp):
             found = self.scaled(node, deep=False)
             return cast(sympy.Expr, found.mantissa * sympy.exp(_text(found.exponents)))
-        if isinstance(node, Heaviside | sympy.sign) and _may_overflow(node):
+        if isinstance(node, Heaviside | sympy.sign) and may_overflow(node):
             sign = self.scaled(cast(sympy.Expr, node.args[0]), deep=False).mantissa
             return cast(sympy.Expr, node.func(sign, *node.args[1:]))
-        if isinstance(node, sympy.log) and _may_overflow(node):
+        if isinstance(node, sympy.log) and may_overflow(node):
             found = self.scaled(cast(sympy.Expr, node.args[0]), deep=False)
             return cast(sympy.Expr, sympy.log(found.mantissa) + _text(found.exponents))
         args = [self.value(arg) for arg in node.args]
@@ -485,17 +418,27 @@ def _pivot(parts: list[Exponents]) -> Exponents | None:
 
 
 def _degree(node: sympy.Basic) -> int:
-    """An upper bound on how fast the powers of x in an expression grow; exponents left out."""
+    """How high the powers of x in numerator or denominator may be; exponents left out."""
     if node == x:
         return 1
-    if not isinstance(node, sympy.Expr) or not node.has(x) or isinstance(node, sympy.exp):
+    if not isinstance(node, sympy.Expr) or not node.has(x) or isinstance(node, _BOUNDED):
         return 0
     if isinstance(node, Mul):
         above = sum(_degree(f) for f in node.args if not _divides(f))
         return max(above, sum(_degree(f) for f in node.args if _divides(f)))
     if isinstance(node, Pow) and node.exp.is_Rational:
-        return int(abs(node.exp) * _degree(node.base))
+        below = _degree(node.base)
+        # What overflows within a low root is still large: 1e308**0.1.
+        slow = below > 1 and abs(node.exp) < SLOW
+        return HIGH_DEGREE + 1 if slow else int(abs(node.exp) * below)
     return max(_degree(arg) for arg in node.args)
+
+
+_BOUNDED = (
+    *(sympy.exp, sympy.tanh, sympy.erf, sympy.erfc, sympy.atan, sympy.sin, sympy.cos),
+    *(sigmoid, pd_erfc, Heaviside, sympy.sign, sympy.log, sympy.sinh, sympy.cosh),
+)
+"""Functions that no power of x comes out of; exponentials are scaled on their own."""
 
 
 def _divides(factor: sympy.Basic) -> bool:

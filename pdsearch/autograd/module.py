@@ -85,11 +85,12 @@ class PDReLU(nn.Module):
     def error_bound(
         self, dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu"
     ) -> float:
-        """How far the g that the backward pass uses may be from g: a proved absolute bound.
+        """How far the g that the backward pass uses may be from g, absolutely.
 
-        Beyond the rounding to the dtype itself. 0 where g is correctly rounded (bfloat16, float16,
-        two-valued shapes) and where the formula is evaluated, whose own rounding is a few units in
-        the last place.
+        Beyond the rounding to the dtype itself. Proved for tables of float32 and codes; 0 where g
+        is correctly rounded (bfloat16, float16, two-valued shapes). Where the formula's text is
+        evaluated it is beyond 1e-12·abs(g) + 1e-15, and measured at some 400 points: 0 but for
+        formulas that cancel.
 
         Args:
             dtype: of the input, floating-point.

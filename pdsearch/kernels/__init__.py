@@ -122,12 +122,11 @@ class Plan:
 
         Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers and for
         16-bit tables; where g fades these round it before it is weighted, which is half a unit in
-        the last place of g. Where the formula's text is evaluated, it is `accuracy.measured_error`
-        at t = 0.
+        the last place of g. Where the formula's text is evaluated, see `accuracy.measured_error`.
         """
         self._prepare()
         if self._route == "formula" or self._least > 0:
-            measured = _measured(self.shape, self.dtype)
+            measured = _measured(self.shape)
             return max(self._error, measured)
         return self._error
 
@@ -290,8 +289,8 @@ def _segments(candidate: Candidate) -> table.Segments | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _measured(candidate: Candidate, dtype: torch.dtype) -> float:
-    return accuracy.measured_error(candidate, 0.0, dtype)
+def _measured(candidate: Candidate) -> float:
+    return accuracy.measured_error(candidate, 0.0)
 
 
 @functools.lru_cache(maxsize=128)  # 128 KiB each

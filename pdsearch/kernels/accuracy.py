@@ -9,61 +9,49 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 
 from pdsearch.enclosure import cut
 from pdsearch.family import Candidate
 from pdsearch.kernels.pieces import Values, at_progress, breakpoints
 from pdsearch.reach import Exact
 
-__all__ = ["corrected", "measured_error", "relative_error"]
+__all__ = ["ABSOLUTE", "RELATIVE", "corrected", "measured_error"]
 
 Array = np.ndarray[Any, Any]
 
 MARGIN = 16.0
 """Times the worst error found: rounding errors scatter by less between neighbours."""
 RELATIVE = 1e-12
+ABSOLUTE = 1e-15
+"""What the text of any formula may be off, relative to g and absolutely: sixteen digits, less what
+a large argument of exp takes, and what is left of a difference next to a zero of g."""
 EVERY = 48  # of the 16-bit inputs in their order, one is compared; two bad neighbours, and all are
 
 
-def relative_error(dtype: torch.dtype) -> float:
-    """The error relative to g that comes with a dtype: what `measured_error` is beyond."""
-    return max(RELATIVE, torch.finfo(dtype).eps)
+def measured_error(candidate: Candidate, progress: float) -> float:
+    """Bound on abs(text - g) - 1e-12·abs(g) - 1e-15 in float64, measured; 0 where none was found.
 
-
-def smallest_error(dtype: torch.dtype) -> float:
-    """Absolute errors up to it are no errors: squares of larger numbers than fit underflow."""
-    return 1e-150 if dtype == torch.float64 else 1e-37
-
-
-def measured_error(candidate: Candidate, progress: float, dtype: torch.dtype) -> float:
-    """Bound on abs(text - g) - relative_error(dtype)·abs(g), measured; 0 where none was found.
-
-    At arguments of conditions that are so near to zero that their rounding decides, either arm may
-    be taken: breakpoints are left out.
+    Where the two sides of a condition differ by no more than their rounding, either arm may be
+    taken: breakpoints themselves are left out.
     """
     expression = at_progress(candidate, progress)
     g, exact = Values(candidate, progress), Exact(expression)
-    largest = torch.finfo(dtype).max
-    points = _points(candidate, progress, g, dtype)
+    points = _points(candidate, progress, g)
     values = g(points)
+    largest = float(np.finfo(np.float64).max)
     worst = 0.0
     for point, value in zip(points.tolist(), values.tolist(), strict=True):
         wanted = exact.value(point)
-        if wanted is None:
-            continue
-        wanted = min(max(wanted, -largest), largest)
-        off = abs(min(max(value, -largest), largest) - wanted)
-        excess = off - relative_error(dtype) * abs(wanted)
-        if excess > smallest_error(dtype):
-            worst = max(worst, excess)
-    return MARGIN * worst
+        if wanted is not None:
+            wanted = min(max(wanted, -largest), largest)
+            worst = max(worst, abs(value - wanted) - RELATIVE * abs(wanted) - ABSOLUTE)
+    return min(MARGIN * worst, largest)
 
 
-def _points(candidate: Candidate, progress: float, g: Values, dtype: torch.dtype) -> Array:
-    """Numbers of a dtype: of all sizes, evenly about zero, beside breakpoints and zeros of g."""
-    largest = torch.finfo(dtype).max
-    sizes = np.concatenate([np.geomspace(1e-37, 1e-6, 32), np.geomspace(1e-6, 1e30, 145)])
+def _points(candidate: Candidate, progress: float, g: Values) -> Array:
+    """Numbers of all sizes, evenly about zero, beside breakpoints and zeros of g."""
+    largest = np.finfo(np.float64).max
+    sizes = np.geomspace(1e-6, 1e30, 145)
     # Beside the breakpoints: at one that no float64 is, which arm is taken is up to its rounding.
     parts = [-sizes, sizes, np.linspace(-24, 24, 193), np.array([-largest, 0.0, largest])]
     edges = breakpoints(cut(at_progress(candidate, progress)))
@@ -78,9 +66,7 @@ def _points(candidate: Candidate, progress: float, g: Values, dtype: torch.dtype
             middle = low + (high - low) / 2
             low, high = (middle, high) if np.sign(g(middle)) == sign else (low, middle)
         points = np.append(points, [low, high])
-    with np.errstate(over="ignore"):
-        kept = torch.from_numpy(points).to(dtype).double().numpy()
-    return np.setdiff1d(np.clip(kept, -largest, largest), edges)
+    return np.setdiff1d(points, edges)
 
 
 def corrected(
