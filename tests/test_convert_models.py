@@ -33,7 +33,7 @@ TIMM = (
     ),
     *("dla34", "dpn48b", "ecaresnet26t", "ese_vovnet19b_dw", "ghostnet_050", "gernet_s"),
     *("hardcorenas_a", "hrnet_w18_small", "inception_v3", "inception_v4", "lcnet_035"),
-    *("legacy_senet18", "legacy_xception", "mixnet_s", "mnasnet_small", "nf_resnet26"),
+    *("legacy_xception", "mixnet_s", "mnasnet_small", "nf_resnet26"),
     *("regnetx_002", "regnety_002", "repvgg_a0", "res2net50_26w_4s", "resnest14d", "resnet18"),
     *("resnetv2_50", "rexnet_100", "selecsls42", "seresnet18", "skresnet18", "tresnet_m"),
     *("vgg11", "wide_resnet50_2", "xception41"),

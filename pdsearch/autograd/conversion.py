@@ -228,6 +228,11 @@ class _Installer:
         self.model, self.make, self.choose, self.undo = model, make, choose, undo
         self.clamp = clamp
         self.new: set[nn.Module] = set()
+        self.parents: dict[nn.Module | None, list[tuple[nn.Module, str]]] = {}
+        for module in model.modules():
+            # Not named_children, which names a module once where two attributes hold it.
+            for name, child in module._modules.items():
+                self.parents.setdefault(child, []).append((module, name))
         tensors = (*model.parameters(), *model.buffers())
         self.device = next((t.device for t in tensors if not t.is_meta), torch.device("cpu"))
 
@@ -263,11 +268,8 @@ class _Installer:
         return new.train(entry.owner.training).to(self.device)
 
     def in_parents(self, old: nn.Module, new: nn.Module) -> None:
-        for module in list(self.model.modules()):
-            # Not named_children, which names a module once where two attributes hold it.
-            for name, child in list(module._modules.items()):
-                if child is old:
-                    self.put(module, name, new)
+        for module, name in self.parents.get(old, ()):
+            self.put(module, name, new)
 
     def put(self, module: nn.Module, name: str, new: nn.Module) -> None:
         children = module._modules

@@ -87,8 +87,10 @@ def _is_torch(name: str | None) -> bool:
 
 def _methods(kind: type[nn.Module]) -> Iterator[tuple[str, FunctionType]]:
     """The methods that a class's own code and its bases' give it, as Python finds them."""
-    for name in dir(kind):
-        value = inspect.getattr_static(kind, name, None)
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        found.update(vars(base))
+    for name, value in found.items():
         if isinstance(value, staticmethod | classmethod):
             value = value.__func__
         if isinstance(value, property):
