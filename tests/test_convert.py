@@ -311,3 +311,80 @@ def test_progress_reaches_calls() -> None:
     set_progress(model, 1.0)
     step = converted(load_family("relu").default)
     compare(gradients(model, GIVEN), gradients(step, GIVEN))
+
+
+def test_second_derivatives_through_calls_in_place() -> None:
+    given = torch.randn(5, 4)
+    found = []
+    for name in ("BaseMethod", "Partial"):  # the same network, the second one in place
+        torch.manual_seed(0)
+        model = convert(CASES[name](), ELU, example=given)
+        leaf = given.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(leaf).square().sum(), leaf, create_graph=True)
+        found += torch.autograd.grad(gradient.square().sum(), leaf)
+    assert torch.equal(*found) and found[0].abs().max() > 0.01
+
+
+class Around(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.act = inner, nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.act(self.inner(x)))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"skip": ["relu", "act"]}, 2),
+        ({"skip": "inner.*"}, 1),
+        ({"only": "relu"}, 2),
+        ({"only": "inner.relu"}, 2),
+    ],
+    ids=str,
+)
+def test_what_stays_is_not_taken_by_the_module_around(graph: bool, options: Any, left: int) -> None:
+    inner: nn.Module = BaseMethod()
+    model = Around(torch.fx.symbolic_trace(inner) if graph else inner)
+    given = torch.randn(5, 4)
+    convert(model, LEAKY, example=given, **options)
+    for twin in (model, copy.deepcopy(model)):
+        assert relu_nodes([twin(given)]) == left
+    convert(model, LEAKY, example=given)
+    assert relu_nodes([model(given)]) == 0
+
+
+def test_a_model_that_never_repeats_itself_is_converted_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    generator = torch.Generator()
+
+    class Noisy(BaseMethod):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + torch.rand(4, generator=generator)
+
+    model = convert(Noisy(), LEAKY, example=torch.randn(2, 4))
+    assert relu_nodes([model(torch.randn(2, 4))]) == 0
+    assert "Noisy does not repeat itself on the example" in caplog.text
+
+
+def test_methods_called_from_outside() -> None:
+    class Features(BaseMethod):
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            return F.relu(self.first(x))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.features(x))
+
+    given = torch.randn(5, 4)
+    model = convert(Features(), LEAKY, example=given)
+    assert relu_nodes([model.features(given)]) == 0
+
+
+def test_lazy_layers() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU())
+    with pytest.raises(InputError, match="has lazy layers that hold no weights yet"):
+        convert(model, LEAKY, example=torch.randn(2, 4))
+    assert isinstance(convert(model, LEAKY)[1], PDReLU)

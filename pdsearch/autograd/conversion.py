@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from pdsearch import kernels
-from pdsearch.autograd.calls import ATTRIBUTE, Calls, unwrap, wrap, wrapped_methods
+from pdsearch.autograd.calls import ANYWHERE, ATTRIBUTE, Calls, unwrap, wrap, wrapped_methods
 from pdsearch.autograd.module import PDReLU
 from pdsearch.autograd.sites import Caller, Entry, Survey, survey
 from pdsearch.autograd.trace import Seen, Trace, run, same_bits
@@ -155,7 +155,7 @@ def _replace(
     choose.check([name for entry in found.entries for name in entry.names])
     _check_reach(model, found, choose)
     with ExitStack() as undo:
-        installer = _Installer(model, make, choose, undo, clamp=clamp)
+        installer = _Installer(model, make, choose, undo, clamp=clamp, tried=before is not None)
         result = installer.install(found)
         if before is not None:
             after = run(result, example, clamp=clamp)
@@ -223,10 +223,17 @@ class _Installer:
     """Changes a model, and keeps on `undo` how to change it back."""
 
     def __init__(
-        self, model: nn.Module, make: Make, choose: _Choice, undo: ExitStack, *, clamp: bool
+        self,
+        model: nn.Module,
+        make: Make,
+        choose: _Choice,
+        undo: ExitStack,
+        *,
+        clamp: bool,
+        tried: bool,
     ) -> None:
         self.model, self.make, self.choose, self.undo = model, make, choose, undo
-        self.clamp = clamp
+        self.clamp, self.tried = clamp, tried
         self.new: set[nn.Module] = set()
         self.parents: dict[nn.Module | None, list[tuple[nn.Module, str]]] = {}
         for module in model.modules():
@@ -308,6 +315,22 @@ class _Installer:
         module.recompile()
         self.undo.callback(back)
 
+    def hide(self, entry: Entry) -> None:
+        """Have a node of an fx graph stay ReLU, by the operator that no mode takes for a call."""
+        node, module = entry.key, entry.owner
+        assert isinstance(module, fx.GraphModule)
+        before = (node.op, node.target, node.args, node.kwargs)
+
+        def become(op: str, target: Any, args: Any, kwargs: Any) -> None:
+            node.op, node.target, node.args, node.kwargs = op, target, args, kwargs
+            module.recompile()
+
+        input = node.args[0] if node.args else node.kwargs["input"]
+        aten = torch.ops.aten
+        target = aten.relu_.default if _in_place(entry) else aten.relu.default
+        become("call_function", target, (input,), {})
+        self.undo.callback(become, *before)
+
     def redirect(self, caller: Caller, entries: list[Entry]) -> None:
         """Children for a module's calls, and its class exchanged for one that hands them on."""
         module, holder = caller.module, caller.holder
@@ -333,6 +356,9 @@ class _Installer:
                 stands = Entry("call", (caller.default,), module, None, "F.relu")
                 self.put(holder, name, self.made(stands, pattern))
                 calls.default = name
+                if not self.tried:
+                    calls.sites[ANYWHERE] = name
+                    calls.how[ANYWHERE] = ("functions", "")
             elif known is not None:
                 calls.default = known.default
         calls.uniform = len(chosen) < 2
@@ -353,6 +379,8 @@ class _Installer:
             if left and not isinstance(entry.owner, PDReLU) and ATTRIBUTE not in vars(entry.owner):
                 self.undo.callback(unwrap, entry.owner)
                 wrap(entry.owner, Calls(), ["forward"])
+            if entry.kind == "node" and self.choose(entry.names) is None:
+                self.hide(entry)
         for module in self.model.modules():
             if isinstance(module, _FUSED) and ATTRIBUTE not in vars(module):
                 self.undo.callback(unwrap, module)

@@ -232,19 +232,23 @@ class _Eager(torch.autograd.Function):
         return grads[0] * _Slope.apply(kept, plan.t, plan.values, plan.kernel, 0), None
 
 
-class _InPlace(_Eager):
+class _InPlace(torch.autograd.Function):
     """The same, written over the input as `torch.relu_` does."""
 
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, plan: kernels.Plan) -> torch.Tensor:
+    def forward(
+        ctx: Any, input: torch.Tensor, plan: kernels.Plan, before: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.plan = plan
-        kept = None
-        if plan.keeps != "output":
-            kept = input.clone() if plan.keeps == "input" else plan.encode(input)
+        kept = plan.encode(input) if plan.keeps == "code" else before
         _relu_(input)
         ctx.mark_dirty(input)
         ctx.save_for_backward(input if kept is None else kept)
         return input
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*_Eager.backward(ctx, *grads), None)
 
 
 class Rule:
@@ -304,7 +308,10 @@ class Rule:
         """The op written over a plain input, outside of transforms, as `torch.relu_` is."""
         if not (input.requires_grad and torch.is_grad_enabled()):
             return _relu_(input)
-        return cast(torch.Tensor, _InPlace.apply(input, self.plan(input)))
+        plan = self.plan(input)
+        # An argument, not a copy made inside: a second derivative finds its way through it.
+        before = input.clone() if plan.keeps == "input" else None
+        return cast(torch.Tensor, _InPlace.apply(input, plan, before))
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)

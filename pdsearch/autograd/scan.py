@@ -58,10 +58,12 @@ def scan(module: nn.Module, *, clamp: bool) -> Scan:
     """
     found = Scan()
     kind = original_class(module)
+    # Of torch's own modules those that compute may keep a function; wrappers keep the module.
+    wrapper = _is_torch(kind.__module__) and not kind.__module__.startswith("torch.nn.modules.")
     for name, value in vars(module).items():
         if name in HOOKS:
             found.in_hooks |= _holds_relu(value, 0)
-        elif name != "_modules":
+        elif name != "_modules" and not wrapper:
             found.possible |= _holds_relu(value, 0)
     # One that convert did not replace: a subclass whose forward adds something to ReLU's.
     found.possible |= isinstance(module, nn.ReLU | nn.Threshold)

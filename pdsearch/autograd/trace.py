@@ -2,6 +2,7 @@
 
 import random
 import sys
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -243,7 +244,10 @@ class _Recorder(TorchFunctionMode):
             nn.modules.module.register_module_forward_hook(after),
         ]
         try:
-            yield
+            with warnings.catch_warnings():
+                # They fire once more for a compiled module, which does no harm here.
+                warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there")
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
