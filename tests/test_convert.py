@@ -1,64 +1,23 @@
-"""convert and relu_sites: names, patterns, what is refused and rolled back, what composes."""
+"""convert and relu_sites: names, patterns, what is refused and rolled back, what stays."""
 
 import copy
-import io
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import onnx
 import pytest
+import relu_net
 import torch
 import torch.nn.functional as F
-from relu_models import CASES, BaseMethod, CifarNet, PreActBlock, layer
+from relu_models import CASES, BaseMethod, layer
+from relu_net import ELU, GIVEN, NAMES, Net, converted, plain
 from relu_oracle import LEAKY, bits, compare, gradients, relu_nodes
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.feature_extraction import create_feature_extractor
 
-from pdsearch import Candidate, InputError, PDReLU, convert, load_family, relu_sites, set_progress
+from pdsearch import InputError, PDReLU, convert, load_family, relu_sites, set_progress
 from pdsearch.autograd import replace_relus
 from pdsearch.errors import UnsupportedError
-
-ELU = load_family("elu").bind(alpha=0.7)
-GIVEN = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(4))
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(F.relu(self.bn(self.conv(x)), inplace=True) + x)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.blocks = nn.Conv2d(3, 4, 3), nn.Sequential(Block(), Block())
-        self.fc = nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
-
-
-def plain() -> Net:
-    torch.manual_seed(0)
-    return Net()
-
-
-def converted(candidate: Any = ELU, **options: Any) -> Net:
-    return convert(plain(), candidate, example=GIVEN, **options)
-
-
-@pytest.fixture(scope="module")
-def wanted() -> list[torch.Tensor | None]:
-    return gradients(converted(), GIVEN)
-
-
-NAMES = ["relu", "blocks.0.relu", "blocks.0.act", "blocks.1.relu", "blocks.1.act"]
 
 # ------------------------------------------------------------------------------------------- sites
 
@@ -72,7 +31,7 @@ def test_sites_before_and_after() -> None:
         calls = ["torch.relu", "F.relu", "nn.ReLU(inplace=True)", "F.relu", "nn.ReLU(inplace=True)"]
         assert [site.call for site in sites] == calls
         assert not any(site.converted for site in sites)
-        assert sites[0].where.startswith(f"{__file__}:")
+        assert sites[0].where.startswith(f"{relu_net.__file__}:")
     assert list(model.named_modules()) == modules
     sites = relu_sites(convert(model, ELU, example=GIVEN))
     assert [site.name for site in sites] == NAMES
@@ -354,177 +313,78 @@ def test_progress_reaches_calls() -> None:
     compare(gradients(model, GIVEN), gradients(step, GIVEN))
 
 
-# -------------------------------------------------------------------------------------- composition
+def test_second_derivatives_through_calls_in_place() -> None:
+    given = torch.randn(5, 4)
+    found = []
+    for name in ("BaseMethod", "Partial"):  # the same network, the second one in place
+        torch.manual_seed(0)
+        model = convert(CASES[name](), ELU, example=given)
+        leaf = given.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(leaf).square().sum(), leaf, create_graph=True)
+        found += torch.autograd.grad(gradient.square().sum(), leaf)
+    assert torch.equal(*found) and found[0].abs().max() > 0.01
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
-@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
-def test_sparse(layout: torch.layout) -> None:
-    values = torch.tensor([-1.0, 2.0, -3.0, 0.5], requires_grad=True)
-    places = torch.tensor([[0, 1, 1, 1], [2, 0, 2, 2]])
-    given = torch.sparse_coo_tensor(places, values, (2, 3))
-    if layout is not torch.sparse_coo:
-        given = given.to_sparse(layout=layout)
-    output = PDReLU(LEAKY)(given)
-    expected = torch.relu(given)
-    assert output.layout == layout and torch.equal(output.to_dense(), expected.to_dense())
-    output.to_dense().sum().backward()
-    assert values.grad.tolist() == [0.25, 1.0, 0.25, 0.25]
+class Around(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.act = inner, nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.act(self.inner(x)))
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler
-@pytest.mark.parametrize("fullgraph", [True, False])
-def test_compiled(fullgraph: bool, wanted: list[torch.Tensor | None]) -> None:
-    torch._dynamo.reset()
-    model = converted()
-    fast = torch.compile(model, backend="aot_eager", fullgraph=fullgraph)
-    fast(GIVEN).square().sum().backward()
-    found = [p.grad.clone() for p in model.parameters()]
-    model.zero_grad()
-    model(GIVEN).square().sum().backward()
-    compare(found, [p.grad for p in model.parameters()])
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_with_calls_of_one_module_converted_differently() -> None:
-    torch._dynamo.reset()
-    model = CifarNet(PreActBlock)
-    given = torch.randn(2, 3, 32, 32)
-    convert(model, {"layers.0.relu": ELU, "*": LEAKY}, example=given)
-    with pytest.raises(Exception, match="cannot tell the ReLU calls of one module apart"):
-        torch.compile(model, backend="aot_eager", fullgraph=True)(given)
-
-
-def test_fx(wanted: list[torch.Tensor | None]) -> None:
-    traced = torch.fx.symbolic_trace(converted())
-    targets = [node.target for node in traced.graph.nodes if node.op == "call_module"]
-    assert [target for target in targets if target in NAMES] == NAMES
-    compare(gradients(traced, GIVEN), wanted)
-    compare(gradients(copy.deepcopy(traced), GIVEN), wanted)
-    model = converted()
-    found = create_feature_extractor(model, ["blocks.0.relu", "fc"])(GIVEN)
-    assert torch.equal(found["fc"], model(GIVEN)) and found["blocks.0.relu"].shape[1] == 4
-
-
-def test_exports_are_plain() -> None:
-    model = converted().eval()
-    program = torch.export.export(model, (GIVEN,))
-    kinds = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
-    assert sum("relu" in kind for kind in kinds) == 5
-    assert torch.equal(program.module()(GIVEN), model(GIVEN))
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(model, (GIVEN,), file, dynamo=False)
-    nodes = [n.op_type for n in onnx.load_from_string(file.getvalue()).graph.node]
-    assert nodes.count("Relu") == 5 and "Shape" not in nodes
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_scripting_is_refused() -> None:
-    for model in (converted(), convert(nn.Sequential(nn.ReLU()), ELU)):
-        with pytest.raises(
-            UnsupportedError, match=r"torch\.jit\.script cannot hold a pseudo-deriv"
-        ):
-            torch.jit.script(model)
-
-
-def test_averaged_and_saved(wanted: list[torch.Tensor | None]) -> None:
-    model = converted()
-    average = torch.optim.swa_utils.AveragedModel(model)
-    average.update_parameters(model)
-    compare(gradients(average.module, GIVEN), wanted)
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    compare(gradients(torch.load(file, weights_only=False), GIVEN), wanted)
-    compare(gradients(copy.copy(model), GIVEN), wanted)
-
-
-@pytest.mark.parametrize("built_on_meta", [False, True])
-def test_meta_device(built_on_meta: bool, wanted: list[torch.Tensor | None]) -> None:
-    state = plain().state_dict()
-    with torch.device("meta"):
-        model = Net()
-        if built_on_meta:
-            convert(model, ELU, example=GIVEN.to("meta"))
-    if not built_on_meta:
-        convert(model, ELU)
-    if built_on_meta:
-        model.to_empty(device="cpu").load_state_dict(state)
-    else:
-        model.load_state_dict(state, assign=True)
-    compare(gradients(model, GIVEN), wanted)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize(
-    "candidate",
-    [  # parameters that no other test has: nothing made before may serve
-        load_family("sigmoid").bind(alpha=3.171),
-        load_family("gaussian_tail").bind(alpha=0.3171),
-        load_family("leaky").bind(alpha=0.3171),
+    ("options", "left"),
+    [
+        ({"skip": ["relu", "act"]}, 2),
+        ({"skip": "inner.*"}, 1),
+        ({"only": "relu"}, 2),
+        ({"only": "inner.relu"}, 2),
     ],
     ids=str,
 )
-def test_ambient_device(candidate: Candidate, dtype: torch.dtype) -> None:
-    given = torch.linspace(-3, 3, 40_000, dtype=dtype).requires_grad_()
-    with torch.device("meta"):
-        convert(nn.Sequential(nn.ReLU()), candidate)(given).sum().backward()
-    exact = candidate(given.detach().double())
-    assert (given.grad.double() - exact).abs().max() < (1e-5 if dtype.itemsize > 2 else 5e-3)
+def test_what_stays_is_not_taken_by_the_module_around(graph: bool, options: Any, left: int) -> None:
+    inner: nn.Module = BaseMethod()
+    model = Around(torch.fx.symbolic_trace(inner) if graph else inner)
+    given = torch.randn(5, 4)
+    convert(model, LEAKY, example=given, **options)
+    for twin in (model, copy.deepcopy(model)):
+        assert relu_nodes([twin(given)]) == left
+    convert(model, LEAKY, example=given)
+    assert relu_nodes([model(given)]) == 0
 
 
-def _stacked(candidates: list[Candidate]) -> None:
-    models = [converted(candidate).eval() for candidate in candidates]
-    parameters, buffers = torch.func.stack_module_state(models)
-    base = copy.deepcopy(models[0]).to("meta")
+def test_a_model_that_never_repeats_itself_is_converted_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    generator = torch.Generator()
 
-    def loss(parameters: Any, buffers: Any, given: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(base, (parameters, buffers), (given,)).square().sum()
-
-    found = torch.func.vmap(torch.func.grad(loss), (0, 0, None))(parameters, buffers, GIVEN)
-    for number, model in enumerate(models):
-        model(GIVEN).square().sum().backward()
-        names = [name for name, _ in model.named_parameters()]
-        compare([found[n][number] for n in names], [p.grad for p in model.parameters()])
-
-
-def test_stacked_models() -> None:
-    family = load_family("elu")
-    _stacked([family.bind(alpha=alpha) for alpha in (0.2, 0.9, 0.5)])
-    with pytest.raises(UnsupportedError, match=r"of different families: vmap runs one formula"):
-        _stacked([family.bind(alpha=0.2), LEAKY])
-
-
-def test_integers_pass_through_calls() -> None:
-    class Integers(nn.Module):
+    class Noisy(BaseMethod):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return F.relu(x)
+            return super().forward(x) + torch.rand(4, generator=generator)
 
-    assert convert(Integers(), LEAKY)(torch.tensor([-1, 2])).tolist() == [0, 2]
-
-
-class CallsAroundAttention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.encoder, self.attention = nn.TransformerEncoder(layer, 2), nn.MultiheadAttention(8, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.encoder(F.relu(x))
-        return self.attention(x, x, x)[0]
+    model = convert(Noisy(), LEAKY, example=torch.randn(2, 4))
+    assert relu_nodes([model(torch.randn(2, 4))]) == 0
+    assert "Noisy does not repeat itself on the example" in caplog.text
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_fused_inference_stays(mode: Any) -> None:
-    torch.manual_seed(0)
-    model, given = CallsAroundAttention().eval(), torch.randn(2, 5, 8)
-    with mode():
-        output = model(given)
-    names = [site.name for site in relu_sites(convert(model, ELU, example=given))]
-    assert names == ["relu", "encoder.layers.0.activation", "encoder.layers.1.activation"]
-    for _ in range(2):
-        with mode():
-            assert torch.equal(bits(model(given)), bits(output))
-        convert(model, LEAKY, example=given)
+def test_methods_called_from_outside() -> None:
+    class Features(BaseMethod):
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            return F.relu(self.first(x))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.features(x))
+
+    given = torch.randn(5, 4)
+    model = convert(Features(), LEAKY, example=given)
+    assert relu_nodes([model.features(given)]) == 0
+
+
+def test_lazy_layers() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU())
+    with pytest.raises(InputError, match="has lazy layers that hold no weights yet"):
+        convert(model, LEAKY, example=torch.randn(2, 4))
+    assert isinstance(convert(model, LEAKY)[1], PDReLU)

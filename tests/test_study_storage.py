@@ -374,9 +374,9 @@ def halved(tiny, monkeypatch):
     names = []
     begin, train = run.convert, loop.Loop.train
 
-    def named(model, candidate):
+    def named(model, candidate, **options):
         names.append(candidate.name)
-        return begin(model, candidate)
+        return begin(model, candidate, **options)
 
     def spy(self, epoch, **keys):
         trained.append((names[-1], epoch))

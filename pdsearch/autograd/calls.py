@@ -29,6 +29,7 @@ from pdsearch.autograd.module import PDReLU
 from pdsearch.errors import UnsupportedError
 
 __all__ = [
+    "ANYWHERE",
     "Calls",
     "Place",
     "ReluCall",
@@ -124,6 +125,8 @@ class Place(NamedTuple):
     column: int
     how: str  # F.relu(x).relu() begins twice at one column
 
+
+ANYWHERE = Place("", "", 0, 0, "")  # of calls that were not found, where there may be some
 
 _PLACES: dict[tuple[CodeType, int], tuple[int, int]] = {}
 

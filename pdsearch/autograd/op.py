@@ -255,19 +255,27 @@ class _Eager(torch.autograd.Function):
         return product, None, None
 
 
-class _InPlace(_Eager):
+class _InPlace(torch.autograd.Function):
     """The same, written over the input as `torch.relu_` does."""
 
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, plan: kernels.Plan, progress: float) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        input: torch.Tensor,
+        plan: kernels.Plan,
+        progress: float,
+        before: torch.Tensor | None,
+    ) -> torch.Tensor:
         ctx.plan, ctx.progress = plan, progress
-        kept = None
-        if plan.keeps != "output":
-            kept = input.clone() if plan.keeps == "input" else plan.encode(input)
+        kept = plan.encode(input) if plan.keeps == "code" else before
         _relu_(input)
         ctx.mark_dirty(input)
         ctx.save_for_backward(input if kept is None else kept)
         return input
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (*_Eager.backward(ctx, *grads), None)
 
 
 class Rule:
@@ -331,7 +339,10 @@ class Rule:
         """The op written over a plain input, outside of transforms, as `torch.relu_` is."""
         if self._ended(progress) or not (input.requires_grad and torch.is_grad_enabled()):
             return _relu_(input)
-        return cast(torch.Tensor, _InPlace.apply(input, self.plan(input), progress))
+        plan = self.plan(input)
+        # An argument, not a copy made inside: a second derivative finds its way through it.
+        before = input.clone() if plan.keeps == "input" else None
+        return cast(torch.Tensor, _InPlace.apply(input, plan, progress, before))
 
     def _ended(self, progress: float) -> bool:
         """Whether it has faded out: it is then ReLU with its own backward pass."""

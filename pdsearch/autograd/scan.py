@@ -58,10 +58,12 @@ def scan(module: nn.Module, *, clamp: bool) -> Scan:
     """
     found = Scan()
     kind = original_class(module)
+    # Of torch's own modules those that compute may keep a function; wrappers keep the module.
+    wrapper = _is_torch(kind.__module__) and not kind.__module__.startswith("torch.nn.modules.")
     for name, value in vars(module).items():
         if name in HOOKS:
             found.in_hooks |= _holds_relu(value, 0)
-        elif name != "_modules":
+        elif name != "_modules" and not wrapper:
             found.possible |= _holds_relu(value, 0)
     # One that convert did not replace: a subclass whose forward adds something to ReLU's.
     found.possible |= isinstance(module, nn.ReLU | nn.Threshold)
@@ -87,8 +89,10 @@ def _is_torch(name: str | None) -> bool:
 
 def _methods(kind: type[nn.Module]) -> Iterator[tuple[str, FunctionType]]:
     """The methods that a class's own code and its bases' give it, as Python finds them."""
-    for name in dir(kind):
-        value = inspect.getattr_static(kind, name, None)
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        found.update(vars(base))
+    for name, value in found.items():
         if isinstance(value, staticmethod | classmethod):
             value = value.__func__
         if isinstance(value, property):

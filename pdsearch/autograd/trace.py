@@ -1,8 +1,8 @@
 """Runs a model on an example, notes its ReLUs, walks the autograd graph, and leaves no trace."""
 
-import copy
 import random
 import sys
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -244,7 +244,10 @@ class _Recorder(TorchFunctionMode):
             nn.modules.module.register_module_forward_hook(after),
         ]
         try:
-            yield
+            with warnings.catch_warnings():
+                # They fire once more for a compiled module, which does no harm here.
+                warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there")
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
@@ -317,31 +320,33 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def _contents(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Attributes, and a shallow copy of those that may change in place."""
-    kinds = (list, dict, set, deque)  # subclasses too, which torch's own tables of a module are
-    return {
-        name: (value, copy.copy(value) if isinstance(value, kinds) else None)
-        for name, value in vars(module).items()
-    }
+def _contents(module: nn.Module) -> dict[str, tuple[Any, tuple[Any, ...] | None]]:
+    """Attributes, and what is in those that may change in place."""
+    return {name: (value, _items(value)) for name, value in vars(module).items()}
 
 
-def _put_back(module: nn.Module, contents: dict[str, tuple[Any, Any]]) -> None:
+def _items(value: Any) -> tuple[Any, ...] | None:
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list | set | deque) else None
+
+
+def _put_back(module: nn.Module, contents: dict[str, tuple[Any, tuple[Any, ...] | None]]) -> None:
     attributes = vars(module)
     for name in [name for name in attributes if name not in contents]:
         del attributes[name]
     for name, (value, before) in contents.items():
         if attributes.get(name) is not value:
             attributes[name] = value
-        if before is None or _same_items(value, before):
+        if before is None or _same(_items(value), before):
             continue
         value.clear()
         (value.update if isinstance(value, dict | set) else value.extend)(before)
 
 
-def _same_items(value: Any, before: Any) -> bool:
-    """Whether a container holds the same objects in the same order."""
-    now, then = (list(v.items()) if isinstance(v, dict) else list(v) for v in (value, before))
-    if isinstance(value, dict):
-        now, then = ([part for item in items for part in item] for items in (now, then))
-    return len(now) == len(then) and all(a is b for a, b in zip(now, then, strict=True))
+def _same(now: Any, before: Any) -> bool:
+    """Whether two tuples hold the same objects; of pairs, the same parts."""
+    return len(now) == len(before) and all(
+        a is b or (type(a) is type(b) is tuple and len(a) == 2 and _same(a, b))
+        for a, b in zip(now, before, strict=True)
+    )
