@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +16,14 @@ from torch import nn
 
 from pdsearch import trial as trial_room
 from pdsearch.cli import main
-from pdsearch.confirm import confirm, read_runs
+from pdsearch.confirm import confirm, confirm_table, read_runs
 from pdsearch.confirm.contenders import REMEDIES, STREAM_ACTIVATIONS
 from pdsearch.data import Dataset, channel_statistics, load_dataset, normalise, stratified_split
 from pdsearch.errors import InputError
 from pdsearch.expression import parse, x
 from pdsearch.family import Candidate, Family, load_family
 from pdsearch.models import MLP
+from pdsearch.report.confirm_curves import stream_curves
 from pdsearch.study import search
 from pdsearch.trial import (
     EpochRecord,
@@ -437,7 +439,9 @@ seeds = 2
 """
 
 
-def test_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stream.toml").write_text(STUDY)
     result = search("stream.toml", threads=1, progress=False)
@@ -470,7 +474,60 @@ def test_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert {len(record["epochs"]) for record in records} == {4}
     assert all(0.1 < record["chance"] < 0.25 for record in records)
     assert "dead" in records[0]["epochs"][0]
+    assert found.to_dict()["stream"] == {
+        "tasks": 4,
+        "images": 96,
+        "change": "labels",
+        "last": 2,
+    }
+    assert "a stream of 4 tasks (labels drawn anew) of 2 epochs each" in confirm_table(found)
     assert main(["report", "stream", "-o", "page.html", "-q"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    for text in (
+        "a trial is a stream of 4 tasks",
+        "accuracy within the task",
+        "accuracy after the task",
+        "L2 norm of all weights",
+        "dead units, mean over layers",
+        "training accuracy within its last 2 tasks, on test images",
+    ):
+        assert text in page, text
+    capsys.readouterr()
+    assert main(["status", "stream"]) == 0
+    assert "accuracy in the last tasks" in capsys.readouterr().out
+
+
+def test_curves_of_a_confirmation_are_the_runs_own() -> None:
+    runs = tuple(
+        tuple(
+            {
+                "epoch": task,
+                "accuracy": 0.1 * task * seed,
+                "final_accuracy": 0.5,
+                "dead": {"a": 0.2, "b": 0.4},
+                "weight_norms": {"a": 3.0, "b": 4.0},
+            }
+            for task in (1, 2)
+        )
+        for seed in (1, 3)
+    )
+    row = SimpleNamespace(name="relu", kind="baseline", runs=runs)
+    figures = stream_curves(SimpleNamespace(rows=[row]))  # type: ignore[arg-type]
+    assert list(figures) == [
+        "accuracy within the task",
+        "accuracy after the task",
+        "dead units, mean over layers",
+        "L2 norm of all weights",
+    ]
+    band, line = figures["accuracy within the task"].data
+    assert list(line.x) == [1, 2]
+    assert list(line.y) == pytest.approx([0.2, 0.4])
+    spread = 2**0.5 / 10  # of 0.1 and 0.3, divisor n − 1
+    assert list(band.y) == pytest.approx(
+        [0.2 + spread, 0.4 + 2 * spread, 0.4 - 2 * spread, 0.2 - spread]
+    )
+    assert list(figures["L2 norm of all weights"].data[0].y) == [5.0, 5.0]
+    assert list(figures["dead units, mean over layers"].data[0].y) == pytest.approx([0.3, 0.3])
 
 
 @pytest.mark.parametrize(
