@@ -132,7 +132,8 @@ def search(arguments: Namespace) -> int:
     if arguments.json:
         emit_json(result.to_dict())
     else:
-        emit(show.search_text(result.to_dict()))
+        measure = result.stored.settings.trial.measure
+        emit(show.search_text(result.to_dict(), measure=measure))
     for line in written:
         note(line)
     return 0
@@ -168,10 +169,11 @@ def _provenance(stored: "StoredStudy", trial: int, value: float | None) -> dict[
     return {
         "study": stored.name,
         "trial": trial,
-        "validation accuracy": value,
+        settings.measure: value,
         "model": settings.model,
         "dataset": settings.dataset,
         "epochs": settings.epochs,
+        **({"tasks": settings.stream.tasks} if settings.stream is not None else {}),
     }
 
 
@@ -234,11 +236,12 @@ def status(arguments: Namespace) -> int:
     """How far a study is."""
     from pdsearch.study import status as state
 
-    data = state(_stored(arguments))
+    stored = _stored(arguments)
+    data = state(stored)
     if arguments.json:
         emit_json(data)
     else:
-        emit(show.status_text(data))
+        emit(show.status_text(data, measure=stored.settings.trial.measure))
     return 0
 
 

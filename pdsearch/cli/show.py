@@ -89,16 +89,19 @@ def accuracy(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f} %"
 
 
-def search_text(data: Mapping[str, Any], *, by_function: bool = False) -> str:
+def search_text(
+    data: Mapping[str, Any], *, by_function: bool = False, measure: str = "validation accuracy"
+) -> str:
     """What a search found.
 
     Args:
         data: `search --json`'s.
         by_function: a Python function trains: its values may be anything.
+        measure: what they are otherwise.
     """
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in data["trials"].items())
     shown_as = _value if by_function else accuracy
-    rows = [("", "value" if by_function else "validation accuracy")]
+    rows = [("", "value" if by_function else measure)]
     if best := data["best"]:
         rows.append((f"best: trial {best['trial']}", shown_as(best["value"])))
     rows.append(("baseline: ReLU", shown_as(data["baseline"]["value"])))
@@ -114,9 +117,7 @@ def search_text(data: Mapping[str, Any], *, by_function: bool = False) -> str:
     if by_function:
         lines.append("One seed's value picks: call the function over several seeds for both.")
     else:
-        lines.append(
-            "One seed's validation accuracy picks; `pdsearch confirm` tells whether it holds."
-        )
+        lines.append(f"One seed's {measure} picks; `pdsearch confirm` tells whether it holds.")
     return "\n".join(lines)
 
 
@@ -124,9 +125,9 @@ def _value(value: float | None) -> str:
     return "–" if value is None else f"{value:.5g}"
 
 
-def status_text(data: Mapping[str, Any]) -> str:
-    """How far a study is; `data` is `status --json`'s."""
-    lines = [search_text(data, by_function=data["train"] is not None), ""]
+def status_text(data: Mapping[str, Any], *, measure: str = "validation accuracy") -> str:
+    """How far a study is; `data` is `status --json`'s, `measure` what its values are."""
+    lines = [search_text(data, by_function=data["train"] is not None, measure=measure), ""]
     for name, found in data["families"].items():
         if found["proved"]:
             lines += [f"proved for the whole family {name}: {', '.join(found['proved'])}"]

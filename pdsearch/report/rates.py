@@ -111,7 +111,11 @@ def _value(run: Sequence[Mapping[str, Any]], settings: "TrialSettings") -> float
 
 
 def by_learning_rate(
-    curves: Sequence[RateCurve], *, best: str | None, rates: Sequence[float]
+    curves: Sequence[RateCurve],
+    *,
+    best: str | None,
+    rates: Sequence[float],
+    title: str = "validation accuracy",
 ) -> go.Figure | None:
     """Accuracy against the learning rate: the best, ReLU, references and controls in colour.
 
@@ -119,6 +123,7 @@ def by_learning_rate(
         curves: of all rows.
         best: the name of the best candidate.
         rates: the grid.
+        title: what the accuracies are.
     """
     if not any(len(one.accuracy) > 1 for one in curves):
         return None
@@ -149,7 +154,7 @@ def by_learning_rate(
                 "ticktext": [f"{rate:g}" for rate in ticks],
             },
             yaxis={
-                "title": {"text": "validation accuracy", "standoff": 8},
+                "title": {"text": title, "standoff": 8},
                 "tickformat": ".1%",
             },
         )

@@ -80,9 +80,7 @@ class View:
     @property
     def title(self) -> str:
         """What a value is."""
-        if self.percent and self.stream:
-            return "accuracy within the last tasks"
-        return "validation accuracy" if self.percent else "value"
+        return self.stored.settings.trial.measure if self.percent else "value"
 
     @property
     def stream(self) -> bool:

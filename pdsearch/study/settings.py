@@ -427,10 +427,13 @@ def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) ->
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text  # words need no quotes on a command line
-    table: Any = data
-    for part in (section, *within):
-        table = table.setdefault(part, {}) if isinstance(table, dict) else None
-    if isinstance(table, dict):
+    table: Any = data.setdefault(section, {})
+    for part in within if isinstance(table, dict) else ():
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            problems.append(f"--set {key}: {part} is not a table, so {name} cannot be set in it")
+            return
+    if isinstance(table, dict):  # what else a section is, is told with the file's own problems
         table[name] = value
 
 

@@ -212,6 +212,11 @@ class TrialSettings(BaseModel):
         }
 
     @property
+    def measure(self) -> str:
+        """What a trial's value is, in words."""
+        return "validation accuracy" if self.stream is None else "accuracy in the last tasks"
+
+    @property
     def rounds(self) -> int:
         """What a run reports one by one: its epochs, or the tasks of its stream."""
         return self.epochs if self.stream is None else self.stream.tasks
