@@ -8,7 +8,7 @@ from pdsearch.criteria.result import PROVED, UNDECIDED, Demands, Result
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
 
-OVERTIME = 1.6
+OVERTIME = 1.5
 """How many times its budget of seconds a decision may take, all its searches together."""
 
 Decision = Callable[[Shape, Demands], Result]

@@ -234,7 +234,8 @@ class FamilyShape:
             )
             name, scale = ("consistent", 1.0) if power == 1 else ("gain", 0.5)
             value = CERTIFIED[name](one, self.demands).value
-            assert isinstance(value, tuple)
+            if not isinstance(value, tuple):  # out of reach
+                return 0.0, math.inf
             self._means[corner, power] = (value[0] * scale, value[1] * scale)
         return self._means[corner, power]
 

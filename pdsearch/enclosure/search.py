@@ -49,8 +49,6 @@ class Budget:
         self.used += 1
         if self.used > self.boxes:
             return False
-        if self.used % 16 != 0:
-            return True
         return time.monotonic() - self._started < self.seconds and not clock.time_is_up()
 
     @property
@@ -139,7 +137,8 @@ class Smooth:
             try:
                 known = self._partial(index)
             except OutOfReachError as error:
-                self._too_large[index] = str(error)
+                if not clock.time_is_up():  # else another decision may have the time
+                    self._too_large[index] = str(error)
                 raise
             self._partials[index] = known
         return known
