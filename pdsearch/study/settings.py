@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pdsearch.errors import InputError
+from pdsearch.masking import mask
 from pdsearch.trial import TrialSettings
 
 DEFAULT_STORAGE = "sqlite:///pdsearch.db"
@@ -546,5 +547,5 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = mask(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
