@@ -15,6 +15,8 @@ Prints a tally, and exits with 1 where anything was wrong.
 
 import argparse
 import contextlib
+import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -28,10 +30,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-TOTAL = 16  # trials of a study
-KILLS = 14  # of a study, after which it is left to finish
+TOTAL = 8  # trials of a study
+KILLS = 12  # of a study, after which it is left to finish
 SOON = 5.0  # seconds to end within
 PATIENCE = 300.0  # seconds until a process that does not end by itself counts as hanging
 
@@ -66,13 +68,14 @@ FILE = """
 # ------------------------------------------------------------------------------- the hunted process
 
 
-def hunted(url: str, *, at: int, line: int) -> int:
+def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
     """A search of a tiny study, ended as the command line would end it.
 
     Args:
         url: of its storage.
         at: the write in which it interrupts itself; none where 0.
         line: at which line of it.
+        told: a file descriptor on which it says that it does.
     """
     from pdsearch import interrupt, search
     from pdsearch.errors import PdsearchError
@@ -84,7 +87,7 @@ def hunted(url: str, *, at: int, line: int) -> int:
 
     mild = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}}
     if at:
-        _interrupt_itself(at, line)
+        _interrupt_itself(at, line, told)
     try:
         with interrupt.handled(leave=True):
             search(
@@ -99,14 +102,14 @@ def hunted(url: str, *, at: int, line: int) -> int:
                 progress=False,
             )
     except KeyboardInterrupt:
-        return 130
+        sys.exit(130)
     except PdsearchError as error:
         print(f"pdsearch: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        sys.exit(2)
+    sys.exit(0)
 
 
-def _interrupt_itself(at: int, line: int) -> None:
+def _interrupt_itself(at: int, line: int, told: int) -> None:
     """Sends a signal at a line of Optuna's or SQLAlchemy's, or ours, in the so-manieth write."""
     from pdsearch.study import innards
 
@@ -124,7 +127,7 @@ def _interrupt_itself(at: int, line: int) -> None:
             nonlocal seen
             seen += event == "line"
             if seen == line and event == "line":
-                print("interrupts itself", flush=True)
+                os.write(told, b"!")
                 os.kill(os.getpid(), number)
             return trace
 
@@ -135,6 +138,59 @@ def _interrupt_itself(at: int, line: int) -> None:
             sys.settrace(None)
 
     innards.PatientStorage.set_trial_user_attr = write
+
+
+class Forked:
+    """A process like this one, which has imported everything already; used as a `Popen`."""
+
+    def __init__(self, url: str, *, at: int, line: int, errors: Path) -> None:
+        self._reader, writer = os.pipe()
+        self._process = multiprocessing.get_context("fork").Process(
+            target=self._run, args=(url, at, line, writer, errors)
+        )
+        self._process.start()
+        os.close(writer)
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        self.returncode: int | None = None
+
+    def _run(self, url: str, at: int, line: int, writer: int, errors: Path) -> None:
+        os.close(self._reader)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with errors.open("a") as file:
+            sys.stderr = file
+            hunted(url, at, line, writer)
+
+    def poll(self) -> int | None:
+        """How it ended, if it has."""
+        self.returncode = self._process.exitcode
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """How it ends."""
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("a forked process", timeout or 0)
+        with contextlib.suppress(OSError):
+            os.close(self._reader)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kills it."""
+        self.send_signal(signal.SIGKILL)
+
+    def interrupts_itself(self) -> bool:
+        """Whether it does; waits until it does or has ended."""
+        return os.read(self._reader, 1) != b""
+
+
+Process = subprocess.Popen[bytes] | Forked
 
 
 # ----------------------------------------------------------------------------------------- the hunt
@@ -184,18 +240,21 @@ class Study:
         """Processes at once."""
         return {"sqlite": 1, "sqlite2": 2, "cli2": 1, "postgres3": 3}[self.kind]
 
-    def start(self, *, in_a_write: bool = False) -> "subprocess.Popen[str]":
+    def start(self, *, in_a_write: bool = False) -> Process:
         """One process of it."""
-        words = [sys.executable, "-m", "pdsearch", "search", "study.toml", "--workers", "2", "-q"]
-        if self.kind != "cli2":
-            # Of some 4 writes a trial, and some 300 lines a write.
-            at = self.draw.randint(1, 4 * 4) if in_a_write else 0
-            line = self.draw.randint(1, 320)
-            words = [sys.executable, __file__, "--hunted", self.url, str(at), str(line)]
-        with (self.folder / "stderr.txt").open("a") as errors:
-            return subprocess.Popen(
-                words, cwd=self.folder, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
+        errors = self.folder / "stderr.txt"
+        if self.kind == "cli2":
+            words = ["search", "study.toml", "--workers", "2", "-q"]
+            with errors.open("a") as file:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "pdsearch", *words],
+                    cwd=self.folder,
+                    stdout=subprocess.DEVNULL,
+                    stderr=file,
+                )
+        # Of some 8 writes a trial, and some 600 lines a write.
+        at = self.draw.randint(1, 3 * 8) if in_a_write else 0
+        return Forked(self.url, at=at, line=self.draw.randint(1, 500), errors=errors)
 
     def trials(self) -> list[Any]:
         """As they are stored now."""
@@ -210,6 +269,19 @@ class Study:
             return []
         return found
 
+    def owners(self) -> set[int]:
+        """The processes that have begun a trial."""
+        import sqlalchemy
+
+        query = "SELECT value_json FROM trial_user_attributes WHERE key = 'pdsearch:owner'"
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.pool.NullPool)
+        try:
+            with engine.connect() as connection:
+                rows = connection.execute(sqlalchemy.text(query)).all()
+        except sqlalchemy.exc.SQLAlchemyError:  # no tables yet
+            return set()
+        return {json.loads(text)["pid"] for (text,) in rows}
+
     def look(self) -> None:
         """Remembers what is finished, and compares it with what was remembered."""
         now = {trial.number: trial for trial in self.trials()}
@@ -218,13 +290,13 @@ class Study:
                 self.tally.wrong.append(f"{self.folder}: trial {number} was lost or changed")
         self.finished.update({n: t for n, t in now.items() if t.state.is_finished()})
 
-    def ended(self, process: "subprocess.Popen[str]", *, told: float | None) -> None:
+    def ended(self, process: Process, *, told: float | None) -> None:
         """Books how a process has ended; `told` when it was interrupted."""
         try:
-            process.communicate(timeout=PATIENCE)
+            process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            process.wait()
             self.tally.wrong.append(f"{self.folder}: a process did not end")
         took = 0.0 if told is None else time.monotonic() - told
         self.tally.slowest = max(self.tally.slowest, took)
@@ -251,7 +323,7 @@ class Study:
                 continue
             while len(running) < self.side_by_side:
                 running.append(self.start())
-            self._await(running)
+            self.await_trials(running)
             time.sleep(self.draw.uniform(0, 1.5))
             victim = running.pop(self.draw.randrange(len(running)))
             if victim.poll() is not None:  # it had reached the total
@@ -265,20 +337,20 @@ class Study:
             self.tally.done[what] += 1
         self.finish(running)
 
-    def _await(self, running: list["subprocess.Popen[str]"]) -> None:
-        """Until one of them has begun a trial: before that a kill hits an import, mostly."""
-        until = time.monotonic() + 60
+    def await_trials(self, running: list[Process], *, of_all: bool = False) -> None:
+        """Until one of them, or each, has begun a trial: before that a kill hits an import, mostly.
+
+        Now and then not even one.
+        """
+        wanted = {process.pid for process in running}
+        until = time.monotonic() + 120
         while time.monotonic() < until and all(process.poll() is None for process in running):
-            owners = {
-                (trial.user_attrs.get("pdsearch:owner") or {}).get("pid")
-                for trial in self.trials()
-                if trial.state.name == "RUNNING"
-            }
-            if owners & {process.pid for process in running} or self.draw.random() < 0.05:
+            owners = self.owners()
+            if (wanted <= owners) if of_all else (wanted & owners or self.draw.random() < 0.02):
                 return
             time.sleep(0.1)
 
-    def strike(self, victim: "subprocess.Popen[str]", what: str) -> None:
+    def strike(self, victim: Process, what: str) -> None:
         """Sends it one signal or two, and books its end."""
         if what == "STOP":
             victim.send_signal(signal.SIGSTOP)
@@ -296,14 +368,14 @@ class Study:
 
     def _in_a_write(self) -> None:
         process = self.start(in_a_write=True)
-        assert process.stdout is not None
-        told = time.monotonic() if process.stdout.readline() else None
+        assert isinstance(process, Forked)
+        told = time.monotonic() if process.interrupts_itself() else None
         self.tally.done["in a write"] += told is not None
         self.ended(process, told=told)
         if told is None:  # it had reached the total before
             self.renew()
 
-    def finish(self, running: list["subprocess.Popen[str]"]) -> None:
+    def finish(self, running: list[Process]) -> None:
         """Lets it come to its total, and looks through its books."""
         for process in running:
             self.ended(process, told=None)
@@ -335,7 +407,7 @@ class Study:
         from pdsearch.study.storage import EmptyStorageError, connect
 
         with contextlib.suppress(KeyError, EmptyStorageError):
-            optuna.delete_study(study_name="hunted", storage=connect(self.url, write=True))
+            optuna.delete_study(study_name="hunted", storage=connect(self.url))
         self.finished = {}
 
 
@@ -384,8 +456,8 @@ def outage(root: Path, tally: Tally, draw: random.Random, *, seconds: float) -> 
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     study = new_study("postgres3", root, url, tally, draw)
     running = [study.start() for _ in range(3)]
-    study._await(running)
-    time.sleep(draw.uniform(0, 2))
+    study.await_trials(running, of_all=True)
+    time.sleep(draw.uniform(0, 1))
     study.look()
     mode = draw.choice(["fast", "immediate"])
     _pg_ctl("stop", data, "-m", mode)
@@ -419,12 +491,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of an outage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=["sqlite", "sqlite2", "cli2", "postgres3"])
-    parser.add_argument("--hunted", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.hunted:
-        url, at, line = arguments.hunted
-        return hunted(url, at=int(at), line=int(line))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch  # noqa: F401  # once, for all those that are forked
+
+    import pdsearch.study  # noqa: F401
+
     tally, draw = Tally(), random.Random(arguments.seed)
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     root.chmod(0o755)

@@ -36,7 +36,8 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-LEAVE = 4.0  # seconds after the first signal until what still hangs is left: 130 within five
+LEAVE = 3.0  # seconds after the first signal until what still hangs is left: 130 within five,
+# on a machine too that runs ten processes a core
 INTERRUPTED = 130
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -6,9 +6,10 @@ __all__ = ["HIDDEN", "is_secret", "mask"]
 
 HIDDEN = "***"
 
-# The last @ before the end of a word ends a password: it may hold further ones as they are.
+# The last @ before the end of a word ends a password: it may hold further ones as they are. Taken
+# for a path, a URL has one slash left of two.
 _CREDENTIALS = re.compile(
-    r"(?P<before>\b[A-Za-z][A-Za-z0-9+_.-]*://[^:/?#@\s]*:)(?P<password>\S*)@"
+    r"(?P<before>\b[A-Za-z][A-Za-z0-9+_.-]*://?[^:/?#@\s]*:)(?P<password>\S*)@"
 )
 # An option's name, an equals sign, and its value to the end of a word or of the option.
 _OPTION = re.compile(

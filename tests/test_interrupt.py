@@ -25,7 +25,7 @@ from pdsearch.study.storage import connect, storage_errors
 
 MILD = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}, "name": "mild"}
 TOTAL = 3
-LINES = 1_500_000  # of the two million of Optuna, SQLAlchemy and the study's own code that such a search runs
+LINES = 1_500_000  # of the two million of `INSIDE` that such a search runs
 INSIDE = ("/optuna/", "/sqlalchemy/", "/sqlite3/", "/pdsearch/study/")
 
 

@@ -246,41 +246,6 @@ def test_processes_share_a_study_in_postgresql(postgres):
     side_by_side(postgres, count=3, total=14)
 
 
-@pytest.mark.slow
-def test_a_server_that_stops(tmp_path):
-    pgserver = pytest.importorskip("pgserver")
-    server = pgserver.get_server(tmp_path / "pg")
-    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-
-    stopped = []
-
-    def train(candidate):
-        yield 0.5
-        if candidate.family.name == "mild" and not stopped:
-            stopped.append(server.cleanup())
-        yield 0.6
-
-    with pytest.raises(StorageError, match=r"storage postgresql\+psycopg://"):
-        find(url, train=train)
-    server = pgserver.get_server(tmp_path / "pg")
-    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    try:
-        result = find(url, train=train)
-        assert result.to_dict()["trials"]["total"] == 3
-    finally:
-        server.cleanup()
-
-
-def test_a_server_that_is_not_there():
-    pytest.importorskip("psycopg")
-    url = "postgresql+psycopg://me:sec{ret@127.0.0.1:9/db"
-    with pytest.raises(StorageError, match="storage postgresql") as caught:
-        find(url)
-    text = str(caught.value)
-    assert "sec{ret" not in text
-    assert len(text.splitlines()) == 1
-
-
 # ------------------------------------------------------------- real trials, and workers of the CLI
 
 TINY = """

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 
 from pdsearch import interrupt
 
@@ -114,6 +114,9 @@ def is_busy(error: BaseException) -> bool:
 
 def is_passing(error: BaseException) -> bool:
     """Whether a server may be back, as against what it would refuse the next time too."""
+    if isinstance(error.__cause__ or error, PendingRollbackError):
+        # Optuna asks the storage once more within a transaction that was lost. The next one tells.
+        return True
     outer: BaseException | None = error
     while outer is not None and not isinstance(outer, DBAPIError):
         outer = outer.__cause__

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pdsearch.masking import mask
+
 
 def fields_of(root: type[BaseModel], location: Iterable[Any]) -> dict[str, FieldInfo]:
     """The fields of the table at a place below a model, such as `["trial", "stream"]`."""
@@ -126,5 +128,5 @@ def close(name: str, valid: Iterable[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = mask(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -10,7 +10,7 @@ from pdsearch.masking import HIDDEN, is_secret, mask
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z0-9+_.-]+)://(?P<user>[^:/@]*):(?P<password>.*)@")
+_CREDENTIALS = re.compile(r"[A-Za-z0-9+_.-]+://[^:/@]*:(?P<password>.*)@")
 _OPTIONS = re.compile(r"\?[A-Za-z_]\w*=")
 
 
@@ -81,14 +81,15 @@ def missing_driver(url: str, error: ImportError) -> StorageError:
 def _credentials(url: str) -> re.Match[str] | None:
     """Scheme, user and password of a URL that has one; an `@` among its options ends none."""
     options = _OPTIONS.search(url)
-    before = _CREDENTIALS.match(url, 0, options.start()) if options else None
-    return before or _CREDENTIALS.match(url)
+    before = _CREDENTIALS.search(url, 0, options.start()) if options else None
+    return before or _CREDENTIALS.search(url)
 
 
 def _masked(url: str) -> str:
     found = _credentials(url)
     if found:
-        return mask(f"{found['scheme']}://{found['user']}:{HIDDEN}@{url[found.end() :]}")
+        start, end = found.span("password")
+        return mask(f"{url[:start]}{HIDDEN}{url[end:]}")
     return mask(repr(url)) if "@" not in url else "(not shown: it may hold a password)"
 
 
@@ -96,7 +97,11 @@ def _secrets(url: str) -> set[str]:
     """What must not be shown of a URL, as it is written and as it is meant."""
     found = {match["password"]} if (match := _credentials(url)) else set()
     options = parse_qsl(url.partition("?")[2], keep_blank_values=True)
-    found |= {value for key, value in options if is_secret(key)}
+    for key, value in options:
+        if is_secret(key):
+            # ODBC's one option holds options of its own.
+            inner = [part.partition("=")[::2] for part in value.split(";")]
+            found |= {value, *(told for name, told in inner if is_secret(name))}
     meant = found | {unquote(secret) for secret in found}
     written = {write(secret, safe="") for secret in meant for write in (quote, quote_plus)}
     return (meant | written) - {""}

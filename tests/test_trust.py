@@ -1,0 +1,252 @@
+"""A storage decides neither what is run nor where something is written: the user does."""
+
+import contextlib
+import json
+import pickle
+import sqlite3
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from pdsearch import InputError, search
+from pdsearch.cli import main
+from pdsearch.confirm import confirm
+from pdsearch.errors import StorageError
+from pdsearch.study import load_study_file, open_study, worker
+
+MODEL = """
+    from pathlib import Path
+    from torch import nn
+
+    Path(__file__).with_suffix(".ran").touch()
+
+    def build(classes):
+        return nn.Sequential(
+            nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, classes)
+        )
+
+    def harmless(candidate):
+        return 0.0, True
+"""
+FILE = """
+    [study]
+    name = "tiny"
+    families = ["leaky"]
+    references = []
+    trials = 3
+    sampler = "random"
+    pruner = "none"
+    workers = 1
+    storage = "sqlite:///study.db"
+    [trial]
+    model = "mine.py:build"
+    dataset = "digits"
+    epochs = 1
+    batch_size = 128
+    learning_rate = 0.1
+    precision = "float32"
+    memory_format = "contiguous"
+    [confirm]
+    seeds = 1
+    epochs = 1
+"""
+
+
+@pytest.fixture
+def tiny(workdir: Path) -> Path:
+    """A study of images that has begun, beside a file that nobody named."""
+    for name in ("mine.py", "evil.py"):
+        (workdir / name).write_text(textwrap.dedent(MODEL))
+    path = workdir / "tiny.toml"
+    path.write_text(textwrap.dedent(FILE))
+    search(path, trials=2, progress=False)
+    (workdir / "mine.ran").unlink()
+    return path
+
+
+def tamper(section: str, key: str, value: Any) -> None:
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///study.db")
+    settings = study.user_attrs["pdsearch:settings"]
+    settings["study"]["trials"] = 3  # so that a worker finds something to do
+    settings[section][key] = value
+    study.set_user_attr("pdsearch:settings", settings)
+
+
+def joins(study: str | Path, command: str, **keys: Any) -> None:
+    """A worker, or a confirmation, of a study."""
+    if command == "worker":
+        worker(study, storage="sqlite:///study.db", progress=False, **keys)
+    else:
+        confirm(open_study(study, storage="sqlite:///study.db"), device="cpu", workers=1, **keys)
+
+
+def ran() -> set[str]:
+    return {path.name for path in Path.cwd().glob("*.ran")}
+
+
+TAMPERED = {
+    "the model": ("trial", "model", "evil.py:build"),
+    "the model, by an absolute path": ("trial", "model", "{here}/evil.py:build"),
+    "a criterion": ("criteria", "own", ["evil.py:harmless"]),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_what_only_the_storage_names_is_not_run(
+    tiny: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PDSEARCH_STORAGE", "sqlite:///study.db")
+    section, key, value = TAMPERED[how]
+    if isinstance(value, str):
+        value = value.format(here=Path.cwd())
+    tamper(section, key, value)
+    for command in ("worker", "confirm"):
+        gates = command == "worker" or section == "trial"
+        with pytest.raises(InputError, match=rf"{section}\.{key} .*evil") as caught:
+            joins(tiny, command)
+        assert "was begun with other settings" in str(caught.value)
+        # By name the model's file is the storage's word too; of criteria a confirmation runs none.
+        said = rf"would run .*{'evil' if gates else 'mine'}.*--trust-study-code"
+        with pytest.raises(InputError, match=said):
+            joins("tiny", command)
+        assert ran() == set()
+        assert main([command, "tiny"]) == 2 and main([command, str(tiny)]) == 2
+    for words in (["status", "tiny"], ["report", "tiny", "-o", "r.html"], ["criteria", "tiny"]):
+        assert main(words) == 0
+    assert main(["export", "tiny", "--storage", "sqlite:///study.db", "-o", "g.py"]) in (0, 2)
+    assert main(["doctor", "--storage", "sqlite:///study.db"]) in (0, 1)
+    assert ran() == set()
+
+
+@pytest.mark.parametrize("command", ["worker", "confirm"])
+def test_the_file_or_the_users_word_lets_it_run(tiny: Path, command: str) -> None:
+    tamper("study", "trials", 3)
+    joins(tiny, command)
+    assert ran() == {"mine.ran"}
+    tamper("trial", "model", "evil.py:build")
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///study.db")
+    study.set_user_attr("pdsearch:content", {})
+    if command == "worker":  # it is the storage's own word for the number, too
+        tamper("study", "trials", 4)
+    joins("tiny", command, trust_study_code=True)
+    assert ran() == {"mine.ran", "evil.ran"}
+
+
+def test_on_the_command_line(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PDSEARCH_STORAGE", "sqlite:///study.db")
+    tamper("study", "trials", 3)
+    assert main(["worker", "tiny", "-q"]) == 2 and ran() == set()
+    assert main(["worker", "tiny", "-q", "--trust-study-code"]) == 0 and ran() == {"mine.ran"}
+
+
+@pytest.mark.parametrize("output", ["../elsewhere", "{here}/../elsewhere"])
+def test_the_storage_does_not_say_where_to_write(tiny: Path, output: str, capfd: Any) -> None:
+    elsewhere = Path.cwd().parent / "elsewhere"
+    alexnet = {"model": "alexnet", "batch_size": 512}
+    for key, value in alexnet.items():  # a model that anybody may run
+        tamper("trial", key, value)
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///study.db")
+    study.set_user_attr("pdsearch:content", {})
+    tamper("study", "output", output.format(here=Path.cwd()))
+    worker("tiny", storage="sqlite:///study.db", progress=False)
+    assert not elsewhere.exists() and (Path.cwd() / "results" / "tiny" / "checkpoints").is_dir()
+    assert "keeps its checkpoints in" in capfd.readouterr().err
+    with pytest.raises(InputError, match=r"trial\.batch_size 512 → 128"):
+        worker(tiny, progress=False)
+
+
+def test_settings_given_to_the_search_are_given_to_the_worker(tiny: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("trials = 3", "trials = 2").replace("tiny", "t2"))
+    assert main(["search", str(tiny), "-q", "--set", "trial.epochs=2", "--seed", "7"]) == 0
+    assert main(["worker", str(tiny), "-q"]) == 2
+    assert main(["worker", str(tiny), "-q", "--set", "trial.epochs=2", "--seed", "7"]) == 0
+    assert main(["worker", "t2", "--set", "trial.epochs=2"]) == 2
+
+
+def test_a_file_may_change_how_to_confirm_and_where_to_write(tiny: Path) -> None:
+    text = tiny.read_text().replace("epochs = 1\n", "epochs = 2\n")
+    tiny.write_text(text.replace("epochs = 2", "epochs = 1", 1).replace("[trial]", "[trial] "))
+    file = load_study_file(tiny, overrides={"study.output": "mine"})
+    outcome = confirm(open_study(file), device="cpu", workers=1, top=0)
+    assert outcome.epochs == 2
+
+
+# ------------------------------------------------------------------- what CMA-ES keeps in a storage
+
+
+def cma(trials: int) -> Any:
+    """A study long enough for CMA-ES to keep its state, and to take it up again."""
+    family = {
+        "formula": "Piecewise((1, x > 0), (a*exp(b*x), True))",
+        "space": {"a": [0.1, 0.3], "b": [0.5, 2.0]},
+        "name": "tail",
+    }
+    return search(
+        families=[family],
+        references=[],
+        train=lambda candidate: 1.0 - candidate.parameters.get("a", 1.0),
+        sampler="cmaes",
+        pruner="median",
+        trials=trials,
+        storage="sqlite:///study.db",
+        progress=False,
+    )
+
+
+def pickles() -> list[Any]:
+    trials = optuna.load_study(study_name="pdsearch", storage="sqlite:///study.db").trials
+    return [t for t in trials if any(k.startswith("cma:optimizer") for k in t.system_attrs)]
+
+
+def test_the_state_of_cma_es_goes_on(workdir: Path) -> None:
+    pytest.importorskip("cmaes")
+    cma(14)
+    before = len(pickles())
+    assert before > 0
+    assert cma(24).to_dict()["trials"]["total"] == 24
+    assert len(pickles()) > before
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("evil.ran"),)
+
+
+def object_array() -> bytes:
+    """NumPy's own way to hold a pickle in a pickle."""
+    return pickle.dumps(np.array([Evil()], dtype=object))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Evil()),
+        pickle.dumps([Evil()]),
+        object_array(),
+        b"no pickle",
+        b"",
+        b"cos\nsystem",
+    ],
+)
+def test_a_pickle_that_runs_something_is_not_read(workdir: Path, content: bytes) -> None:
+    pytest.importorskip("cmaes")
+    cma(14)
+    last = pickles()[-1]
+    for key in [k for k in last.system_attrs if k.startswith("cma:optimizer")]:
+        _overwrite(key, last._trial_id, content.hex() if key.endswith(":0") else "")
+    with pytest.raises(StorageError, match=rf"trial {last.number}: what it keeps of CMA-ES"):
+        cma(16)
+    assert ran() == set()
+
+
+def _overwrite(key: str, trial: int, text: str) -> None:
+    """Optuna refuses to change a finished trial."""
+    with contextlib.closing(sqlite3.connect("study.db")) as database, database:
+        database.execute(
+            "UPDATE trial_system_attributes SET value_json = ? WHERE key = ? AND trial_id = ?",
+            (json.dumps(text), key, trial),
+        )
