@@ -89,9 +89,9 @@ def _sizes() -> "torch.Tensor":
     """Sizes of x: four a decade, and 557 from FAR on."""
     import torch
 
-    near = torch.logspace(-3, math.log10(FAR), 133, dtype=torch.float64)[:-1]
-    far = torch.logspace(math.log10(FAR), 308, 557, dtype=torch.float64)
-    last = torch.tensor([torch.finfo(torch.float64).max], dtype=torch.float64)
+    near = torch.logspace(-3, math.log10(FAR), 133, dtype=torch.float64, device="cpu")[:-1]
+    far = torch.logspace(math.log10(FAR), 308, 557, dtype=torch.float64, device="cpu")
+    last = torch.tensor([torch.finfo(torch.float64).max], dtype=torch.float64, device="cpu")
     return torch.cat([near, far, last])
 
 
@@ -131,9 +131,11 @@ def _look(
     bad = size
     for _ in range(40):
         middle = 0.5 * (good + bad)
-        one = function(torch.tensor([side * middle], dtype=torch.float64), PROGRESS, *values)
+        one = function(
+            torch.tensor([side * middle], dtype=torch.float64, device="cpu"), PROGRESS, *values
+        )
         good, bad = (middle, bad) if bool(torch.isfinite(one).all()) else (good, middle)
-    place = torch.tensor([side * good], dtype=torch.float64)
+    place = torch.tensor([side * good], dtype=torch.float64, device="cpu")
     limit = function(place, PROGRESS, *values).item()
     allowed = SETTLED * max(1.0, abs(limit))
     # Also where balls cannot tell the values further out, these must have settled.

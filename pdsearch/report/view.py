@@ -90,7 +90,7 @@ class View:
     @property
     def unit(self) -> str:
         """What a trial reports one by one."""
-        return "task" if self.stream else "epoch"
+        return "epoch" if self.by_function else self.stored.settings.trial.unit
 
     def value(self, value: float | None) -> str:
         """A value as shown."""

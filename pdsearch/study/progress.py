@@ -28,7 +28,7 @@ class Display:
         self._spoke = time.monotonic()
         self._drawn = 0.0
         self._epochs = 1
-        self._name = ""
+        self._name, self._unit = "", "epoch"
 
     @staticmethod
     def _bar(**options: Any) -> Any:
@@ -71,14 +71,15 @@ class Display:
                 self._study.set_postfix_str(f"best {best:.4f}", refresh=False)
             self._study.refresh()
 
-    def begin(self, name: str, *, epochs: int | None) -> None:
-        """A trial begins to train."""
+    def begin(self, name: str, *, epochs: int | None, unit: str) -> None:
+        """A trial begins to train, so many epochs, or whatever the unit is."""
+        self._unit = unit
         self._name, self._spoke, self._epochs = name, time.monotonic(), epochs or 1
         if self._bars:
             self._trial = self._bar(
                 total=epochs,
                 desc=name[:40],
-                unit="epoch",
+                unit=unit,
                 position=1,
                 leave=False,
                 bar_format="{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total_fmt}{postfix}"
@@ -102,7 +103,7 @@ class Display:
             self._trial.set_postfix_str(f"{value:.4f}")
         elif time.monotonic() - self._spoke > QUIET:
             self._spoke = time.monotonic()
-            self.say(f"  {self._name}: epoch {number:.3g}, {value:.4f}")
+            self.say(f"  {self._name}: {self._unit} {number:.3g}, {value:.4f}")
 
     def end(self, row: "TrialRow", *, done: int, best: float | None) -> None:
         """A trial is over."""

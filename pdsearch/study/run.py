@@ -417,7 +417,7 @@ class Session:
         reported = set(self._trial(trial_id(trial)).intermediate_values)
         rungs: tuple[int, ...] = ()
         single = len(self._settings.objectives) == 1
-        epochs = self._epochs()
+        epochs, unit = self._epochs(), self._trainer.unit
         last = None if epochs is None else epochs * self._trainer.looks
         if self._settings.pruner == "halving" and epochs is not None and not fixed:
             rungs = rung_steps(epochs=epochs, looks=self._trainer.looks)
@@ -444,12 +444,12 @@ class Session:
             # the rungs, so that candidates are measured against them.
             over = fixed or at.step == last
             if trial.should_prune() and not over and not self._leads(trial, at.step, at.standing):
-                raise pruned(trial, "pruned", f"pruned after epoch {epoch:.3g}")
+                raise pruned(trial, "pruned", f"pruned after {unit} {epoch:.3g}")
             if at.step in rungs and at.step > past and not self._earns(trial, at):
                 trial.set_user_attr(PREFIX + "stopped", at.step)
-                raise pruned(trial, "pruned", f"stopped after epoch {epoch:.3g}")
+                raise pruned(trial, "pruned", f"stopped after {unit} {epoch:.3g}")
 
-        self._display.begin(candidate.name, epochs=epochs)
+        self._display.begin(candidate.name, epochs=epochs, unit=unit)
         with interrupt.exposed():
             outcome = self._trainer(
                 candidate,

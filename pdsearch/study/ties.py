@@ -70,7 +70,7 @@ def _further_seed(
 ) -> None:
     assert row.candidate is not None
     checkpoint = checkpoint_path(stored.output / "checkpoints", row.candidate, seed=seed)
-    display.begin(row.candidate.name, epochs=trainer.epochs)
+    display.begin(row.candidate.name, epochs=trainer.epochs, unit=trainer.unit)
     outcome: Outcome | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -78,6 +78,9 @@ class Trainer(Protocol):
     looks: int
     """Steps of an epoch."""
 
+    unit: str
+    """What an epoch is called: `task` where a stream is trained on."""
+
     def __call__(
         self,
         candidate: Candidate,
@@ -105,7 +108,7 @@ class FunctionTrainer:
             raise InputError(f"train must be callable, got {function!r}")
         self._function = function
         self.epochs: int | None = None
-        self.looks = 1
+        self.looks, self.unit = 1, "epoch"
         self.takes_seed = _takes(function, "seed")
 
     def __call__(
@@ -163,6 +166,7 @@ class ImageTrainer:
         self._device = device
         self._threads = threads
         self.epochs: int | None = settings.trial.rounds * max(1, len(settings.trial.learning_rates))
+        self.unit = settings.trial.unit
         self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
         # behind: what they were made with is part of it.

@@ -217,6 +217,11 @@ class TrialSettings(BaseModel):
         return "validation accuracy" if self.stream is None else "accuracy in the last tasks"
 
     @property
+    def unit(self) -> str:
+        """What a run reports one by one, in a word."""
+        return "epoch" if self.stream is None else "task"
+
+    @property
     def rounds(self) -> int:
         """What a run reports one by one: its epochs, or the tasks of its stream."""
         return self.epochs if self.stream is None else self.stream.tasks
