@@ -88,22 +88,17 @@ class Kernel:
     """The compiled functions of one family: g, and its derivatives in x by order.
 
     One per family, made once: it holds no parameter values, so that every candidate of a family
-    shares it, and `torch.compile` finds plain functions of tensors in it. Derivatives are made when
-    they are first asked for.
+    shares it, and `torch.compile` finds plain functions of tensors in it. All orders are made at
+    once: one made at its first use would be traced by Dynamo.
     """
 
     def __init__(self, expression: sympy.Expr, ranges: "Mapping[str, tuple[float, float]]") -> None:
-        self._expression, self._ranges = expression, ranges
-        self._parts: list[Part | None] = [Part(expression, ranges)]
-        self._parts += [None] * (KEPT_ORDERS - 1)
+        orders = [derivative(expression, order) for order in range(1, KEPT_ORDERS)]
+        self._parts = tuple(Part(e, ranges) for e in (expression, *orders))
 
     def part(self, order: int) -> Part:
         """One order; see `Part`."""
-        found = self._parts[order]
-        if found is None:
-            found = Part(derivative(self._expression, order), self._ranges)
-            self._parts[order] = found
-        return found
+        return self._parts[order]
 
     @property
     def reach(self) -> tuple[float, ...]:

@@ -170,7 +170,7 @@ class _Scaler:
         self.known: dict[sympy.Expr, sympy.Expr] = {}
         self.shifts: dict[sympy.Expr, set[sympy.Expr]] = {}
         self.shown: dict[sympy.Expr, sympy.Expr] = {}
-        for node in expression.atoms(sympy.exp, sigmoid):
+        for node in expression.atoms(sympy.exp, sympy.sinh, sympy.cosh, sigmoid):
             self._direction(cast(sympy.Expr, node.args[0]), learn=True)
 
     def value(self, node: Any) -> Any:
