@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import nn
@@ -197,17 +197,28 @@ def build_model(
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
-    _check_shape(model, spec, classes=classes)
-    if not relu_sites(model, example_images()):
-        raise InputError(
-            f"model {spec!r} holds no nn.ReLU module, so there is no derivative to replace"
-            f"{_activations(model)}"
-        )
+    shown = bool(relu_sites(model))
+    try:
+        _check_shape(model, spec, classes=classes)
+    except InputError:
+        if shown:
+            raise
+        _refuse_without_relu(model, spec)
+    # What the code does not show, running does.
+    if not shown and not relu_sites(model, example_images()):
+        _refuse_without_relu(model, spec)
     if initialisation == "caffe":
         _initialise_caffe(model)
     elif initialisation == "he":
         _initialise_he(model)
     return model
+
+
+def _refuse_without_relu(model: nn.Module, spec: str) -> NoReturn:
+    raise InputError(
+        f"model {spec!r} holds no nn.ReLU module, so there is no derivative to replace"
+        f"{_activations(model)}"
+    )
 
 
 def example_images() -> torch.Tensor:
