@@ -142,18 +142,34 @@ def _requirements() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    wanted = os.environ.get("CXX") or "c++"
-    path = next(filter(None, map(shutil.which, (wanted, "g++", "clang++"))), None)
-    if path is None:
+    from pdsearch.kernels import build
+
+    path, trouble = build.compiler_trouble()
+    if trouble is not None:
         yield Finding(
             "compiler",
             "attention",
-            "no C++ compiler: the backward pass runs as separate torch operations, tens of times "
-            "slower than ReLU's own",
-            "install g++ or clang++ (Debian, Ubuntu: apt install g++), or set CXX",
+            f"{trouble}: where no kernels are compiled yet, the backward pass runs as separate "
+            "torch operations, tens of times slower than ReLU's own",
+            "install g++ or clang++ (Debian, Ubuntu: apt install g++), or set CXX to one",
         )
     else:
         yield Finding("compiler", "ok", path)
+    # What the backward pass itself asks; it compiles what is missing, once on a machine.
+    found = build.state()
+    reason = build.load()
+    if reason is not None:
+        level: Literal["info", "attention"] = "info" if "PDSEARCH_FUSED" in reason else "attention"
+        yield Finding(
+            "kernels", level, f"backward passes run unfused: {reason}", build.remedy(reason)
+        )
+        return
+    text = {
+        "there": "compiled kernels",
+        "absent": "kernels, compiled just now",
+        "damaged": "kernels that were damaged or unfinished, compiled anew just now",
+    }[found]
+    yield Finding("kernels", "ok", f"{text}: {build.cache_directory()}")
 
 
 def _device() -> Iterator[Finding]:
@@ -166,7 +182,9 @@ def _device() -> Iterator[Finding]:
         yield Finding("GPU", "info", "Apple MPS, which trials do not use: they run on the CPU")
     else:
         yield Finding("GPU", "info", "none that torch can use: trials run on the CPU")
-    cores = _cores()
+    from pdsearch.study.workers import available_cores
+
+    cores = available_cores()
     threads = torch.get_num_threads()
     if threads > cores:
         yield Finding(
@@ -177,12 +195,6 @@ def _device() -> Iterator[Finding]:
         )
     else:
         yield Finding("threads", "ok", f"torch uses {threads} of {cores} core(s)")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: what a container or taskset leaves us
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _disk() -> Iterator[Finding]:

@@ -68,6 +68,10 @@ def check(arguments: Namespace) -> int:
 
     if arguments.map and not arguments.family:
         raise InputError("--map needs --family: it cuts the family's parameter box into parts")
+    if arguments.html:
+        from pdsearch.report.files import check_place
+
+        check_place(Path(arguments.html), force=True)
     family, candidate = load_target(
         arguments.target, settings=_settings(arguments.set), params=arguments.param
     )
@@ -213,7 +217,9 @@ def status(arguments: Namespace) -> int:
 def report(arguments: Namespace) -> int:
     """Write a study's report."""
     from pdsearch.report import study_report, write_html
+    from pdsearch.report.files import check_place
 
+    check_place(Path(arguments.output), force=True)
     write_html(study_report(_stored(arguments)), Path(arguments.output))
     note(f"report: {arguments.output}")
     return 0
@@ -251,8 +257,10 @@ def confirm(arguments: Namespace) -> int:
 def export(arguments: Namespace) -> int:
     """Write a candidate as a file."""
     from pdsearch.export import export as write
+    from pdsearch.report.files import check_place
 
     settings = _settings(arguments.set)
+    check_place(Path(arguments.output), force=arguments.force)
     candidate, provenance = _source(arguments, settings)
     if settings:
         candidate = candidate.family.bind(**{**candidate.parameters, **settings})

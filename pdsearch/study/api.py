@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.study.begin import begin
+from pdsearch.study.begin import begin, versions
 from pdsearch.study.content import CONTENT, content_of, other_content
 from pdsearch.study.own import KEPT, changed, load_own
 from pdsearch.study.progress import Display
@@ -157,6 +158,7 @@ def search(
         check_installed(settings.study)
         url = settings.study.storage
         # Wrong data or a wrong model must be told before anything is written.
+        check_output(settings.directory / settings.study.output / settings.study.name)
         dataset = None if train is not None else _dataset(settings, progress=progress)
         function = None if train is None else FunctionTrainer(train)
         if dataset is not None:
@@ -245,6 +247,8 @@ def worker(
             )
     with _interruptible() as interrupted:
         stored = open_named(found.name, url, write=True)
+        stored.trials()  # what is damaged is told before anything is run
+        check_output(stored.output)
         kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
         if threads is not None and threads != kept_threads:
             raise InputError(
@@ -323,6 +327,25 @@ def _own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
 
 def _spec(family: Family | FamilySpec) -> FamilySpec:
     return as_spec(family) if isinstance(family, Family) else family
+
+
+def check_output(folder: Path) -> None:
+    """Looks whether a study's folder can be made and written to, and makes nothing.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise InputError(f"study.output: {there} is no folder")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"study.output: {str(folder)[:300]} cannot be written: {reason}") from None
 
 
 def _storage_of(study: str | Path, storage: str | None) -> str:
@@ -499,6 +522,17 @@ def _run(
             display.note(
                 f"study.trials = {settings.trials} leaves no trial to a candidate: ReLU and the "
                 f"references take {fixed}"
+            )
+        begun_with = stored.study.user_attrs.get(PREFIX + "versions", {})
+        others = [
+            f"{name} {begun_with[name]}, now {version}"
+            for name, version in versions().items()
+            if begun_with.get(name, version) != version
+        ]
+        if others:
+            display.note(
+                f"the study was begun with {'; '.join(others)}: what is trained from here on may "
+                "differ in its last bits from what is there, or in more"
             )
         begun_on = stored.study.user_attrs.get(PREFIX + "device", where)
         if begun_on.partition(":")[0] != where.partition(":")[0]:

@@ -14,10 +14,11 @@ from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
 from pdsearch.study.content import CONTENT, other_content
+from pdsearch.study.kept import reading
 from pdsearch.study.own import KEPT, changed
 from pdsearch.study.settings import OBJECTIVES, StudyFile
 from pdsearch.study.space import BASELINE, FIXED, grid, offered
-from pdsearch.study.storage import connect, owner_of, shown_url, storage_errors
+from pdsearch.study.storage import connect, current, owner_of, shown_url, storage_errors
 from pdsearch.study.stored import PREFIX, SCHEMA, StoredStudy, gates_of, read
 
 FREE = (
@@ -89,9 +90,12 @@ def begin(
             attributes |= _decided_once(settings, decide, settle)
             study = _create(backend, name, directions)
         if study is None:
-            study = _existing(backend, name, url)
+            with reading(name, url, backend):
+                study = _existing(backend, name, url)
+                study.get_trials(deepcopy=False)
             if PREFIX + "settings" in study.user_attrs:
                 stored = read(study, url)
+                stored.trials()  # what is damaged is told before anything is written
                 resolved = _with_decided(settings, stored.settings)
                 attributes["settings"] = resolved.model_dump(mode="json")
                 if _check_same(stored, attributes, threads=threads):
@@ -233,7 +237,7 @@ def _queue_fixed(study: "optuna.Study", references: Mapping[str, Family]) -> Non
     there = set()
     for trial in study.get_trials(deepcopy=False):
         if trial.user_attrs.get(PREFIX + "kind") in FIXED and trial.state != TrialState.FAIL:
-            data = trial.user_attrs[PREFIX + "candidate"]
+            data = trial.user_attrs[PREFIX + "candidate"]  # `check_trial` has looked
             there.add((trial.user_attrs[PREFIX + "kind"], data["family"]["name"]))
     wanted = [("baseline", load_family(BASELINE))]
     wanted += [("reference", family) for family in references.values()]
@@ -255,7 +259,7 @@ def _queue_grid(study: "optuna.Study", settings: StudyFile, searched: Mapping[st
     if settings.study.sampler != "grid":
         return
     family = next(iter(searched.values()))
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+    trials = [t for t in current(study.get_trials(deepcopy=False)) if t.state != TrialState.FAIL]
     fixed = 1 + len(settings.study.references)
     there = [
         trial.params or trial.system_attrs.get("fixed_params", {})

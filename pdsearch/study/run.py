@@ -18,7 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from pdsearch.criteria import FamilyGate, gate
 from pdsearch.errors import PdsearchError, first_line
 from pdsearch.family import Candidate, Family
+from pdsearch.study.added import check_added, refusal
+from pdsearch.study.kept import PREFIX
 from pdsearch.study.progress import Display
+from pdsearch.study.rows import best_of, candidate_from, counts_of
 from pdsearch.study.rungs import Runner, among_best, furthest, next_up, rung_steps
 from pdsearch.study.space import (
     FIXED,
@@ -38,12 +41,15 @@ from pdsearch.study.storage import (
     requeue,
     take_up,
 )
-from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from, counts_of
+from pdsearch.study.stored import StoredStudy
 from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
 from pdsearch.study.twins import Shape, same_shape, shape_of
 
 POLL = 1.0  # seconds between looks at the storage while others run the last trials
 GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault
+
+ENQUEUED = "fixed_params"
+"""Optuna's system attribute of `study.enqueue_trial`."""
 
 Machine = (OSError, RuntimeError, MemoryError)
 """What another attempt may get over: memory, files, CUDA. A wrong program fails every time."""
@@ -55,6 +61,10 @@ class _Again(Exception):
 
 class _Dropped(Exception):
     """A trial ended without a result: it is not needed, or was given to somebody else."""
+
+
+class _Refused(Exception):
+    """A trial that somebody enqueued cannot be a candidate's."""
 
 
 class Session:
@@ -113,6 +123,7 @@ class Session:
             until_total: wait for trials that other processes run, and take over those that die;
                 a worker leaves when nothing is left to begin.
         """
+        check_added(self._study.get_trials(deepcopy=False), self._searched)
         fail_dead_trials(self._study, note=self._display.note)
         waited = False
         while True:
@@ -216,7 +227,7 @@ class Session:
         """One trial through Optuna's own loop, which keeps its heartbeat."""
         self._current, self._checkpoint = None, None
         try:
-            self._study.optimize(self._objective, n_trials=1, catch=(_Again, _Dropped))
+            self._study.optimize(self._objective, n_trials=1, catch=(_Again, _Dropped, _Refused))
         except BaseException as error:
             # Optuna on a trial that another process has failed, for this one was stopped (or cut
             # off) longer than the grace period: the trial is tried again from its checkpoint.
@@ -294,7 +305,7 @@ class Session:
             finally:
                 if not self._lost(trial):
                     trial.set_user_attr(PREFIX + "seconds", time.monotonic() - began)
-        except (optuna.TrialPruned, _Dropped, PdsearchError):
+        except (optuna.TrialPruned, _Dropped, _Refused, PdsearchError):
             raise
         except UpdateFinishedTrialError:
             raise _Dropped from None
@@ -337,11 +348,16 @@ class Session:
         if kept is not None:
             candidate = candidate_from(kept)
         else:
+            enqueued = self._study._storage.get_trial(trial._trial_id).system_attrs.get(ENQUEUED)
+            if enqueued is not None and (why := refusal(enqueued, self._searched)):
+                trial.set_user_attr(PREFIX + "reason", why)
+                raise _Refused
             candidate = suggest(
                 trial,
                 self._searched,
                 flat=self._settings.sampler == "nsga2",
-                spaces=self._spaces,
+                # What somebody asked for may lie where candidates are known to be ruled out.
+                spaces=self._spaces if enqueued is None else None,
             )
             trial.set_user_attr(PREFIX + "candidate", candidate.to_dict())
         if PREFIX + "kind" not in trial.user_attrs:

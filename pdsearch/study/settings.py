@@ -399,8 +399,15 @@ def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) ->
             f"--set {key}: must be section.key=value with a section of {' | '.join(sections)}"
         )
         return
+    if any(ord(c) < 32 or c == "\x7f" for c in text):
+        problems.append(
+            f"--set {key}: holds a line break or a control character, got {_shown(text)}"
+        )
+        return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
+        if tomllib.loads(f"value = [{text}]")["value"] != [value] and value == value:
+            value = text  # what follows a # would be dropped
     except (ValueError, RecursionError):
         value = text  # words need no quotes on a command line
     table = data.setdefault(section, {})

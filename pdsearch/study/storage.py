@@ -164,6 +164,11 @@ def connect(url: str, *, create: bool = False, write: bool = False) -> "optuna.s
             return _open(parsed, is_file=is_file, create=create, write=write or create)
         except ImportError as error:
             raise _missing_driver(url, error) from None
+        except (TypeError, ValueError) as error:  # ?timeout=abc, ?no_such_option=1
+            said = " ".join(str(error).split())[:120]
+            raise InputError(
+                f"storage {shown_url(url)}: an option after the ? of the URL is wrong ({said})"
+            ) from None
         except RuntimeError as error:  # the tables are another Optuna's
             first = str(error).splitlines()[0]
             raise StorageError(f"storage {shown_url(url)}: {first}") from error
@@ -347,8 +352,16 @@ CONTINUES = "pdsearch:continues"
 
 
 def current(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
-    """The trials of a study, without those that a later one goes on with and surplus ones."""
-    found = [t for t in trials if t.user_attrs.get("pdsearch:status") != "surplus"]
+    """The trials of a study, without those that a later one goes on with and surplus ones.
+
+    Nor those that somebody else added, finished, of whose candidate nothing is known.
+    """
+    found = [
+        t
+        for t in trials
+        if t.user_attrs.get("pdsearch:status") != "surplus"
+        and ("pdsearch:candidate" in t.user_attrs or t.state.name not in ("COMPLETE", "PRUNED"))
+    ]
     taken_up = {t.user_attrs.get(CONTINUES) for t in found if t.state.name != "FAIL"}
     return [trial for trial in found if trial.number not in taken_up]
 
