@@ -235,7 +235,7 @@ def _storage(url: str | None) -> Iterator[Finding]:
             remedy = "restore a copy; or move it away and search anew"
             yield Finding("storage", "attention", f"{shown}: {trouble}", remedy)
             return
-        if file is not None and file.is_file() and not _has_tables(file):
+        if file is not None and file.is_file() and not _has_tables(file, url):
             yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
             return
         backend = connect(url, create=False)
@@ -243,7 +243,7 @@ def _storage(url: str | None) -> Iterator[Finding]:
         yield Finding("storage", "attention", str(error), _remedy(str(error)))
         return
     try:
-        yield from _studies(backend, shown)
+        yield from _studies(backend, url)
         if file is not None and not os.access(file, os.W_OK):
             yield Finding("storage", "attention", f"{shown}: read-only", "make it writable")
     finally:
@@ -256,8 +256,14 @@ def _sqlite(file: Path, statement: str) -> list[tuple[Any, ...]]:
         return database.execute(statement).fetchall()
 
 
-def _has_tables(file: Path) -> bool:
-    return bool(_sqlite(file, "SELECT 1 FROM sqlite_master WHERE name = 'studies'"))
+def _has_tables(file: Path, url: str) -> bool:
+    from pdsearch.errors import StorageError
+    from pdsearch.study.storage import shown_url
+
+    try:
+        return bool(_sqlite(file, "SELECT 1 FROM sqlite_master WHERE name = 'studies'"))
+    except sqlite3.Error as error:
+        raise StorageError(f"storage {shown_url(url)}: {error}") from error
 
 
 def _sqlite_trouble(file: Path) -> str | None:
@@ -266,8 +272,8 @@ def _sqlite_trouble(file: Path) -> str | None:
         return None  # opening it tells
     try:
         ((found,),) = _sqlite(file, "PRAGMA quick_check(1)")
-    except sqlite3.DatabaseError as error:
-        return str(error)
+    except (sqlite3.Error, ValueError) as error:  # ValueError: what it says is no UTF-8
+        return " ".join(str(error).split())
     return None if found == "ok" else f"damaged: {found.splitlines()[-1]}"
 
 
@@ -283,14 +289,36 @@ def _remedy(message: str) -> str:
     return "check that the server runs, and host, port, user and password"
 
 
-def _studies(backend: "RDBStorage", shown: str) -> Iterator[Finding]:
+def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
     import optuna
 
-    names = sorted(optuna.get_all_study_names(backend))
+    from pdsearch.errors import PdsearchError
+    from pdsearch.study.kept import check_study, check_trial, reading
+    from pdsearch.study.storage import shown_url
+    from pdsearch.study.stored import PREFIX
+
+    shown, remedy = shown_url(url), "restore a copy; or move it away and search anew"
+    try:
+        with reading("of any name", url, backend):
+            names = sorted(optuna.get_all_study_names(backend))
+    except PdsearchError as error:
+        yield Finding("storage", "attention", str(error), remedy)
+        return
     noun = "study" if len(names) == 1 else "studies"
     yield Finding("storage", "ok", f"{shown}: reachable, {len(names)} {noun}")
     for name in names:
-        yield _study(optuna.load_study(study_name=name, storage=backend), backend)
+        try:
+            with reading(name, url, backend):
+                study = optuna.load_study(study_name=name, storage=backend)
+                finding = _study(study, backend)
+                attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
+            if attributes.get(PREFIX + "schema") == 1:
+                check_study(name, url, attributes)
+                for trial in trials:
+                    check_trial(name, url, trial.number, trial.user_attrs)
+            yield finding
+        except PdsearchError as error:
+            yield Finding(f"study {name!r}", "attention", str(error), remedy)
 
 
 def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:

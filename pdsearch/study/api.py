@@ -235,6 +235,7 @@ def worker(
         KeyboardInterrupt: on Ctrl-C or SIGTERM.
     """
     found = open_study(study, storage=storage)
+    found.trials()  # what is damaged is told before anything is run or written
     url = _storage_of(study, storage)
     for key, does in (
         ("train", "trains by a Python function"),
@@ -247,7 +248,6 @@ def worker(
             )
     with _interruptible() as interrupted:
         stored = open_named(found.name, url, write=True)
-        stored.trials()  # what is damaged is told before anything is run
         check_output(stored.output)
         kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
         if threads is not None and threads != kept_threads:

@@ -201,6 +201,9 @@ class CriteriaSection(_Section):
         if not isinstance(data, Mapping):
             return data
         names = _threshold_names()
+        for name in names:
+            if isinstance(data.get(name), bool):
+                raise ValueError(f"{name} must be a number, got {_shown(data[name])}")
         given = {key: value for key, value in data.items() if key in names}
         rest = {key: value for key, value in data.items() if key not in names}
         if given:

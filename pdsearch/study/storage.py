@@ -147,6 +147,8 @@ def connect(url: str, *, create: bool = False, write: bool = False) -> "optuna.s
         InputError: no such URL, or without `create` no such file.
         StorageError: it cannot be reached, or is not one.
     """
+    from sqlalchemy.exc import SAWarning
+
     parsed = parse_url(url)
     is_file = parsed.get_backend_name() == "sqlite" and bool(parsed.database)
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
@@ -159,12 +161,13 @@ def connect(url: str, *, create: bool = False, write: bool = False) -> "optuna.s
             f"{shown_url(url)}: no such file, so no study was begun there (relative paths are "
             "relative to where you stand; --storage names another one)"
         )
-    with storage_errors(url):
+    with storage_errors(url), warnings.catch_warnings():
+        warnings.simplefilter("error", SAWarning)  # an option that would be ignored
         try:
             return _open(parsed, is_file=is_file, create=create, write=write or create)
         except ImportError as error:
             raise _missing_driver(url, error) from None
-        except (TypeError, ValueError) as error:  # ?timeout=abc, ?no_such_option=1
+        except (TypeError, ValueError, SAWarning) as error:  # ?timeout=abc, ?no_such_option=1
             said = " ".join(str(error).split())[:120]
             raise InputError(
                 f"storage {shown_url(url)}: an option after the ? of the URL is wrong ({said})"

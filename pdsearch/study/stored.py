@@ -258,6 +258,11 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
     """The stored study around an open Optuna study."""
     with reading(study.study_name, url, study._storage):
         attrs = study.user_attrs
+        if not study.directions:
+            raise StorageError(
+                f"study {study.study_name!r} in {shown_url(url)} is damaged: it has no direction "
+                "(restore a copy of the storage)"
+            )
     schema = attrs.get(PREFIX + "schema")
     if schema is None:
         raise InputError(

@@ -29,7 +29,7 @@ class TrialSettings(BaseModel):
     validation: Share = Field(
         0.1, description="share of the training set held back, stratified by class and seeded"
     )
-    epochs: int = Field(8, ge=1, description="passes over the training set")
+    epochs: int = Field(8, ge=1, le=1_000_000, description="passes over the training set")
     batch_size: int = Field(
         256,
         ge=1,
