@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from optuna.distributions import BaseDistribution
+
 from pdsearch.errors import InputError
 from pdsearch.family import Family
 from pdsearch.study.kept import PREFIX
@@ -39,6 +41,24 @@ def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
         if not number or not ranges[name]._contains(value):
             return f"enqueued with {name} = {_shown(value)}, none of {_range(ranges[name])}"
     return None
+
+
+def widened(
+    spaces: Mapping[str, Mapping[str, BaseDistribution]],
+    families: Mapping[str, Family],
+    fixed: Mapping[str, Any],
+) -> dict[str, dict[str, BaseDistribution]]:
+    """The spaces that candidates are drawn from, with the values that an enqueued trial asks for.
+
+    Such a value may lie where candidates are known to be ruled out, which is not offered.
+    """
+    found = {name: dict(space) for name, space in spaces.items()}
+    for name, space in found.items():
+        for parameter, distribution in space.items():
+            value = fixed.get(f"{name}.{parameter}")
+            if value is not None and not distribution._contains(value):
+                space[parameter] = families[name].space[parameter]
+    return found
 
 
 def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family]) -> None:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pdsearch.criteria import FamilyGate, gate
 from pdsearch.errors import PdsearchError, first_line
 from pdsearch.family import Candidate, Family
-from pdsearch.study.added import check_added, refusal
+from pdsearch.study.added import check_added, refusal, widened
 from pdsearch.study.kept import PREFIX
 from pdsearch.study.progress import Display
 from pdsearch.study.rows import best_of, candidate_from, counts_of
@@ -356,8 +356,7 @@ class Session:
                 trial,
                 self._searched,
                 flat=self._settings.sampler == "nsga2",
-                # What somebody asked for may lie where candidates are known to be ruled out.
-                spaces=self._spaces if enqueued is None else None,
+                spaces=widened(self._spaces, self._searched, enqueued or {}),
             )
             trial.set_user_attr(PREFIX + "candidate", candidate.to_dict())
         if PREFIX + "kind" not in trial.user_attrs:
