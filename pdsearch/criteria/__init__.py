@@ -7,7 +7,6 @@ rigorously. `measured` says so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from pdsearch.criteria import measured
 from pdsearch.criteria.direction import never_pushes_down
