@@ -142,18 +142,34 @@ def _requirements() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    wanted = os.environ.get("CXX") or "c++"
-    path = next(filter(None, map(shutil.which, (wanted, "g++", "clang++"))), None)
-    if path is None:
+    from pdsearch.kernels import build
+
+    path, trouble = build.compiler_trouble()
+    if trouble is not None:
         yield Finding(
             "compiler",
             "attention",
-            "no C++ compiler: the backward pass runs as separate torch operations, tens of times "
-            "slower than ReLU's own",
-            "install g++ or clang++ (Debian, Ubuntu: apt install g++), or set CXX",
+            f"{trouble}: where no kernels are compiled yet, the backward pass runs as separate "
+            "torch operations, tens of times slower than ReLU's own",
+            "install g++ or clang++ (Debian, Ubuntu: apt install g++), or set CXX to one",
         )
     else:
         yield Finding("compiler", "ok", path)
+    # What the backward pass itself asks; it compiles what is missing, once on a machine.
+    found = build.state()
+    reason = build.load()
+    if reason is not None:
+        level: Literal["info", "attention"] = "info" if "PDSEARCH_FUSED" in reason else "attention"
+        yield Finding(
+            "kernels", level, f"backward passes run unfused: {reason}", build.remedy(reason)
+        )
+        return
+    text = {
+        "there": "compiled kernels",
+        "absent": "kernels, compiled just now",
+        "damaged": "kernels that were damaged or unfinished, compiled anew just now",
+    }[found]
+    yield Finding("kernels", "ok", f"{text}: {build.cache_directory()}")
 
 
 def _device() -> Iterator[Finding]:
@@ -166,7 +182,9 @@ def _device() -> Iterator[Finding]:
         yield Finding("GPU", "info", "Apple MPS, which trials do not use: they run on the CPU")
     else:
         yield Finding("GPU", "info", "none that torch can use: trials run on the CPU")
-    cores = _cores()
+    from pdsearch.study.workers import available_cores
+
+    cores = available_cores()
     threads = torch.get_num_threads()
     if threads > cores:
         yield Finding(
@@ -177,12 +195,6 @@ def _device() -> Iterator[Finding]:
         )
     else:
         yield Finding("threads", "ok", f"torch uses {threads} of {cores} core(s)")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: what a container or taskset leaves us
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _disk() -> Iterator[Finding]:
@@ -229,7 +241,7 @@ def _storage(url: str | None) -> Iterator[Finding]:
             remedy = "restore a copy; or move it away and search anew"
             yield Finding("storage", "attention", f"{shown}: {trouble}", remedy)
             return
-        if file is not None and file.is_file() and not _has_tables(file):
+        if file is not None and file.is_file() and not _has_tables(file, url):
             yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
             return
         backend = connect(url, create=False)
@@ -240,7 +252,7 @@ def _storage(url: str | None) -> Iterator[Finding]:
         yield Finding("storage", "attention", str(error), _remedy(str(error)))
         return
     try:
-        yield from _studies(backend, shown)
+        yield from _studies(backend, url)
         if file is not None and not os.access(file, os.W_OK):
             yield Finding("storage", "attention", f"{shown}: read-only", "make it writable")
     finally:
@@ -253,8 +265,14 @@ def _sqlite(file: Path, statement: str) -> list[tuple[Any, ...]]:
         return database.execute(statement).fetchall()
 
 
-def _has_tables(file: Path) -> bool:
-    return bool(_sqlite(file, "SELECT 1 FROM sqlite_master WHERE name = 'studies'"))
+def _has_tables(file: Path, url: str) -> bool:
+    from pdsearch.errors import StorageError
+    from pdsearch.study.storage import shown_url
+
+    try:
+        return bool(_sqlite(file, "SELECT 1 FROM sqlite_master WHERE name = 'studies'"))
+    except sqlite3.Error as error:
+        raise StorageError(f"storage {shown_url(url)}: {error}") from error
 
 
 def _sqlite_trouble(file: Path) -> str | None:
@@ -263,8 +281,8 @@ def _sqlite_trouble(file: Path) -> str | None:
         return None  # opening it tells
     try:
         ((found,),) = _sqlite(file, "PRAGMA quick_check(1)")
-    except sqlite3.DatabaseError as error:
-        return str(error)
+    except (sqlite3.Error, ValueError) as error:  # ValueError: what it says is no UTF-8
+        return " ".join(str(error).split())
     return None if found == "ok" else f"damaged: {found.splitlines()[-1]}"
 
 
@@ -280,22 +298,44 @@ def _remedy(message: str) -> str:
     return "check that the server runs, and host, port, user and password"
 
 
-def _studies(backend: "RDBStorage", shown: str) -> Iterator[Finding]:
+def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
     import optuna
 
-    names = sorted(optuna.get_all_study_names(backend))
+    from pdsearch.errors import PdsearchError
+    from pdsearch.study.kept import PREFIX, check_study, check_trial, reading
+    from pdsearch.study.storage import shown_url
+
+    shown, remedy = shown_url(url), "restore a copy; or move it away and search anew"
+    try:
+        with reading("of any name", url, backend):
+            names = sorted(optuna.get_all_study_names(backend))
+    except PdsearchError as error:
+        yield Finding("storage", "attention", str(error), remedy)
+        return
     noun = "study" if len(names) == 1 else "studies"
     yield Finding("storage", "ok", f"{shown}: reachable, {len(names)} {noun}")
     for name in names:
-        yield _study(optuna.load_study(study_name=name, storage=backend), backend)
+        try:
+            with reading(name, url, backend):
+                study = optuna.load_study(study_name=name, storage=backend)
+                finding = _study(study, backend)
+                attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
+            if attributes.get(PREFIX + "schema") == 1:
+                check_study(name, url, attributes)
+                for trial in trials:
+                    check_trial(name, url, trial.number, trial.user_attrs)
+            yield finding
+        except PdsearchError as error:
+            yield Finding(f"study {name!r}", "attention", str(error), remedy)
 
 
 def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
     import optuna
 
     from pdsearch.study.innards import trial_id
+    from pdsearch.study.kept import PREFIX
     from pdsearch.study.owner import owner_of
-    from pdsearch.study.stored import PREFIX, SCHEMA
+    from pdsearch.study.stored import SCHEMA
 
     name = f"study {study.study_name!r}"
     schema = study.user_attrs.get(PREFIX + "schema")

@@ -68,6 +68,10 @@ def check(arguments: Namespace) -> int:
 
     if arguments.map and not arguments.family:
         raise InputError("--map needs --family: it cuts the family's parameter box into parts")
+    if arguments.html:
+        from pdsearch.report.files import check_place
+
+        check_place(Path(arguments.html), force=True)
     family, candidate = load_target(
         arguments.target,
         settings=_settings(arguments.set),
@@ -248,7 +252,9 @@ def status(arguments: Namespace) -> int:
 def report(arguments: Namespace) -> int:
     """Write a study's report."""
     from pdsearch.report import study_report, write_html
+    from pdsearch.report.files import check_place
 
+    check_place(Path(arguments.output), force=True)
     write_html(study_report(_stored(arguments)), Path(arguments.output))
     note(f"report: {arguments.output}")
     return 0
@@ -289,8 +295,10 @@ def export(arguments: Namespace) -> int:
     """Write a candidate as a file."""
     from pdsearch.export import export as write
     from pdsearch.family import varied
+    from pdsearch.report.files import check_place
 
     settings = _settings(arguments.set)
+    check_place(Path(arguments.output), force=arguments.force)
     candidate, provenance = _source(arguments, settings)
     changes = settings or arguments.fade or arguments.direction
     if changes and provenance is not None:

@@ -73,7 +73,7 @@ def distribution_from(entry: Any, name: str) -> Range:
         return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
     except InputError:
         raise
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:  # a step of 1e-300
         raise InputError(f"the range of {name!r}: {' '.join(str(error).split())}") from None
 
 

@@ -17,12 +17,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-__all__ = ["cache_directory", "load", "remedy"]
+__all__ = ["State", "cache_directory", "compiler_trouble", "load", "remedy", "state"]
 
 SOURCE = Path(__file__).with_name("fused.cpp")
+SUM = ".sum"
+"""Beside a library: its size and SHA-256."""
+
 TIMEOUT = 600.0  # seconds; the build takes about 20 on one core
 
 _log = logging.getLogger("pdsearch")
@@ -36,12 +40,43 @@ def cache_directory() -> Path:
     return Path(base).expanduser() / "pdsearch" / "kernels"
 
 
-def _compiler() -> str | None:
+State = Literal["there", "absent", "damaged"]
+
+
+def _compiler() -> list[str] | None:
+    """The command, words after its name included; None where there is none.
+
+    Raises:
+        ValueError: a quote in CXX is not closed.
+    """
     if given := os.environ.get("CXX"):
-        return given
-    return next(
-        (found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None
-    )
+        return shlex.split(given) or None
+    names = ("c++", "g++", "clang++")
+    return next(([found] for name in names if (found := shutil.which(name))), None)
+
+
+def compiler_trouble() -> tuple[str, str | None]:
+    """The compiler that would be called, and what is wrong with it; None where it compiles."""
+    try:
+        command = _compiler()
+    except ValueError as error:
+        return str(os.environ.get("CXX")), f"CXX cannot be read: {error}"
+    if command is None:
+        return "none", "no C++ compiler was found"
+    shown = shlex.join(command)
+    path = shutil.which(command[0])
+    if path is None:
+        return shown, f"no C++ compiler was found: {command[0]} does not exist or cannot be run"
+    probe = [*command, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"]
+    try:
+        done = subprocess.run(
+            probe, input="#include <vector>\n", capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return shown, f"{command[0]} cannot be run: {_first_line(str(error))}"
+    if done.returncode != 0:
+        return shown, f"{command[0]} compiles no C++20: {_first_line(done.stderr)}"
+    return path if len(command) == 1 else shown, None
 
 
 @functools.lru_cache(maxsize=1)
@@ -64,7 +99,7 @@ def remedy(reason: str) -> str:
     """What to do about a reason that `load` gave."""
     if "PDSEARCH_FUSED" in reason:
         return "unset PDSEARCH_FUSED"
-    if "no C++ compiler" in reason:
+    if "no C++ compiler" in reason or "CXX" in reason or "failed" in reason:
         return "install a C++ compiler (Debian, Ubuntu: apt-get install g++) or set CXX"
     return f"set PDSEARCH_CACHE to a folder that can be written, or look at {cache_directory()}"
 
@@ -72,26 +107,53 @@ def remedy(reason: str) -> str:
 def _load() -> str | None:
     if sys.platform == "win32":
         return "no build for Windows"
-    compiler = _compiler()
-    command = [*shlex.split(compiler or "c++"), *_flags()]
-    digest = hashlib.sha256(SOURCE.read_bytes())
-    # The compiler's name, not its version: a library that was built loads without a compiler.
-    digest.update("\0".join([torch.__version__, *_flags()]).encode())
-    library = cache_directory() / f"fused-{digest.hexdigest()[:20]}.so"
+    library = _library()
     try:
-        if not library.is_file():
+        if state() != "there":
+            try:
+                compiler = _compiler()
+            except ValueError as error:
+                return f"CXX cannot be read: {error}"
             if compiler is None:
                 return "no C++ compiler was found"
             library.parent.mkdir(parents=True, exist_ok=True)
             with _locked(library.with_suffix(".lock")):
-                if not library.is_file():
-                    reason = _compile(command, library)
+                if state() != "there":
+                    reason = _compile([*compiler, *_flags()], library)
                     if reason is not None:
                         return reason
         torch.ops.load_library(str(library))
     except OSError as error:
         return f"{library} cannot be made or loaded: {_first_line(str(error))}"
     return None
+
+
+def _library() -> Path:
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    # The compiler's name, not its version: a library that was built loads without a compiler.
+    digest.update("\0".join([torch.__version__, *_flags()]).encode())
+    return cache_directory() / f"fused-{digest.hexdigest()[:20]}.so"
+
+
+def state() -> State:
+    """Whether the compiled kernels are in the cache, byte by byte as they were compiled.
+
+    Of a library that is cut off, whose missing pages the system finds out about when they are
+    touched, the process would die by SIGBUS: no file is mapped that is not whole.
+    """
+    library = _library()
+    try:
+        written = library.read_bytes()
+        kept = library.with_suffix(SUM).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return "damaged" if library.exists() else "absent"
+    except ValueError:
+        return "damaged"
+    return "there" if kept == _sum(written) else "damaged"
+
+
+def _sum(content: bytes) -> str:
+    return f"{len(content)} {hashlib.sha256(content).hexdigest()}\n"
 
 
 def _flags() -> list[str]:
@@ -125,6 +187,8 @@ def _compile(command: list[str], library: Path) -> str | None:
         if done.returncode != 0:
             errors = [line for line in done.stderr.splitlines() if "error" in line]
             return f"{command[0]} failed: {_first_line((errors or [done.stderr])[0])}"
+        # First: what is killed in between leaves a sum that fits no library, and compiles again.
+        _write(library.with_suffix(SUM), _sum(Path(name).read_bytes()))
         os.replace(name, library)
     except subprocess.TimeoutExpired:
         return f"{command[0]} took more than {TIMEOUT:.0f} s"
@@ -134,6 +198,13 @@ def _compile(command: list[str], library: Path) -> str | None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
     return None
+
+
+def _write(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(suffix=SUM, dir=path.parent)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(text)
+    os.replace(name, path)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from pdsearch.errors import InputError
 
-__all__ = ["write_html", "write_text"]
+__all__ = ["check_place", "write_html", "write_text"]
 
 
 def write_html(text: str, path: Path | str) -> Path:
@@ -32,7 +33,7 @@ def write_text(text: str, path: Path, *, force: bool) -> Path:
     Raises:
         InputError: the place cannot or may not be written to.
     """
-    _check_place(path, force=force)
+    check_place(path, force=force)
     # Not tempfile's: that makes files which only their owner can read.
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
@@ -55,7 +56,12 @@ def _remove(partial: Path) -> None:
         return  # the folder refused the file itself too, and that has been told
 
 
-def _check_place(path: Path, *, force: bool) -> None:
+def check_place(path: Path, *, force: bool) -> None:
+    """Looks whether a file can be written there, before what is to be written is made.
+
+    Raises:
+        InputError: it cannot, or may not.
+    """
     if "\0" in str(path):
         raise InputError(f"{str(path)!r} is no file name: it holds a NUL character")
     try:
@@ -70,5 +76,7 @@ def _check_place(path: Path, *, force: bool) -> None:
                 raise InputError(f"{path} is a device or a pipe: give the name of a regular file")
             if not force:
                 raise InputError(f"{path} exists already: give another name, or --force")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from None

@@ -20,7 +20,7 @@ from pdsearch.report.study_sections import (
 from pdsearch.report.study_tables import settings as settings_section
 from pdsearch.report.study_tables import trials
 from pdsearch.report.view import View, duration, name, p_value
-from pdsearch.study.stored import counts_of
+from pdsearch.study.rows import counts_of
 from pdsearch.trial import length_of
 
 if TYPE_CHECKING:

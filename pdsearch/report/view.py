@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from pdsearch.confirm import Confirmation, load_confirmation
 from pdsearch.report.rates import best_run
+from pdsearch.study.rows import ranked
 from pdsearch.study.settings import DEFAULT_STORAGE
-from pdsearch.study.stored import ranked, trained_by
+from pdsearch.study.stored import trained_by
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow

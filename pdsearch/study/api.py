@@ -14,26 +14,26 @@ from pdsearch import interrupt
 from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.study.begin import begin, with_decided
+from pdsearch.study.begin import begin, versions, with_decided
 from pdsearch.study.content import CONTENT, content_of, other_content
+from pdsearch.study.kept import PREFIX
 from pdsearch.study.own import KEPT, changed, load_own
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.progress import Display
 from pdsearch.study.queue import fail_dead_trials
+from pdsearch.study.rows import TrialRow
 from pdsearch.study.settings import FamilySpec, StudyFile, load_study_file, validate
 from pdsearch.study.space import as_spec, check_installed, resolve_families, settle_families
 from pdsearch.study.storage import settle, shown_url, storage_errors, waiting
 from pdsearch.study.stored import (
-    PREFIX,
     StoredStudy,
-    TrialRow,
     open_named,
     open_study,
     summary,
 )
 from pdsearch.study.ties import decide_ties
 from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
-from pdsearch.study.trust import runnable
+from pdsearch.study.trust import check_output, runnable
 from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def search(
         check_installed(settings.study)
         url = settings.study.storage
         # Wrong data or a wrong model must be told before anything is written.
+        check_output(settings.directory / settings.study.output / settings.study.name)
         dataset = None if train is not None else _dataset(settings, progress=progress)
         function = None if train is None else FunctionTrainer(train)
         if dataset is not None:
@@ -238,6 +239,7 @@ def worker(
     """
     with interrupt.handled(), _optunas_errors_only():
         found = open_study(study, storage=storage)
+        found.trials()  # what is damaged is told before anything is run or written
         with storage_errors(found.url):
             kept = found.study.user_attrs
         for key, does in (
@@ -257,6 +259,7 @@ def worker(
             )
         said = Display(quiet=not progress, total=found.settings.study.trials)
         found = runnable(found, trust=trust_study_code, say=said.note)
+        check_output(found.output)
         stored = replace(found, study=open_named(found.name, found.url, write=True).study)
         dataset = _dataset(stored.settings, progress=progress)
         now = content_of(stored.settings.trial, dataset, directory=stored.directory)
@@ -512,6 +515,17 @@ def _run(
             display.note(
                 f"study.trials = {settings.trials} leaves no trial to a candidate: ReLU and the "
                 f"references take {fixed}"
+            )
+        begun_with = stored.study.user_attrs.get(PREFIX + "versions", {})
+        others = [
+            f"{name} {begun_with[name]}, now {version}"
+            for name, version in versions().items()
+            if begun_with.get(name, version) != version
+        ]
+        if others:
+            display.note(
+                f"the study was begun with {'; '.join(others)}: what is trained from here on may "
+                "differ in its last bits from what is there, or in more"
             )
         begun_on = stored.study.user_attrs.get(PREFIX + "device", where)
         if begun_on.partition(":")[0] != where.partition(":")[0]:

@@ -15,13 +15,15 @@ from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
 from pdsearch.study.content import CONTENT, other_content
-from pdsearch.study.kept import kept_settings
+from pdsearch.study.innards import ENQUEUED
+from pdsearch.study.kept import PREFIX, kept_settings, reading
 from pdsearch.study.own import KEPT, changed
 from pdsearch.study.owner import owner_of
+from pdsearch.study.queue import current
 from pdsearch.study.settings import OBJECTIVES, StudyFile
 from pdsearch.study.space import BASELINE, FIXED, grid, offered
 from pdsearch.study.storage import connect, shown_url, storage_errors
-from pdsearch.study.stored import PREFIX, SCHEMA, StoredStudy, gates_of, read
+from pdsearch.study.stored import SCHEMA, StoredStudy, gates_of, read
 
 FREE = (
     "study.trials",
@@ -92,9 +94,12 @@ def begin(
             attributes |= _decided_once(settings, decide, settle)
             study = _create(backend, name, directions)
         if study is None:
-            study = _existing(backend, name, url)
+            with reading(name, url, backend):
+                study = _existing(backend, name, url)
+                study.get_trials(deepcopy=False)
             if PREFIX + "settings" in study.user_attrs:
                 stored = read(study, url)
+                stored.trials()  # what is damaged is told before anything is written
                 resolved = with_decided(settings, stored.settings)
                 attributes["settings"] = kept_settings(resolved)
                 if _check_same(stored, attributes, threads=threads):
@@ -247,7 +252,7 @@ def _queue_fixed(study: "optuna.Study", references: Mapping[str, Family]) -> Non
     there = set()
     for trial in study.get_trials(deepcopy=False):
         if trial.user_attrs.get(PREFIX + "kind") in FIXED and trial.state != TrialState.FAIL:
-            data = trial.user_attrs[PREFIX + "candidate"]
+            data = trial.user_attrs[PREFIX + "candidate"]  # `check_trial` has looked
             there.add((trial.user_attrs[PREFIX + "kind"], data["family"]["name"]))
     wanted = [("baseline", load_family(BASELINE))]
     wanted += [("reference", family) for family in references.values()]
@@ -269,10 +274,10 @@ def _queue_grid(study: "optuna.Study", settings: StudyFile, searched: Mapping[st
     if settings.study.sampler != "grid":
         return
     family = next(iter(searched.values()))
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
+    trials = [t for t in current(study.get_trials(deepcopy=False)) if t.state != TrialState.FAIL]
     fixed = 1 + len(settings.study.references)
     there = [
-        trial.params or trial.system_attrs.get("fixed_params", {})
+        trial.params or trial.system_attrs.get(ENQUEUED, {})
         for trial in trials
         if trial.user_attrs.get(PREFIX + "kind") not in FIXED
     ]

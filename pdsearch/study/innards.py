@@ -28,7 +28,11 @@ from pdsearch.errors import StorageError, first_line
 from pdsearch.study.patience import Patience
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
+
+ENQUEUED = "fixed_params"
+"""The system attribute in which a trial keeps what `study.enqueue_trial` was given."""
 
 # What Optuna's cache of a storage calls of the storage itself.
 _CALLS = (
@@ -108,7 +112,12 @@ def storage_of(study: "optuna.Study") -> BaseStorage:
 
 def backend_of(study: "optuna.Study") -> RDBStorage | None:
     """The database below a study's cache; None where it is kept in another way."""
-    backend = getattr(study._storage, "_backend", study._storage)
+    return database_of(study._storage)
+
+
+def database_of(storage: BaseStorage) -> RDBStorage | None:
+    """The database below a storage's cache, if there is one; None where it is no database."""
+    backend = getattr(storage, "_backend", storage)
     return backend if isinstance(backend, RDBStorage) else None
 
 
@@ -120,6 +129,11 @@ def study_id(study: "optuna.Study") -> int:
 def trial_id(trial: "Trial | FrozenTrial") -> int:
     """A trial's number in its storage, as against that in its study."""
     return trial._trial_id
+
+
+def contains(distribution: "BaseDistribution", value: Any) -> bool:
+    """Whether a parameter may have a value."""
+    return bool(distribution._contains(value))
 
 
 def expire(study: "optuna.Study") -> None:

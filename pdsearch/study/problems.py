@@ -39,9 +39,11 @@ def type_problems(root: type[BaseModel], data: Mapping[str, Any], place: str = "
             continue
         kinds = _kinds(entry.annotation)
         if isinstance(value, bool) and bool not in kinds and kinds & {int, float, str}:
-            problems.append(f"{place}{name}: must be {_said(kinds)}, got {_shown(value)}".lower())
+            problems.append(
+                f"{place}{name}: must be {_said(kinds)}, got {shown_value(value)}".lower()
+            )
         elif isinstance(value, str) and str not in kinds and kinds & {int, float, bool}:
-            problems.append(f"{place}{name}: must be {_said(kinds)}, got {_shown(value)}")
+            problems.append(f"{place}{name}: must be {_said(kinds)}, got {shown_value(value)}")
     return problems
 
 
@@ -74,12 +76,12 @@ def problem_of(entry: Any, *, keys: Callable[[list[Any]], list[str]]) -> str:
     bounds = {"greater_than_equal": "≥", "greater_than": ">", "less_than_equal": "≤"}
     limits = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le"}
     if kind in bounds:
-        return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {_shown(value)}"
+        return f"{place}: must be {bounds[kind]} {context[limits[kind]]}, got {shown_value(value)}"
     if kind == "less_than":
-        return f"{place}: must be < {context['lt']}, got {_shown(value)}"
+        return f"{place}: must be < {context['lt']}, got {shown_value(value)}"
     if kind == "literal_error":
         valid = str(context["expected"]).replace("'", "").replace(" or ", ", ")
-        return f"{place}: must be one of {valid.replace(', ', ' | ')}, got {_shown(value)}"
+        return f"{place}: must be one of {valid.replace(', ', ' | ')}, got {shown_value(value)}"
     if kind == "value_error":
         return f"{place}: {context['error']}"
     if kind == "too_short":
@@ -101,8 +103,8 @@ def problem_of(entry: Any, *, keys: Callable[[list[Any]], list[str]]) -> str:
         "model_attributes_type": "a section" if len(location) < 2 else "a table",
     }
     if kind in types_said:
-        return f"{place}: must be {types_said[kind]}, got {_shown(value)}"
-    return f"{place}: {entry['msg']}, got {_shown(value)}"
+        return f"{place}: must be {types_said[kind]}, got {shown_value(value)}"
+    return f"{place}: {entry['msg']}, got {shown_value(value)}"
 
 
 def alternatives(problems: Iterable[str]) -> list[str]:
@@ -127,6 +129,7 @@ def close(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"valid are: {', '.join(valid)}"
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value as a message repeats it: short, and without what is secret in it."""
     text = mask(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from pdsearch.study.stored import TrialRow
+    from pdsearch.study.rows import TrialRow
 
 QUIET = 20.0  # seconds between an epoch's plain lines: short trials get one line each
 

@@ -25,7 +25,6 @@ GRACE = 120  # seconds without one until a trial counts as abandoned
 ORPHAN = 30  # seconds until a trial that nobody signed counts as abandoned; signing takes ms
 ATTEMPTS = 3  # how often a trial is tried before it is given up
 
-
 KEPT = ("kind", "candidate", "criteria", "continues", "past", "looks")
 
 INTERRUPTED = "interrupted"
@@ -36,8 +35,16 @@ CONTINUES = "pdsearch:continues"
 
 
 def current(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
-    """The trials of a study, without those that a later one goes on with and surplus ones."""
-    found = [t for t in trials if t.user_attrs.get("pdsearch:status") != "surplus"]
+    """The trials of a study, without those that a later one goes on with and surplus ones.
+
+    Nor those that somebody else added, finished, of whose candidate nothing is known.
+    """
+    found = [
+        t
+        for t in trials
+        if t.user_attrs.get("pdsearch:status") != "surplus"
+        and ("pdsearch:candidate" in t.user_attrs or t.state.name not in ("COMPLETE", "PRUNED"))
+    ]
     taken_up = {t.user_attrs.get(CONTINUES) for t in found if t.state.name != "FAIL"}
     return [trial for trial in found if trial.number not in taken_up]
 

@@ -19,7 +19,9 @@ from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate, gate
 from pdsearch.errors import PdsearchError, first_line
 from pdsearch.family import Candidate, Family
-from pdsearch.study.innards import ask, beating, expire, storage_of, trial_id
+from pdsearch.study.added import check_added, refusal, widened
+from pdsearch.study.innards import ENQUEUED, ask, beating, expire, storage_of, trial_id
+from pdsearch.study.kept import PREFIX
 from pdsearch.study.owner import Owner
 from pdsearch.study.progress import Display
 from pdsearch.study.queue import (
@@ -32,6 +34,7 @@ from pdsearch.study.queue import (
     requeue,
     take_up,
 )
+from pdsearch.study.rows import best_of, candidate_from, counts_of
 from pdsearch.study.rungs import Runner, among_best, furthest, next_up, rung_steps
 from pdsearch.study.sharing import pruned, share, twin_of
 from pdsearch.study.space import (
@@ -41,7 +44,7 @@ from pdsearch.study.space import (
     offered,
     suggest,
 )
-from pdsearch.study.stored import PREFIX, StoredStudy, best_of, candidate_from, counts_of
+from pdsearch.study.stored import StoredStudy
 from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
 from pdsearch.study.twins import Shape
 
@@ -53,7 +56,7 @@ Machine = (OSError, RuntimeError, MemoryError)
 
 
 class _Dropped(Exception):
-    """A trial ended without a result: it is not needed, or was given to somebody else."""
+    """A trial ended without a result: not needed, given to somebody else, or enqueued wrongly."""
 
 
 class Session:
@@ -112,6 +115,7 @@ class Session:
             until_total: wait for trials that other processes run, and take over those that die;
                 a worker leaves when nothing is left to begin.
         """
+        check_added(self._study.get_trials(deepcopy=False), self._searched)
         fail_dead_trials(self._study, note=self._display.note)
         waited = False
         while True:
@@ -367,11 +371,15 @@ class Session:
         if kept is not None:
             candidate = candidate_from(kept)
         else:
+            enqueued = self._trial(trial_id(trial)).system_attrs.get(ENQUEUED)
+            if enqueued is not None and (why := refusal(enqueued, self._searched)):
+                trial.set_user_attr(PREFIX + "reason", why)
+                raise _Dropped
             candidate = suggest(
                 trial,
                 self._searched,
                 flat=self._settings.sampler == "nsga2",
-                spaces=self._spaces,
+                spaces=widened(self._spaces, self._searched, enqueued or {}),
             )
             trial.set_user_attr(PREFIX + "candidate", candidate.to_dict())
         if PREFIX + "kind" not in trial.user_attrs:

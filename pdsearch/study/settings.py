@@ -11,7 +11,14 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pdsearch.errors import InputError
-from pdsearch.study.problems import alternatives, close, fields_of, problem_of, type_problems
+from pdsearch.study.problems import (
+    alternatives,
+    close,
+    fields_of,
+    problem_of,
+    shown_value,
+    type_problems,
+)
 from pdsearch.trial import TrialSettings
 from pdsearch.userfile import read_bytes
 
@@ -201,6 +208,9 @@ class CriteriaSection(_Section):
         if not isinstance(data, Mapping):
             return data
         names = _threshold_names()
+        for name in names:
+            if isinstance(data.get(name), bool):
+                raise ValueError(f"{name} must be a number, got {shown_value(data[name])}")
         given = {key: value for key, value in data.items() if key in names}
         rest = {key: value for key, value in data.items() if key not in names}
         if given:
@@ -423,8 +433,15 @@ def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) ->
             f"--set {key}: must be section.key=value with a section of {' | '.join(sections)}"
         )
         return
+    if any(ord(c) < 32 or c == "\x7f" for c in text):
+        problems.append(
+            f"--set {key}: holds a line break or a control character, got {shown_value(text)}"
+        )
+        return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
+        if tomllib.loads(f"value = [{text}]")["value"] != [value] and value == value:
+            value = text  # what follows a # would be dropped
     except (ValueError, RecursionError):
         value = text  # words need no quotes on a command line
     table: Any = data.setdefault(section, {})

@@ -7,7 +7,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch import interrupt
 from pdsearch.family import Candidate
-from pdsearch.study.stored import PREFIX, candidate_from
+from pdsearch.study.kept import PREFIX
+from pdsearch.study.rows import candidate_from
 from pdsearch.study.twins import Shape, same_shape, shape_of
 
 

@@ -4,13 +4,20 @@ import contextlib
 import functools
 import sqlite3
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import sqlalchemy
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SAWarning,
+    SQLAlchemyError,
+)
 
 from pdsearch import interrupt
 from pdsearch.errors import InputError, StorageError
@@ -103,11 +110,17 @@ def connect(url: str, *, create: bool = False, write: bool = False) -> PatientSt
             f"{shown_url(url)}: no such file, so no study was begun there (relative paths are "
             "relative to where you stand; --storage names another one)"
         )
-    with storage_errors(url):
+    with storage_errors(url), warnings.catch_warnings():
+        warnings.simplefilter("error", SAWarning)  # an option that would be ignored
         try:
             return _open(parsed, is_file=is_file, create=create, write=write or create)
         except ImportError as error:
             raise missing_driver(url, error) from None
+        except (TypeError, ValueError, SAWarning) as error:  # ?timeout=abc, ?no_such_option=1
+            said = " ".join(str(error).split())[:120]
+            raise InputError(
+                f"storage {shown_url(url)}: an option after the ? of the URL is wrong ({said})"
+            ) from None
         except RuntimeError as error:  # the tables are another Optuna's
             first = str(error).splitlines()[0]
             raise StorageError(f"storage {shown_url(url)}: {first}") from error

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from pdsearch import interrupt
 from pdsearch.errors import first_line
+from pdsearch.study.kept import PREFIX
 from pdsearch.study.progress import Display
 from pdsearch.study.queue import ATTEMPTS
+from pdsearch.study.rows import TrialRow
 from pdsearch.study.run import Machine
-from pdsearch.study.stored import PREFIX, StoredStudy, TrialRow
+from pdsearch.study.stored import StoredStudy
 from pdsearch.study.train import Outcome, Reached, Trainer, checkpoint_path, drop_checkpoints
 
 FEW = 3

@@ -4,7 +4,9 @@ A storage names files to run (a model's, a criterion's) and a folder to write to
 to it could have anything run, on every machine where somebody joins the study.
 """
 
+import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,25 @@ def files_run(settings: StudyFile, *, gates: bool = True) -> list[str]:
     if not _NO_FILE.match(settings.trial.model):
         found.insert(0, f"trial.model {settings.trial.model!r}")
     return found
+
+
+def check_output(folder: Path) -> None:
+    """Looks whether a study's folder can be made and written to, and makes nothing.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise InputError(f"study.output: {there} is no folder")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"study.output: {str(folder)[:300]} cannot be written: {reason}") from None
 
 
 def runnable(

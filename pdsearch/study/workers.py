@@ -36,6 +36,7 @@ LEISURE, HASTE = 20.0, 1.5
 """Seconds that a process has to end: at the end of a study, and where the user waits for it."""
 
 _CGROUP = Path("/sys/fs/cgroup")
+_GROUPS = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,13 @@ def _told() -> int | None:
 def available_cores() -> int:
     """Cores this process may use: of those it may run on, as many as its container's quota pays."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota, _, period = _cgroup("cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit() and int(period):
-        cores = min(cores or 1, max(1, int(quota) // int(period)))
+    quotas = [text.partition(" ")[::2] for text in _cgroup("cpu.max")]
+    quotas += zip(
+        _cgroup("cpu.cfs_quota_us", "cpu"), _cgroup("cpu.cfs_period_us", "cpu"), strict=False
+    )
+    for quota, period in quotas:
+        if quota.isdigit() and period.isdigit() and int(period):
+            cores = min(cores or 1, max(1, int(quota) // int(period)))
     return cores or 1
 
 
@@ -95,16 +100,43 @@ def available_memory() -> int:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):  # a system that does not tell
         return MOST * MEMORY
-    limit = _cgroup("memory.max")
-    return min(memory, int(limit)) if limit.isdigit() else memory
+    limits = [*_cgroup("memory.max"), *_cgroup("memory.limit_in_bytes", "memory")]
+    return min(memory, *(int(limit) for limit in limits if limit.isdigit() and int(limit)), memory)
 
 
-def _cgroup(name: str) -> str:
-    """A limit of this process's container (cgroup v2); empty where there is none."""
+def _cgroup(name: str, controller: str = "") -> list[str]:
+    """A limit of this process's container and of every group above it; empty where none says it.
+
+    Args:
+        name: the file's.
+        controller: of cgroup v1, whose hierarchy has it; none: cgroup v2, which has one.
+    """
+    found = []
+    for root in (_CGROUP / controller, *([] if controller else [_CGROUP / "unified"])):
+        # From outside of a container its group has a path; from inside it may be the root.
+        folders = [root]
+        for part in Path(_group(controller)).parts[1:]:
+            folders.append(folders[-1] / part)
+        for folder in folders:
+            try:
+                found.append((folder / name).read_text().strip())
+            except OSError:
+                continue
+    return found
+
+
+def _group(controller: str) -> str:
+    """This process's group, as `/proc/self/cgroup` tells: a line `number:controllers:path` each."""
     try:
-        return (_CGROUP / name).read_text().strip()
+        lines = _GROUPS.read_text().splitlines()
     except OSError:
-        return ""
+        return "/"
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller in controllers.split(",") and ".." not in path:
+            return path or "/"
+    return "/"
 
 
 def parent_alive() -> Callable[[], bool]:

@@ -91,7 +91,10 @@ class TrialSettings(BaseModel):
         0.1, description="share of the training set held back, stratified by class and seeded"
     )
     epochs: int = Field(
-        8, ge=1, description="passes over the training set; with a stream, over each task's images"
+        8,
+        ge=1,
+        le=1_000_000,
+        description="passes over the training set; with a stream, over each task's images",
     )
     batch_size: int = Field(
         256,

@@ -1,0 +1,95 @@
+"""Trials that others put into a study: enqueued ones are checked, finished ones passed over."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution
+
+from pdsearch.errors import InputError
+from pdsearch.family import Family
+from pdsearch.study.innards import contains
+from pdsearch.study.kept import PREFIX
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+
+def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
+    """Why an enqueued trial's parameters cannot be a candidate's; None where they can.
+
+    Args:
+        fixed: what `study.enqueue_trial` was given.
+        families: those searched, by name.
+    """
+    ranges = {
+        f"{family.name}.{name}": distribution
+        for family in families.values()
+        for name, distribution in family.space.items()
+    }
+    if not isinstance(fixed, Mapping):
+        return f"enqueued with no parameters: {_shown(fixed)}"
+    for name, value in fixed.items():
+        if name == "family":
+            if value not in list(families):
+                return f"enqueued with family {_shown(value)}: valid are {', '.join(families)}"
+            continue
+        if name not in ranges:
+            return (
+                f"enqueued with {_shown(name)}, no parameter of the study "
+                f"(it has: {', '.join(['family', *ranges])[:200]})"
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not contains(ranges[name], value):
+            return f"enqueued with {name} = {_shown(value)}, none of {_range(ranges[name])}"
+    return None
+
+
+def widened(
+    spaces: Mapping[str, Mapping[str, BaseDistribution]],
+    families: Mapping[str, Family],
+    fixed: Mapping[str, Any],
+) -> dict[str, dict[str, BaseDistribution]]:
+    """The spaces that candidates are drawn from, with the values that an enqueued trial asks for.
+
+    Such a value may lie where candidates are known to be ruled out, which is not offered.
+    """
+    found = {name: dict(space) for name, space in spaces.items()}
+    for name, space in found.items():
+        for parameter, distribution in space.items():
+            value = fixed.get(f"{name}.{parameter}")
+            if value is not None and not contains(distribution, value):
+                space[parameter] = families[name].space[parameter]
+    return found
+
+
+def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family]) -> None:
+    """Looks whether trials added by hand leave room for the study's own parameters.
+
+    Raises:
+        InputError: one holds a parameter of the same name and another kind, which Optuna refuses.
+    """
+    names = {f"{family.name}.{name}" for family in families.values() for name in family.space}
+    for trial in trials:
+        if PREFIX + "candidate" in trial.user_attrs:
+            continue
+        for name, distribution in trial.distributions.items():
+            choices = getattr(distribution, "choices", None)  # of a categorical one alone
+            if (name in names and choices is not None) or (
+                name == "family" and (choices is None or tuple(choices) != tuple(families))
+            ):
+                raise InputError(
+                    f"trial {trial.number}, which pdsearch did not make, holds the parameter "
+                    f"{name!r} as {_shown(distribution)}: Optuna allows one kind of parameter of a "
+                    "name in a study; choose another study.name"
+                )
+
+
+def _range(distribution: Any) -> str:
+    step = getattr(distribution, "step", None)
+    whole = f"[{distribution.low}, {distribution.high}]"
+    return whole if step in (None, 1) else f"{whole} in steps of {step}"
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,254 @@
+"""Damaged and tampered storages: one line, exit 2, naming study and key; nothing is run."""
+
+import contextlib
+import json
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import made_up_study, made_up_training
+
+import pdsearch.trial
+from pdsearch.cli import main
+from pdsearch.study.run import Session
+
+# Of each kind of value, JSON that is of another one.
+NO_JSON = ("{", "", "nonsense", '"open')
+NO_TEXT = ("5", "[]", "{}", "true", "null")
+NO_TABLE = ("5", '"text"', "[1]", "null")
+NO_LIST = ("5", '"text"', '{"a": 1}', "[5]", "null")
+NO_COUNT = ("-1", '"5"', "1.5", "[]", "1e400", "true")
+STUDY = {
+    "schema": ("0", "-3", '"1"', "1.5", "[]", "true", "99"),
+    "settings": (*NO_TABLE, "{}", '{"study": 5}', '{"study": {"name": "x"}}'),
+    "families": (*NO_TABLE, '{"relu": 5}', '{"relu": {}}', "{}"),
+    "searched": (*NO_LIST, '["nothing"]'),
+    "references": (*NO_LIST, '["nothing"]'),
+    "directory": NO_TEXT,
+    "versions": (*NO_TABLE, '{"torch": 2}'),
+    "device": ("5", "[]"),
+    "threads": ("0", "-1", '"2"', "[]", "1e400"),
+    "content": (*NO_TABLE, '{"a": 5}'),
+    "gates": (*NO_TABLE, '{"leaky": {}}',
+              '{"leaky": {"proved": 5, "ranges": {}, "hopeless": null}}'),
+    "own_criteria": (*NO_TABLE, '{"a": 5}'),
+    "criteria": ("5", '"text"', "[5]"),
+    "train": ("5", "[]"),
+    "direction": ('"up"', "5", "null"),
+    "seeds": (*NO_TABLE, '{"a": {}}', '{"1": {"2": "x"}}', '{"1": 5}'),
+    "insight": (*NO_TABLE, '{"a": 5}', '{"a": [{"name": 1}]}'),
+    "confirm": ("5", "null", '{"schema": 1}', '{"schema": 1, "split": "test", "accuracy": "x"}'),
+}  # fmt: skip
+TRIAL = {
+    "candidate": (*NO_TABLE, "{}", '{"schema": 1, "family": {}, "parameters": {}}',
+                  '{"schema": 99, "family": {}, "parameters": {}}'),
+    "kind": ('"other"', "5", "null", "[]"),
+    "epochs": (*NO_LIST, '[{"epoch": 1}]', '[{"epoch": "1", "value": 1}]',
+               '[{"epoch": 1, "value": "high"}]', '[{"epoch": 1, "value": NaN}]'),
+    "criteria": ("5", '"text"', "[1]", "{}", '{"criteria": [{"name": 5}]}'),
+    "reason": ("5", "[]", "{}"),
+    "seconds": ('"long"', "-1", "[]", "1e400", "NaN"),
+    "status": ("5", "[]", "null"),
+    "duplicate_of": ("-1", '"5"', "1.5", "[]"),
+    "learning_rate": ('"high"', "[]", "1e400"),
+    "owner": ("5", '"me"', "[1]"),
+    "stopped": NO_COUNT,
+    "past": NO_COUNT,
+    "continues": NO_COUNT,
+    "looks": (*NO_LIST, '[{"accuracy": 1}]'),
+}  # fmt: skip
+CASES = [
+    (table, key, value)
+    for table, keys in (("study", STUDY), ("trial", TRIAL))
+    for key, values in keys.items()
+    for value in (*NO_JSON[:2], *values)
+]
+# Those whose content is read further than for its kind tell of it in their own words.
+OTHERWISE = ("schema", "settings", "families")
+COMMANDS = ("report", "criteria", "export", "confirm", "search", "worker")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study's file and storage."""
+    folder = tmp_path_factory.mktemp("kept")
+    made_up_study(folder, trials=6)
+    return folder
+
+
+@pytest.fixture
+def storage(kept: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Copies of both where the test stands; whatever would be trained fails the test."""
+
+    def trains(*_: Any, **__: Any) -> Any:
+        raise AssertionError("something was run")
+
+    shutil.copy(kept / "study.db", workdir / "study.db")
+    text = (kept / "study.toml").read_text().replace(str(kept), str(workdir))
+    (workdir / "study.toml").write_text(text)
+    with made_up_training():
+        monkeypatch.setattr(pdsearch.trial, "run_over_learning_rates", trains)
+        monkeypatch.setattr(pdsearch.trial, "run_trial", trains)
+        monkeypatch.setattr(Session, "_one", trains)
+        yield workdir / "study.db"
+
+
+def tamper(storage: Path, table: str, key: str, value: str) -> str:
+    """Puts a value in place of what is kept, or beside it; the full key."""
+    full = f"pdsearch:{key}" + ("/0123" if key == "confirm" else "")
+    owner = "study_id" if table == "study" else "trial_id"
+    number = 1 if table == "study" else 4  # a candidate's
+    name = f"{table}_user_attributes"
+    with contextlib.closing(sqlite3.connect(storage)) as database, database:
+        database.execute(f"DELETE FROM {name} WHERE key = ? AND {owner} = ?", (full, number))
+        database.execute(
+            f"INSERT INTO {name} ({owner}, key, value_json) VALUES (?, ?, ?)", (number, full, value)
+        )
+    return full
+
+
+def words(command: str, storage: Path) -> list[str]:
+    url = ["--storage", f"sqlite:///{storage}"]
+    return {
+        "search": ["search", "study.toml", "--trials", "9", "-q"],
+        "report": ["report", "made-up", *url, "-o", "report.html"],
+        "export": ["export", "made-up", *url, "-o", "g.py"],
+        "confirm": ["confirm", "made-up", *url, "--seeds", "2", "-q"],
+        "worker": ["worker", "made-up", *url, "-q"],
+    }.get(command, [command, "made-up", *url])
+
+
+def refused(command: str, storage: Path, capsys: Any, *said: str) -> None:
+    before = {path: path.stat().st_size for path in storage.parent.iterdir()}
+    status = main(words(command, storage))
+    out, err = capsys.readouterr()
+    assert status == 2, (command, status, err)
+    assert out == "" and err.startswith("pdsearch: error: ") and err.count("\n") == 1, err
+    assert "Traceback" not in err and len(err) < 1500
+    for text in said:
+        assert text in err
+    after = {path for path in storage.parent.iterdir() if not path.name.startswith("study.db-")}
+    assert after == {path for path in before if not path.name.startswith("study.db-")}
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: "-".join(CASES[n])[:60])
+def test_a_tampered_value_is_told_in_a_line(number: int, storage: Path, capsys: Any) -> None:
+    table, key, value = CASES[number]
+    full = tamper(storage, table, key, value)
+    # Which of the commands comes second goes around; all of them where it is slow.
+    for command in ("status", COMMANDS[number % len(COMMANDS)]):
+        refused(command, storage, capsys, "'made-up'", key if key in OTHERWISE else full)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: "-".join(CASES[n])[:60])
+def test_a_tampered_value_stops_each_command(
+    number: int, command: str, storage: Path, capsys: Any
+) -> None:
+    tamper(storage, *CASES[number])
+    refused(command, storage, capsys)
+
+
+@pytest.mark.parametrize("key", ["settings", "families", "searched", "references"])
+def test_a_missing_value_is_named(key: str, storage: Path, capsys: Any) -> None:
+    with contextlib.closing(sqlite3.connect(storage)) as database, database:
+        database.execute("DELETE FROM study_user_attributes WHERE key = ?", (f"pdsearch:{key}",))
+    for command in ("status", "report", "worker"):
+        refused(command, storage, capsys, f"it lacks 'pdsearch:{key}'")
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE trials SET state = 'SLEEPING' WHERE number = 3", "SLEEPING"),
+        ("UPDATE trials SET datetime_start = 'yesterday' WHERE number = 3", "yesterday"),
+        ("UPDATE trial_params SET distribution_json = '{' WHERE trial_id = 4", "parameter"),
+        ('UPDATE trial_params SET distribution_json = \'{"name": "No"}\' WHERE trial_id = 4', ""),
+        ("UPDATE study_directions SET direction = 'SIDEWAYS'", "SIDEWAYS"),
+        ("UPDATE trial_values SET value_type = 'LARGE' WHERE trial_id = 4", "LARGE"),
+        ("UPDATE trial_user_attributes SET value_json = x'ff' WHERE trial_id = 4", ""),
+        ("UPDATE trial_user_attributes SET value_json = NULL WHERE trial_id = 4", ""),
+        ("DROP TABLE trial_user_attributes", "no such table"),
+        ("DROP TABLE trials", "no such table"),
+        ("DELETE FROM study_directions", ""),
+    ],
+)
+def test_damaged_tables(statement: str, said: str, storage: Path, capsys: Any) -> None:
+    with contextlib.closing(sqlite3.connect(storage)) as database, database:
+        database.execute(statement)
+    for command in ("status", "report", "criteria", "export", "worker"):
+        refused(command, storage, capsys, said)
+    status = main(["doctor", "--storage", f"sqlite:///{storage}"])
+    out, err = capsys.readouterr()
+    assert status in (0, 1) and "Traceback" not in err + out and err == "", err
+
+
+def flipped(content: bytes, seed: int) -> bytes:
+    """Bits, bytes or pages of it changed."""
+    draw = random.Random(seed)
+    data = bytearray(content)
+    kind = draw.choice(("bit", "byte", "some", "zeros", "cut", "swap"))
+    place = draw.randrange(len(data)) if draw.random() < 0.7 else draw.randrange(4096)
+    if kind == "bit":
+        data[place] ^= 1 << draw.randrange(8)
+    elif kind == "byte":
+        data[place] = draw.randrange(256)
+    elif kind == "some":
+        for _ in range(50):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+    elif kind == "zeros":
+        data[place : place + 2000] = bytes(len(data[place : place + 2000]))
+    elif kind == "cut":
+        del data[place:]
+    else:
+        page, other = (draw.randrange(len(data) // 4096) * 4096 for _ in range(2))
+        data[page : page + 4096], data[other : other + 4096] = (
+            data[other : other + 4096],
+            data[page : page + 4096],
+        )
+    return bytes(data)
+
+
+def read_all(storage: Path, capsys: Any) -> dict[str, int]:
+    found = {}
+    for command in ("status", "report", "export"):
+        status = main(words(command, storage))
+        out, err = capsys.readouterr()
+        assert status in (0, 2), (command, err)
+        if status == 2:
+            assert out == "" and err.count("\n") == 1 and err.startswith("pdsearch: error: "), err
+        found[command] = status
+        (storage.parent / "g.py").unlink(missing_ok=True)
+    status = main(["doctor", "--storage", f"sqlite:///{storage}"])
+    out, err = capsys.readouterr()
+    assert status in (0, 1) and "Traceback" not in out + err, err
+    return {**found, "doctor": status}
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_flipped_bytes(seed: int, storage: Path, capsys: Any) -> None:
+    storage.write_bytes(flipped(storage.read_bytes(), seed))
+    read_all(storage, capsys)
+
+
+@pytest.mark.slow
+def test_many_flipped_bytes(storage: Path, capsys: Any) -> None:
+    content = storage.read_bytes()
+    outcomes = []
+    for seed in range(1000, 1600):
+        for beside in storage.parent.glob("study.db-*"):
+            beside.unlink()
+        storage.write_bytes(flipped(content, seed))
+        outcomes.append(read_all(storage, capsys))
+    assert sum(found["status"] == 2 for found in outcomes) > 50
+
+
+def test_a_whole_storage_is_read(storage: Path, capsys: Any) -> None:
+    """The other tests' own oracle: without damage each command does its work."""
+    assert read_all(storage, capsys) == dict.fromkeys(("status", "report", "export", "doctor"), 0)
+    assert json.loads(json.dumps(CASES)) and len(CASES) > 150
