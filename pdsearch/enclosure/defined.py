@@ -200,7 +200,7 @@ def _on_piece(piece: Piece, holds: str, domain: Domain, budget: Budget) -> bool:
 
 
 def _box_holds(function: Smooth, box: tuple[Interval, ...], holds: str, piece: Piece) -> bool:
-    lo, hi, _ = function.enclose(box)
+    lo, hi, flag = function.enclose(box)
     if lo > 0.0 or (hi < 0.0 and holds == NOT_ZERO):
         return True
     if lo >= 0.0 and holds == NOT_NEGATIVE:
@@ -209,7 +209,7 @@ def _box_holds(function: Smooth, box: tuple[Interval, ...], holds: str, piece: P
         function.local, holds, function.variables, box, tail=piece.tail
     ):
         return True
-    if hi < 0.0 or piece.tail or len(box) > 1:
+    if hi < 0.0 or piece.tail or flag or len(box) > 1:
         return False
     # Zero at an end of a piece, which the piece itself does not hold, and moving away from there.
     for end in (0.0, 1.0):
@@ -217,6 +217,8 @@ def _box_holds(function: Smooth, box: tuple[Interval, ...], holds: str, piece: P
             try:
                 slope = function.partial(0).enclose(box)
             except OutOfReachError:
+                return False
+            if slope[2]:
                 return False
             inward = slope[0] > 0.0 if end == 0.0 else slope[1] < 0.0
             outward = slope[1] < 0.0 if end == 0.0 else slope[0] > 0.0
