@@ -429,10 +429,11 @@ def _left_behind(parent: int) -> list[int]:
 def new_study(kind: str, root: Path, url: str, tally: Tally, draw: random.Random) -> Study:
     """A study of a kind in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=root))
+    url = url or f"sqlite:///{folder}/study.db"
     if kind == "cli2":
         (folder / "tiny.py").write_text(textwrap.dedent(TINY))
         (folder / "study.toml").write_text(textwrap.dedent(FILE.format(url=url, total=TOTAL)))
-    return Study(kind, folder, url or f"sqlite:///{folder}/study.db", tally, draw)
+    return Study(kind, folder, url, tally, draw)
 
 
 @contextlib.contextmanager
@@ -497,6 +498,8 @@ def main() -> int:
 
     import pdsearch.study  # noqa: F401
 
+    # Shells start background jobs with SIGINT ignored, which processes started here would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tally, draw = Tally(), random.Random(arguments.seed)
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     root.chmod(0o755)
