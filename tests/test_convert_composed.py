@@ -42,7 +42,7 @@ def test_sparse(layout: torch.layout) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler
 @pytest.mark.parametrize("fullgraph", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_compiled(fullgraph: bool, wanted: list[torch.Tensor | None]) -> None:
+def test_torch_compile(fullgraph: bool, wanted: list[torch.Tensor | None]) -> None:
     torch._dynamo.reset()
     model = converted()
     fast = torch.compile(model, backend="aot_eager", fullgraph=fullgraph)
