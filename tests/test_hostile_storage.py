@@ -126,7 +126,7 @@ def refused(command: str, storage: Path, capsys: Any, *said: str) -> None:
     before = {path: path.stat().st_size for path in storage.parent.iterdir()}
     status = main(words(command, storage))
     out, err = capsys.readouterr()
-    assert status == 2, (command, status, err)
+    assert status == 2, (command, status, err[-3000:])
     assert out == "" and err.startswith("pdsearch: error: ") and err.count("\n") == 1, err
     assert "Traceback" not in err and len(err) < 1500
     for text in said:
@@ -135,13 +135,18 @@ def refused(command: str, storage: Path, capsys: Any, *said: str) -> None:
     assert after == {path for path in before if not path.name.startswith("study.db-")}
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: "-".join(CASES[n])[:60])
+@pytest.mark.parametrize(
+    "number",
+    # Every second one: the slow test below takes all of them, with every command.
+    range(0, len(CASES), 2),
+    ids=lambda n: "-".join(CASES[n])[:60],
+)
 def test_a_tampered_value_is_told_in_a_line(number: int, storage: Path, capsys: Any) -> None:
     table, key, value = CASES[number]
     full = tamper(storage, table, key, value)
     # Which of the commands comes second goes around; all of them where it is slow.
-    for command in ("status", COMMANDS[number % len(COMMANDS)]):
-        refused(command, storage, capsys, "'made-up'", key if key in OTHERWISE else full)
+    for command in ("status", COMMANDS[number // 2 % len(COMMANDS)]):
+        refused(command, storage, capsys, "'made-up'", *([] if key in OTHERWISE else [full]))
 
 
 @pytest.mark.slow
@@ -230,7 +235,7 @@ def read_all(storage: Path, capsys: Any) -> dict[str, int]:
     return {**found, "doctor": status}
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(12))
 def test_flipped_bytes(seed: int, storage: Path, capsys: Any) -> None:
     storage.write_bytes(flipped(storage.read_bytes(), seed))
     read_all(storage, capsys)

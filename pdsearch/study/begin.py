@@ -89,7 +89,9 @@ def begin(
     }
     with storage_errors(url):
         study = None
-        if name not in optuna.get_all_study_names(backend):
+        with reading(name, url, backend):
+            names = optuna.get_all_study_names(backend)
+        if name not in names:
             # Before anything is written: what fails here leaves nothing behind.
             attributes |= _decided_once(settings, decide, settle)
             study = _create(backend, name, directions)
