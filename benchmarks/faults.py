@@ -16,7 +16,6 @@ Prints a tally, and exits with 1 where anything was wrong.
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -30,9 +29,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-TOTAL = 8  # trials of a study
+from hunted import TOTAL, Forked
+
 KILLS = 12  # of a study, after which it is left to finish
 SOON = 5.0  # seconds to end within
 PATIENCE = 300.0  # seconds until a process that does not end by itself counts as hanging
@@ -63,131 +63,6 @@ FILE = """
     precision = "float32"
     memory_format = "contiguous"
 """
-
-
-# ------------------------------------------------------------------------------- the hunted process
-
-
-def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
-    """A search of a tiny study, ended as the command line would end it.
-
-    Args:
-        url: of its storage.
-        at: the write in which it interrupts itself; none where 0.
-        line: at which line of it.
-        told: a file descriptor on which it says that it does.
-    """
-    from pdsearch import interrupt, search
-    from pdsearch.errors import PdsearchError
-
-    def train(candidate: Any, seed: int) -> Iterator[float]:
-        for epoch in range(3):
-            time.sleep(0.05)
-            yield 0.5 + 0.01 * epoch + 0.1 * candidate.parameters.get("a", 0.0)
-
-    mild = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}}
-    if at:
-        _interrupt_itself(at, line, told)
-    try:
-        with interrupt.handled(leave=True):
-            search(
-                families=[{**mild, "name": "mild"}],
-                references=[],
-                train=train,
-                name="hunted",
-                trials=TOTAL,
-                sampler="random",
-                pruner="none",
-                storage=url,
-                progress=False,
-            )
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except PdsearchError as error:
-        print(f"pdsearch: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
-
-
-def _interrupt_itself(at: int, line: int, told: int) -> None:
-    """Sends a signal at a line of Optuna's or SQLAlchemy's, or ours, in the so-manieth write."""
-    from pdsearch.study import innards
-
-    inner, calls = innards.PatientStorage.__dict__["set_trial_user_attr"], 0
-    number = signal.SIGINT if line % 2 else signal.SIGTERM
-
-    def write(self: Any, *args: Any, **keys: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls != at:
-            return inner(self, *args, **keys)
-        seen = 0
-
-        def trace(frame: Any, event: str, argument: Any) -> Any:
-            nonlocal seen
-            seen += event == "line"
-            if seen == line and event == "line":
-                os.write(told, b"!")
-                os.kill(os.getpid(), number)
-            return trace
-
-        sys.settrace(trace)
-        try:
-            return inner(self, *args, **keys)
-        finally:
-            sys.settrace(None)
-
-    innards.PatientStorage.set_trial_user_attr = write
-
-
-class Forked:
-    """A process like this one, which has imported everything already; used as a `Popen`."""
-
-    def __init__(self, url: str, *, at: int, line: int, errors: Path) -> None:
-        self._reader, writer = os.pipe()
-        self._process = multiprocessing.get_context("fork").Process(
-            target=self._run, args=(url, at, line, writer, errors)
-        )
-        self._process.start()
-        os.close(writer)
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-        self.returncode: int | None = None
-
-    def _run(self, url: str, at: int, line: int, writer: int, errors: Path) -> None:
-        os.close(self._reader)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with errors.open("a") as file:
-            sys.stderr = file
-            hunted(url, at, line, writer)
-
-    def poll(self) -> int | None:
-        """How it ended, if it has."""
-        self.returncode = self._process.exitcode
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """How it ends."""
-        self._process.join(timeout)
-        if self.poll() is None:
-            raise subprocess.TimeoutExpired("a forked process", timeout or 0)
-        with contextlib.suppress(OSError):
-            os.close(self._reader)
-        assert self.returncode is not None
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        """Sends it a signal."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Kills it."""
-        self.send_signal(signal.SIGKILL)
-
-    def interrupts_itself(self) -> bool:
-        """Whether it does; waits until it does or has ended."""
-        return os.read(self._reader, 1) != b""
 
 
 Process = subprocess.Popen[bytes] | Forked
@@ -429,10 +304,11 @@ def _left_behind(parent: int) -> list[int]:
 def new_study(kind: str, root: Path, url: str, tally: Tally, draw: random.Random) -> Study:
     """A study of a kind in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=root))
+    url = url or f"sqlite:///{folder}/study.db"
     if kind == "cli2":
         (folder / "tiny.py").write_text(textwrap.dedent(TINY))
         (folder / "study.toml").write_text(textwrap.dedent(FILE.format(url=url, total=TOTAL)))
-    return Study(kind, folder, url or f"sqlite:///{folder}/study.db", tally, draw)
+    return Study(kind, folder, url, tally, draw)
 
 
 @contextlib.contextmanager
@@ -497,6 +373,8 @@ def main() -> int:
 
     import pdsearch.study  # noqa: F401
 
+    # Shells start background jobs with SIGINT ignored, which processes started here would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tally, draw = Tally(), random.Random(arguments.seed)
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     root.chmod(0o755)

@@ -30,6 +30,23 @@ Environment variables: `PDSEARCH_STORAGE` is the storage where none is named (a 
 not show in the list of processes), `PDSEARCH_CACHE` the folder of decoded data sets and compiled
 kernels, `PDSEARCH_FUSED=0` does without the compiled kernels, and `OMP_NUM_THREADS` sets the
 threads of a new study's trials where `--threads` does not; one that has begun keeps its own.
+
+`pdsearch worker` and `pdsearch confirm` take the study file or the study's name. With the file, its
+settings must be those that the study was begun with, `--set` and a worker's `--seed` included. With
+the name, the settings come from the storage, and everybody who can write to it may have changed
+them: no Python file is then run that only the storage names (a model's, a criterion's), and nothing
+is written outside of the current folder, unless `--trust-study-code` is given.
+
+A server that goes away while trials run is waited for, 10 minutes at most (`--storage-wait
+SECONDS`); at the start one that does not answer within 4 seconds is an error, unless the URL has a
+`connect_timeout` of its own. The storage's URL is not kept with the study. Passwords in URLs are
+masked wherever pdsearch prints them; in your own command line everybody on the machine can read
+them, so put such a URL into `PDSEARCH_STORAGE`.
+
+Ctrl-C and SIGTERM end a command with status 130 within 5 seconds. Trials that were running are
+queued again; whatever does not end within 3 seconds (a driver that hangs) is left where it is, as
+if it had been killed, which uses up one of a trial's three attempts. Only a C function that keeps
+Python's interpreter lock can delay this.
 """
 
 ABOUT = {

@@ -178,6 +178,10 @@ def handled(*, leave: bool = False) -> Iterator[None]:
             yield
             if came():
                 raise KeyboardInterrupt
+        except Exception as error:
+            if came():  # what fails then fails for that: a storage that is not waited for, say
+                raise KeyboardInterrupt from error
+            raise
         finally:
             _state.held = 1  # what comes now is too late to be acted on
             for number, handler in before.items():

@@ -170,6 +170,14 @@ def test_exposed_acts_at_once_and_what_cleans_up_is_left_in_peace() -> None:
     assert order == ["cleaned up"]
 
 
+def test_what_fails_after_a_signal_fails_for_it() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupt.handled(), interrupt.deferred():
+        signal.raise_signal(signal.SIGINT)
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupt.check()
+        raise OSError("the storage is away, and nobody waits for it")
+
+
 def test_the_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interrupt.handled(), interrupt.handled():

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -57,11 +58,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("pg")
-    found = Server(folder)
-    yield found
-    found.cleanup()
+def server() -> Iterator[Server]:
+    # Not in pytest's folder, which the server's user cannot enter.
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
+        found = Server(Path(folder))
+        yield found
+        found.cleanup()
 
 
 def find(url: str, **keys: Any) -> Any:
@@ -180,8 +182,8 @@ class Refused(psycopg.OperationalError):
     """As psycopg tells what a server refuses, by SQLSTATE."""
 
     def __init__(self, text: str, state: str | None = None) -> None:
-        super().__init__(text)
         self._state = state
+        super().__init__(text)
 
     @property
     def sqlstate(self) -> str | None:  # type: ignore[override]

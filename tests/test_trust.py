@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import shutil
 import sqlite3
 import textwrap
 from pathlib import Path
@@ -56,16 +57,27 @@ FILE = """
 """
 
 
-@pytest.fixture
-def tiny(workdir: Path) -> Path:
-    """A study of images that has begun, beside a file that nobody named."""
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study of images that has begun, beside a file that nobody named."""
+    folder = tmp_path_factory.mktemp("begun")
     for name in ("mine.py", "evil.py"):
-        (workdir / name).write_text(textwrap.dedent(MODEL))
-    path = workdir / "tiny.toml"
-    path.write_text(textwrap.dedent(FILE))
-    search(path, trials=2, progress=False)
-    (workdir / "mine.ran").unlink()
-    return path
+        (folder / name).write_text(textwrap.dedent(MODEL))
+    (folder / "tiny.toml").write_text(textwrap.dedent(FILE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        search(folder / "tiny.toml", trials=2, progress=False)
+    (folder / "mine.ran").unlink()
+    return folder
+
+
+@pytest.fixture
+def tiny(begun: Path, workdir: Path) -> Path:
+    """The study file of a copy of it."""
+    shutil.copytree(begun, workdir, dirs_exist_ok=True)
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///study.db")
+    study.set_user_attr("pdsearch:directory", str(workdir))
+    return workdir / "tiny.toml"
 
 
 def tamper(section: str, key: str, value: Any) -> None:
@@ -202,9 +214,19 @@ def pickles() -> list[Any]:
     return [t for t in trials if any(k.startswith("cma:optimizer") for k in t.system_attrs)]
 
 
-def test_the_state_of_cma_es_goes_on(workdir: Path) -> None:
+@pytest.fixture(scope="module")
+def half_way(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with the first half of such a study."""
     pytest.importorskip("cmaes")
-    cma(14)
+    folder = tmp_path_factory.mktemp("cma")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cma(14)
+    return folder / "study.db"
+
+
+def test_the_state_of_cma_es_goes_on(half_way: Path, workdir: Path) -> None:
+    shutil.copy(half_way, workdir)
     before = len(pickles())
     assert before > 0
     assert cma(24).to_dict()["trials"]["total"] == 24
@@ -232,9 +254,10 @@ def object_array() -> bytes:
         b"cos\nsystem",
     ],
 )
-def test_a_pickle_that_runs_something_is_not_read(workdir: Path, content: bytes) -> None:
-    pytest.importorskip("cmaes")
-    cma(14)
+def test_a_pickle_that_runs_something_is_not_read(
+    half_way: Path, workdir: Path, content: bytes
+) -> None:
+    shutil.copy(half_way, workdir)
     last = pickles()[-1]
     for key in [k for k in last.system_attrs if k.startswith("cma:optimizer")]:
         _overwrite(key, last._trial_id, content.hex() if key.endswith(":0") else "")
