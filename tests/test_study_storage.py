@@ -595,7 +595,8 @@ def test_workers_share_the_work(tiny):
     assert result.stored.counts()["total"] == 10
     assert all(row.status != "running" for row in rows)
     # Nothing is left for one that joins now.
-    assert worker("tiny", storage="sqlite:///study.db", progress=False).counts()["total"] == 10
+    keys = {"storage": "sqlite:///study.db", "trust_study_code": True, "progress": False}
+    assert worker("tiny", **keys).counts()["total"] == 10
 
 
 def test_a_study_around_a_function_is_not_for_workers():

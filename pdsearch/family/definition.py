@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
@@ -436,8 +436,10 @@ class Candidate:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Candidate":
-        """Read what `to_dict` wrote.
+    def from_dict(
+        cls, data: Mapping[str, Any], *, read: Callable[[Mapping[str, Any]], Family] | None = None
+    ) -> "Candidate":
+        """Read what `to_dict` wrote; by `read` its family, where many candidates share a few.
 
         Raises:
             InputError: a field is missing, of the wrong type, or of a newer schema.
@@ -446,7 +448,8 @@ class Candidate:
         family, parameters = data.get("family"), data.get("parameters")
         if not isinstance(family, Mapping) or not isinstance(parameters, Mapping):
             raise InputError("a candidate's JSON needs the objects 'family' and 'parameters'")
-        return cls(Family.from_dict(family), dict(parameters), data.get("direction", "both"))
+        read = read or Family.from_dict
+        return cls(read(family), dict(parameters), data.get("direction", "both"))
 
     def to_json(self) -> str:
         """The candidate as one JSON document, with a schema version."""

@@ -26,17 +26,18 @@ def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
         for family in families.values()
         for name, distribution in family.space.items()
     }
+    choices = _choices(families)
     if not isinstance(fixed, Mapping):
         return f"enqueued with no parameters: {_shown(fixed)}"
     for name, value in fixed.items():
-        if name == "family":
-            if value not in list(families):
-                return f"enqueued with family {_shown(value)}: valid are {', '.join(families)}"
+        if name in choices:
+            if value not in choices[name]:
+                return f"enqueued with {name} {_shown(value)}: valid are {', '.join(choices[name])}"
             continue
         if name not in ranges:
             return (
                 f"enqueued with {_shown(name)}, no parameter of the study "
-                f"(it has: {', '.join(['family', *ranges])[:200]})"
+                f"(it has: {', '.join([*choices, *ranges])[:200]})"
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not contains(ranges[name], value):
@@ -68,20 +69,30 @@ def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family])
     Raises:
         InputError: one holds a parameter of the same name and another kind, which Optuna refuses.
     """
+    categorical = _choices(families)
     names = {f"{family.name}.{name}" for family in families.values() for name in family.space}
     for trial in trials:
         if PREFIX + "candidate" in trial.user_attrs:
             continue
         for name, distribution in trial.distributions.items():
             choices = getattr(distribution, "choices", None)  # of a categorical one alone
-            if (name in names and choices is not None) or (
-                name == "family" and (choices is None or tuple(choices) != tuple(families))
-            ):
+            other = choices is None or list(choices) != categorical.get(name)
+            if (name in names and choices is not None) or (name in categorical and other):
                 raise InputError(
                     f"trial {trial.number}, which pdsearch did not make, holds the parameter "
                     f"{name!r} as {_shown(distribution)}: Optuna allows one kind of parameter of a "
                     "name in a study; choose another study.name"
                 )
+
+
+def _choices(families: Mapping[str, Family]) -> dict[str, list[str]]:
+    """What is chosen from among words: the family, and its direction where it has several."""
+    directions = {
+        f"{name}.direction": list(family.directions)
+        for name, family in families.items()
+        if len(family.directions) > 1
+    }
+    return {"family": list(families), **directions}
 
 
 def _range(distribution: Any) -> str:

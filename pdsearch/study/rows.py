@@ -65,8 +65,9 @@ class TrialRow:
 
 def candidate_from(data: Mapping[str, Any]) -> Candidate:
     """A candidate from plain data; a family's formula is parsed once, not once a trial."""
-    family = _family(json.dumps(data["family"], sort_keys=True))
-    return Candidate(family, dict(data["parameters"]))
+    return Candidate.from_dict(
+        data, read=lambda family: _family(json.dumps(family, sort_keys=True))
+    )
 
 
 @functools.lru_cache(maxsize=256)
