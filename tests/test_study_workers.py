@@ -146,7 +146,7 @@ def started(monkeypatch):
     """The workers that a search starts, which do nothing here."""
     found = []
 
-    def start(stored, url, *, device):
+    def start(stored, *, device, storage_wait):
         found.append(stored.name)
         return subprocess.Popen(["true"])
 

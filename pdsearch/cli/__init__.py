@@ -48,13 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     trains = False
     try:
-        with interrupt.handled(leave=True), data_only():
+        with interrupt.handled(leave=True):
             arguments = parse(argv)
             trains = "device" in arguments
             from pdsearch.cli import commands
 
             commands.configure(arguments)
-            status: int = getattr(commands, arguments.command.replace("-", "_"))(arguments)
+            with data_only():
+                status: int = getattr(commands, arguments.command.replace("-", "_"))(arguments)
         return status
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else OK
