@@ -48,7 +48,7 @@ def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
                 progress=False,
             )
     except KeyboardInterrupt:
-        sys.exit(130)
+        os._exit(130)  # as the command does
     except PdsearchError as error:
         print(f"pdsearch: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -589,7 +589,7 @@ def test_export_of_a_study(there: Any, study: Path) -> None:
 
 
 def test_confirm(there: Any) -> None:
-    words = ("confirm", "tiny", "--top", "1", "--threads", "1")
+    words = ("confirm", "tiny", "--top", "1", "--threads", "1", "--trust-study-code")
     outcome = there(*words, "--candidate", "b_silu", "--json")
     assert outcome.status == 0, outcome.err
     data = json.loads(outcome.out)
@@ -610,7 +610,7 @@ def test_learned_criteria(there: Any) -> None:
 
 
 def test_worker_finds_nothing_left_to_do(there: Any) -> None:
-    assert there("worker", "tiny").status == 0
+    assert there("worker", "tiny", "--trust-study-code").status == 0
 
 
 def test_dashboard_serves_this_machine_only(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,16 +133,34 @@ def test_workers_load_them_from_the_same_text(study, workdir):
         settings = optuna_study.user_attrs["pdsearch:settings"]
         settings["study"]["trials"] = 6
         optuna_study.set_user_attr("pdsearch:settings", settings)
-        worker("s", storage=f"sqlite:///{workdir}/study.db", device="cpu", progress=False)
+        worker(
+            "s",
+            storage=f"sqlite:///{workdir}/study.db",
+            device="cpu",
+            trust_study_code=True,
+            progress=False,
+        )
         rows = stored.trials()[1:]
         assert len(rows) == 5
         assert all(row.criteria["criteria"][-1]["name"] == "at_minus_one" for row in rows)
         (workdir / "criteria" / "mine.py").write_text(MINE.replace("0.3", "0.1"))
         with pytest.raises(InputError, match=r"begun with another text of criteria/mine\.py"):
-            worker("s", storage=f"sqlite:///{workdir}/study.db", device="cpu", progress=False)
+            worker(
+                "s",
+                storage=f"sqlite:///{workdir}/study.db",
+                device="cpu",
+                trust_study_code=True,
+                progress=False,
+            )
         (workdir / "criteria" / "mine.py").unlink()
         with pytest.raises(InputError, match=r"criteria\.own\.0: .* does not exist"):
-            worker("s", storage=f"sqlite:///{workdir}/study.db", device="cpu", progress=False)
+            worker(
+                "s",
+                storage=f"sqlite:///{workdir}/study.db",
+                device="cpu",
+                trust_study_code=True,
+                progress=False,
+            )
 
 
 def test_the_command_line_says_it_in_one_line(study, workdir):

@@ -15,7 +15,7 @@ from pdsearch.cli.output import data_only, flush, note
 from pdsearch.errors import PdsearchError
 from pdsearch.masking import mask
 
-__all__ = ["main"]
+__all__ = ["INTERRUPTED", "main"]
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, BUG = 0, 1, 2, 130, 70
 
