@@ -6,38 +6,42 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import optuna
 
 from pdsearch import interrupt
-from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
 from pdsearch.study.begin import begin, versions, with_decided
 from pdsearch.study.content import CONTENT, content_of, other_content
 from pdsearch.study.kept import PREFIX
-from pdsearch.study.own import KEPT, changed, load_own
+from pdsearch.study.own import KEPT
 from pdsearch.study.patience import STORAGE_WAIT
+from pdsearch.study.prepare import (
+    check_first_trial,
+    dataset_of,
+    decided,
+    device_of,
+    image_trainer,
+    name_of,
+    own_as_begun,
+    resolved,
+    settings_of,
+    spec_of,
+    warn,
+)
 from pdsearch.study.progress import Display
 from pdsearch.study.queue import fail_dead_trials
 from pdsearch.study.rows import TrialRow
-from pdsearch.study.settings import FamilySpec, StudyFile, load_study_file, validate
-from pdsearch.study.space import as_spec, check_installed, resolve_families, settle_families
+from pdsearch.study.settings import FamilySpec, StudyFile
+from pdsearch.study.space import check_installed, settle_families
 from pdsearch.study.storage import settle, shown_url, storage_errors, waiting
-from pdsearch.study.stored import (
-    StoredStudy,
-    open_named,
-    open_study,
-    summary,
-)
+from pdsearch.study.stored import StoredStudy, open_named, open_study, summary
 from pdsearch.study.ties import decide_ties
-from pdsearch.study.train import FunctionTrainer, ImageTrainer, Trainer
+from pdsearch.study.train import FunctionTrainer, Trainer
 from pdsearch.study.trust import check_output, runnable
 from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
-
-if TYPE_CHECKING:
-    from pdsearch.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,10 @@ def search(
         "seed": seed,
         "sampler": sampler,
         "pruner": pruner,
-        "families": None if families is None else [_spec(family) for family in families],
-        "references": None if references is None else [_spec(family) for family in references],
+        "families": None if families is None else [spec_of(family) for family in families],
+        "references": None if references is None else [spec_of(family) for family in references],
     }
-    settings = _settings(study, {key: v for key, v in changes.items() if v is not None})
+    settings = settings_of(study, {key: v for key, v in changes.items() if v is not None})
     if direction not in ("maximize", "minimize"):
         raise InputError(f"direction must be maximize | minimize, got {direction!r}")
     if direction == "minimize" and train is None:
@@ -149,25 +153,25 @@ def search(
     if criteria and several:
         raise InputError("criteria of your own need workers=1: they cannot be handed on")
     with interrupt.handled(), _optunas_errors_only():
-        searched, listed, own, texts = _resolved(settings)
+        searched, listed, own, texts = resolved(settings)
         check_installed(settings.study)
         url = settings.study.storage
         # Wrong data or a wrong model must be told before anything is written.
         check_output(settings.directory / settings.study.output / settings.study.name)
-        dataset = None if train is not None else _dataset(settings, progress=progress)
+        dataset = None if train is not None else dataset_of(settings, progress=progress)
         function = None if train is None else FunctionTrainer(train)
         if dataset is not None:
-            _check_trial(settings, dataset)
+            check_first_trial(settings, dataset)
         if function is not None and settings.study.tie_seeds and not function.takes_seed:
             raise InputError("study.tie_seeds needs a train function that takes a seed")
         said = Display(quiet=not progress, total=settings.study.trials)
-        where = _device(device, train)
+        where = device_of(device, train)
         share = share_out(settings.study.workers, device=where, threads=threads)
         kept = {
             "device": where,
             "threads": share.threads,
-            "train": None if train is None else _name_of(train),
-            "criteria": [_name_of(one) for one in criteria] or None,
+            "train": None if train is None else name_of(train),
+            "criteria": [name_of(one) for one in criteria] or None,
             "direction": direction,
             KEPT: texts,
             CONTENT: content_of(settings.trial, dataset, directory=settings.directory),
@@ -179,7 +183,7 @@ def search(
             url=url,
             kept=kept,
             threads=threads if train is None else None,
-            decide=lambda file: _decided(file, dataset, device=device, threads=share.threads),
+            decide=lambda file: decided(file, dataset, device=device, threads=share.threads),
             settle=lambda: settle_families(searched, settings.criteria, say=said.say),
             direction=direction,
         )
@@ -190,7 +194,7 @@ def search(
             share = share_out(settings.study.workers, device=where, threads=kept_threads)
         # A function of this process cannot be handed to another one.
         side_by_side = 1 if train is not None or criteria else share.workers
-        trainer = function or _image_trainer(stored, dataset, device=device)
+        trainer = function or image_trainer(stored, dataset, device=device)
         _run(
             stored,
             trainer,
@@ -204,7 +208,7 @@ def search(
         )
         # Read anew: the storage as it was written to is closed, and one plain file again.
         done = _of_file(open_named(stored.name, url), settings)
-        _warn(done, dataset, say=said.note)
+        warn(done, dataset, say=said.note)
     return SearchResult(done.name, done)
 
 
@@ -261,77 +265,27 @@ def worker(
         found = runnable(found, trust=trust_study_code, say=said.note)
         check_output(found.output)
         stored = replace(found, study=open_named(found.name, found.url, write=True).study)
-        dataset = _dataset(stored.settings, progress=progress)
+        dataset = dataset_of(stored.settings, progress=progress)
         now = content_of(stored.settings.trial, dataset, directory=stored.directory)
         if other := other_content(kept.get(PREFIX + CONTENT, {}), now):
             raise InputError(
                 f"study {stored.name!r} was begun with other content of {', '.join(other)}"
             )
-        trainer = _image_trainer(stored, dataset, device=device, threads=threads)
+        trainer = image_trainer(stored, dataset, device=device, threads=threads)
         _run(
             stored,
             trainer,
             url=stored.url,
             progress=progress,
             device=device,
-            where=_device(device, None),
-            criteria=_own_as_begun(stored),
+            where=device_of(device, None),
+            criteria=own_as_begun(stored),
             storage_wait=storage_wait,
         )
     return stored
 
 
 # -------------------------------------------------------------------------------------- the parts
-
-
-def _settings(study: StudyFile | str | Path | None, changes: dict[str, Any]) -> StudyFile:
-    if study is None:
-        if "families" not in changes:
-            raise InputError("search needs a study file, or families=…")
-        return validate({"study": {"name": "pdsearch", **changes}}, directory=Path.cwd())
-    file = study if isinstance(study, StudyFile) else load_study_file(study)
-    return file.with_study(**changes) if changes else file
-
-
-def _resolved(
-    settings: StudyFile,
-) -> tuple[dict[str, Family], dict[str, Family], tuple[UserCriterion, ...], dict[str, str]]:
-    """Families, references, and criteria of one's own with their files' texts.
-
-    Raises:
-        InputError: everything that cannot be had, one a line.
-    """
-    problems = []
-    searched: dict[str, Family] = {}
-    listed: dict[str, Family] = {}
-    own: tuple[UserCriterion, ...] = ()
-    texts: dict[str, str] = {}
-    try:
-        searched, listed = resolve_families(settings.study, directory=settings.directory)
-    except InputError as error:
-        problems.append(str(error))
-    try:
-        own, texts = load_own(settings.criteria, directory=settings.directory)
-    except InputError as error:
-        problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems))
-    return searched, listed, own, texts
-
-
-def _own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
-    """A study's own criteria, from files that still say what they said when it was begun."""
-    functions, texts = load_own(stored.settings.criteria, directory=stored.directory)
-    if other := changed(stored.own_criteria, texts):
-        raise InputError(
-            f"study {stored.name!r} was begun with another text of {', '.join(other)}: restore "
-            "it (the report shows what it was)"
-        )
-    return functions
-
-
-def _spec(family: Family | FamilySpec) -> FamilySpec:
-    return as_spec(family) if isinstance(family, Family) else family
 
 
 def _of_file(stored: StoredStudy, settings: StudyFile) -> StoredStudy:
@@ -343,125 +297,6 @@ def _of_file(stored: StoredStudy, settings: StudyFile) -> StoredStudy:
         output=settings.directory / settings.study.output / stored.name,
         file=settings,
         trusted=True,
-    )
-
-
-def _dataset(settings: StudyFile, *, progress: bool) -> "Dataset":
-    from pdsearch.data import load_dataset
-
-    return load_dataset(settings.trial.dataset, directory=settings.directory)
-
-
-def _check_trial(settings: StudyFile, dataset: "Dataset") -> None:
-    """What the first trial would find out: that the model cannot be had, or a batch not be filled.
-
-    Raises:
-        InputError: with the setting's name.
-        UnsupportedError: the model's ReLUs cannot be replaced.
-    """
-    import torch
-
-    from pdsearch.autograd import convert
-    from pdsearch.data import stratified_split
-    from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, example_images
-    from pdsearch.trial import check_room
-
-    trial = settings.trial
-    train, _ = stratified_split(
-        dataset.train_labels,
-        share=trial.validation,
-        seed=settings.study.seed,
-        classes=dataset.classes,
-    )
-    if trial.batch_size > len(train):
-        raise InputError(
-            f"trial.batch_size: must be ≤ {len(train)}, the images of {trial.dataset!r} less those "
-            f"held back, got {trial.batch_size}"
-        )
-    check_room(trial, dataset)
-    batches = len(train) // trial.batch_size
-    if settings.study.looks is not None and settings.study.looks > batches:
-        raise InputError(
-            f"study.looks: must be ≤ {batches}, the batches of an epoch, got {settings.study.looks}"
-        )
-    with torch.random.fork_rng():
-        model = build_model(
-            trial.model,
-            classes=len(dataset.classes),
-            directory=settings.directory,
-            **trial.network,
-        )
-        model = convert(model, load_family("relu").default, example=example_images())
-        check_trains(model, trial.model)
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__qualname__", type(function).__name__))
-
-
-def _device(device: str, train: Callable[..., Any] | None) -> str:
-    if train is not None:
-        return "the train function's"
-    from pdsearch.trial import resolve_device
-
-    return str(resolve_device(device))
-
-
-def _decided(
-    settings: StudyFile, dataset: "Dataset | None", *, device: str, threads: int
-) -> StudyFile:
-    """The settings with `auto` decided by a measured probe."""
-    if dataset is None:
-        return settings
-    from pdsearch.trial import resolve_device, resolve_settings
-
-    trial = resolve_settings(
-        settings.trial,
-        dataset,
-        resolve_device(device),
-        threads=threads,
-        directory=settings.directory,
-    )
-    return settings.model_copy(update={"trial": trial})
-
-
-def _warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str], None]) -> None:
-    """Says where a study compared nothing: its ReLU diverged, or no network learned anything."""
-    from pdsearch.statistics import beyond_guessing, guessing
-
-    rows = stored.trials()
-    reached = [row.values[0] for row in rows if row.status == "complete"]
-    smaller = "" if dataset is None else ": it takes a smaller learning rate"
-    if any(row.kind == "baseline" and row.status == "diverged" for row in rows):
-        if reached:
-            say(f"ReLU's trial diverged, so nothing is compared with it{smaller}")
-        else:
-            say(f"no trial came to its end, and ReLU's diverged{smaller}")
-    if dataset is None or not reached:
-        return
-    trial = stored.settings.trial
-    chance = 1 / len(dataset.classes) if trial.stream else guessing(dataset.train_labels)
-    if not beyond_guessing(max(reached), chance):
-        say(
-            f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "
-            "nothing of the candidates: it takes more epochs, another learning rate or "
-            'initialisation = "he"'
-        )
-
-
-def _image_trainer(
-    stored: StoredStudy, dataset: Any, *, device: str, threads: int | None = None
-) -> ImageTrainer:
-    with storage_errors(stored.url):
-        attrs = stored.study.user_attrs
-    content = attrs.get(PREFIX + CONTENT, {})
-    return ImageTrainer(
-        stored.settings,
-        dataset,
-        device=device,
-        threads=threads or attrs.get(PREFIX + "threads"),
-        source=content.get(f"trial.model {stored.settings.trial.model!r}"),
     )
 
 

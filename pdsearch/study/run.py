@@ -4,7 +4,6 @@ A study's total counts the trials that are complete, pruned or ruled out. Failed
 again. Several processes may run one study: all they share is its storage.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,13 +28,11 @@ from pdsearch.study.queue import (
     INTERRUPTED,
     current,
     fail_dead_trials,
-    given_up,
-    never_to_go_on,
     requeue,
     take_up,
 )
 from pdsearch.study.rows import best_of, candidate_from, counts_of
-from pdsearch.study.rungs import Runner, among_best, furthest, next_up, rung_steps
+from pdsearch.study.rungs import rung_steps
 from pdsearch.study.sharing import pruned, share, twin_of
 from pdsearch.study.space import (
     FIXED,
@@ -44,6 +41,7 @@ from pdsearch.study.space import (
     offered,
     suggest,
 )
+from pdsearch.study.standing import check_fixed, earns, hopeless, is_surplus, leads, next_to_go_on
 from pdsearch.study.stored import StoredStudy
 from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
 from pdsearch.study.twins import Shape
@@ -120,7 +118,7 @@ class Session:
         waited = False
         while True:
             self.check_wanted()
-            self._check_fixed()
+            check_fixed(self._study, wait=POLL)
             counted, running, waiting = self._tally()
             if self._goes_on(finish=counted >= self._settings.trials and not running + waiting):
                 self._one()
@@ -154,27 +152,6 @@ class Session:
         if not self._wanted():
             raise KeyboardInterrupt
 
-    def _check_fixed(self) -> None:
-        """Raises where the baseline or a reference was given up, without which nothing compares.
-
-        Also where it was killed at each attempt, which no process has seen but the last.
-        """
-        first = given_up(self._study.get_trials(deepcopy=False), kinds=FIXED)
-        if first is None:
-            return
-        time.sleep(POLL)  # whoever has just failed one is about to queue it again
-        again = given_up(self._study.get_trials(deepcopy=False), kinds=FIXED)
-        if again is not None and again.number == first.number:
-            raise self._hopeless(again)
-
-    @staticmethod
-    def _hopeless(trial: FrozenTrial) -> PdsearchError:
-        kind = trial.user_attrs.get(PREFIX + "kind", "candidate")
-        reason = trial.user_attrs.get(PREFIX + "reason", "no reason known")
-        return PdsearchError(
-            f"trial {trial.number} ({kind}) failed at every attempt, last: {reason}"
-        )
-
     def _goes_on(self, *, finish: bool) -> bool:
         """Queues a stopped trial that may go on; whether there was one. See `rungs`.
 
@@ -185,23 +162,17 @@ class Session:
         epochs = self._epochs()
         if self._settings.pruner != "halving" or epochs is None:
             return False
-        every = self._study.get_trials(deepcopy=False)
-        trials = current(every)
-        over = never_to_go_on(every)
-        runners = [
-            _runner(trial, over=trial.number in over)
-            for trial in trials
-            if trial.state != TrialState.FAIL
-        ]
-        steps = rung_steps(epochs=epochs, looks=self._trainer.looks)
-        minimize = self._stored.minimize
-        up, past = next_up(runners, steps, minimize=minimize), None
-        if up is None and finish and self._best() is None:
-            up, past = furthest(runners, steps, minimize=minimize), epochs * self._trainer.looks
-        if up is None or up.stopped is None:
+        found = next_to_go_on(
+            self._study,
+            epochs=epochs,
+            looks=self._trainer.looks,
+            minimize=self._stored.minimize,
+            finish=finish and self._best() is None,
+        )
+        if found is None:
             return False
-        trial = next(trial for trial in trials if trial.number == up.number)
-        take_up(self._study, trial, past=past or up.stopped)
+        trial, past = found
+        take_up(self._study, trial, past=past)
         return True
 
     def _tally(self) -> tuple[int, int, int]:
@@ -290,7 +261,7 @@ class Session:
         ):
             self._given_up += 1
             if trial.user_attrs.get(PREFIX + "kind") in FIXED or self._given_up >= GIVEN_UP:
-                raise self._hopeless(trial)
+                raise hopeless(trial)
         rows = self._stored.trials()
         row = next((row for row in rows if row.number == trial.number), None)
         if row is not None:
@@ -333,7 +304,7 @@ class Session:
     def _objective(self, trial: optuna.Trial) -> tuple[float, ...]:
         began = time.monotonic()
         try:
-            if self._is_surplus(trial):
+            if is_surplus(self._study, trial, total=self._settings.trials):
                 trial.set_user_attr(PREFIX + "status", "surplus")
                 raise _Dropped
             try:
@@ -346,24 +317,6 @@ class Session:
 
     def _lost(self, trial: optuna.Trial) -> bool:
         return self._trial(trial_id(trial)).state != TrialState.RUNNING
-
-    def _is_surplus(self, trial: optuna.Trial) -> bool:
-        """Whether others have begun it, or enough: two workers may see the same need at once."""
-        trials = self._study.get_trials(deepcopy=False)
-        continues = trial.user_attrs.get(CONTINUES)
-        if continues is not None:
-            return any(
-                other.user_attrs.get(CONTINUES) == continues
-                and other.number < trial.number
-                and other.state != TrialState.FAIL
-                for other in trials
-            )
-        ahead = 0
-        for other in current(trials):
-            live = other.state in (TrialState.RUNNING, TrialState.WAITING)
-            done = other.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            ahead += done or (live and other.number < trial.number)
-        return ahead >= self._settings.trials
 
     def _attempt(self, trial: optuna.Trial) -> tuple[float, ...]:
         kind = trial.user_attrs.get(PREFIX + "kind", "candidate")
@@ -425,6 +378,7 @@ class Session:
         reported = set(self._trial(trial_id(trial)).intermediate_values)
         rungs: tuple[int, ...] = ()
         single = len(self._settings.objectives) == 1
+        minimize = self._stored.minimize
         epochs, unit = self._epochs(), self._trainer.unit
         last = None if epochs is None else epochs * self._trainer.looks
         if self._settings.pruner == "halving" and epochs is not None and not fixed:
@@ -451,9 +405,10 @@ class Session:
             # The baseline and the references are never pruned, but asking writes their values into
             # the rungs, so that candidates are measured against them.
             over = fixed or at.step == last
-            if trial.should_prune() and not over and not self._leads(trial, at.step, at.standing):
+            mine = (self._study, trial.number, at.step, at.standing)
+            if trial.should_prune() and not over and not leads(*mine, minimize=minimize):
                 raise pruned(trial, "pruned", f"pruned after {unit} {epoch:.3g}")
-            if at.step in rungs and at.step > past and not self._earns(trial, at):
+            if at.step in rungs and at.step > past and not earns(*mine, minimize=minimize):
                 trial.set_user_attr(PREFIX + "stopped", at.step)
                 raise pruned(trial, "pruned", f"stopped after {unit} {epoch:.3g}")
 
@@ -477,31 +432,6 @@ class Session:
         self.check_wanted()
         self._display.batch(done, total)
 
-    def _leads(self, trial: optuna.Trial, step: int, value: float) -> bool:
-        """Whether no other candidate was better after as many steps: such a one goes on.
-
-        A pruner asks for the best third of all, and the baseline and references come first. Where
-        they are good, a short study would else end with every candidate pruned and none to name.
-        """
-        sign = -1 if self._stored.minimize else 1
-        return math.isfinite(value) and not any(
-            sign * other.intermediate_values.get(step, -sign * math.inf) > sign * value
-            for other in self._study.get_trials(deepcopy=False)
-            if other.number != trial.number and other.user_attrs.get(PREFIX + "kind") not in FIXED
-        )
-
-    def _earns(self, trial: optuna.Trial, at: Reached) -> bool:
-        """Whether it is among the best quarter of those that got as far, as things stand."""
-        trials = current(self._study.get_trials(deepcopy=False))
-        others = [
-            other.intermediate_values[at.step]
-            for other in trials
-            if other.number != trial.number
-            and other.state != TrialState.FAIL
-            and at.step in other.intermediate_values
-        ]
-        return among_best(at.standing, others, minimize=self._stored.minimize)
-
     def _checkpoint_for(self, candidate: Candidate) -> Path:
         folder = self._stored.output / "checkpoints"
         return checkpoint_path(folder, candidate, seed=self._settings.seed)
@@ -513,10 +443,3 @@ class Session:
         assert self._recruit is not None
         if trials > 0 and self._recruit(seconds * (last - step + trials * last), trials):
             self._recruit = None
-
-
-def _runner(trial: FrozenTrial, *, over: bool) -> Runner:
-    """How a trial stands; `over` of one that may not go on, and is compared with all the same."""
-    done = trial.state == TrialState.PRUNED and not over
-    stopped = trial.user_attrs.get(PREFIX + "stopped") if done else None
-    return Runner(trial.number, trial.intermediate_values, stopped)

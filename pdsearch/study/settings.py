@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pdsearch.errors import InputError
+from pdsearch.study.overrides import override
 from pdsearch.study.problems import (
     alternatives,
     close,
@@ -371,7 +372,7 @@ def load_study_file(path: str | Path, *, overrides: Mapping[str, str] | None = N
     data = _read(path)
     problems: list[str] = []
     for key, text in (overrides or {}).items():
-        _override(data, key, text, problems)
+        override(data, key, text, problems=problems, sections=list(StudyFile.model_fields))
     return validate(data, directory=path.resolve().parent, where=f"{path}: ", problems=problems)
 
 
@@ -422,36 +423,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not TOML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise InputError(f"{path} is nested too deeply") from None
-
-
-def _override(data: dict[str, Any], key: str, text: str, problems: list[str]) -> None:
-    section, dot, name = key.partition(".")
-    *within, name = name.split(".")
-    sections = list(StudyFile.model_fields)
-    if not dot or not name or section not in sections:
-        problems.append(
-            f"--set {key}: must be section.key=value with a section of {' | '.join(sections)}"
-        )
-        return
-    if any(ord(c) < 32 or c == "\x7f" for c in text):
-        problems.append(
-            f"--set {key}: holds a line break or a control character, got {shown_value(text)}"
-        )
-        return
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-        if tomllib.loads(f"value = [{text}]")["value"] != [value] and value == value:
-            value = text  # what follows a # would be dropped
-    except (ValueError, RecursionError):
-        value = text  # words need no quotes on a command line
-    table: Any = data.setdefault(section, {})
-    for part in within if isinstance(table, dict) else ():
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            problems.append(f"--set {key}: {part} is not a table, so {name} cannot be set in it")
-            return
-    if isinstance(table, dict):  # what else a section is, is told with the file's own problems
-        table[name] = value
 
 
 def _keys(location: list[Any]) -> list[str]:

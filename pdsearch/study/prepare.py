@@ -1,0 +1,195 @@
+"""What a search needs before its first trial: settings, families, images, a device; and checks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.criteria import UserCriterion
+from pdsearch.errors import InputError
+from pdsearch.family import Family
+from pdsearch.study.content import CONTENT
+from pdsearch.study.kept import PREFIX
+from pdsearch.study.own import changed, load_own
+from pdsearch.study.settings import FamilySpec, StudyFile, load_study_file, validate
+from pdsearch.study.space import as_spec, resolve_families
+from pdsearch.study.storage import storage_errors
+from pdsearch.study.stored import StoredStudy
+from pdsearch.study.train import ImageTrainer
+
+if TYPE_CHECKING:
+    from pdsearch.data import Dataset
+
+
+def settings_of(study: StudyFile | str | Path | None, changes: dict[str, Any]) -> StudyFile:
+    """The study file that a call means, with the values that it gives itself."""
+    if study is None:
+        if "families" not in changes:
+            raise InputError("search needs a study file, or families=…")
+        return validate({"study": {"name": "pdsearch", **changes}}, directory=Path.cwd())
+    file = study if isinstance(study, StudyFile) else load_study_file(study)
+    return file.with_study(**changes) if changes else file
+
+
+def resolved(
+    settings: StudyFile,
+) -> tuple[dict[str, Family], dict[str, Family], tuple[UserCriterion, ...], dict[str, str]]:
+    """Families, references, and criteria of one's own with their files' texts.
+
+    Raises:
+        InputError: everything that cannot be had, one a line.
+    """
+    problems = []
+    searched: dict[str, Family] = {}
+    listed: dict[str, Family] = {}
+    own: tuple[UserCriterion, ...] = ()
+    texts: dict[str, str] = {}
+    try:
+        searched, listed = resolve_families(settings.study, directory=settings.directory)
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        own, texts = load_own(settings.criteria, directory=settings.directory)
+    except InputError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return searched, listed, own, texts
+
+
+def own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
+    """A study's own criteria, from files that still say what they said when it was begun."""
+    functions, texts = load_own(stored.settings.criteria, directory=stored.directory)
+    if other := changed(stored.own_criteria, texts):
+        raise InputError(
+            f"study {stored.name!r} was begun with another text of {', '.join(other)}: restore "
+            "it (the report shows what it was)"
+        )
+    return functions
+
+
+def spec_of(family: Family | FamilySpec) -> FamilySpec:
+    """A family as a study file would name it."""
+    return as_spec(family) if isinstance(family, Family) else family
+
+
+def dataset_of(settings: StudyFile, *, progress: bool) -> "Dataset":
+    """The images that a study trains on."""
+    from pdsearch.data import load_dataset
+
+    return load_dataset(settings.trial.dataset, directory=settings.directory)
+
+
+def check_first_trial(settings: StudyFile, dataset: "Dataset") -> None:
+    """What the first trial would find out: that the model cannot be had, or a batch not be filled.
+
+    Raises:
+        InputError: with the setting's name.
+        UnsupportedError: the model's ReLUs cannot be replaced.
+    """
+    import torch
+
+    from pdsearch.autograd import convert
+    from pdsearch.data import stratified_split
+    from pdsearch.family import load_family
+    from pdsearch.models import build_model, check_trains, example_images
+    from pdsearch.trial import check_room
+
+    trial = settings.trial
+    train, _ = stratified_split(
+        dataset.train_labels,
+        share=trial.validation,
+        seed=settings.study.seed,
+        classes=dataset.classes,
+    )
+    if trial.batch_size > len(train):
+        raise InputError(
+            f"trial.batch_size: must be ≤ {len(train)}, the images of {trial.dataset!r} less those "
+            f"held back, got {trial.batch_size}"
+        )
+    check_room(trial, dataset)
+    batches = len(train) // trial.batch_size
+    if settings.study.looks is not None and settings.study.looks > batches:
+        raise InputError(
+            f"study.looks: must be ≤ {batches}, the batches of an epoch, got {settings.study.looks}"
+        )
+    with torch.random.fork_rng():
+        model = build_model(
+            trial.model,
+            classes=len(dataset.classes),
+            directory=settings.directory,
+            **trial.network,
+        )
+        model = convert(model, load_family("relu").default, example=example_images())
+        check_trains(model, trial.model)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A function's name, which is kept with a study."""
+    return str(getattr(function, "__qualname__", type(function).__name__))
+
+
+def device_of(device: str, train: Callable[..., Any] | None) -> str:
+    """Where trials run, in the words that a study keeps."""
+    if train is not None:
+        return "the train function's"
+    from pdsearch.trial import resolve_device
+
+    return str(resolve_device(device))
+
+
+def decided(
+    settings: StudyFile, dataset: "Dataset | None", *, device: str, threads: int
+) -> StudyFile:
+    """The settings with `auto` decided by a measured probe."""
+    if dataset is None:
+        return settings
+    from pdsearch.trial import resolve_device, resolve_settings
+
+    trial = resolve_settings(
+        settings.trial,
+        dataset,
+        resolve_device(device),
+        threads=threads,
+        directory=settings.directory,
+    )
+    return settings.model_copy(update={"trial": trial})
+
+
+def warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str], None]) -> None:
+    """Says where a study compared nothing: its ReLU diverged, or no network learned anything."""
+    from pdsearch.statistics import beyond_guessing, guessing
+
+    rows = stored.trials()
+    reached = [row.values[0] for row in rows if row.status == "complete"]
+    smaller = "" if dataset is None else ": it takes a smaller learning rate"
+    if any(row.kind == "baseline" and row.status == "diverged" for row in rows):
+        if reached:
+            say(f"ReLU's trial diverged, so nothing is compared with it{smaller}")
+        else:
+            say(f"no trial came to its end, and ReLU's diverged{smaller}")
+    if dataset is None or not reached:
+        return
+    trial = stored.settings.trial
+    chance = 1 / len(dataset.classes) if trial.stream else guessing(dataset.train_labels)
+    if not beyond_guessing(max(reached), chance):
+        say(
+            f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "
+            "nothing of the candidates: it takes more epochs, another learning rate or "
+            'initialisation = "he"'
+        )
+
+
+def image_trainer(
+    stored: StoredStudy, dataset: Any, *, device: str, threads: int | None = None
+) -> ImageTrainer:
+    """What trains a study's candidates on images."""
+    with storage_errors(stored.url):
+        attrs = stored.study.user_attrs
+    content = attrs.get(PREFIX + CONTENT, {})
+    return ImageTrainer(
+        stored.settings,
+        dataset,
+        device=device,
+        threads=threads or attrs.get(PREFIX + "threads"),
+        source=content.get(f"trial.model {stored.settings.trial.model!r}"),
+    )
