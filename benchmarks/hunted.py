@@ -102,10 +102,12 @@ class Forked:
 
     def _run(self, url: str, at: int, line: int, writer: int, errors: Path) -> None:
         os.close(self._reader)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with errors.open("a") as file:
-            sys.stderr = file
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             hunted(url, at, line, writer)
+        except KeyboardInterrupt:  # before the search has begun
+            os._exit(130)
 
     def poll(self) -> int | None:
         """How it ended, if it has."""

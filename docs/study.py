@@ -44,7 +44,7 @@ masked wherever pdsearch prints them; in your own command line everybody on the 
 them, so put such a URL into `PDSEARCH_STORAGE`.
 
 Ctrl-C and SIGTERM end a command with status 130 within 5 seconds. Trials that were running are
-queued again; whatever does not end within 3 seconds (a driver that hangs) is left where it is, as
+queued again; whatever does not end within 2.5 seconds (a driver that hangs) is left where it is, as
 if it had been killed, which uses up one of a trial's three attempts. Only a C function that keeps
 Python's interpreter lock can delay this.
 """

@@ -36,7 +36,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-LEAVE = 3.0  # seconds after the first signal until what still hangs is left: 130 within five,
+LEAVE = 2.5  # seconds after the first signal until what still hangs is left: 130 within five,
 # on a machine too that runs ten processes a core
 INTERRUPTED = 130
 

@@ -32,7 +32,7 @@ WORTH = 15.0
 PARENT = "PDSEARCH_PARENT"
 """In a worker's environment: the process whose end is its end too."""
 
-LEISURE, HASTE = 20.0, 1.5
+LEISURE, HASTE = 20.0, 1.2
 """Seconds that a process has to end: at the end of a study, and where the user waits for it."""
 
 _CGROUP = Path("/sys/fs/cgroup")
