@@ -357,7 +357,8 @@ def test_and_may_be_said_to_be(facts: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize(("facts", "distribution", "fine"), [
     ({"positive": True}, FloatDistribution(0.1, 1.0), True),
-    ({"positive": True}, FloatDistribution(0.0, 1.0), False),
+    # An end at 0 is let be: it is how people write a range of heights.
+    ({"positive": True}, FloatDistribution(0.0, 1.0), True),
     ({"nonnegative": True}, FloatDistribution(0.0, 1.0), True),
     ({"positive": True}, FloatDistribution(-1.0, 1.0), False),
     ({"negative": True}, FloatDistribution(-2.0, -1.0), True),
@@ -368,7 +369,8 @@ def test_and_may_be_said_to_be(facts: dict[str, bool]) -> None:
     ({"integer": True}, IntDistribution(1, 3), True),
     ({"even": True}, IntDistribution(1, 3), False),
     ({"rational": True}, FloatDistribution(1.0, 3.0), True),
-    ({"integer": True, "positive": True}, IntDistribution(0, 3), False),
+    ({"integer": True, "positive": True}, IntDistribution(0, 3), True),
+    ({"integer": True, "positive": True}, IntDistribution(-1, 3), False),
 ])  # fmt: skip
 def test_parameters_are_what_their_ranges_are(
     facts: dict[str, bool], distribution: FloatDistribution | IntDistribution, fine: bool
@@ -383,13 +385,18 @@ def test_parameters_are_what_their_ranges_are(
 
 
 def test_progress_is_zero_at_first() -> None:
-    for facts, fine in (({}, True), ({"nonnegative": True}, True), ({"positive": True}, False)):
+    for facts, fine in (
+        ({}, True),
+        ({"nonnegative": True}, True),
+        ({"positive": True}, True),
+        ({"negative": True}, False),
+    ):
         progress = sympy.Symbol("t", **facts)
         expression = sympy.Piecewise((1, x > 0), (progress * sympy.exp(x), True))
         if fine:
             assert Family("annealed", expression).expression.has(t)
         else:
-            with pytest.raises(FormulaError, match="t was declared with positive=True"):
+            with pytest.raises(FormulaError, match="t was declared with negative=True"):
                 Family("annealed", expression)
 
 

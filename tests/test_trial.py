@@ -410,16 +410,26 @@ def test_augmentation_is_on_when_asked_for(models: Path, batches: list[torch.Ten
 
 def test_progress_runs_from_0_to_1(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
-    original = run.set_progress
+    original = loop.set_progress
 
     def spy(model: nn.Module, progress: float) -> None:
         told.append(progress)
         original(model, progress)
 
-    monkeypatch.setattr(run, "set_progress", spy)
-    trial(models, ANNEALED, settings=settings(epochs=5))
-    trial(models, ANNEALED, settings=settings(epochs=1))
-    assert told == [0, 0.25, 0.5, 0.75, 1, 0]
+    monkeypatch.setattr(loop, "set_progress", spy)
+    batches: list[int] = []
+    trial(
+        models,
+        ANNEALED,
+        settings=settings(epochs=3),
+        on_batch=lambda done, total: batches.append(total),
+    )
+    steps = batches[-1]
+    assert len(batches) == steps > 3  # with every step, not with every epoch
+    assert told == [step / (steps - 1) for step in range(steps)]
+    told.clear()
+    trial(models, RELU, settings=settings(epochs=1))
+    assert told == []
 
 
 def test_annealing_to_the_step_ends_with_the_step(models: Path, trained: list[nn.Module]) -> None:
@@ -432,8 +442,9 @@ def test_annealing_to_the_step_ends_with_the_step(models: Path, trained: list[nn
 
     chosen = settings(model="own.py:dead", epochs=2, batch_size=90, weight_decay=0)
     trial(models, ANNEALED, settings=chosen, on_batch=look)
-    assert all(gradient > 0 for gradient in gradients[:2])
-    assert gradients[2:] == [0, 0]
+    # 1 − t falls from 1 at the first of four steps to 0 at the last.
+    assert len(gradients) == 4 and all(gradient > 0 for gradient in gradients[:3])
+    assert gradients[3] == 0
 
 
 def test_dead_units(models: Path) -> None:
