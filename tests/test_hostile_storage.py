@@ -81,7 +81,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def storage(kept: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def storage(kept: Path, workdir: Path) -> Iterator[Path]:
     """Copies of both where the test stands; whatever would be trained fails the test."""
 
     def trains(*_: Any, **__: Any) -> Any:
@@ -90,10 +90,11 @@ def storage(kept: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     shutil.copy(kept / "study.db", workdir / "study.db")
     text = (kept / "study.toml").read_text().replace(str(kept), str(workdir))
     (workdir / "study.toml").write_text(text)
-    with made_up_training():
-        monkeypatch.setattr(pdsearch.trial, "run_over_learning_rates", trains)
-        monkeypatch.setattr(pdsearch.trial, "run_trial", trains)
-        monkeypatch.setattr(Session, "_one", trains)
+    # Inside, so that it is undone before what made_up_training patches.
+    with made_up_training(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pdsearch.trial, "run_over_learning_rates", trains)
+        patch.setattr(pdsearch.trial, "run_trial", trains)
+        patch.setattr(Session, "_one", trains)
         yield workdir / "study.db"
 
 
