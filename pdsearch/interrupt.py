@@ -41,6 +41,8 @@ LEAVE = 2.5  # seconds after the first signal until what still hangs is left: 13
 INTERRUPTED = 130
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WEAK = ("weakref.py", "_weakrefset.py")  # the standard library's callbacks
+_AGAIN = 0.1  # seconds until a signal that could not be acted on is sent again
 _END = b"\0"  # no signal has this number
 
 
@@ -141,9 +143,23 @@ def deferring(call: Callable[[_T], None]) -> Callable[[_T], None]:
 def _handle(number: int, frame: FrameType | None) -> None:
     if _state.came is None:
         _state.came = number
-    if _state.insistent or not (_state.held or _state.raised):
+    waits = _state.held or _state.raised or _would_be_lost(frame)
+    if _state.insistent or not waits:
         _state.raised = True
         raise KeyboardInterrupt
+
+
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Whether a finalizer or a weak reference's callback runs: Python drops what is raised there.
+
+    The thread that watches sends the signal again.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or code.co_filename.endswith(_WEAK):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager
@@ -210,26 +226,29 @@ def _watched(*, leave: bool) -> Iterator[None]:
 
 
 def _watch(reader: socket.socket, previous: int, *, leave: bool) -> None:
-    first: float | None = None
+    end: float | None = None
     while True:
-        left = None if first is None else max(0.0, first + LEAVE - time.monotonic())
-        reader.settimeout(left or 0.001 if left is not None else None)
+        reader.settimeout(None if end is None else _AGAIN)
         try:
             received = reader.recv(64)
         except TimeoutError:
+            received = b""
+        except OSError:  # closed
+            return
+        if _END in received:
+            return
+        if previous != -1 and received:
+            with contextlib.suppress(OSError):
+                os.write(previous, received)
+        if end is None and any(number in received for number in _SIGNALS):
+            end = time.monotonic() + LEAVE
+        if end is not None and time.monotonic() > end:
             if leave:
                 _leave()
             _insist()
             return
-        except OSError:  # closed
-            return
-        if not received or _END in received:
-            return
-        if previous != -1:
-            with contextlib.suppress(OSError):
-                os.write(previous, received)
-        if first is None and any(number in received for number in _SIGNALS):
-            first = time.monotonic()
+        if not received and came() and not (_state.held or _state.raised):
+            _send_again()
 
 
 def _insist() -> None:
@@ -238,7 +257,12 @@ def _insist() -> None:
     What is left behind hangs anyway.
     """
     _state.insistent = True
-    if _state.came is None or _state.raised:
+    if not _state.raised:
+        _send_again()
+
+
+def _send_again() -> None:
+    if _state.came is None:
         return
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, _state.came)

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM at any moment: 130 within five seconds, and a storage that is whole."""
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -30,7 +32,9 @@ INSIDE = ("/optuna/", "/sqlalchemy/", "/sqlite3/", "/pdsearch/study/")
 
 
 @contextlib.contextmanager
-def signal_at(line: int, *, number: int = signal.SIGINT) -> Iterator[Callable[[], int]]:
+def signal_at(
+    line: int, *, number: int = signal.SIGINT, inside: tuple[str, ...] = INSIDE
+) -> Iterator[Callable[[], int]]:
     """Sends a signal at the so-manieth line that runs in Optuna, SQLAlchemy or our storage code.
 
     Gives a function that tells how many lines there were.
@@ -39,7 +43,7 @@ def signal_at(line: int, *, number: int = signal.SIGINT) -> Iterator[Callable[[]
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal seen
-        if not any(part in frame.f_code.co_filename for part in INSIDE):
+        if not any(part in frame.f_code.co_filename for part in inside):
             return None
         if event == "line":
             seen += 1
@@ -168,6 +172,34 @@ def test_exposed_acts_at_once_and_what_cleans_up_is_left_in_peace() -> None:
                 signal.raise_signal(number)
             order.append("cleaned up")
     assert order == ["cleaned up"]
+
+
+class Finalized:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        sum(range(10))  # where an exception would come up, to be dropped
+
+
+def in_a_finalizer() -> None:
+    Finalized()
+
+
+def in_a_weak_references_callback() -> None:
+    kept: Any = weakref.WeakValueDictionary()
+    kept["key"] = here = type("Here", (), {})()
+    with signal_at(1, inside=("weakref.py",)):
+        del here
+        gc.collect()
+
+
+@pytest.mark.parametrize("how", [in_a_finalizer, in_a_weak_references_callback])
+def test_where_python_drops_exceptions_it_comes_a_little_later(how: Callable[[], None]) -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), interrupt.handled():
+        how()
+        while time.monotonic() < began + 60:
+            pass
+    assert time.monotonic() < began + 30
 
 
 def test_what_fails_after_a_signal_fails_for_it() -> None:
