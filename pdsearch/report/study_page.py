@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["study_report"]
 
-DECIDE = 40
-"""Candidates that a report decides itself: 1.5 s. A search leaves none, and `criteria` neither."""
+DECIDE = 20
+"""Candidates that a report decides itself, in about a second. A search leaves none, and `criteria` neither."""
 
 
 def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
