@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["study_report"]
 
 DECIDE = 20
-"""Candidates that a report decides itself, in about a second. A search leaves none, and `criteria` neither."""
+"""Candidates that a report decides itself: about a second. `search` and `criteria` leave none."""
 
 
 def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
