@@ -194,7 +194,7 @@ class Study:
         running: list[subprocess.Popen[str]] = []
         for what in how:
             if what == "write":
-                self._in_a_write()
+                self._in_a_write(running)
                 continue
             while len(running) < self.side_by_side:
                 running.append(self.start())
@@ -203,9 +203,7 @@ class Study:
             victim = running.pop(self.draw.randrange(len(running)))
             if victim.poll() is not None:  # it had reached the total
                 self.ended(victim, told=None)
-                self.finish(running)
-                running = []
-                self.renew()
+                self.begin_anew(running)
                 continue
             self.look()
             self.strike(victim, what)
@@ -241,14 +239,20 @@ class Study:
                 victim.send_signal(getattr(signal, f"SIG{name}"))
         self.ended(victim, told=None if what == "KILL" else time.monotonic())
 
-    def _in_a_write(self) -> None:
+    def begin_anew(self, running: list[Process]) -> None:
+        """Lets it finish, and puts another one in its place."""
+        self.finish(running)
+        running.clear()
+        self.renew()
+
+    def _in_a_write(self, running: list[Process]) -> None:
         process = self.start(in_a_write=True)
         assert isinstance(process, Forked)
         told = time.monotonic() if process.interrupts_itself() else None
         self.tally.done["in a write"] += told is not None
         self.ended(process, told=told)
         if told is None:  # it had reached the total before
-            self.renew()
+            self.begin_anew(running)
 
     def finish(self, running: list[Process]) -> None:
         """Lets it come to its total, and looks through its books."""

@@ -232,6 +232,16 @@ def test_a_table_that_is_missing_is_no_race(monkeypatch):
     assert len(tries) == 1
 
 
+def test_a_study_that_is_deleted_while_it_runs():
+    def train(candidate):
+        yield 0.5
+        optuna.delete_study(study_name="pdsearch", storage="sqlite:///study.db")
+        yield 0.6
+
+    with pytest.raises(StorageError, match=r"sqlite:///study\.db: the study has been deleted"):
+        find(train=train)
+
+
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory):
     pgserver = pytest.importorskip("pgserver")

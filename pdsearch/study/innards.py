@@ -21,6 +21,7 @@ from optuna.exceptions import (
     UpdateFinishedTrialError,
 )
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 ENQUEUED = "fixed_params"
 """The system attribute in which a trial keeps what `study.enqueue_trial` was given."""
+
+NOT_FOUND: str = models.NOT_FOUND_MSG
+"""What the KeyError says that comes where a study or a trial has been deleted."""
 
 # What Optuna's cache of a storage calls of the storage itself.
 _CALLS = (

@@ -21,7 +21,7 @@ from sqlalchemy.exc import (
 
 from pdsearch import interrupt
 from pdsearch.errors import InputError, StorageError
-from pdsearch.study.innards import PatientStorage, backend_of
+from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of
 from pdsearch.study.patience import BUSY, Patience, cause_of, first_line_of
 from pdsearch.study.queue import GRACE, HEARTBEAT, requeue
 from pdsearch.study.settings import default_storage
@@ -84,6 +84,10 @@ def storage_errors(url: str) -> Iterator[None]:
             hint = next((said for word, said in _HINTS.items() if word in text), None)
             reason = f"{text} ({hint})" if hint else text
             raise StorageError(f"storage {shown_url(url)}: {reason}") from error
+        except KeyError as error:
+            if error.args != (NOT_FOUND,):
+                raise
+            raise StorageError(f"storage {shown_url(url)}: the study has been deleted") from error
 
 
 def connect(url: str, *, create: bool = False, write: bool = False) -> PatientStorage:
