@@ -44,6 +44,24 @@ MEANING = {
     "gain": "mean of g squared (ReLU's is 1)",
 }
 
+# What diagnostics of a trial saw after its first epoch or task is set beside the criteria: may a
+# short look tell what a long training comes to?
+EARLY = {
+    "early_cosine": (
+        "cosine to the exact gradient",
+        "cosine of the pseudo-gradient to the exact gradient, after the first epoch or task",
+    ),
+    "early_norm_ratio": (
+        "norm ratio to the exact gradient",
+        "norm of the pseudo-gradient over the exact one's, after the first epoch or task",
+    ),
+    "early_revived": (
+        "share of units that came back",
+        "share of units that came back within the first epoch or task, mean over layers",
+    ),
+}
+MEANING |= {name: measure for name, (measure, _) in EARLY.items()}
+
 MET = "whether it is met"
 
 # An enclosure wider than this says too little of its value to be ranked.
@@ -278,12 +296,37 @@ def _tables(
                 if entry["name"] not in valued:
                     entries[entry["name"]] = entry
         ours = {name: entries[name] for name in CRITERIA if name in entries}
-        tables.append({**ours, **entries})
+        tables.append({**ours, **entries, **_early(row)})
     if new:
         # Only to spare the next call the work: a storage that cannot be written to is no obstacle.
         with suppress(StorageError), storage_errors(stored.storage):
             stored.study.set_user_attr(KEPT, kept)
     return tables, left
+
+
+def _early(row: "TrialRow") -> dict[str, dict[str, Any]]:
+    """What the first look inside of a trial saw, in the form of verdicts."""
+    looks = (entry["diagnostics"] for entry in row.epochs if entry.get("diagnostics"))
+    first = next(looks, None)
+    if first is None:
+        return {}
+    shares = list(first["revived"].values())
+    values = {
+        "early_cosine": first["cosine"],
+        "early_norm_ratio": first["norm_ratio"],
+        "early_revived": sum(shares) / len(shares) if shares else None,
+    }
+    return {
+        name: {
+            "name": name,
+            "statement": EARLY[name][1],
+            "verdict": "measured",
+            "value": value,
+            "passed": True,
+        }
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _learn(

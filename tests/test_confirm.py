@@ -34,7 +34,7 @@ from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family, load_target
 from pdsearch.study.storage import connect
 from pdsearch.study.stored import ranked
-from pdsearch.trial import TrialSettings
+from pdsearch.trial import Diagnosis, EpochRecord, TrialSettings
 
 TAIL = Family(
     "tail",
@@ -72,7 +72,7 @@ def stored_study(
 ) -> Any:
     known = {name: SimpleNamespace(candidate=load_family(name).default) for name in references}
     settings = SimpleNamespace(
-        study=SimpleNamespace(seed=0, objectives=list(objectives)),
+        study=SimpleNamespace(seed=0, objectives=list(objectives), horizon=None),
         trial=TrialSettings(
             epochs=2,
             learning_rates=learning_rates,
@@ -101,6 +101,18 @@ def stored_study(
     )
 
 
+# The pseudo-gradient is a quarter longer than the exact one.
+LOOK = Diagnosis(0.9, 1.25, {"1": (0.9, 1.25)}, {"2": 0.0}, {"2": 0.1})
+
+LOOK_KEPT = {
+    "cosine": 0.9,
+    "norm_ratio": 1.25,
+    "layers": {"1": [0.9, 1.25]},
+    "revived": {"2": 0.0},
+    "died": {"2": 0.1},
+}
+
+
 @dataclass
 class Lab:
     """Stands in for training: an accuracy by row, seed and rate; remembers who was trained."""
@@ -123,7 +135,11 @@ class Lab:
             diverged="loss is nan"
             if (who, seed) in self.diverging or rate == self.diverging_at
             else None,
-            epochs=(SimpleNamespace(epoch=1, loss=math.nan, accuracy=0.5),),
+            epochs=(
+                EpochRecord(1, math.nan, 0.5, {}, 1.0, rate, diagnostics=LOOK)
+                if keys["diagnostics"]
+                else EpochRecord(1, math.nan, 0.5, {}, 1.0, rate),
+            ),
             seconds=1.5,
         )
 
@@ -254,7 +270,9 @@ def test_keys_in_the_storage_are_the_documented_ones(tmp_path: Path, lab: Lab) -
     keys = [key for key in stored.study.user_attrs if key.startswith("pdsearch:confirm/")]
     assert len(keys) == 3
     record = stored.study.user_attrs[keys[0]]
-    assert record["epochs"] == [{"epoch": 1, "loss": None, "accuracy": 0.5}]
+    assert record["epochs"] == [
+        {"epoch": 1, "loss": None, "accuracy": 0.5, "diagnostics": LOOK_KEPT}
+    ]
     assert Candidate.from_dict(record["candidate"]) == load_family("relu").default
 
 
@@ -510,6 +528,7 @@ def test_controls_are_the_forward_control_and_plain_activations(tmp_path: Path, 
         ("activation", "LeakyReLU"),
         ("activation", "GELU"),
         ("activation", "SiLU"),
+        ("remedy", "ReLU at 1.25× its rate"),
     ]
     assert {"LeakyReLU", "GELU", "SiLU"} <= {call["who"] for call in lab.calls}
 
@@ -523,8 +542,9 @@ def test_the_forward_control_alone(tmp_path: Path, lab: Lab) -> None:
     # Its runs serve the other controls' call as well.
     trained = len(lab.calls)
     result = confirm(stored, controls=True, seeds=2, device="cpu")
-    assert [row.kind for row in result.rows[2:]] == ["forward_control", *["activation"] * 3]
-    assert len(lab.calls) == trained + 6
+    kinds = ["forward_control", *["activation"] * 3, "remedy"]
+    assert [row.kind for row in result.rows[2:]] == kinds
+    assert len(lab.calls) == trained + 8
 
 
 @pytest.mark.parametrize("name", ["LeakyReLU", "GELU", "SiLU"])
@@ -668,7 +688,7 @@ def test_a_forward_control_without_a_closed_form_is_noted(
     monkeypatch.setattr(pdsearch.autograd, "forward_control", refuse)
     stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=())
     result = confirm(stored, controls=True, seeds=2, device="cpu")
-    assert [row.kind for row in result.rows[2:]] == ["activation"] * 3
+    assert [row.kind for row in result.rows[2:]] == [*["activation"] * 3, "remedy"]
     assert "No forward control of tail(a=0.5): no closed form is known" in result.notes[-1]
 
 
@@ -752,7 +772,9 @@ def test_the_whole_path_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "candidate",
         "forward_control",
         *["activation"] * 3,
+        "remedy",
     ]
+    assert result.rows[-1].name.startswith("ReLU at ")
     assert all(row.seeds == 2 and 0.1 < row.mean < 1 for row in result.rows)
     # The forward passes differ: max(x, x/100) against max(x, 0).
     by_name = {row.name: row for row in result.rows}

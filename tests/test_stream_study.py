@@ -18,7 +18,7 @@ from pdsearch.data import load_dataset
 from pdsearch.errors import InputError
 from pdsearch.expression import parse, x
 from pdsearch.family import load_family
-from pdsearch.report.confirm_curves import stream_curves
+from pdsearch.report.confirm_curves import row_curves
 from pdsearch.study import load_study_file, search
 from pdsearch.trial import (
     TrialSettings,
@@ -123,7 +123,7 @@ def test_curves_of_a_confirmation_are_the_runs_own() -> None:
         for seed in (1, 3)
     )
     row = SimpleNamespace(name="relu", kind="baseline", runs=runs)
-    figures = stream_curves(SimpleNamespace(rows=[row]))  # type: ignore[arg-type]
+    figures = row_curves(SimpleNamespace(rows=[row], stream={"tasks": 2}))  # type: ignore[arg-type]
     assert list(figures) == [
         "accuracy within the task",
         "accuracy after the task",

@@ -13,6 +13,7 @@ import pytest
 
 from pdsearch import PdsearchError, search
 from pdsearch.study import open_study, status
+from pdsearch.study.innards import ask
 from pdsearch.study.owner import Owner, process_started
 from pdsearch.study.queue import ATTEMPTS, fail_dead_trials, requeue
 from pdsearch.study.storage import connect
@@ -326,3 +327,30 @@ def test_a_zombie_is_not_alive():
         assert time.monotonic() < until
         time.sleep(0.02)  # it ends, and stays in the table until waited for
     process.wait()
+
+
+def test_a_surplus_trial_of_a_dead_process_is_not_kept_waiting(workdir):
+    """Two processes begin the last trial, one is killed there; what a user queued stays."""
+
+    def train(candidate):
+        return 0.5
+
+    options = {"families": FAMILIES, "references": [], "train": train, "storage": URL}
+    search(**options, trials=3, progress=False)
+    study = optuna.load_study(study_name="pdsearch", storage=connect(URL))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    owner = Owner.here().to_dict() | {"pid": gone.pid, "started": "1"}
+    gone.wait()
+    killed = ask(study)
+    killed.set_user_attr("pdsearch:owner", owner)
+    study.enqueue_trial({"family": "mild", "mild.a": 0.2})
+    before = {t.number: t.state.name for t in trials()}
+    search(**options, trials=3, progress=False)
+    after = trials()
+    assert all(after[number].state.name == state for number, state in before.items() if number < 3)
+    assert [t.number for t in after if t.state.name == "RUNNING"] == []
+    (waiting,) = [t for t in after if t.state.name == "WAITING"]
+    assert "fixed_params" in waiting.system_attrs
+    (dropped,) = [t for t in after if t.user_attrs.get("pdsearch:status") == "surplus"]
+    assert dropped.system_attrs["failed_trial"] == killed.number
+    assert [row.status for row in open_study("pdsearch", storage=URL).trials()] == ["complete"] * 3

@@ -6,7 +6,7 @@ grad_output * g(input)`.
 
 from pdsearch.autograd.control import forward_control
 from pdsearch.autograd.conversion import convert, replace_relus
-from pdsearch.autograd.module import PDReLU, relu_modules, set_progress
+from pdsearch.autograd.module import PDReLU, exact_gradients, relu_modules, set_progress
 from pdsearch.autograd.op import pd_relu
 from pdsearch.autograd.sites import Site, relu_sites
 
@@ -14,6 +14,7 @@ __all__ = [
     "PDReLU",
     "Site",
     "convert",
+    "exact_gradients",
     "forward_control",
     "pd_relu",
     "relu_modules",

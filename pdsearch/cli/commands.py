@@ -136,7 +136,7 @@ def search(arguments: Namespace) -> int:
     if arguments.json:
         emit_json(result.to_dict())
     else:
-        measure = result.stored.settings.trial.measure
+        measure = result.stored.settings.measure
         emit(show.search_text(result.to_dict(), measure=measure))
     for line in written:
         note(line)
@@ -173,7 +173,7 @@ def _provenance(stored: "StoredStudy", trial: int, value: float | None) -> dict[
     return {
         "study": stored.name,
         "trial": trial,
-        settings.measure: value,
+        stored.settings.measure: value,
         "model": settings.model,
         "dataset": settings.dataset,
         "epochs": settings.epochs,
@@ -245,7 +245,7 @@ def status(arguments: Namespace) -> int:
     if arguments.json:
         emit_json(data)
     else:
-        emit(show.status_text(data, measure=stored.settings.trial.measure))
+        emit(show.status_text(data, measure=stored.settings.measure))
     return 0
 
 

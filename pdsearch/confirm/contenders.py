@@ -175,11 +175,17 @@ def _plain_controls(
     return found
 
 
+def best_of(contenders: Sequence[Contender]) -> Contender | None:
+    """The study's best candidate, else the first that the user gave."""
+    kinds = ("candidate", "given")
+    return next((one for kind in kinds for one in contenders if one.kind == kind), None)
+
+
 def _forward_control(found: Sequence[Contender], notes: list[str]) -> list[Contender]:
     """That of the first candidate (or the first given), where there is one."""
     from pdsearch.autograd import forward_control
 
-    best = next((c for kind in ("candidate", "given") for c in found if c.kind == kind), None)
+    best = best_of(found)
     if best is None:
         return []
     candidate = best.candidate

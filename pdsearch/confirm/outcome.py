@@ -167,6 +167,13 @@ class Confirmation:
         )
 
     @property
+    def pick(self) -> Row | None:
+        """The search's first pick, or what stands in for it; None where nothing is compared."""
+        by_kind = {kind: [r for r in self.rows if r.kind == kind] for kind in KINDS}
+        compared = [row for kind in ("candidate", "given", *KINDS) for row in by_kind[kind]]
+        return next((row for row in compared if row.kind != "baseline"), None)
+
+    @property
     def headline(self) -> str:
         """One sentence: the search's first pick (or what stands in for it) against the baseline."""
         return _headline(self)
@@ -358,9 +365,7 @@ def _notes(rows: Sequence[Row], setting: Mapping[str, Any], *, chance: float) ->
 
 def _headline(confirmation: Confirmation) -> str:
     """The first pick against the baseline in one sentence; no more certain than its adjusted p."""
-    by_kind = {kind: [r for r in confirmation.rows if r.kind == kind] for kind in KINDS}
-    compared = [row for kind in ("candidate", "given", *KINDS) for row in by_kind[kind]]
-    row = next((row for row in compared if row.kind != "baseline"), None)
+    row = confirmation.pick
     if row is None or row.paired is None:
         return "Nothing has been compared with ReLU yet."
     if row.difference is None:

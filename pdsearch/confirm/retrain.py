@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch import interrupt
-from pdsearch.confirm.contenders import Contender, choose_contenders
+from pdsearch.confirm.contenders import Contender, best_of, choose_contenders
 from pdsearch.confirm.outcome import Confirmation, how_of, identity_of
+from pdsearch.confirm.raised import raised_rate
 from pdsearch.confirm.runs import (
     PREFIX,
     SCHEMA,
@@ -117,6 +118,7 @@ class _Session:
             module=contender.module,
             model_source=setting.model_source,
             directory=self.stored.directory,
+            diagnostics=True,
         )
         # A diverged network's output is no number: what it can claim is the accuracy of guessing.
         chance = chance_of(setting.trial, dataset, seed=seed, split=split)
@@ -247,9 +249,10 @@ def confirm(
             `confirm.rate_epochs` if left out, else `epochs`. With as many as a trial of the search
             has, a row that the search trained to its end keeps the rate it was best at there.
         candidates: More to retrain beside them.
-        controls: Also retrain the activation whose true derivative is the best candidate's g, and
-            plain LeakyReLU, GELU and SiLU; of a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
-            ELU, and ReLU with each of `REMEDIES`.
+        controls: Also retrain the activation whose true derivative is the best candidate's g,
+            plain LeakyReLU, GELU and SiLU (of a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
+            ELU, and ReLU with each of `REMEDIES`), and ReLU at a raised early rate (see
+            `raised_rate`).
         forward_control: Of the controls the first alone.
         transfer: `MODEL@DATASET`: the same rows again there.
         device: As for a search.
@@ -341,7 +344,8 @@ def confirm(
         )
         for trial in trials
     ]
-    searched = _searched_rates(stored) if (tuning or budget) == settings.trial.epochs else {}
+    same = (tuning or budget) == settings.trial.epochs and settings.study.horizon is None
+    searched = _searched_rates(stored) if same else {}
     with storage_errors(stored.url):
         clean(stored.study)
         kept = stored.study.user_attrs
@@ -354,7 +358,10 @@ def confirm(
     fitting = [[one for one in contenders if one.fits(stage.trial)] for stage in stages]
     rows = sum(map(len, fitting))
     grids = rows - sum(one.identity in searched for one in contenders)
-    runs = rows * n + grids * len(settings.trial.learning_rates)
+    # The candidate that ReLU at a raised early rate is set beside; it is a row more of each stage.
+    raised = best_of(contenders) if controls else None
+    further = 0 if raised is None else len(stages)
+    runs = (rows + further) * n + (grids + further) * len(settings.trial.learning_rates)
     share = share_out(
         workers,
         device=str(place),
@@ -403,13 +410,31 @@ def confirm(
                 recruit(math.inf, runs)
             for setting, those in zip(stages, fitting, strict=True):
                 dataset = data[setting.trial.dataset]
-                rates = session.best_rates(
-                    those,
-                    setting,
-                    dataset,
-                    seed=settings.study.seed,
-                    known=searched if setting is stages[0] else {},
-                )
+
+                def rates_of(
+                    some: Sequence[Contender],
+                    setting: Setting = setting,
+                    dataset: "Dataset" = dataset,
+                ) -> list[float]:
+                    return session.best_rates(
+                        some,
+                        setting,
+                        dataset,
+                        seed=settings.study.seed,
+                        known=searched if setting is stages[0] else {},
+                    )
+
+                rates = rates_of(those)
+                if raised is not None:
+                    first_run = _Run(
+                        raised, setting, dataset, first, "test", rates[those.index(raised)]
+                    )
+                    control = raised_rate(raised, session.all_of([first_run])[0])
+                    if isinstance(control, str):
+                        notes.append(control)
+                    else:
+                        those.append(replace(control, place=len(those)))
+                        rates += rates_of([those[-1]])
                 # Seed by seed, so that what an interruption leaves behind is already paired.
                 session.all_of(
                     [

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch.confirm.outcome import Confirmation, assemble, how_of, identity_of
 from pdsearch.errors import InputError
+from pdsearch.plain import plain
 from pdsearch.statistics import guessing
 from pdsearch.study.storage import storage_errors
 
@@ -98,27 +98,17 @@ def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None
         stored.study.set_user_attr(key, dict(record))
 
 
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def epoch_entry(record: "EpochRecord") -> dict[str, Any]:
     """What a run's record keeps of an epoch; of a stream's task also what grows over the tasks."""
     from pdsearch.trial import TaskRecord
 
-    told: dict[str, Any] = {
-        "epoch": record.epoch,
-        "loss": _number(record.loss),
-        "accuracy": _number(record.accuracy),
-    }
+    kept = ["epoch", "loss", "accuracy"]
     if isinstance(record, TaskRecord):
-        norms = {name: _number(norm) for name, norm in record.weight_norms.items()}
-        told |= {
-            "final_accuracy": _number(record.final_accuracy),
-            "dead": dict(record.dead),
-            "weight_norms": norms,
-        }
-    return told
+        kept += ["final_accuracy", "dead", "weight_norms"]
+    told = {name: getattr(record, name) for name in kept}
+    if record.diagnostics is not None:
+        told["diagnostics"] = asdict(record.diagnostics)
+    return dict(plain(told))
 
 
 def chance_of(

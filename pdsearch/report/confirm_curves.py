@@ -1,10 +1,11 @@
-"""Curves of a confirmation: each row over its tasks, the mean of its seeds and their spread."""
+"""Curves of a confirmation: each row by epoch or task, the mean of its seeds and their spread."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from pdsearch.report.inside import INSIDE
 from pdsearch.report.markup import plain
 from pdsearch.report.study_figures import mean_dead, value_axis, weight_norm
 from pdsearch.report.style import INK, PALETTE, colour, faint, layout
@@ -13,23 +14,29 @@ from pdsearch.statistics import mean_std
 if TYPE_CHECKING:
     from pdsearch.confirm import Confirmation, Row
 
-__all__ = ["stream_curves"]
+__all__ = ["row_curves"]
 
 Read = Callable[[Mapping[str, Any]], float | None]
 
+_EPOCHS: dict[str, tuple[Read, bool]] = {
+    "test accuracy": (lambda entry: entry.get("accuracy"), True),
+    "training loss": (lambda entry: entry.get("loss"), False),
+}
+_TASKS: dict[str, tuple[Read, bool]] = {
+    "accuracy within the task": (lambda entry: entry.get("accuracy"), True),
+    "accuracy after the task": (lambda entry: entry.get("final_accuracy"), True),
+    "dead units, mean over layers": (mean_dead, True),
+    "L2 norm of all weights": (weight_norm, False),
+}
 
-def stream_curves(confirmation: "Confirmation") -> dict[str, go.Figure]:
-    """Of a stream: accuracy within and after each task, dead units and the weights' norm.
+
+def row_curves(confirmation: "Confirmation") -> dict[str, go.Figure]:
+    """Accuracy and loss by epoch, or what grows over a stream's tasks; and what diagnostics saw.
 
     Returns:
         Figures by their titles; those of which nothing is known are left out.
     """
-    quantities: dict[str, tuple[Read, bool]] = {
-        "accuracy within the task": (lambda entry: entry.get("accuracy"), True),
-        "accuracy after the task": (lambda entry: entry.get("final_accuracy"), True),
-        "dead units, mean over layers": (mean_dead, True),
-        "L2 norm of all weights": (weight_norm, False),
-    }
+    quantities = {**(_EPOCHS if confirmation.stream is None else _TASKS), **INSIDE}
     made = {
         title: _figure(confirmation, read, title=title, percent=percent)
         for title, (read, percent) in quantities.items()
@@ -40,7 +47,7 @@ def stream_curves(confirmation: "Confirmation") -> dict[str, go.Figure]:
 def _figure(
     confirmation: "Confirmation", read: Read, *, title: str, percent: bool
 ) -> go.Figure | None:
-    figure = go.Figure()
+    figure, stream = go.Figure(), confirmation.stream is not None
     for number, row in enumerate(confirmation.rows):
         points = _points(row, read)
         if points:
@@ -48,30 +55,35 @@ def _figure(
             dash = "solid" if row.kind in ("baseline", "candidate", "given") else "dash"
             if number > len(PALETTE):
                 dash = "dot"  # the colours begin again
-            _add(figure, row.name, points, tone=tone, dash=dash)
+            unit = _unit(confirmation)
+            _add(figure, row.name, points, tone=tone, dash=dash, unit=unit)
     if not figure.data:
         return None
     figure.update_layout(
         layout(
-            xaxis={"title": {"text": "task", "standoff": 8}},
-            yaxis={**value_axis(percent, title), "rangemode": "tozero"},
+            xaxis={"title": {"text": _unit(confirmation), "standoff": 8}},
+            yaxis={**value_axis(percent, title), **({"rangemode": "tozero"} if stream else {})},
         )
     )
     return figure
 
 
+def _unit(confirmation: "Confirmation") -> str:
+    return "epoch" if confirmation.stream is None else "task"
+
+
 def _points(row: "Row", read: Read) -> list[tuple[int, float, float]]:
-    """Task, mean and standard deviation over the runs that came as far."""
-    by_task: dict[int, list[float]] = {}
+    """Epoch or task, mean and standard deviation over the runs that came as far."""
+    by_epoch: dict[int, list[float]] = {}
     for run in row.runs:
         for entry in run:
             value = read(entry)
             if value is not None:
-                by_task.setdefault(int(entry["epoch"]), []).append(value)
+                by_epoch.setdefault(int(entry["epoch"]), []).append(value)
     points = []
-    for task in sorted(by_task):
-        mean, std = mean_std(by_task[task])
-        points.append((task, mean, std or 0.0))
+    for epoch in sorted(by_epoch):
+        mean, std = mean_std(by_epoch[epoch])
+        points.append((epoch, mean, std or 0.0))
     return points
 
 
@@ -82,14 +94,15 @@ def _add(
     *,
     tone: str,
     dash: str,
+    unit: str,
 ) -> None:
-    tasks = [task for task, _, _ in points]
+    epochs = [epoch for epoch, _, _ in points]
     if any(std for _, _, std in points):
         edge = [mean + std for _, mean, std in points]
         edge += [mean - std for _, mean, std in reversed(points)]
         figure.add_trace(
             go.Scatter(
-                x=tasks + tasks[::-1],
+                x=epochs + epochs[::-1],
                 y=edge,
                 fill="toself",
                 fillcolor=faint(tone, 0.13),
@@ -102,7 +115,7 @@ def _add(
         )
     figure.add_trace(
         go.Scatter(
-            x=tasks,
+            x=epochs,
             y=[mean for _, mean, _ in points],
             mode="lines",
             name=plain(name),
@@ -110,8 +123,8 @@ def _add(
             line={"color": tone, "width": 2.5, "dash": dash},
             hoverinfo="text",
             hovertext=[
-                f"{plain(name)}<br>task {task}: {mean:.4g} ± {std:.2g}"
-                for task, mean, std in points
+                f"{plain(name)}<br>{unit} {epoch}: {mean:.4g} ± {std:.2g}"
+                for epoch, mean, std in points
             ],
         )
     )

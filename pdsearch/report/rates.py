@@ -18,26 +18,32 @@ __all__ = ["RateCurve", "best_run", "by_learning_rate", "rate_curves", "runs_by_
 
 
 def runs_by_rate(
-    row: "TrialRow", settings: "TrialSettings"
+    row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()
 ) -> dict[float, tuple[dict[str, Any], ...]]:
     """A trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
 
     A trial goes through its rates in the grid's order, whole runs of `settings.rounds` each; the
-    last one that was begun may be shorter.
+    last one that was begun may be shorter. Where it trains for several lengths one after the other
+    (`legs`, in epochs), the runs of the last length that was begun are given.
     """
-    runs: dict[float, tuple[dict[str, Any], ...]] = {}
-    for number, rate in enumerate(settings.learning_rates):
-        first = number * settings.rounds
-        entries = [e for e in row.epochs if first < int(e["epoch"]) <= first + settings.rounds]
-        if entries:
-            runs[rate] = tuple({**entry, "epoch": int(entry["epoch"]) - first} for entry in entries)
-    return runs
+    rates = settings.learning_rates or (settings.learning_rate,)
+    begin = 0
+    found: dict[float, tuple[dict[str, Any], ...]] = {}
+    for length in legs or (settings.rounds,):
+        runs: dict[float, tuple[dict[str, Any], ...]] = {}
+        for rate in rates:
+            entries = [e for e in row.epochs if begin < int(e["epoch"]) <= begin + length]
+            if entries:
+                runs[rate] = tuple({**e, "epoch": int(e["epoch"]) - begin} for e in entries)
+            begin += length
+        found = runs or found
+    return found
 
 
-def best_run(row: "TrialRow", settings: "TrialSettings") -> "TrialRow":
+def best_run(row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()) -> "TrialRow":
     """The trial with the epochs of one run alone: at the rate that counts, or is best so far."""
-    runs = runs_by_rate(row, settings)
-    if not runs:
+    runs = runs_by_rate(row, settings, legs)
+    if not runs or (len(runs) == 1 and len(legs) <= 1 and not settings.learning_rates):
         return row
     rate = row.learning_rate
     if rate not in runs:
@@ -75,7 +81,7 @@ def rate_curves(
             continue
         whole = {
             rate: _value(run, settings)
-            for rate, run in runs_by_rate(row, settings).items()
+            for rate, run in runs_by_rate(row, settings, stored.settings.legs).items()
             if len(run) == settings.rounds
         }
         if whole:

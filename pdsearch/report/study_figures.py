@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
 
 __all__ = [
+    "by_epoch",
     "compared",
     "dead_by_layer",
     "dead_over_time",
@@ -189,7 +190,7 @@ def _styles(named: Sequence[tuple[str, "TrialRow"]]) -> list[dict[str, Any]]:
     return styles
 
 
-def _by_epoch(
+def by_epoch(
     rows: Sequence["TrialRow"],
     best: "TrialRow | None",
     read: Callable[[Mapping[str, Any]], float | None],
@@ -279,7 +280,7 @@ def learning_curves(
     unit: str,
 ) -> tuple[go.Figure | None, go.Figure | None]:
     """Validation accuracy, and training loss, epoch by epoch (task by task)."""
-    accuracy = _by_epoch(
+    accuracy = by_epoch(
         rows,
         best,
         lambda e: e.get("accuracy", e.get("value")),
@@ -290,7 +291,7 @@ def learning_curves(
     losses = [entry.get("loss") for row in rows for entry in row.epochs]
     positive = [loss for loss in losses if isinstance(loss, int | float) and loss > 0]
     log = bool(positive) and max(positive) > 30 * min(positive)
-    loss = _by_epoch(
+    loss = by_epoch(
         rows,
         best,
         lambda e: e.get("loss"),
@@ -306,7 +307,7 @@ def after_each_task(
     rows: Sequence["TrialRow"], best: "TrialRow | None"
 ) -> tuple[go.Figure | None, go.Figure | None]:
     """A stream's accuracy on each task's images after it, and the norm of all weights."""
-    accuracy = _by_epoch(
+    accuracy = by_epoch(
         rows,
         best,
         lambda e: e.get("final_accuracy"),
@@ -314,7 +315,7 @@ def after_each_task(
         percent=True,
         unit="task",
     )
-    return accuracy, _by_epoch(
+    return accuracy, by_epoch(
         rows, best, weight_norm, title="L2 norm of all weights", percent=False, unit="task"
     )
 
@@ -337,7 +338,7 @@ def dead_over_time(
     rows: Sequence["TrialRow"], best: "TrialRow | None", *, unit: str
 ) -> go.Figure | None:
     """The share of dead units, mean over layers, epoch by epoch (task by task)."""
-    figure = _by_epoch(
+    figure = by_epoch(
         rows, best, mean_dead, title="dead units, mean over layers", percent=True, unit=unit
     )
     if figure is not None:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch.confirm import Confirmation
 from pdsearch.report import outcome_figures
-from pdsearch.report.confirm_curves import stream_curves
+from pdsearch.report.confirm_curves import row_curves
+from pdsearch.report.inside import EXPLAINED, by_layer
 from pdsearch.report.markup import Markup, h
 from pdsearch.report.page import document, facts, figure_box, table
 from pdsearch.report.study_sections import (
@@ -12,6 +13,7 @@ from pdsearch.report.study_sections import (
     curves,
     dead,
     history,
+    inside,
     learned,
     parameters,
     rates,
@@ -72,6 +74,7 @@ def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
             ("rates", "By learning rate", rates(view)),
             ("curves", "Learning curves", curves(view)),
             ("dead", "Dead units", dead(view)),
+            ("inside", "Gradients", inside(view)),
             ("parameters", "Parameters", parameters(view)),
             ("learned", "Learned criteria", learned(view, decide=decide)),
             ("trials", "All trials", trials(view)),
@@ -222,20 +225,31 @@ def _confirmed(found: Confirmation) -> list[Any]:
             class_="quiet small",
         ),
         [h("p", note, class_="small") for note in found.notes],
-        *_over_tasks(found),
+        *_curves(found),
     ]
 
 
-def _over_tasks(found: Confirmation) -> list[Any]:
-    """A stream's rows, task by task."""
-    if found.stream is None:
+def _curves(found: Confirmation) -> list[Any]:
+    """The rows by epoch or task, and the layers of the first pick."""
+    unit = "epoch" if found.stream is None else "task"
+    boxes = [figure_box(one, title, height=470) for title, one in row_curves(found).items()]
+    if not boxes:
         return []
-    boxes = [figure_box(one, title, height=470) for title, one in stream_curves(found).items()]
     note = (
-        "Each row over the tasks: the mean over its seeds, and one standard deviation to either "
-        "side. Of a run that diverged, the tasks before that."
+        f"Each row by {unit}: the mean over its seeds, and one standard deviation to either "
+        f"side. Of a run that diverged, the {unit}s before that."
     )
-    return [h("p", note, class_="quiet"), *boxes] if boxes else []
+    looked = any(
+        entry.get("diagnostics") for row in found.rows for run in row.runs for entry in run
+    )
+    if looked:
+        note += f" {EXPLAINED.format(unit=unit)}"
+    pick = found.pick
+    layers = by_layer(pick.runs, unit=unit) if pick is not None else {}
+    if pick is not None and layers:
+        boxes.append(h("h3", "Layers of ", h("code", pick.name)))
+        boxes += [figure_box(one, title, height=400) for title, one in layers.items()]
+    return [h("p", note, class_="quiet"), *boxes]
 
 
 def _points(value: float | None) -> str:

@@ -7,6 +7,7 @@ from pdsearch.criteria import CRITERIA, PROFILES, check, gate
 from pdsearch.report import outcome_figures, parameter_figures, study_figures
 from pdsearch.report.criteria_page import about
 from pdsearch.report.figures import criteria_figure, shapes_figure
+from pdsearch.report.inside import EXPLAINED, INSIDE, by_layer
 from pdsearch.report.markup import Markup, h
 from pdsearch.report.page import badge, criteria_table, figure_box, table
 from pdsearch.report.rates import by_learning_rate, rate_curves
@@ -16,7 +17,17 @@ from pdsearch.report.view import View, name, p_value
 if TYPE_CHECKING:
     from pdsearch.study import TrialRow
 
-__all__ = ["criteria", "curves", "dead", "history", "learned", "parameters", "rates", "shapes"]
+__all__ = [
+    "criteria",
+    "curves",
+    "dead",
+    "history",
+    "inside",
+    "learned",
+    "parameters",
+    "rates",
+    "shapes",
+]
 
 SHOWN = 4
 """The best candidates of different shape that are drawn and whose criteria are decided."""
@@ -218,7 +229,9 @@ def rates(view: View) -> list[Any]:
     curves = rate_curves(view.stored, view.rows, list(read_runs(view.stored).values()))
     best = None if view.best is None else name(view.best)
     figure = figure_box(
-        by_learning_rate(curves, best=best, rates=view.rates, title=view.title),
+        by_learning_rate(
+            curves, best=best, rates=view.rates, title=view.stored.settings.trial.measure
+        ),
         "accuracy by learning rate",
         caption=f"{_length(view)} at each rate, one seed. Where "
         "one diverged, or was not tried for it was pruned, there is no dot. A shape that lets more "
@@ -282,6 +295,32 @@ def dead(view: View) -> list[Any]:
         ),
         h("div", boxes, class_="pair"),
     ]
+
+
+def inside(view: View) -> list[Any]:
+    """What diagnostics saw, by epoch, and by layer of the best trial."""
+    best = view.best_run
+    boxes = [
+        figure_box(
+            study_figures.by_epoch(
+                view.runs, best, read, title=title, percent=percent, unit=view.unit
+            ),
+            f"{title} by {view.unit}",
+            height=340,
+        )
+        for title, (read, percent) in INSIDE.items()
+    ]
+    if not any(boxes):
+        return []
+    found = [
+        h("p", EXPLAINED.format(unit=view.unit), class_="quiet"),
+        h("div", boxes, class_="pair"),
+    ]
+    layers = by_layer([best.epochs], unit=view.unit) if best is not None else {}
+    if layers:
+        cells = [figure_box(one, title, height=340) for title, one in layers.items()]
+        found += [h("h3", "Layers of the best trial"), h("div", cells, class_="pair")]
+    return found
 
 
 def parameters(view: View) -> list[Any]:

@@ -40,7 +40,9 @@ class View:
         return tuple(self._run(row) for row in self.rows)
 
     def _run(self, row: "TrialRow") -> "TrialRow":
-        return best_run(row, self.stored.settings.trial) if self.rates else row
+        settings = self.stored.settings
+        several = not self.by_function and len(settings.legs) > 1
+        return best_run(row, settings.trial, settings.legs) if self.rates or several else row
 
     @property
     def best_run(self) -> "TrialRow | None":
@@ -81,7 +83,7 @@ class View:
     @property
     def title(self) -> str:
         """What a value is."""
-        return self.stored.settings.trial.measure if self.percent else "value"
+        return self.stored.settings.measure if self.percent else "value"
 
     @property
     def stream(self) -> bool:

@@ -145,6 +145,10 @@ def search(
         )
     if train is not None and len(settings.study.objectives) > 1:
         raise InputError("a train function has one objective: its value")
+    if train is not None and settings.study.horizon is not None:
+        raise InputError(
+            "study.horizon is for pdsearch's own training: a train function has no length"
+        )
     if train is not None and (settings.study.looks or settings.study.prune_by):
         raise InputError(
             "looks and prune_by are for pdsearch's own training: a pruner compares the values that "

@@ -68,12 +68,21 @@ class _Look(_Kept):
     loss: Number | None = None
 
 
+class _Diagnosis(_Kept):
+    cosine: Number | None
+    norm_ratio: Number | None
+    layers: dict[str, tuple[Number | None, Number | None]]
+    revived: dict[str, Number]
+    died: dict[str, Number]
+
+
 class _Epoch(_Look):
     epoch: Count
     dead: dict[str, Number] | None = None
     seconds: Number | None = None
     learning_rate: Number | None = None
     evaluation_loss: Number | None = None
+    diagnostics: _Diagnosis | None = None
 
 
 class _Gate(_Kept):

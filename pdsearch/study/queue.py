@@ -75,6 +75,23 @@ def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = Fal
     return True
 
 
+def drop_retries(study: "optuna.Study") -> None:
+    """Ends the waiting retries of a study that has come to its total without them.
+
+    Two processes may begin its last trial at once. Where one of them is killed there, its trial is
+    queued again, and nobody needs it. What a user has queued stays.
+    """
+    storage = storage_of(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if "failed_trial" not in trial.system_attrs or CONTINUES in trial.user_attrs:
+            continue
+        number = trial_id(trial)
+        # Taken first, as every process takes what waits: of several only one gets it.
+        if storage.set_trial_state_values(number, state=TrialState.RUNNING):
+            storage.set_trial_user_attr(number, "pdsearch:status", "surplus")
+            storage.set_trial_state_values(number, state=TrialState.FAIL)
+
+
 def given_up(trials: "Iterable[FrozenTrial]", *, kinds: Container[str]) -> "FrozenTrial | None":
     """A trial of these kinds that failed at every attempt and was not begun again since."""
     latest: dict[str, FrozenTrial] = {}

@@ -27,6 +27,7 @@ from pdsearch.study.queue import (
     CONTINUES,
     INTERRUPTED,
     current,
+    drop_retries,
     fail_dead_trials,
     requeue,
     take_up,
@@ -139,6 +140,8 @@ class Session:
                 self._settings, epochs=self._epochs(), looks=self._trainer.looks
             )
             self._one()
+        if counted >= self._settings.trials:
+            drop_retries(self._study)
         if until_total and self._settings.pruner == "halving":
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
                 if PREFIX + "stopped" in trial.user_attrs:
@@ -393,6 +396,13 @@ class Session:
             if self._lost(trial):
                 raise _Dropped
             epoch = at.step / self._trainer.looks
+            if at.most is not None:
+                best = self._best()
+                hopeful = best is None or at.most >= best
+                if single and not fixed and not hopeful and self._settings.pruner != "none":
+                    why = f"pruned after {unit} {epoch:.3g}: predicted to stay below {best:.4f}"
+                    raise pruned(trial, "pruned", why)
+                return
             if at.record is not None:
                 kept = records if at.whole else looks
                 kept.append({**at.record, "value": at.value})

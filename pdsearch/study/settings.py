@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pdsearch.errors import InputError
+from pdsearch.study.horizon import lengths
 from pdsearch.study.overrides import override
 from pdsearch.study.problems import (
     alternatives,
@@ -102,6 +103,14 @@ class StudySection(_Section):
         description="further seeds over which those of the best three are trained that nearly tie: "
         "within one standard error of the best on the validation images (a train function's value: "
         "within 1 %)",
+    )
+    horizon: int | None = Field(
+        None,
+        ge=2,
+        le=1_000_000,
+        description="compare candidates by the validation accuracy that is predicted for trainings "
+        "of so many epochs: a trial trains for a quarter, a half and all of its `epochs`, each "
+        "with its whole schedule, and is extrapolated by a + b/epochs; it takes 1.75 times as long",
     )
     workers: int | Literal["auto"] = Field(
         "auto",
@@ -307,6 +316,37 @@ class StudyFile(_Section):
                 "nothing of its last tasks: leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_a_horizon(self) -> Self:
+        horizon, epochs = self.study.horizon, self.trial.epochs
+        if horizon is None:
+            return self
+        if self.trial.stream is not None:
+            raise ValueError("study.horizon: a stream of tasks has none: leave it out")
+        if horizon <= epochs:
+            raise ValueError(
+                f"study.horizon: must be more than trial.epochs, {epochs}, got {horizon}"
+            )
+        if len(lengths(epochs)) < 2:
+            raise ValueError(
+                f"study.horizon: needs trial.epochs of at least 2, to train for two lengths, got "
+                f"{epochs}"
+            )
+        return self
+
+    @property
+    def legs(self) -> tuple[int, ...]:
+        """Epochs of each of a trial's runs, one after the other: one run without a horizon."""
+        epochs = self.trial.epochs
+        return (self.trial.rounds,) if self.study.horizon is None else lengths(epochs)
+
+    @property
+    def measure(self) -> str:
+        """What a trial's value is, in words."""
+        if self.study.horizon is None:
+            return self.trial.measure
+        return f"{self.trial.measure} predicted at {self.study.horizon} epochs"
 
     # Where it was read from: what its relative paths are relative to. Not a key of the file.
     _directory: Path | None = None

@@ -4,18 +4,21 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
+from pdsearch.plain import plain
+from pdsearch.study.horizon import noise, weights
 from pdsearch.study.settings import StudyFile
 from pdsearch.study.values import values_of
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
+    from pdsearch.trial import RateSearch, TrialResult
 
 WORST_LOSS = 1e9
 """In nats, for what has no loss to be compared by: worse than any, and finite, for a percentile of
@@ -41,6 +44,8 @@ class Reached:
         record: of the epoch that has just ended, or of a look within the first one; None where
             nothing was trained at this step, for the rate diverged whose step it was.
         whole: whether it is an epoch's end.
+        most: what the candidate's value may come to, two standard errors above what is predicted
+            from the lengths that were trained; None but after such a length.
     """
 
     step: int
@@ -48,6 +53,7 @@ class Reached:
     standing: float
     record: dict[str, Any] | None
     whole: bool = True
+    most: float | None = None
 
 
 OnStep = Callable[[Reached], None]
@@ -165,7 +171,8 @@ class ImageTrainer:
         self._dataset = dataset
         self._device = device
         self._threads = threads
-        self.epochs: int | None = settings.trial.rounds * max(1, len(settings.trial.learning_rates))
+        self._legs = settings.legs
+        self.epochs: int | None = sum(self._legs) * max(1, len(settings.trial.learning_rates))
         self.unit = settings.trial.unit
         self.looks = looks_of(settings, images=len(dataset.train_labels))
         # A study that was deleted, or an older torch, may have left checkpoints of the same name
@@ -190,20 +197,113 @@ class ImageTrainer:
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Trains at the study's learning rate, or at each of several, the best counting."""
+        """Trains at the study's learning rate, or at each of several, the best counting.
+
+        With a horizon it does so for each length, and what counts is predicted from all of them.
+        """
+        if checkpoint is not None:
+            checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{self._made_with}")
+        legs: list[_Leg] = []
+        for length in self._legs:
+            leg = _Leg(self._settings, length, legs, looks=self.looks, on_step=on_step)
+            legs.append(leg)
+            file = checkpoint
+            if checkpoint is not None and len(self._legs) > 1:
+                file = checkpoint.with_stem(f"{checkpoint.stem}-{length}")
+            found = leg.train(
+                candidate,
+                self._dataset,
+                seed=seed,
+                device=self._device,
+                threads=self._threads,
+                on_batch=on_batch,
+                checkpoint=file,
+                save_last=len(legs) < len(self._legs),
+                model_source=self._source,
+                directory=self._settings.directory,
+            )
+            if found.best.diverged is not None:
+                return Outcome((math.nan,), diverged=found.best.diverged)
+            if 1 < len(legs) < len(self._legs):
+                on_step(self._hope(legs))
+        values = legs[-1].predicted()
+        rate = max(values, key=lambda one: values[one])
+        if not math.isfinite(values[rate]):
+            return Outcome((math.nan,), diverged="every learning rate diverged at some length")
+        result = found.results[rate]
+        return Outcome(
+            tuple(
+                values[rate] if name == "accuracy" else self._objective(name, result)
+                for name in self._settings.study.objectives
+            ),
+            learning_rate=rate if self._settings.trial.learning_rates else None,
+        )
+
+    def _objective(self, name: str, result: Any) -> float:
+        if name == "dead_units":
+            dead = list(result.epochs[-1].dead.values())
+            return float(sum(dead) / len(dead)) if dead else 0.0
+        return float(result.kept_bytes)
+
+    def tie_margin(self, best: float) -> float:
+        """One standard error of the difference of two such accuracies, as if independent."""
+        share = min(max(best, 0.0), 1.0)
+        stream = self._settings.trial.stream
+        if stream is not None:
+            images = float(stream.images * stream.last)
+        else:
+            images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
+        return self._noise(self._legs) * math.sqrt(2 * share * (1 - share) / images)
+
+    def _noise(self, lengths: Sequence[int]) -> float:
+        """How many times a value's standard error is that of an accuracy."""
+        horizon = self._settings.study.horizon
+        return 1.0 if horizon is None else noise(lengths, horizon=horizon)
+
+    def _hope(self, legs: Sequence["_Leg"]) -> Reached:
+        """What a candidate may come to, as far as its lengths tell."""
+        predicted = max(legs[-1].predicted().values())
+        error = self.tie_margin(predicted) / self._noise(self._legs)
+        error *= self._noise([leg.length for leg in legs])
+        step = legs[-1].end * self.looks
+        return Reached(step, predicted, predicted, None, most=predicted + 2 * error)
+
+
+class _Leg:
+    """One length of a trial's training, at each of its learning rates; the usual trial has one."""
+
+    def __init__(
+        self,
+        settings: StudyFile,
+        length: int,
+        before: Sequence["_Leg"],
+        *,
+        looks: int,
+        on_step: OnStep,
+    ) -> None:
+        self._study, self._looks, self._on_step = settings.study, looks, on_step
+        self._settings = settings.trial
+        if settings.study.horizon is not None:
+            self._settings = settings.trial.model_copy(update={"epochs": length})
+        self.length = length
+        self._rates = self._settings.learning_rates or (self._settings.learning_rate,)
+        self._before = tuple(before)
+        self._begin = sum(leg.length for leg in before) * len(self._rates)  # epochs
+        self._found: RateSearch | None = None
+
+    def train(self, candidate: Candidate, dataset: "Dataset", **options: Any) -> "RateSearch":
+        """Trains at each rate, telling of each step; see `run_over_learning_rates`."""
         from pdsearch.trial import EpochRecord, Look, run_over_learning_rates, value_of
 
-        settings = self._settings.trial
-        rates = settings.learning_rates or (settings.learning_rate,)
-        by_loss = self._settings.study.compares == "loss"
+        settings, rates = self._settings, self._rates
+        by_loss = self._study.compares == "loss"
         # Over several rates a candidate is as good as its best so far: all take them in the same
         # order, so that values at one step compare. One that diverged on its way counts no longer.
         nothing = 0.0, -WORST_LOSS if by_loss else 0.0
         best: dict[float, tuple[int, float, float]] = {}  # epochs, value and standing by rate
         reports: dict[float, list[float]] = {}  # accuracies of its epochs by rate
-        reached = 0  # the last step that was told
-        if checkpoint is not None:
-            checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-{self._made_with}")
+        reached = self._begin * self._looks  # the last step that was told
+        looks = self._looks
 
         def standing(accuracy: float, loss: float | None) -> float:
             if not by_loss:
@@ -221,71 +321,72 @@ class ImageTrainer:
 
         def told(rate: float, record: EpochRecord) -> None:
             nonlocal reached
-            epoch = rates.index(rate) * settings.rounds + record.epoch
+            epoch = self._begin + rates.index(rate) * settings.rounds + record.epoch
             accuracies = reports.setdefault(rate, [])
             accuracies.append(record.accuracy)
             worth = value_of(accuracies, settings)
             value, stands = so_far(rate)
             # The steps of a rate that diverged pass with what the others came to, so that a pruner
             # asks of everyone at every step.
-            for step in _steps(reached, epoch * self.looks, looks=self.looks):
+            for step in _steps(reached, epoch * looks, looks=looks):
                 reached = step
-                on_step(Reached(step, value, stands, None))
-            reached = epoch * self.looks
+                self._on_step(Reached(step, value, stands, None))
+            reached = epoch * looks
             best[rate] = (
                 record.epoch,
                 worth,
                 standing(worth, record.evaluation_loss),
             )
-            entry = {**_plain(asdict(record)), "epoch": epoch}
-            on_step(Reached(reached, *so_far(rate), entry))
+            entry = {**plain(asdict(record)), "epoch": epoch}
+            if record.diagnostics is None:
+                del entry["diagnostics"]
+            self._on_step(Reached(reached, *so_far(rate), entry))
 
         def looked(look: Look) -> None:
             nonlocal reached
             reached = look.number
-            entry = {**_plain(asdict(look)), "of": self.looks}
+            entry = {**plain(asdict(look)), "of": looks}
             stands = standing(look.accuracy, look.loss)
-            on_step(Reached(look.number, look.accuracy, stands, entry, whole=False))
+            self._on_step(Reached(look.number, look.accuracy, stands, entry, whole=False))
 
-        found = run_over_learning_rates(
+        self._found = run_over_learning_rates(
             candidate,
             settings,
-            self._dataset,
-            seed=seed,
-            device=self._device,
-            threads=self._threads,
+            dataset,
             on_epoch=told,
-            on_batch=on_batch,
-            looks=self.looks,
+            looks=1 if self._before else looks,
             on_look=looked,
-            checkpoint=checkpoint,
-            model_source=self._source,
-            directory=self._settings.directory,
+            **options,
         )
-        if found.best.diverged is not None:
-            return Outcome((math.nan,), diverged=found.best.diverged)
-        return Outcome(
-            tuple(self._objective(name, found.best) for name in self._settings.study.objectives),
-            learning_rate=found.learning_rate if settings.learning_rates else None,
+        return self._found
+
+    def predicted(self) -> dict[float, float]:
+        """By learning rate, the value that counts; minus infinity where it diverged."""
+        legs = (*self._before, self)
+        horizon = self._study.horizon
+        shares = (
+            (1.0,) if horizon is None else weights([leg.length for leg in legs], horizon=horizon)
         )
+        found = {}
+        for rate in self._rates:
+            results = [leg._result(rate) for leg in legs]
+            whole = not any(result.diverged for result in results)
+            # A weight may be negative: what diverged must not count for the candidate.
+            found[rate] = (
+                sum(share * result.value for share, result in zip(shares, results, strict=True))
+                if whole
+                else -math.inf
+            )
+        return found
 
-    def _objective(self, name: str, result: Any) -> float:
-        if name == "accuracy":
-            return float(result.value)
-        if name == "dead_units":
-            dead = list(result.epochs[-1].dead.values())
-            return float(sum(dead) / len(dead)) if dead else 0.0
-        return float(result.kept_bytes)
+    @property
+    def end(self) -> int:
+        """Epochs of the trial up to its end, over all rates."""
+        return self._begin + self._settings.rounds * len(self._rates)
 
-    def tie_margin(self, best: float) -> float:
-        """One standard error of the difference of two such accuracies, as if independent."""
-        share = min(max(best, 0.0), 1.0)
-        stream = self._settings.trial.stream
-        if stream is not None:
-            images = float(stream.images * stream.last)
-        else:
-            images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
-        return math.sqrt(2 * share * (1 - share) / images)
+    def _result(self, rate: float) -> "TrialResult":
+        assert self._found is not None
+        return self._found.results[rate]
 
 
 def looks_of(settings: StudyFile, *, images: int) -> int:
@@ -307,18 +408,6 @@ def looks_of(settings: StudyFile, *, images: int) -> int:
 def _steps(after: int, before: int, *, looks: int) -> list[int]:
     """The steps between two that a run over its epochs would have told."""
     return [step for step in range(after + 1, before) if step < looks or step % looks == 0]
-
-
-def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    """A record as JSON can hold it everywhere: PostgreSQL knows no NaN in JSON, nor do browsers."""
-    return {
-        key: _plain(value)
-        if isinstance(value, dict)
-        else None
-        if isinstance(value, float) and not math.isfinite(value)
-        else value
-        for key, value in entry.items()
-    }
 
 
 def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:

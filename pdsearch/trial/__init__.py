@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.trial.records import (
+    Diagnosis,
     EpochRecord,
     Look,
     RateSearch,
@@ -33,6 +34,7 @@ _OWNERS = {
 }
 
 __all__ = [
+    "Diagnosis",
     "EpochRecord",
     "Look",
     "RateSearch",

@@ -22,6 +22,8 @@ from pdsearch.data import (
     stratified_split,
 )
 from pdsearch.errors import InputError
+from pdsearch.trial.diagnostics import agreement, batch_size, turnover
+from pdsearch.trial.records import Diagnosis
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import autocast, memory_format
 
@@ -122,13 +124,24 @@ class Training:
     diverged: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model comes to on the evaluation set: see `EpochRecord`."""
+    """What a model comes to on the evaluation set: see `EpochRecord`.
+
+    Attributes:
+        accuracy: a fraction.
+        loss: mean cross entropy, in nats.
+        inactive: for each ReLU, which of its units had an input ≤ 0 for all images.
+    """
 
     accuracy: float
     loss: float
-    dead: dict[str, float]
+    inactive: dict[str, torch.Tensor]
+
+    @property
+    def dead(self) -> dict[str, float]:
+        """The share of units that are inactive, for each ReLU."""
+        return {name: float(units.double().mean()) for name, units in self.inactive.items()}
 
 
 @dataclass(eq=False)
@@ -256,9 +269,27 @@ class Loop:
                 labels = data.evaluation_labels[part]
                 correct += (logits.argmax(1) == labels).sum()
                 loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        dead = {name: float((top <= 0).double().mean()) for name, top in largest.seen.items()}
+        inactive = {name: top <= 0 for name, top in largest.seen.items()}
         count = len(data.evaluation_labels)
-        return Evaluation(correct.item() / count, loss.item() / count, dead)
+        return Evaluation(correct.item() / count, loss.item() / count, inactive)
+
+    def diagnose(self, before: Evaluation, now: Evaluation) -> Diagnosis:
+        """A look inside, on the first training images of the run; see `Diagnosis`.
+
+        Args:
+            before: what the round began with.
+            now: what it ended with.
+        """
+        settings, data = self.settings, self.data
+        epochs = settings.passes // settings.rounds
+        chosen = data.train[: batch_size(epochs * len(data.train))].to(data.images.device)
+        net, layers = agreement(
+            self.model,
+            self._prepared(data.images[chosen]),
+            data.labels[chosen],
+            precision=autocast(settings.precision, data.images.device),
+        )
+        return Diagnosis(*net, layers, *turnover(before.inactive, now.inactive))
 
     def _prepared(self, images: torch.Tensor) -> torch.Tensor:
         prepared = images

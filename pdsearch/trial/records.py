@@ -8,6 +8,31 @@ from pdsearch.trial.settings import TrialSettings
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    r"""What a network looked like inside after an epoch, or a stream's task.
+
+    With :math:`p` the gradient of the mean cross entropy of a fixed batch by the pseudo-derivative
+    and :math:`e` the exact one of the same network (dropout off, batch normalisation by its running
+    statistics), over all parameters or those of one layer:
+
+    Attributes:
+        cosine: :math:`p \cdot e / (\lVert p\rVert\lVert e\rVert)`; None where one of them is 0 or
+            not finite, or the network holds no pseudo-derivative.
+        norm_ratio: :math:`\lVert p\rVert / \lVert e\rVert`; None likewise.
+        layers: the same by the layer's name, as a pair (cosine, norm ratio).
+        revived: for each ReLU, as `EpochRecord.dead`, the share of its units that were inactive for
+            all images of the evaluation set one round before and are active for one now.
+        died: the reverse.
+    """
+
+    cosine: float | None
+    norm_ratio: float | None
+    layers: dict[str, tuple[float | None, float | None]]
+    revived: dict[str, float]
+    died: dict[str, float]
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """What an epoch came to.
 
@@ -24,6 +49,7 @@ class EpochRecord:
         learning_rate: of its last step.
         evaluation_loss: mean cross entropy on the set that `accuracy` is of, in nats; None in
             records from before it was kept.
+        diagnostics: a look inside; None where none was asked for.
     """
 
     epoch: int
@@ -33,6 +59,7 @@ class EpochRecord:
     seconds: float
     learning_rate: float
     evaluation_loss: float | None = None
+    diagnostics: Diagnosis | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,11 @@ class TaskRecord(EpochRecord):
 
 def record_of(entry: dict[str, Any], settings: TrialSettings) -> EpochRecord:
     """A record from its fields, as a checkpoint keeps them."""
-    return EpochRecord(**entry) if settings.stream is None else TaskRecord(**entry)
+    kept = dict(entry)
+    if looked := entry.get("diagnostics"):
+        layers = {name: tuple(pair) for name, pair in looked["layers"].items()}
+        kept["diagnostics"] = Diagnosis(**{**looked, "layers": layers})
+    return EpochRecord(**kept) if settings.stream is None else TaskRecord(**kept)
 
 
 def value_of(accuracies: Sequence[float], settings: TrialSettings) -> float:

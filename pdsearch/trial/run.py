@@ -61,6 +61,7 @@ def run_trial(
     module: Callable[[], nn.Module] | None = None,
     model_source: str | None = None,
     directory: Path | None = None,
+    diagnostics: bool | None = None,
 ) -> TrialResult:
     r"""Trains a model with a pseudo-derivative in place of its ReLUs' derivative.
 
@@ -101,6 +102,8 @@ def run_trial(
         module: makes an activation that stands in for each ReLU instead, as a control.
         model_source: `pdsearch.models.source_digest` of the model's file as it must be; None: any.
         directory: what `path.py` in `settings.model` is relative to.
+        diagnostics: whether records hold a look inside, which changes nothing in the run; as the
+            settings say if None.
 
     Raises:
         InputError: the settings do not fit the data or this machine.
@@ -200,6 +203,10 @@ def run_trial(
             number * data.steps // looks: functools.partial(look, number)
             for number in range(1, looks)
         }
+        looked = settings.diagnostics if diagnostics is None else diagnostics
+        if looked and stream is not None and records:
+            run.data = stream.task(len(records) - 1)
+        before = run.evaluate(names) if looked and len(records) < settings.rounds else None
         saved_at = time.perf_counter()
         while diverged is None and len(records) < settings.rounds:
             begin = time.perf_counter()
@@ -215,6 +222,8 @@ def run_trial(
                 break
             found = run.evaluate(names)
             last = (epoch + 1) * settings.passes // settings.rounds * data.steps - 1
+            inside = run.diagnose(before, found) if before is not None else None
+            before = found if looked else None
             record = EpochRecord(
                 epoch=epoch + 1,
                 loss=trained.loss,
@@ -223,6 +232,7 @@ def run_trial(
                 seconds=time.perf_counter() - begin,
                 learning_rate=learning_rate_at(settings, last, steps=data.steps),
                 evaluation_loss=found.loss,
+                diagnostics=inside,
             )
             if stream is not None:
                 record = TaskRecord(
@@ -266,6 +276,7 @@ def run_over_learning_rates(
     looks: int = 1,
     on_look: OnLook | None = None,
     checkpoint: Path | None = None,
+    save_last: bool = False,
     **options: Any,
 ) -> RateSearch:
     """Trains a candidate at each of `settings.learning_rates` and keeps the best.
@@ -278,7 +289,8 @@ def run_over_learning_rates(
         looks: as for `run_trial`, of the first rate's run alone.
         on_look: likewise.
         checkpoint: `<stem>-<rate><suffix>` beside it is the file of each rate. Of the only rate the
-            last epoch is not written in any case, for nothing comes after it.
+            last epoch is written with `save_last` alone, for nothing comes after it.
+        save_last: whether something comes after it all the same.
         **options: as for `run_trial`.
     """
     results: dict[float, TrialResult] = {}
@@ -298,7 +310,7 @@ def run_over_learning_rates(
             looks=looks if number == 0 else 1,
             on_look=on_look,
             checkpoint=file,
-            save_last=len(rates) > 1,
+            save_last=save_last or len(rates) > 1,
             **options,
         )
         settings = settings.model_copy(  # what a probe decided for the first holds for all

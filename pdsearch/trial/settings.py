@@ -17,7 +17,17 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 
 LATER = frozenset(
-    {"width", "depth", "stream", "activation", "normalisation", "l2_init", "continual_backprop"}
+    {
+        "width",
+        "depth",
+        "stream",
+        "activation",
+        "normalisation",
+        "l2_init",
+        "continual_backprop",
+        "early_rate",
+        "diagnostics",
+    }
 )
 """Keys that studies of version 0.1 do not have. At their defaults they are not dumped, so that
 settings, and the digests made of them, read as they did."""
@@ -68,6 +78,15 @@ class RenewalSettings(BaseModel):
     )
     maturity: int = Field(100, ge=0, description="steps for which a new unit is protected")
     decay: float = Field(0.99, ge=0, lt=1, description="of the running mean of a unit's utility")
+
+
+class EarlyRateSettings(BaseModel):
+    """`early_rate` in `[trial]`: another learning rate for the beginning of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    factor: float = Field(gt=0, description="what the schedule's rate is multiplied by")
+    until: float = Field(1.0, gt=0, le=1, description="for this share of the run's steps")
 
 
 class TrialSettings(BaseModel):
@@ -187,6 +206,16 @@ class TrialSettings(BaseModel):
         "2024, doi 10.1038/s41586-024-07711-7): `{replacement_rate = 1e-4, maturity = 100, decay = "
         "0.99}`, every key optional",
     )
+    early_rate: EarlyRateSettings | None = Field(
+        None,
+        description="multiply the learning rate at the beginning of the run, as a control of "
+        "pseudo-derivatives that fade: `{factor = 1.3, until = 0.25}`",
+    )
+    diagnostics: bool = Field(
+        False,
+        description="after each epoch or task, compare the gradient with the exact one and count "
+        "units that died and came back ([full budget](full_budget.md))",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -283,6 +312,9 @@ def learning_rate_at(settings: TrialSettings, step: int, *, steps: int) -> float
         steps: batches an epoch.
     """
     peak = settings.learning_rate
+    early = settings.early_rate
+    if early is not None and step < early.until * settings.passes * steps:
+        peak *= early.factor
     total = settings.epochs * steps
     step %= total  # a stream goes on with the next task
     if settings.schedule == "step":

@@ -1,0 +1,96 @@
+"""A look inside a network while it trains: its pseudo-gradient, and units that come back or die.
+
+Nothing here changes a run: no random number is drawn, and weights, their gradients, running
+statistics and the optimiser's state stay as they are.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pdsearch.autograd import PDReLU, exact_gradients
+
+__all__ = ["BATCH", "agreement", "batch_size", "turnover"]
+
+BATCH = (16, 256)
+"""The fewest and the most images of the fixed batch."""
+
+SHARE = 128
+"""Of the images that a round (an epoch, a stream's task) trains on, one in so many: two passes over
+them take about 1.6 % of its time."""
+
+
+def batch_size(images: int) -> int:
+    """Images of the fixed batch, of as many as a round trains on."""
+    least, most = BATCH
+    return min(max(images // SHARE, least), most)
+
+
+def agreement(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, precision: torch.autocast
+) -> tuple[tuple[float | None, float | None], dict[str, tuple[float | None, float | None]]]:
+    """Cosine and norm ratio of the pseudo-gradient and the exact one, of the net and by layer.
+
+    Args:
+        model: with `PDReLU`s; left in evaluation mode.
+        images: as the model takes them.
+        labels: of the images.
+        precision: the context that the model is run in.
+    """
+    layers = {
+        name: [p for p in module.parameters(recurse=False) if p.requires_grad]
+        for name, module in model.named_modules()
+    }
+    layers = {name: own for name, own in layers.items() if own}
+    if not layers or not any(isinstance(module, PDReLU) for module in model.modules()):
+        return (None, None), {}
+    parameters = [p for own in layers.values() for p in own]
+    model.eval()
+
+    def gradient() -> list[torch.Tensor]:
+        with torch.enable_grad(), precision:
+            loss = F.cross_entropy(model(images), labels)
+        return list(
+            torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        )
+
+    pseudo = gradient()
+    with exact_gradients(model):
+        exact = gradient()
+    products = torch.stack(
+        [
+            torch.stack([p @ e, p @ p, e @ e])
+            for p, e in zip(map(_flat, pseudo), map(_flat, exact), strict=True)
+        ]
+    ).cpu()
+    by_layer, at = {}, 0
+    for name, own in layers.items():
+        by_layer[name] = _compared(products[at : at + len(own)].sum(0))
+        at += len(own)
+    return _compared(products.sum(0)), by_layer
+
+
+def _flat(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.flatten().double()
+
+
+def _compared(products: torch.Tensor) -> tuple[float | None, float | None]:
+    """Cosine and norm ratio from p·e, p·p and e·e."""
+    if not bool(products.isfinite().all()) or products[1] <= 0 or products[2] <= 0:
+        return None, None
+    both, pseudo, exact = products.tolist()
+    return both / (pseudo * exact) ** 0.5, (pseudo / exact) ** 0.5
+
+
+def turnover(
+    before: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Shares of each ReLU's units that came back and that died, from which are inactive."""
+    revived = {name: before[name] & ~now[name] for name in now if name in before}
+    died = {name: ~before[name] & now[name] for name in now if name in before}
+    return (
+        {name: float(units.double().mean()) for name, units in revived.items()},
+        {name: float(units.double().mean()) for name, units in died.items()},
+    )
