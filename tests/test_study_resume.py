@@ -353,4 +353,5 @@ def test_a_surplus_trial_of_a_dead_process_is_not_kept_waiting(workdir):
     assert "fixed_params" in waiting.system_attrs
     (dropped,) = [t for t in after if t.user_attrs.get("pdsearch:status") == "surplus"]
     assert dropped.system_attrs["failed_trial"] == killed.number
-    assert [row.status for row in open_study("pdsearch", storage=URL).trials()] == ["complete"] * 3
+    rows = open_study("pdsearch", storage=URL).trials()
+    assert [row.status for row in rows].count("complete") == 3
