@@ -1,7 +1,7 @@
-"""One of a confirmation's further processes: `python -m pdsearch.confirm.helper`.
+"""One of a confirmation's further processes.
 
-It reads its part from its standard input, see `retrain.confirm`: the study file too, which it takes
-from the process that started it, not from the storage.
+It is told its part by `retrain.confirm`: the study file too, which it takes from the process that
+started it, not from the storage.
 """
 
 import sys
@@ -13,34 +13,25 @@ from pdsearch.confirm.retrain import confirm
 from pdsearch.family import Candidate
 from pdsearch.study.settings import validate
 from pdsearch.study.stored import open_study
-from pdsearch.study.workers import take_part
 
 
-def main() -> int:
+def work(request: dict[str, Any]) -> None:
     """Takes part until nothing is left to do."""
-
-    def work(request: dict[str, Any]) -> None:
-        loud = request.pop("progress")
-        candidates = [Candidate.from_dict(entry) for entry in request.pop("candidates")]
-        directory = Path(request.pop("directory"))
-        file = validate(request.pop("file"), directory=directory)
-        stored = open_study(request.pop("study"), storage=request.pop("storage"))
-        confirm(
-            replace(
-                stored,
-                settings=file,
-                directory=directory,
-                output=Path(request.pop("output")),
-                trusted=True,
-            ),
-            candidates=candidates,
-            workers=1,
-            progress=(lambda line: print(line, file=sys.stderr, flush=True)) if loud else None,
-            **request,
-        )
-
-    return take_part(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    loud = request.pop("progress")
+    candidates = [Candidate.from_dict(entry) for entry in request.pop("candidates")]
+    directory = Path(request.pop("directory"))
+    file = validate(request.pop("file"), directory=directory)
+    stored = open_study(request.pop("study"), storage=request.pop("storage"))
+    confirm(
+        replace(
+            stored,
+            settings=file,
+            directory=directory,
+            output=Path(request.pop("output")),
+            trusted=True,
+        ),
+        candidates=candidates,
+        workers=1,
+        progress=(lambda line: print(line, file=sys.stderr, flush=True)) if loud else None,
+        **request,
+    )

@@ -30,12 +30,13 @@ from pdsearch.confirm.runs import (
 )
 from pdsearch.confirm.together import take_turns
 from pdsearch.errors import InputError
+from pdsearch.processes import end_all, parent_alive, start
 from pdsearch.study.kept import clean
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.storage import storage_errors, waiting
 from pdsearch.study.stored import trained_by
 from pdsearch.study.trust import runnable
-from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
+from pdsearch.study.workers import WORTH, share_out
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset

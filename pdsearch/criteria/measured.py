@@ -25,13 +25,11 @@ def forward_is_relu(candidate: "Candidate", demands: Demands) -> Result:
 
     name = "forward_is_relu"
     compared = 0
-    for values in _battery():
-        given = values.clone().requires_grad_()
-        ours = pd_relu(given, candidate).detach()
-        theirs = torch.relu(values)
-        differs = _bits(ours) != _bits(theirs)
-        if bool(differs.any()):
-            at = float(values[differs][0])
+    for values, theirs in _battery():
+        ours = _bits(pd_relu(values, candidate).detach())
+        if not torch.equal(ours, theirs):
+            differs = ours != theirs
+            at = float(values.detach()[differs][0])
             return demands.result(
                 name,
                 MEASURED,
@@ -54,7 +52,8 @@ def _bits(values: "torch.Tensor") -> "torch.Tensor":
 
 
 @functools.cache
-def _battery() -> "list[torch.Tensor]":
+def _battery() -> "list[tuple[torch.Tensor, torch.Tensor]]":
+    """Inputs, which require a gradient as an op that is trained through has them; relu's bits."""
     import torch
 
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32, device="cpu").to(torch.int16)
@@ -71,7 +70,7 @@ def _battery() -> "list[torch.Tensor]":
             8 * torch.randn(4096, generator=generator, dtype=dtype, device="cpu")
         )
         result.append(torch.cat([torch.tensor(special, dtype=dtype, device="cpu"), normal, spread]))
-    return result
+    return [(values.clone().requires_grad_(), _bits(torch.relu(values))) for values in result]
 
 
 def alive_in_half(candidate: "Candidate", demands: Demands) -> Result:

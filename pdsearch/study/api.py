@@ -13,6 +13,7 @@ import optuna
 from pdsearch import interrupt
 from pdsearch.errors import InputError
 from pdsearch.family import Family
+from pdsearch.processes import end_all, parent_alive, start
 from pdsearch.study.begin import begin, versions, with_decided
 from pdsearch.study.content import CONTENT, content_of, other_content
 from pdsearch.study.kept import PREFIX
@@ -41,7 +42,7 @@ from pdsearch.study.stored import StoredStudy, open_named, open_study, summary
 from pdsearch.study.ties import decide_ties
 from pdsearch.study.train import FunctionTrainer, Trainer
 from pdsearch.study.trust import check_output, runnable
-from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
+from pdsearch.study.workers import WORTH, share_out
 
 
 @dataclass(frozen=True)

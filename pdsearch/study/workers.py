@@ -1,24 +1,13 @@
-"""How many trials run side by side on this machine, on how many threads each; their processes.
-
-What a process is to do goes in by its standard input: arguments and environments can be listed.
+"""How many trials run side by side on this machine, on how many threads each.
 
 The threads come first, and do not depend on how many trials run at once: the order of a sum does
 depend on them, so a candidate's result is the same bits whatever `workers` says.
 """
 
-import contextlib
-import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pdsearch import interrupt
-from pdsearch.errors import PdsearchError
+from typing import Literal
 
 MOST = 8
 """Trials side by side at most: a sampler and a pruner learn from those that are finished."""
@@ -28,12 +17,6 @@ MEMORY = 1_500_000_000
 
 WORTH = 15.0
 """Seconds of training left from which on further processes are started, which takes each some 5."""
-
-PARENT = "PDSEARCH_PARENT"
-"""In a worker's environment: the process whose end is its end too."""
-
-LEISURE, HASTE = 20.0, 1.2
-"""Seconds that a process has to end: at the end of a study, and where the user waits for it."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 _GROUPS = Path("/proc/self/cgroup")
@@ -137,73 +120,3 @@ def _group(controller: str) -> str:
         if controller in controllers.split(",") and ".." not in path:
             return path or "/"
     return "/"
-
-
-def parent_alive() -> Callable[[], bool]:
-    """Tells whether the process that started this one is there still; always, where none did."""
-    parent = os.environ.get(PARENT)
-    if not parent:
-        return lambda: True
-    number = int(parent)
-    return lambda: os.getppid() == number
-
-
-def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":
-    """Starts `python -m module`, which reads a JSON document from its standard input."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module],
-        env={**os.environ, PARENT: str(os.getpid())},
-        stdin=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the process that started it, which then ends it
-    )
-    interrupt.adopt(process.pid)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended; what it would have done is done here
-        process.stdin.write(json.dumps(request))
-        process.stdin.close()
-    return process
-
-
-def end_all(processes: Sequence["subprocess.Popen[str]"]) -> set[int]:
-    """Ends processes: those still at it are told to, and killed if they do not.
-
-    Returns:
-        The numbers of those that were killed.
-    """
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    until = time.monotonic() + (HASTE if interrupt.came() else LEISURE)
-    killed = set()
-    for process in processes:
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
-            if interrupt.came():
-                until = min(until, time.monotonic() + HASTE)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-            killed.add(process.pid)
-        interrupt.disown(process.pid)
-    return killed
-
-
-def take_part(work: Callable[[dict[str, Any]], None]) -> int:
-    """What a process that `start` has started does, until nothing is left to do.
-
-    Args:
-        work: called with the request.
-
-    Returns:
-        The exit status, as of a command.
-    """
-    try:
-        with interrupt.handled(leave=True):
-            work(json.load(sys.stdin))
-    except KeyboardInterrupt:
-        return 130
-    except PdsearchError as error:
-        print(f"pdsearch: error: a process beside: {error}", file=sys.stderr)
-        return 2
-    return 0
