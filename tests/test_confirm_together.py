@@ -122,7 +122,7 @@ def test_side_by_side_is_bit_for_bit_what_one_process_gets(
     # The other process tells its runs itself, on standard error.
     helped = [line for line in capfd.readouterr().err.splitlines() if "accuracy" in line]
     assert helped, "the second process did nothing"
-    # (ReLU, B-SiLU, the best, its control, three activations, the raised rate) × (2 rates + 3 seeds)
+    # (ReLU, B-SiLU, the best, its control, three activations, a raised rate) × (2 rates + 3 seeds)
     assert len(said) + len(helped) == 8 * 5
     assert load_confirmation(open_study(study)) == result
     (workdir / "study.db").rename(workdir / "first.db")
