@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from pdsearch.report.inside import INSIDE
 from pdsearch.report.markup import plain
-from pdsearch.report.study_figures import mean_dead, value_axis, weight_norm
+from pdsearch.report.study_figures import epoch_axis, mean_dead, value_axis, weight_norm
 from pdsearch.report.style import INK, PALETTE, colour, faint, layout
 from pdsearch.statistics import mean_std
 
@@ -61,7 +61,9 @@ def _figure(
         return None
     figure.update_layout(
         layout(
-            xaxis={"title": {"text": _unit(confirmation), "standoff": 8}},
+            xaxis=epoch_axis(
+                _unit(confirmation), max(len(run) for row in confirmation.rows for run in row.runs)
+            ),
             yaxis={**value_axis(percent, title), **({"rangemode": "tozero"} if stream else {})},
         )
     )

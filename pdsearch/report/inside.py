@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from pdsearch.report.markup import plain
-from pdsearch.report.study_figures import value_axis
+from pdsearch.report.study_figures import epoch_axis, value_axis
 from pdsearch.report.style import colour, layout
 
 __all__ = ["EXPLAINED", "INSIDE", "by_layer"]
@@ -76,7 +76,7 @@ def by_layer(runs: Sequence[Sequence[Mapping[str, Any]]], *, unit: str) -> dict[
             )
         figure.update_layout(
             layout(
-                xaxis={"title": {"text": unit, "standoff": 8}},
+                xaxis=epoch_axis(unit, max(map(len, runs))),
                 yaxis=value_axis(False, title.partition(",")[0]),
             )
         )

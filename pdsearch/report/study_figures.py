@@ -17,6 +17,7 @@ __all__ = [
     "compared",
     "dead_by_layer",
     "dead_over_time",
+    "epoch_axis",
     "family_colours",
     "family_of",
     "highlighted",
@@ -56,6 +57,11 @@ def note(row: "TrialRow") -> str:
 def value_axis(percent: bool, title: str) -> dict[str, Any]:
     """Title and tick format of an axis of values."""
     return {"title": {"text": title, "standoff": 8}, **({"tickformat": PERCENT} if percent else {})}
+
+
+def epoch_axis(unit: str, most: int) -> dict[str, Any]:
+    """The axis of epochs or tasks: whole numbers where there are few."""
+    return {"title": {"text": unit, "standoff": 8}, **({"dtick": 1} if most <= 12 else {})}
 
 
 # ----------------------------------------------------------------------------------- history
@@ -256,10 +262,7 @@ def by_epoch(
     most = max((len(row.epochs) for row in rows), default=1)
     figure.update_layout(
         layout(
-            xaxis={
-                "title": {"text": unit, "standoff": 8},
-                **({"dtick": 1} if most <= 12 else {}),
-            },
+            xaxis=epoch_axis(unit, most),
             yaxis={**value_axis(percent, title), **({"type": "log"} if log else {})},
             legend={"traceorder": "reversed"},
         )

@@ -229,9 +229,7 @@ def rates(view: View) -> list[Any]:
     curves = rate_curves(view.stored, view.rows, list(read_runs(view.stored).values()))
     best = None if view.best is None else name(view.best)
     figure = figure_box(
-        by_learning_rate(
-            curves, best=best, rates=view.rates, title=view.stored.settings.trial.measure
-        ),
+        by_learning_rate(curves, best=best, rates=view.rates, title=view.measured),
         "accuracy by learning rate",
         caption=f"{_length(view)} at each rate, one seed. Where "
         "one diverged, or was not tried for it was pruned, there is no dot. A shape that lets more "
@@ -251,7 +249,7 @@ def curves(view: View) -> list[Any]:
         view.runs,
         view.best_run,
         percent=view.percent,
-        title="accuracy within the task" if view.stream else view.title,
+        title="accuracy within the task" if view.stream else view.measured,
         unit=view.unit,
     )
     boxes = [

@@ -86,6 +86,11 @@ class View:
         return self.stored.settings.measure if self.percent else "value"
 
     @property
+    def measured(self) -> str:
+        """What a trial measures after each epoch: its value may be predicted from that."""
+        return self.stored.settings.trial.measure if self.percent else "value"
+
+    @property
     def stream(self) -> bool:
         """Whether trials train on a stream of tasks."""
         return not self.by_function and self.stored.settings.trial.stream is not None
