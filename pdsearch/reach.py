@@ -28,6 +28,11 @@ finite beyond it, and was before it, is a power that float64 cannot hold."""
 PROGRESS = 0.25  # t at which annealed formulas are looked at
 SETTLED = 1e-12  # relative to max(1, |g|): how near a value is to stand for the limit
 LARGEST = 1.7e308
+UNDERFLOWS = 1e6
+"""Size of x to which an exponential may come to zero. What is lost further out are digits of powers
+of x that cancel, which the stated error tells."""
+
+LEAST = 1e-12  # what a text may lose: the size of terms that cancel, but not of a root
 
 Function = Callable[..., Any]
 
@@ -76,13 +81,56 @@ def find_reach(
     with torch.no_grad():
         for values in corners(list(ranges.values())):
             got = function(points, PROGRESS, *values)
-            finite = torch.isfinite(got)
-            if bool(finite.all()):
+            finite, zero = torch.isfinite(got), got == 0
+            if bool(finite.all()) and not bool(zero.any()):
                 continue
             real = Exact(expression, dict(zip(ranges, values, strict=True)))
             for side, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
                 _look(found, function, values, real, side, sizes, part)
+                if not found.trouble:
+                    found.trouble = _lost(function, values, real, side, sizes, part)
     return found
+
+
+def _lost(
+    function: Function,
+    values: tuple[float, ...],
+    real: "Exact",
+    side: float,
+    sizes: "torch.Tensor",
+    got: "torch.Tensor",
+) -> str:
+    """What is wrong where the text has come to zero, and the function has not."""
+    nothing = got == 0
+    first = int(nothing.long().argmax())
+    if not bool(nothing[first]) or first == 0 or sizes[first] > UNDERFLOWS:
+        return ""
+    ends = sizes[first - 1].item(), sizes[first].item()
+    point = side * _first_bad(function, values, side, *ends, good=lambda one: one != 0)[1]
+    value = real.value(point)
+    return "" if value is None or abs(value) < LEAST else real.trouble(point)
+
+
+def _first_bad(
+    function: Function,
+    values: tuple[float, ...],
+    side: float,
+    good_size: float,
+    bad_size: float,
+    *,
+    good: Callable[[Any], Any],
+) -> tuple[float, float]:
+    """Two sizes of x next to each other, between which a text's value is no longer good."""
+    import torch
+
+    for _ in range(40):
+        middle = 0.5 * (good_size + bad_size)
+        place = torch.tensor([side * middle], dtype=torch.float64, device="cpu")
+        if bool(good(function(place, PROGRESS, *values)).all()):
+            good_size = middle
+        else:
+            bad_size = middle
+    return good_size, bad_size
 
 
 def _sizes() -> "torch.Tensor":
@@ -127,14 +175,8 @@ def _look(
             # A tenth is left for what lies between the corners.
             _shorten(found, side, max(FAR, 0.1 * sizes[first - 1].item()))
         return
-    good = 0.0 if first == 0 else sizes[first - 1].item()
-    bad = size
-    for _ in range(40):
-        middle = 0.5 * (good + bad)
-        one = function(
-            torch.tensor([side * middle], dtype=torch.float64, device="cpu"), PROGRESS, *values
-        )
-        good, bad = (middle, bad) if bool(torch.isfinite(one).all()) else (good, middle)
+    before = 0.0 if first == 0 else sizes[first - 1].item()
+    good, _ = _first_bad(function, values, side, before, size, good=torch.isfinite)
     place = torch.tensor([side * good], dtype=torch.float64, device="cpu")
     limit = function(place, PROGRESS, *values).item()
     allowed = SETTLED * max(1.0, abs(limit))
@@ -145,10 +187,7 @@ def _look(
         if (beyond is None and index == 0) or (
             beyond is not None and not abs(beyond - limit) <= allowed
         ):
-            found.trouble = (
-                f"{real.shown} cannot be evaluated in floating point at x = {side * size:.6g}: "
-                "write it with functions that saturate, such as sigmoid, tanh or softplus"
-            )
+            found.trouble = real.trouble(side * size)
             return
     _shorten(found, side, good)
 
@@ -177,6 +216,13 @@ class Exact:
             self._program: Program | None = Program(expression.xreplace(bound), (x,))
         except TypeError:
             self._program = None
+
+    def trouble(self, point: float) -> str:
+        """That its text cannot be used, with the place."""
+        return (
+            f"{self.shown} cannot be evaluated in floating point at x = {point:.6g}: write it with "
+            "functions that saturate, such as sigmoid, tanh or softplus"
+        )
 
     def value(self, point: float) -> float | None:
         """None where it is not finite, or cannot be told."""
@@ -212,8 +258,5 @@ def trouble_at(
     for point in (bad[0], bad[-1]):
         value = real.value(point)
         if value is None or abs(value) <= LARGEST:
-            return (
-                f"{real.shown} cannot be evaluated in floating point at x = {point:.6g}: write it "
-                "with functions that saturate, such as sigmoid, tanh or softplus"
-            )
+            return real.trouble(point)
     return ""

@@ -292,7 +292,9 @@ class _Scaler:
         if base == x and self.heavy and p.is_Integer and abs(p) > 1:
             sign = S.One if p % 2 == 0 else sympy.sign(x)
             return _Scaled(sign, {sympy.log(Abs(x)): (p, p)})
-        found = self.scaled(base, deep=deep)
+        # A root is far from zero where what it is of underflows: sigmoid(x)**0.01 at -1000.
+        root = not p.is_Integer and not (p.is_number and abs(p) >= 1)
+        found = self.scaled(base, deep=deep or root)
         return _Scaled(found.mantissa**p, _plus((found.exponents, p)))
 
     def _vanishing(self, node: sympy.Expr) -> _Scaled:

@@ -75,13 +75,24 @@ class _TorchPrinter(StrPrinter):
         if expr.is_number:
             return repr(_double(expr))
         number, rest = expr.as_coeff_Mul()
-        numerator: list[str] = []
-        denominator: list[str] = []
+        above: list[sympy.Expr] = []
+        below: list[sympy.Expr] = []
         for factor in sympy.Mul.make_args(rest):
             if isinstance(factor, sympy.Pow) and factor.exp.could_extract_minus_sign():
-                denominator.append(self.parenthesize(factor.base**-factor.exp, PRECEDENCE["Pow"]))
+                below.append(factor.base**-factor.exp)
             else:
-                numerator.append(self.parenthesize(factor, PRECEDENCE["Mul"]))
+                above.append(factor)
+        numerator: list[str] = []
+        # x·f/(1 + f) as f/(1 + f)·x: the product x·f overflows where the quotient does not.
+        for divisor in list(below):
+            partner = next((f for f in above if len(above) > 1 and divisor.has(f)), None)
+            if partner is not None and _is_tensor(partner):
+                above.remove(partner)
+                below.remove(divisor)
+                shown = self.parenthesize(divisor, PRECEDENCE["Pow"])
+                numerator.append(f"({self.parenthesize(partner, PRECEDENCE['Mul'])}/{shown})")
+        numerator += [self.parenthesize(factor, PRECEDENCE["Mul"]) for factor in above]
+        denominator = [self.parenthesize(factor, PRECEDENCE["Pow"]) for factor in below]
         if number == -1:
             numerator[:1] = ["-" + numerator[0]] if numerator else ["-1.0"]
         elif number != 1:

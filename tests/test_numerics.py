@@ -84,7 +84,25 @@ WRITTEN = [
     "1 - exp(-exp(x))",
     "1 + tanh(x)",
     "(exp(x)*(x + 1) + 1)*exp(x)/(exp(x) + 1)**2",
+    "1/(1 + exp(-3.7*x))**0.01",
+    "softplus(x)**0.05*sigmoid(-x)",
+    "erfc(x)**0.02",
+    "sqrt(sigmoid(5*x))*(1 - tanh(x))**0.1",
+    "1/cosh(x)**0.01",
+    "(1 + exp(x))**0.3/(1 + exp(x))",
+    "softplus(x)/(1 + softplus(x))*(x/(1 + exp(-25*(x + 20))))",
 ]
+
+
+@pytest.mark.parametrize("root", [0.01, 0.03])
+@pytest.mark.parametrize("inner", ["atan(exp(x))", "tanh(exp(x))", "erf(exp(2*x))"])
+def test_a_root_of_what_underflows_is_refused_with_the_place(inner: str, root: float) -> None:
+    """Its text comes to zero where g is exp(root·x): nothing rewrites it."""
+    candidate = candidate_of(f"{inner}**{root}")
+    with pytest.raises(
+        FormulaError, match=r"cannot be evaluated in floating point at x = -[37]\d\d"
+    ):
+        evaluate(candidate, torch.tensor([-1.0]))
 
 
 @pytest.mark.parametrize("text", WRITTEN)
