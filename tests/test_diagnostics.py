@@ -150,7 +150,7 @@ def test_a_net_without_any_gradient_has_neither() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "size"), [(10, 16), (2048, 16), (12_800, 100), (50_000, 256), (10**6, 256)]
+    ("images", "size"), [(10, 16), (4096, 16), (25_600, 100), (50_000, 195), (10**6, 256)]
 )
 def test_the_batch_is_a_small_share_of_a_round(images: int, size: int) -> None:
     assert batch_size(images) == size
