@@ -64,7 +64,7 @@ def agreement(
             torch.stack([p @ e, p @ p, e @ e])
             for p, e in zip(map(torch.flatten, pseudo), map(torch.flatten, exact), strict=True)
         ]
-    ).double()
+    ).double().cpu()
     by_layer, at = {}, 0
     for name, own in layers.items():
         by_layer[name] = _compared(products[at : at + len(own)].sum(0))
