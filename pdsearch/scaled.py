@@ -425,6 +425,8 @@ def _degree(node: sympy.Basic) -> int:
         return 1
     if not isinstance(node, sympy.Expr) or not node.has(x) or isinstance(node, _BOUNDED):
         return 0
+    if isinstance(node, Piecewise):
+        return max(_degree(arm.expr) for arm in node.args)
     if isinstance(node, Mul):
         above = sum(_degree(f) for f in node.args if not _divides(f))
         return max(above, sum(_degree(f) for f in node.args if _divides(f)))

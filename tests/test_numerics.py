@@ -91,6 +91,7 @@ WRITTEN = [
     "1/cosh(x)**0.01",
     "(1 + exp(x))**0.3/(1 + exp(x))",
     "softplus(x)/(1 + softplus(x))*(x/(1 + exp(-25*(x + 20))))",
+    "Piecewise((1, x > 0), ((1 + x**2)**(-0.01), x > -9), ((2 + x**4)**(-0.005), True))",
 ]
 
 
