@@ -29,8 +29,7 @@ PROGRESS = 0.25  # t at which annealed formulas are looked at
 SETTLED = 1e-12  # relative to max(1, |g|): how near a value is to stand for the limit
 LARGEST = 1.7e308
 UNDERFLOWS = 1e6
-"""Size of x to which an exponential may come to zero. What is lost further out are digits of powers
-of x that cancel, which the stated error tells."""
+"""Size of x to which an exponential may come to zero."""
 
 LEAST = 1e-12  # what a text may lose: the size of terms that cancel, but not of a root
 
@@ -76,20 +75,26 @@ def find_reach(
     import torch
 
     found = Reach()
+    rooted = any(_is_root(power) for power in expression.atoms(sympy.Pow))
     sizes = _sizes()
     points = torch.cat([sizes, -sizes])
     with torch.no_grad():
         for values in corners(list(ranges.values())):
             got = function(points, PROGRESS, *values)
-            finite, zero = torch.isfinite(got), got == 0
-            if bool(finite.all()) and not bool(zero.any()):
+            if bool(torch.isfinite(got).all()) and not (rooted and bool((got == 0).any())):
                 continue
             real = Exact(expression, dict(zip(ranges, values, strict=True)))
             for side, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
                 _look(found, function, values, real, side, sizes, part)
-                if not found.trouble:
+                if rooted and not found.trouble:
                     found.trouble = _lost(function, values, real, side, sizes, part)
     return found
+
+
+def _is_root(power: sympy.Basic) -> bool:
+    """Whether it is far from zero where its base underflows."""
+    base, p = power.args
+    return bool(base.has(x)) and not (p.is_integer or (p.is_number and abs(p) >= 1))
 
 
 def _lost(

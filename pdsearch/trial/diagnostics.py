@@ -59,12 +59,16 @@ def agreement(
     pseudo = gradient()
     with exact_gradients(model):
         exact = gradient()
-    products = torch.stack(
-        [
-            torch.stack([p @ e, p @ p, e @ e])
-            for p, e in zip(map(torch.flatten, pseudo), map(torch.flatten, exact), strict=True)
-        ]
-    ).double().cpu()
+    products = (
+        torch.stack(
+            [
+                torch.stack([p @ e, p @ p, e @ e])
+                for p, e in zip(map(torch.flatten, pseudo), map(torch.flatten, exact), strict=True)
+            ]
+        )
+        .double()
+        .cpu()
+    )
     by_layer, at = {}, 0
     for name, own in layers.items():
         by_layer[name] = _compared(products[at : at + len(own)].sum(0))
