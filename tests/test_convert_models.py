@@ -26,10 +26,10 @@ TIMM = (
     *(
         "bat_resnext26ts",
         "botnet26t_256",
-        "cspresnet50",
-        "cspdarknet53",
-        "darknet17",
         "densenet121",
+        "fbnetc_100",
+        "semnasnet_075",
+        "spnasnet_100",
     ),
     *("dla34", "dpn48b", "ecaresnet26t", "ese_vovnet19b_dw", "ghostnet_050", "gernet_s"),
     *("hardcorenas_a", "hrnet_w18_small", "inception_v3", "inception_v4", "lcnet_035"),

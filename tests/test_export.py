@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -252,7 +253,8 @@ def test_latex_holds_equation_parameters_and_reference(
         assert "Clevert" in text.split("\\end{equation}")[1]
 
 
-@pytest.mark.slow  # needs pdflatex, which is some hundred megabytes
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is some hundred megabytes")
 def test_latex_compiles(tmp_path: Path) -> None:
     body = []
     for i, candidate in enumerate(CANDIDATES):

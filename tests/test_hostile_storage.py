@@ -242,6 +242,12 @@ def test_flipped_bytes(seed: int, storage: Path, capsys: Any) -> None:
     read_all(storage, capsys)
 
 
+def test_tables_of_two_versions(storage: Path, capsys: Any) -> None:
+    with contextlib.closing(sqlite3.connect(storage)) as database, database:
+        database.execute("INSERT INTO alembic_version VALUES ('v0.9.0.a')")
+    assert read_all(storage, capsys)["status"] == 2
+
+
 @pytest.mark.slow
 def test_many_flipped_bytes(storage: Path, capsys: Any) -> None:
     content = storage.read_bytes()

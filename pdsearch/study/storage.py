@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import sqlalchemy
+from alembic.util.exc import CommandError
 from sqlalchemy.exc import (
     IntegrityError,
     OperationalError,
@@ -79,7 +80,7 @@ def storage_errors(url: str) -> Iterator[None]:
     with interrupt.deferred():
         try:
             yield
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError, CommandError) as error:
             text = struck(first_line_of(error), url)
             hint = next((said for word, said in _HINTS.items() if word in text), None)
             reason = f"{text} ({hint})" if hint else text
@@ -128,7 +129,7 @@ def connect(url: str, *, create: bool = False, write: bool = False) -> PatientSt
         except RuntimeError as error:  # the tables are another Optuna's
             first = str(error).splitlines()[0]
             raise StorageError(f"storage {shown_url(url)}: {first}") from error
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError, CommandError) as error:
             if create or not _lacks_table(error):
                 raise
             raise EmptyStorageError(
