@@ -7,10 +7,9 @@ positive, that of a root is not negative, each wherever its arm of a Piecewise i
 of it holds, every rewritten form is equal to the formula everywhere.
 """
 
-import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +23,7 @@ from pdsearch.enclosure.nodes import POSITIVE, prepare
 from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.points import sign_at
 from pdsearch.enclosure.program import Program
-from pdsearch.enclosure.search import Budget, Smooth, halves
+from pdsearch.enclosure.search import Bisection, Budget, Smooth, halves, side_lengths
 from pdsearch.expression import x
 
 NOT_ZERO, POSITIVE_ONLY, NOT_NEGATIVE = "is not 0", "is positive", "is not negative"
@@ -181,22 +180,16 @@ def _on_piece(piece: Piece, holds: str, domain: Domain, budget: Budget) -> bool:
     whole = function.box
     if _holds(piece.local, holds, function.variables, whole, tail=piece.tail):
         return True
-    weights = [
-        (right - left) if right != math.inf and right > left else 1.0 for left, right, _ in whole
-    ]
-    heap: list[tuple[float, int, tuple[Interval, ...]]] = []
-    count = itertools.count()
-    heapq.heappush(heap, (0.0, next(count), whole))
-    while heap:
-        depth, _, box = heapq.heappop(heap)
-        if _box_holds(function, box, holds, piece):
-            continue
+    weights = side_lengths(whole)
+
+    def cut(box: tuple[Interval, ...]) -> Sequence[tuple[Interval, ...]] | None:
         parts = halves(box, weights)
-        if parts is None or not budget.spend():
-            return False
-        for part in parts:
-            heapq.heappush(heap, (depth + 1.0, next(count), part))
-    return True
+        return parts if parts is not None and budget.spend() else None
+
+    search = Bisection(
+        [whole], judge=lambda box: _box_holds(function, box, holds, piece) or None, cut=cut
+    )
+    return all(held for _, held in search)
 
 
 def _box_holds(function: Smooth, box: tuple[Interval, ...], holds: str, piece: Piece) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 from flint import acb, arb, ctx, fmpq
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
+from sympy.core.relational import Relational
 from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
 from pdsearch.enclosure import clock
@@ -40,7 +41,6 @@ from pdsearch.enclosure.operations import (
     POWER,
     RECIPROCAL,
     RELATION_OPERATIONS,
-    RELATIONS,
     SQRT,
     Operation,
     UndecidedError,
@@ -110,9 +110,9 @@ class _Compiler:
             return self.index[key]
         if isinstance(node, BooleanTrue | BooleanFalse):
             return self.constant(bool(node))
-        if type(node) in RELATIONS:
+        if isinstance(node, Relational):
             left, right = node.args
-            operation = RELATION_OPERATIONS[RELATIONS[type(node)]]
+            operation = RELATION_OPERATIONS[node.rel_op]
             return self.emit(key, operation, self.expression(left - right))
         if isinstance(node, Not):
             return self.emit(key, NOT, self.condition(node.args[0]))
