@@ -16,14 +16,17 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from test_enclosure import oracle
 
 from pdsearch.criteria import (
+    CERTIFIED,
     CRITERIA,
     PROFILES,
     PROVED_BY_BOXES,
+    RECORDS,
     Budget,
     Report,
     Result,
     check,
     decide_family,
+    demands,
     family_map,
     gate,
     load_criterion,
@@ -32,10 +35,11 @@ from pdsearch.criteria import (
     proof_boxes,
     settle,
 )
-from pdsearch.criteria.family import CERTIFIED, decide_criterion
-from pdsearch.criteria.over_box import FamilyShape, means
-from pdsearch.criteria.result import demands
+from pdsearch.criteria.family import decide_criterion
+from pdsearch.criteria.family_shape import FamilyShape
+from pdsearch.criteria.result import Outcome
 from pdsearch.criteria.shape import Shape
+from pdsearch.enclosure.points import evaluated
 from pdsearch.errors import InputError
 from pdsearch.expression import parse, x
 from pdsearch.family import Candidate, Family, library, load_family
@@ -46,7 +50,7 @@ TABLE = json.loads((Path(__file__).parent / "data" / "criteria_table.json").read
 
 def decided(target: str | Candidate, criterion: str) -> Result:
     expression = parse(target) if isinstance(target, str) else target.expression
-    return CERTIFIED[criterion](Shape(expression), STRICT)
+    return CERTIFIED[criterion].check(Shape(expression), STRICT)
 
 
 def between(value: object) -> tuple[float, float]:
@@ -157,13 +161,13 @@ def test_breakpoints_at_cube_roots() -> None:
     places = [place for _, place, _ in shape.breakpoints if not place.is_Rational]
     assert len(places) == 3
     for place in places:
-        value = shape.value_at(place)
+        value = evaluated(shape.expression, place)
         assert value is not None
         with mpmath.workdps(40):
             at = mpmath.mpf(str(place.evalf(60)))
             assert abs(oracle(parse(text), {x: at}) - mpmath.mpf(str(value.evalf(50)))) < 1e-30
-    assert CERTIFIED["sign_preserving"](shape, STRICT).verdict == "proved"
-    assert CERTIFIED["bounded"](shape, STRICT).verdict == "proved"
+    assert CERTIFIED["sign_preserving"].check(shape, STRICT).verdict == "proved"
+    assert CERTIFIED["bounded"].check(shape, STRICT).verdict == "proved"
 
 
 # ------------------------------------------------------- every library family at its defaults
@@ -175,7 +179,7 @@ def test_the_library_against_mpmath(name: str) -> None:
     for criterion, expected in TABLE[name].items():
         if criterion not in CERTIFIED:
             continue
-        result = CERTIFIED[criterion](shape, STRICT)
+        result = CERTIFIED[criterion].check(shape, STRICT)
         assert result.verdict == expected["verdict"], (criterion, result)
         assert result.passed == (result.verdict == "proved")
         if "value" in expected:
@@ -236,7 +240,7 @@ def test_profiles_ask_for_what_the_design_says() -> None:
 
 
 def test_non_finite_numbers_become_null() -> None:
-    result = STRICT.result("bounded", "undecided", value=(1.0, math.inf))
+    result = RECORDS["bounded"].result(Outcome("undecided", (1.0, math.inf)), STRICT)
     assert result.to_dict()["value"] == [1.0, None]
 
 
@@ -258,7 +262,7 @@ def test_thresholds_change_the_verdict() -> None:
     assert tight["gain"].verdict == tight["bounded"].verdict == "refuted"
     near = demands("paper", {"alive_radius": 0.4})
     rect = Shape(load_family("rect").default.expression)
-    assert CERTIFIED["alive_below_zero"](rect, near).verdict == "proved"
+    assert CERTIFIED["alive_below_zero"].check(rect, near).verdict == "proved"
 
 
 @pytest.mark.parametrize(
@@ -370,12 +374,12 @@ def test_a_criterion_is_read_from_a_file(tmp_path: Path) -> None:
 
 def test_what_the_budget_cannot_settle_is_undecided_and_does_not_pass() -> None:
     shape = Shape(parse("0.75+0.75*sin(400*x)*exp(-x**2/400)"), budget=Budget(boxes=20))
-    result = CERTIFIED["non_decreasing"](shape, STRICT)
+    result = CERTIFIED["non_decreasing"].check(shape, STRICT)
     assert result.verdict in ("refuted", "undecided") and not result.passed
     # (e^x - 1/3)², which touches zero where no float is
     text = "Piecewise((1, x > 0), (exp(2*x) - exp(x)*2/3 + 1/9, True))"
     hidden = Shape(parse(text), budget=Budget(boxes=50))
-    open_ = CERTIFIED["sign_preserving"](hidden, STRICT)
+    open_ = CERTIFIED["sign_preserving"].check(hidden, STRICT)
     assert open_.verdict == "undecided" and not open_.passed
     assert "undecided box: x in" in open_.detail
 
@@ -384,8 +388,8 @@ def test_annealed_families_are_checked_at_the_start() -> None:
     annealed = Shape(load_family("annealed_exp_tail").default.expression)
     plain = Shape(load_family("exp_tail").default.expression)
     for name in CERTIFIED:
-        assert CERTIFIED[name](annealed, STRICT).value == pytest.approx(
-            CERTIFIED[name](plain, STRICT).value
+        assert CERTIFIED[name].check(annealed, STRICT).value == pytest.approx(
+            CERTIFIED[name].check(plain, STRICT).value
         )
 
 
@@ -393,7 +397,7 @@ def test_annealed_families_are_checked_at_the_start() -> None:
 def test_exponents_with_many_digits_are_decided(alpha: float) -> None:
     # sympy takes number**(p/q) apart into prime powers; with such p and q it would not return
     shape = Shape(load_family("q_pseudo_spike").bind(alpha=alpha).expression)
-    assert {CERTIFIED[name](shape, STRICT).verdict for name in CERTIFIED} == {"proved"}
+    assert {CERTIFIED[name].check(shape, STRICT).verdict for name in CERTIFIED} == {"proved"}
 
 
 # ------------------------------------------------------------------------------ proofs as boxes
@@ -652,7 +656,9 @@ def test_means_over_a_box_hold_those_of_its_members(name: str, power: int) -> No
     family = load_family(name)
     shape = FamilyShape(family, STRICT)
     sides = BOXES[name] or [(lo + (hi - lo) / 4, hi - (hi - lo) / 4) for lo, hi, _ in shape.box]
-    found = list(means(shape, tuple((lo, hi, 0) for lo, hi in sides), Budget(), power=power))
+    found = list(
+        shape.means.enclosures(tuple((lo, hi, 0) for lo, hi in sides), Budget(), power=power)
+    )
     for (lo, hi), (next_lo, next_hi) in itertools.pairwise(found):
         assert next_lo >= lo - 1e-9 and next_hi <= hi + 1e-9  # each is tighter
     for share in (0.0, 0.37, 1.0):

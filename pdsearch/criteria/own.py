@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from pdsearch.criteria.result import CRITERIA, MEASURED, PROVED, VERDICTS, Result
+from pdsearch.criteria.records import CRITERIA
+from pdsearch.criteria.result import MEASURED, PROVED, VERDICTS, Result
 from pdsearch.errors import InputError, PdsearchError, first_line
 from pdsearch.family import Candidate
 from pdsearch.userfile import read_python
@@ -24,26 +25,29 @@ def own_results(extra: Sequence[UserCriterion], candidates: Sequence[Candidate])
     Raises:
         InputError: two have one name, or one fails or gives neither a `Result` nor a pair.
     """
-    results = [_own_of_all(criterion, candidates) for criterion in extra]
+    results = []
+    for criterion in extra:
+        found = [(_own(criterion, candidate), candidate) for candidate in candidates]
+        results.append(found[0][0] if len(found) == 1 else worst_of(found, "asked of"))
     names = [result.name for result in results]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two criteria of your own are called {', '.join(map(repr, twice))}")
     return results
 
 
-def _own_of_all(criterion: UserCriterion, candidates: Sequence[Candidate]) -> Result:
-    """The worst that a criterion says of some of a family's candidates; of one, just that.
+def worst_of(found: Sequence[tuple[Result, Candidate]], how: str) -> Result:
+    """The worst result among some of a family's candidates.
 
-    What holds for some is no proof for the family: `proved` then becomes `measured`.
+    What holds for some proves nothing of the family: `proved` becomes `measured`.
     """
-    found = [(_own(criterion, candidate), candidate) for candidate in candidates]
     worst, at = next((pair for pair in found if not pair[0].passed), found[0])
-    if len(found) == 1:
-        return worst
-    asked = f"asked of {len(found)} of the family's candidates, this is {at.name}"
-    detail = f"{worst.detail}; {asked}" if worst.detail else asked
-    verdict = MEASURED if worst.verdict == PROVED else worst.verdict
-    return replace(worst, verdict=verdict, detail=detail)
+    asked = f"{how} {len(found)} of the family's candidates, this is {at.name}"
+    return replace(
+        worst,
+        verdict=MEASURED if worst.verdict == PROVED else worst.verdict,
+        witness=worst.witness and {**at.parameters, **worst.witness},
+        detail=f"{worst.detail}; {asked}" if worst.detail else asked,
+    )
 
 
 def _own(criterion: UserCriterion, candidate: Candidate) -> Result:

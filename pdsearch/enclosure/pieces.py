@@ -119,6 +119,11 @@ class Piece:
     smooth: bool
 
     @property
+    def may_jump(self) -> bool:
+        """Whether conditions are left that may make the expression jump."""
+        return self.expression.has(Piecewise, sympy.sign, Heaviside)
+
+    @property
     def rising(self) -> bool:
         """Whether x grows with the piece's variable."""
         return self.tail_side > 0 if self.tail else not self.mirrored

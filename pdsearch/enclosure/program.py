@@ -70,11 +70,9 @@ def rational_interval(value: Fraction) -> Interval:
 
 def to_arb(value: Fraction | float | int) -> arb:
     """A rational as an Arb ball at the working precision."""
-    if isinstance(value, float):
-        return arb(value)
-    if isinstance(value, int):
-        return arb(value)
-    return arb(fmpq(value.numerator, value.denominator))
+    if isinstance(value, Fraction):
+        return arb(fmpq(value.numerator, value.denominator))
+    return arb(value)
 
 
 class _Compiler:
@@ -367,14 +365,13 @@ class Program:
                     values.append(error)
         result = values[self.result]
         if isinstance(result, UndecidedError):
-            raise result
+            return arb.nan() if real else acb(arb.nan(), arb.nan())
         return result
 
     def ball(self, point: Sequence[arb]) -> arb:
         """The value at a point, as a ball at the working precision.
 
-        Raises:
-            UndecidedError: a condition could not be decided at this precision.
+        Not finite where it is undefined, or a condition is not decided at this precision.
         """
         return self._run(point, real=True)
 
@@ -383,19 +380,12 @@ class Program:
 
         Args:
             point: the variables' values.
-            choices: what `choices` told about the stretch that is integrated over.
-
-        Raises:
-            UndecidedError: the expression holds a node without an analytic form.
+            choices: what `choices` returned for the stretch that is integrated over.
         """
         return self._run(point, real=False, choices=choices)
 
     def at(self, point: Sequence[Fraction | float | int], *, precision: int = 106) -> arb:
-        """The value at exact rational coordinates.
-
-        Raises:
-            UndecidedError: a condition could not be decided at this precision.
-        """
+        """The value at exact rational coordinates, as `ball` gives it."""
         with ctx.workprec(precision):
             return self.ball([to_arb(value) for value in point])
 

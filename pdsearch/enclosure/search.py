@@ -5,6 +5,7 @@ when its enclosure decides. Otherwise derivatives of definite sign move it to a 
 form tightens its bound, and it is cut in two. Witnesses are exact points whose value was enclosed.
 """
 
+import functools
 import heapq
 import itertools
 import math
@@ -169,6 +170,18 @@ class Smooth:
     def on(cls, piece: Piece, domain: Domain) -> "Smooth":
         """The piece's formula."""
         return cls(piece.local, piece.variable, domain, piece.start, plain=piece.plain)
+
+    @functools.cached_property
+    def negated(self) -> "Smooth":
+        """The negative of the function on the same piece."""
+        return Smooth(
+            -self.local,
+            self.variables[0],
+            self.domain,
+            self.start,
+            plain=None if self.plain is None else -self.plain,
+            depth=self.depth,
+        )
 
     @property
     def box(self) -> tuple[Interval, ...]:
