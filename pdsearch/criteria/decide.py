@@ -5,12 +5,13 @@ with sides is proved if the criterion holds for every point of it, and refuted i
 point.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sympy
 from sympy import S, oo
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 SLACK = 1e-6
 """Comparisons with a bound allow this much, so that a supremum equal to its bound passes."""
+
+_exact = functools.lru_cache(maxsize=64)(exact)
 
 Pair = tuple[sympy.Expr, sympy.Expr]
 """Two expressions in x of which the first must not be less than the second."""
@@ -63,7 +66,8 @@ class Within:
     def pairs(self, g: sympy.Expr, before: sympy.Expr, after: sympy.Expr) -> list[Pair]:
         """What must be in order where two pieces meet."""
         del before, after
-        return [(g, exact(self.low)), *([(exact(self.high), g)] if self.high < math.inf else [])]
+        below = [(_exact(self.high), g)] if self.high < math.inf else []
+        return [(g, _exact(self.low)), *below]
 
     def extent(self, shape: Shape) -> tuple[Value, bool, set[int]]:
         """A candidate's value, whether that shows that the claim holds, and the pieces it is on."""
@@ -304,29 +308,32 @@ def _compared(value: tuple[float, float], low: float, high: float) -> Outcome:
 # ------------------------------------------------------------------------------ dead stretches
 
 
-@dataclass(frozen=True, order=True)
-class _Stretch:
+Place = Fraction | float
+"""An exact place on a candidate's line; over a box floats, whose midpoints cost far less."""
+
+
+class _Stretch(NamedTuple):
     """A part of [-R, 0), and of a candidate the number of the piece that holds it."""
 
-    lo: Fraction
-    hi: Fraction
+    lo: Place
+    hi: Place
     piece: int = -1
 
     @property
-    def length(self) -> Fraction:
+    def length(self) -> Place:
         return self.hi - self.lo
 
     def halves(self) -> list["_Stretch"]:
         middle = (self.lo + self.hi) / 2
-        return [replace(self, hi=middle), replace(self, lo=middle)]
+        return [_Stretch(self.lo, middle, self.piece), _Stretch(middle, self.hi, self.piece)]
 
 
 def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
     """The share of [-R, 0) on which |g| < ε; value: a certified enclosure of it."""
     bound = demands.number("alive_below_zero") + SLACK
-    radius, epsilon = Fraction(str(demands.radius)), Fraction(str(demands.epsilon))
-    least, most, _ = rational_interval(epsilon)
-    length = {True: Fraction(0), False: Fraction(0), None: Fraction(0)}  # alive, dead, open
+    radius: Place = demands.radius if box else Fraction(str(demands.radius))
+    least, most, _ = rational_interval(Fraction(str(demands.epsilon)))
+    length: dict[bool | None, Place] = {True: 0, False: 0, None: 0}  # alive, dead, open
 
     def alive(stretch: _Stretch) -> bool | None:
         if clock.time_is_up():
@@ -340,7 +347,7 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
 
     if box:  # from left to right, no finer than decides most boxes, while it may still be proved
         parts = [_Stretch(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
-        finest, most_open, key = radius / 2**11, (bound + 0.02) * radius, _from_the_left
+        finest, most_open, key = radius / 2**11, (bound + 0.02) * demands.radius, _from_the_left
     else:  # the widest first: what the budget leaves open should be short
         budget = budget.fresh()
         parts = list(_on_smooth_pieces(shape, radius))
@@ -360,7 +367,7 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
     for stretch, lives in Bisection(parts, judge=alive, cut=cut, key=key):
         found.append((stretch, lives))
         length[lives] += stretch.length
-        if box and length[False] > (bound + 1e-9) * radius:
+        if box and length[False] > (bound + 1e-9) * demands.radius:
             break
     lo, hi = float(length[False] / radius), float(1 - length[True] / radius)
     value = (max(lo - 1e-12, 0.0), min(hi + 1e-12, 1.0)) if hi > 0 else (0.0, 0.0)
@@ -378,7 +385,7 @@ def _from_the_left(stretch: _Stretch) -> float:
     return float(stretch.lo)
 
 
-def _on_smooth_pieces(shape: Shape, radius: Fraction) -> Iterator[_Stretch]:
+def _on_smooth_pieces(shape: Shape, radius: Place) -> Iterator[_Stretch]:
     """What the pieces of a candidate hold of [-R, 0)."""
     for index, piece in enumerate(shape.pieces):
         left = -radius if piece.lo is -oo else max(-radius, _fraction(piece.lo))
@@ -392,7 +399,8 @@ def _is_constant(shape: Shape, stretch: _Stretch) -> bool:
 
 
 def _longest_dead(found: Sequence[tuple[_Stretch, bool | None]]) -> tuple[float, float]:
-    longest = run = (Fraction(0), Fraction(0))
+    longest: tuple[Place, Place] = (0, 0)
+    run = longest
     for stretch, lives in sorted(found, key=lambda one: one[0]):
         if lives is False:
             run = (run[0] if run[1] == stretch.lo else stretch.lo, stretch.hi)
@@ -412,13 +420,13 @@ def _enclosed(shape: Shape, stretch: _Stretch, box: Box) -> Interval:
     if stretch.piece >= 0:
         local = _local(shape.pieces[stretch.piece], stretch)
         return shape.functions[stretch.piece].enclose((local,))
-    ends = rational_interval(stretch.lo)[0], rational_interval(stretch.hi)[1]
-    return shape.program.enclose(((*ends, 0), *box))
+    # Neighbours share the nearest floats, so that nothing lies between them.
+    return shape.program.enclose(((float(stretch.lo), float(stretch.hi), 0), *box))
 
 
 def _local(piece: Piece, stretch: _Stretch) -> Interval:
     """The local coordinates of a stretch, rounded outward, within the piece."""
-    low, high = stretch.lo, stretch.hi
+    low, high = Fraction(stretch.lo), Fraction(stretch.hi)
     if piece.tail:
         low, high = (-high, -low) if piece.tail_side < 0 else (low, high)
     else:
