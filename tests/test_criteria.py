@@ -31,7 +31,6 @@ from pdsearch.criteria import (
     gate,
     load_criterion,
     measured,
-    narrow,
     proof_boxes,
     settle,
 )
@@ -229,6 +228,27 @@ def test_a_report_is_the_documented_json() -> None:
     assert report["sign_preserving"].witness is not None
     with pytest.raises(KeyError, match="no criterion 'nothing'"):
         report["nothing"]
+
+
+@pytest.mark.parametrize("page", ["docs/criteria.md", "README.md"])
+def test_the_tables_of_the_pages_are_those_of_the_records(page: str) -> None:
+    text = (Path(__file__).parent.parent / page).read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").replace("\\|", "/").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
+    listed = {row[0].split("`")[1]: row for row in rows if row[0].split("`")[1] in RECORDS}
+    assert list(listed)[:10] == list(CRITERIA)
+    for name, row in listed.items():
+        record = RECORDS[name]
+        assert row[-1] == record.profiles[0], name
+        assert ("advisory" in " ".join(row)) == record.advisory, name
+        numbers = record.bound if isinstance(record.bound, tuple) else (record.bound,)
+        if page.startswith("docs"):
+            for number in numbers:
+                shown = row[3].replace("\u2212", "-")  # a minus sign
+                assert isinstance(number, str) or f"{number:g}" in shown or shown == "none", name
 
 
 def test_profiles_ask_for_what_the_design_says() -> None:
@@ -478,7 +498,6 @@ def test_a_map_cuts_the_box_where_the_verdict_changes() -> None:
     assert found.share("proved") == pytest.approx(0.5, abs=1e-3)
     assert found.share("refuted") == pytest.approx(0.5, abs=1e-3)
     assert math.fsum(part.volume for part in found.parts) == pytest.approx(1.0)
-    assert found.verdict == "refuted"
     for part in found.parts:
         low, high = part.ranges["alpha"]
         if part.verdict == "proved":
@@ -504,19 +523,15 @@ def test_a_map_of_two_parameters_agrees_with_candidates() -> None:
 
 def test_narrowing_cuts_off_only_what_fails() -> None:
     family = load_family("exp_tail")
-    ranges = narrow(family)
-    assert ranges is not None
+    ranges = settle(family).ranges
     assert ranges["beta"][1] < 10.0
     for alpha in (0.01, 0.1, 1.0):
         for beta in (ranges["beta"][1] * 1.01, 9.0):
             assert not gate(family.bind(alpha=alpha, beta=min(beta, 10.0))).passed
-    hopeless = Family("flat", sympy.Symbol("a") + 0 * x, space={"a": FloatDistribution(5.0, 6.0)})
-    assert narrow(hopeless) is None
 
 
 def test_ranges_that_exclude_each_other_leave_nothing() -> None:
     # helu is dead below zero unless alpha is near 3, and far from the step unless it is small
-    assert narrow(load_family("helu")) is None
     assert "no parameters can pass all criteria: alive_below_zero only within alpha in [2." in (
         settle(load_family("helu")).hopeless
     )
@@ -634,7 +649,8 @@ def test_no_family_waits_for_a_minimal_polynomial(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "_minpoly_compose", never)
     sympy.core.cache.clear_cache()
     shape = FamilyShape(load_family("circle"), STRICT)
-    assert decide_criterion(shape, "non_decreasing", Budget()).verdict == "proved"
+    result = decide_criterion(shape, "non_decreasing", Budget(seconds=60.0))
+    assert result.verdict == "proved", result.detail
 
 
 BOXES = {

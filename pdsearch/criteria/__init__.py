@@ -11,7 +11,6 @@ from pdsearch.criteria.api import (
     decide_family,
     family_map,
     gate,
-    narrow,
     proof_boxes,
     settle,
 )
@@ -54,7 +53,6 @@ __all__ = [
     "family_map",
     "gate",
     "load_criterion",
-    "narrow",
     "proof_boxes",
     "read_criterion",
     "settle",

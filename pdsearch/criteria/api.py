@@ -9,7 +9,6 @@ from pdsearch.criteria.family import (
     decide_criterion,
     family_gate,
     map_criterion,
-    narrowed,
 )
 from pdsearch.criteria.family_shape import FamilyShape
 from pdsearch.criteria.own import UserCriterion, own_results, worst_of
@@ -230,32 +229,6 @@ def family_map(
         raise InputError(f"family {family.name!r} has no parameters: there is nothing to map")
     shape = FamilyShape(family, demands(profile, thresholds))
     return map_criterion(shape, criterion, (budget or FAMILY_BUDGET).fresh(), parts=parts)
-
-
-def narrow(
-    family: Family,
-    *,
-    profile: str = "paper",
-    thresholds: Mapping[str, Threshold] | None = None,
-    budget: Budget | None = None,
-) -> dict[str, tuple[float, float]] | None:
-    """Ranges that still hold every parameter at which the required criteria may hold.
-
-    Nothing that passes is lost: only parts where a required criterion is refuted for every point
-    are cut off, and only where that leaves a smaller box.
-
-    Returns:
-        Low and high by parameter; None if the whole space is refuted.
-    """
-    wanted = demands(profile, thresholds)
-    shape = FamilyShape(family, wanted)
-    limit = (budget or FAMILY_BUDGET).fresh()
-    maps = [
-        map_criterion(shape, name, limit.fresh(), parts=64)
-        for name in wanted.decided
-        if family.parameters
-    ]
-    return narrowed(maps, family)
 
 
 def settle(

@@ -47,12 +47,6 @@ class FamilyMap:
         """The share of the space with a verdict, as a fraction."""
         return math.fsum(part.volume for part in self.parts if part.verdict == verdict)
 
-    @property
-    def verdict(self) -> str:
-        """`proved` if all of it is, `refuted` if any of it is, else `undecided`."""
-        found = {part.verdict for part in self.parts}
-        return PROVED if found == {PROVED} else (REFUTED if REFUTED in found else UNDECIDED)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data: shares and parts."""
         return {
