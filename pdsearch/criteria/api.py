@@ -1,4 +1,4 @@
-"""What is asked of the criteria: of a candidate, of a family, before a study is begun."""
+"""The questions to the criteria: about a candidate, a family, and before a study is begun."""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,21 +30,21 @@ from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Family
 
 FAMILY_BUDGET = Budget(boxes=100_000, seconds=10.0)
-"""What a criterion of a family may cost: half a minute for all of a hard family.
+"""What each criterion of a family may cost. All of them take half a minute for a hard family.
 
-Seconds are what ends a decision here: 20 000 boxes take two seconds, and left the gain of `circle`
-undecided that 30 000 prove.
+Seconds end a decision here, not boxes: 20 000 boxes take two seconds and leave the gain of `circle`
+undecided, which 30 000 prove.
 """
 
 STUDY_BUDGET = Budget(boxes=20_000, seconds=6.0)
-"""What a study spends on a family when it is begun: boxes a decision, seconds in all.
+"""What a study spends on a family when it is begun: boxes for each decision, seconds for all.
 
-Boxes are what should end a decision, so that what is offered to a sampler does not depend on how
-busy a machine is: under `paper` the library's slowest family, `knots_cubic`, takes 4 s.
+Boxes should end a decision, so that the ranges a sampler draws from do not depend on how busy the
+machine is. Under `paper` the library's slowest family, `knots_cubic`, takes 4 s.
 """
 
 STUDY_PARTS = 48
-"""Parts of a map that only has to give a range: more cost more and cut off hardly more."""
+"""Parts of a map that only gives a range: more parts cost more and cut off little more."""
 
 
 def check(
@@ -58,17 +58,17 @@ def check(
     """Decide all ten criteria, `never_pushes_down` where a direction is set, and the user's own.
 
     Args:
-        target: a candidate, checked at t = 0; or a family, decided over its whole parameter box.
+        target: A candidate, checked at t = 0, or a family, decided over its whole parameter space.
         profile: `paper` or `strict`: which criteria are required.
-        thresholds: bounds other than the defaults, by criterion; also `alive_radius` and
+        thresholds: Bounds that replace the defaults, by criterion; also `alive_radius` and
             `alive_epsilon` of `alive_below_zero`.
-        extra: further criteria: functions of the candidate that give a `Result`, or a pair
-            (value, passed), which is then listed as `measured`.
-        budget: what each decision may cost, in boxes and seconds.
+        extra: Your own criteria: functions of a candidate that return a `Result`, or a pair
+            (value, passed), which is listed as `measured`.
+        budget: What each decision may cost, in boxes and seconds.
 
     Raises:
-        InputError: an unknown profile or threshold, an extra criterion that gives neither, or a
-            target of another kind.
+        InputError: An unknown profile or threshold, an extra criterion that returns neither, or
+            a target of another kind.
     """
     wanted = demands(profile, thresholds)
     if isinstance(target, Family):
@@ -88,18 +88,18 @@ def gate(
     known: Mapping[str, str] | None = None,
     budget: Budget | None = None,
 ) -> Report:
-    """Decide what the profile requires and nothing else: what a study asks before training.
+    """Decide only what the profile requires: the question before each training run.
 
     Args:
-        candidate: the trial's.
+        candidate: The candidate that is about to be trained.
         profile: `paper` or `strict`.
-        thresholds: as for `check`.
-        extra: as for `check`.
-        known: verdicts that hold for the whole family; a proved one is not decided again.
-        budget: as for `check`.
+        thresholds: As for `check`.
+        extra: As for `check`.
+        known: Verdicts on the whole family; what is proved there is not decided again.
+        budget: As for `check`.
 
     Raises:
-        InputError: as for `check`.
+        InputError: As for `check`.
     """
     wanted = demands(profile, thresholds)
     names = [name for name in CRITERIA if wanted.required(name)]
@@ -113,19 +113,19 @@ def proof_boxes(
     thresholds: Mapping[str, Threshold] | None = None,
     budget: Budget | None = None,
 ) -> tuple[ProofBox, ...]:
-    """The intervals by which a criterion is proved, to be drawn.
+    """Return the intervals by which a criterion is proved, for drawing.
 
     Args:
-        candidate: taken at t = 0.
-        criterion: one of `PROVED_BY_BOXES`.
-        thresholds: as for `check`.
-        budget: as for `check`.
+        candidate: Taken at t = 0.
+        criterion: One of `PROVED_BY_BOXES`.
+        thresholds: As for `check`.
+        budget: As for `check`.
 
     Returns:
         Boxes that cover the line, from left to right; none where there is no such proof.
 
     Raises:
-        InputError: another criterion, or an unknown threshold.
+        InputError: Another criterion, or an unknown threshold.
     """
     if criterion not in PROVED_BY_BOXES:
         raise InputError(
@@ -170,7 +170,7 @@ def _report(
 
 
 def _target(checked: Candidate | Family) -> str:
-    """What a report is about: a name, or of a formula that was typed its text."""
+    """What a report is about: a name, or the text of a formula that was typed."""
     family = checked if isinstance(checked, Family) else checked.family
     return checked.formula if family.origin == "formula" else checked.name
 
@@ -185,12 +185,12 @@ def decide_family(
     thresholds: Mapping[str, Threshold] | None = None,
     budget: Budget | None = None,
 ) -> dict[str, str]:
-    """The verdict over the whole parameter space, for each required criterion that is certified.
+    """Return the verdict on the whole parameter space for each required, certified criterion.
 
-    What `gate` takes as `known`: a criterion proved here need not be decided again for a trial.
+    `gate` takes it as `known`: a criterion proved here is not decided again for each candidate.
 
     Raises:
-        InputError: an unknown profile or threshold.
+        InputError: An unknown profile or threshold.
     """
     wanted = demands(profile, thresholds)
     shape = FamilyShape(family, wanted)
@@ -212,15 +212,15 @@ def family_map(
     """Cut a family's parameter space into parts where a criterion is proved, refuted, undecided.
 
     Args:
-        family: with at least one parameter.
-        criterion: one that is certified: not a measured one.
-        profile: only names the thresholds' defaults.
-        thresholds: as for `check`.
-        budget: as for `check`.
-        parts: how many parts at most.
+        family: With at least one parameter.
+        criterion: A certified one.
+        profile: `paper` or `strict`.
+        thresholds: As for `check`.
+        budget: As for `check`.
+        parts: The most parts.
 
     Raises:
-        InputError: no such criterion, one that is measured, or a family without parameters.
+        InputError: No such criterion, one that is measured, or a family without parameters.
     """
     if criterion not in CERTIFIED:
         kind = "is measured, not proved" if criterion in CRITERIA else "is not a criterion"
@@ -238,16 +238,16 @@ def settle(
     thresholds: Mapping[str, Threshold] | None = None,
     budget: Budget | None = None,
 ) -> FamilyGate:
-    """What a study need not ask of each candidate of a family: decided once, when it is begun.
+    """Decide once, when a study is begun, what it then need not ask about each candidate.
 
     Args:
-        family: one that is searched.
+        family: The family that is searched.
         profile: `paper` or `strict`.
-        thresholds: as for `check`.
-        budget: boxes for each decision, seconds for the family.
+        thresholds: As for `check`.
+        budget: Boxes for each decision, seconds for the family.
 
     Raises:
-        InputError: an unknown profile or threshold.
+        InputError: An unknown profile or threshold.
     """
     wanted = demands(profile, thresholds)
     limit = (budget or STUDY_BUDGET).fresh()

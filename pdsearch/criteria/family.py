@@ -25,9 +25,9 @@ class Part:
     """A box of the parameters' space with its verdict.
 
     Attributes:
-        ranges: low and high of each parameter.
+        ranges: Low and high of each parameter.
         verdict: `proved`, `refuted` or `undecided`.
-        volume: its share of the space, in the distributions' own scales (log where log).
+        volume: Its share of the space, in the distributions' own scales (log where log).
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -251,10 +251,10 @@ class FamilyGate:
     """What is known of all of a family's candidates before one is drawn.
 
     Attributes:
-        proved: required criteria that hold for every point of the space.
-        ranges: low and high of the parameters that need not be drawn from their whole range: what
+        proved: Required criteria that hold for every point of the space.
+        ranges: Low and high of the parameters that need not be drawn from their whole range: what
             lies outside fails a required criterion.
-        hopeless: why no candidate can pass; empty if some may.
+        hopeless: Why no candidate can pass; empty if some may.
     """
 
     proved: tuple[str, ...] = ()
@@ -287,12 +287,12 @@ def family_gate(
     """Decide the criteria for the whole space, and map those that some candidates fail.
 
     Args:
-        shape: the family's.
-        criteria: those required and certified.
-        budget: boxes for each decision and each map, seconds for all of it. A criterion whose turn
-            comes too late is left to each candidate, which is never wrong. Only whole steps can be
-            broken off: a hard derivative is taken to its end.
-        parts: how many parts a map has at most.
+        shape: The family's.
+        criteria: Those required and certified.
+        budget: Boxes for each decision and each map, seconds for all of it. A criterion whose turn
+            comes too late is left to each candidate, which is always right. Only whole steps can
+            be interrupted: a hard derivative is taken to its end.
+        parts: The most parts of a map.
     """
     proved: list[str] = []
     maps: list[FamilyMap] = []
@@ -328,7 +328,7 @@ def family_gate(
 
 
 def _why(shape: FamilyShape, criterion: str, how: str) -> str:
-    """A criterion that no candidate passes, in words, with the evidence of the default one."""
+    """Say that no candidate passes a criterion, with the evidence against the default one."""
     default = shape.family.default
     result = shape.result_for(criterion, default)
     evidence = []

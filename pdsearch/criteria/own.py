@@ -20,10 +20,10 @@ UserCriterion = Callable[[Candidate], Any]
 
 
 def own_results(extra: Sequence[UserCriterion], candidates: Sequence[Candidate]) -> list[Result]:
-    """What the user's criteria say of a candidate, or the worst of several of a family's.
+    """Return what the user's criteria say about a candidate, or the worst about several.
 
     Raises:
-        InputError: two have one name, or one fails or gives neither a `Result` nor a pair.
+        InputError: Two have one name, or one fails or gives neither a `Result` nor a pair.
     """
     results = []
     for criterion in extra:
@@ -52,12 +52,12 @@ def worst_of(found: Sequence[tuple[Result, Candidate]], how: str) -> Result:
 
 def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
     name = criterion_name(criterion)
-    # What it prints must not end up in what the command line writes to stdout.
+    # What it prints must not reach stdout, where the command line writes its data.
     try:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = criterion(candidate)
     except (PdsearchError, OSError, RuntimeError, MemoryError):
-        raise  # said clearly already, or what another attempt may get over
+        raise  # clear already, or gone at the next attempt
     except Exception as error:
         first = first_line(error)
         raise InputError(
@@ -100,7 +100,7 @@ def criterion_name(criterion: UserCriterion) -> str:
     """Return the name under which a criterion is listed.
 
     Raises:
-        InputError: it is one of ours.
+        InputError: It is one of ours.
     """
     name = str(getattr(criterion, "__name__", type(criterion).__name__))
     if name in CRITERIA:
@@ -109,22 +109,22 @@ def criterion_name(criterion: UserCriterion) -> str:
 
 
 def load_criterion(spec: str, *, directory: Path | None = None) -> UserCriterion:
-    """Load a criterion from a file: `path.py:function`. Runs the file.
+    """Load a criterion from a file, which is run: `path.py:function`.
 
-    The function takes a candidate and gives a `Result`, or a pair (value, passed).
+    The function takes a candidate and returns a `Result`, or a pair (value, passed).
 
     Args:
-        spec: the file and the function.
-        directory: what a relative path is relative to; the working directory if None.
+        spec: The file and the function.
+        directory: Where a relative path starts; the working directory if None.
 
     Raises:
-        InputError: no such file or function.
+        InputError: No such file or function.
     """
     return read_criterion(spec, directory=directory)[0]
 
 
 def read_criterion(spec: str, *, directory: Path | None = None) -> tuple[UserCriterion, str]:
-    """As `load_criterion`, and the text of the file as it ran."""
+    """Return what `load_criterion` returns, and the text of the file as it ran."""
     file, colon, name = spec.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise InputError(f"a criterion of your own is named path.py:function, got {spec!r}")

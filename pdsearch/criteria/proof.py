@@ -15,8 +15,8 @@ class ProofBox:
     """An interval of x and a certified enclosure of g over it.
 
     Attributes:
-        x: its ends, to the nearest float; infinite at the ends of the line.
-        g: a lower and an upper bound of g there.
+        x: Its ends, to the nearest float; infinite at the ends of the line.
+        g: A lower and an upper bound of g there.
     """
 
     x: tuple[float, float]
@@ -29,7 +29,7 @@ def boxes_of(shape: Shape, claim: Claim) -> tuple[ProofBox, ...]:
     What holds at the single points where pieces meet is decided by exact arithmetic and is no box.
 
     Raises:
-        OutOfReachError: the time is up.
+        OutOfReachError: The time is up.
     """
     found = []
     for index, function in enumerate(shape.functions):

@@ -1,4 +1,4 @@
-"""The criteria, one record each: all tables, pages, gates and messages are made from these."""
+"""The criteria, one record each. Tables, pages, gates and messages are made from the records."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,19 +26,19 @@ class Criterion:
     Exactly one of `claim`, `decider` and `measure` says how.
 
     Attributes:
-        name: its name everywhere.
-        statement: one sentence; its fields are filled in with the bounds that apply.
-        bound: the default; text where there is nothing to compare with.
-        source: of the criterion.
-        profiles: those that ask for it.
-        meaning: what its value is, where that is a quantity to be ranked; of the others, learned
-            criteria compare only whether they are met.
-        claim: what must hold of g at every x.
-        decider: how it is decided over a box of parameters.
-        measure: how it is measured of one candidate.
-        advisory: reported, and never required.
-        adjustable: whether a study file may set another bound.
-        once: measured at a family's defaults alone, since it says the same of every candidate.
+        name: Its name everywhere.
+        statement: One sentence; its fields are filled in with the bounds that apply.
+        bound: The default; text where there is nothing to compare with.
+        source: Where the criterion comes from.
+        profiles: The profiles that list it.
+        meaning: What its value is, if values can be ranked. Otherwise learned criteria compare
+            only whether it is met.
+        claim: What must hold of g at every x.
+        decider: How it is decided over a box of parameters.
+        measure: How it is measured of one candidate.
+        advisory: Reported, and never required.
+        adjustable: Whether a study file may set another bound.
+        once: Measured at a family's defaults alone, since it says the same of every candidate.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Criterion:
         Nothing is proved of a formula that may be undefined.
 
         Args:
-            shape: of a candidate or a family.
-            demands: the bounds.
-            box: a part of the family's; a candidate's has no sides.
-            budget: what the box may cost; the shape's own if None.
+            shape: Of a candidate or a family.
+            demands: The bounds.
+            box: A part of the family's; a candidate's has no sides.
+            budget: What the box may cost; the shape's own if None.
         """
         budget = budget or shape.budget
         with time_limit(OVERTIME * budget.seconds):
@@ -295,7 +295,7 @@ def demands(profile: str = "paper", thresholds: Mapping[str, Threshold] | None =
     """Check a profile's name and thresholds.
 
     Raises:
-        InputError: an unknown profile or threshold, or a bound that is not a finite number (or,
+        InputError: An unknown profile or threshold, or a bound that is not a finite number (or,
             for `gain`, a pair of numbers in order).
     """
     if profile not in PROFILES:

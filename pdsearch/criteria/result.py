@@ -22,10 +22,10 @@ class Outcome:
 
     Attributes:
         verdict: `proved`, `refuted`, `undecided` or `measured`.
-        value: a number, or a certified enclosure [lo, hi] of it; None where there is none.
-        witness: where the statement fails: `x` a number or an interval, and parameters.
-        detail: one more sentence, such as limits or the smallest box left undecided.
-        passed: of what is measured, whether the statement holds.
+        value: A number, or a certified enclosure [lo, hi] of it; None where there is none.
+        witness: Where the statement fails: `x` a number or an interval, and parameters.
+        detail: One more sentence, such as limits or the smallest box left undecided.
+        passed: Of what is measured, whether the statement holds.
     """
 
     verdict: str
@@ -40,16 +40,16 @@ class Result:
     """A criterion's outcome for one candidate or family.
 
     Attributes:
-        name: the criterion's.
-        statement: what was decided, with its bounds.
+        name: The criterion's.
+        statement: What was decided, with its bounds.
         verdict: `proved`, `refuted`, `undecided` or `measured`.
-        passed: whether the statement holds; False where undecided.
-        required: whether the profile requires it.
-        value: a number, or a certified enclosure [lo, hi] of it; None where there is none.
-        bound: what the value is compared with.
-        witness: where the statement fails: `x` a number or an interval, and parameters.
-        source: where the criterion comes from.
-        detail: one more sentence, such as limits or the smallest box left undecided.
+        passed: Whether the statement holds; False where undecided.
+        required: Whether the profile requires it.
+        value: A number, or a certified enclosure [lo, hi] of it; None where there is none.
+        bound: What the value is compared with.
+        witness: Where the statement fails: `x` a number or an interval, and parameters.
+        source: Where the criterion comes from.
+        detail: One more sentence, such as limits or the smallest box left undecided.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Report:
         """A result by its criterion's name.
 
         Raises:
-            KeyError: no such criterion in this report.
+            KeyError: No such criterion in this report.
         """
         for result in self.criteria:
             if result.name == name:

@@ -37,10 +37,10 @@ class Extreme:
     """A certified enclosure of the infimum or the supremum of g.
 
     Attributes:
-        lo: below it.
-        hi: above it.
-        piece: the piece on which it was found.
-        complete: whether every piece was searched to the end.
+        lo: Below it.
+        hi: Above it.
+        piece: The piece on which it was found.
+        complete: Whether every piece was searched to the end.
     """
 
     lo: float
@@ -54,8 +54,8 @@ class Shape:
 
     Args:
         expression: g in `x`, maybe `t`, which is taken at 0, and the domain's parameters.
-        domain: the parameters and their ranges; none for a candidate.
-        budget: what each decision may cost.
+        domain: The parameters and their ranges; none for a candidate.
+        budget: What each decision may cost.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Shape:
         """The smooth pieces, from left to right, cut at 0 as well; ends may hold parameters.
 
         Raises:
-            OutOfReachError: they cannot be found in time; asked again, at once.
+            OutOfReachError: They cannot be found in time; asked again, at once.
         """
         if self._no_pieces:
             raise OutOfReachError(self._no_pieces)
@@ -123,7 +123,7 @@ class Shape:
         """What is not shown of the formula's being a finite real number for every x; None if all.
 
         Args:
-            box: the part of the parameters' ranges that is asked about.
+            box: The part of the parameters' ranges that is asked about.
         """
         if self._undefined is None or not box:
             return self._undefined
@@ -161,6 +161,8 @@ class Shape:
         Returns:
             Floats, or of a candidate Arb numbers; None where g is undefined or not decided.
         """
+        if not math.isfinite(place):
+            return None
         exact = Fraction(place)
         if box:
             at = float(exact)

@@ -37,7 +37,7 @@ def check() -> None:
     """Stop here if the time limit has passed.
 
     Raises:
-        OutOfReachError: it has.
+        OutOfReachError: It has.
     """
     if time.monotonic() > _ends.get():
         raise OutOfReachError("the time ran out")

@@ -34,9 +34,9 @@ class Demand:
     """What must hold of a part for the whole to be defined.
 
     Attributes:
-        part: the divisor, or the argument of a logarithm or root.
-        holds: what must be true of it.
-        guarded: the part where its arm is taken, and 1 elsewhere.
+        part: The divisor, or the argument of a logarithm or root.
+        holds: What must be true of it.
+        guarded: The part where its arm is taken, and 1 elsewhere.
     """
 
     part: sympy.Expr

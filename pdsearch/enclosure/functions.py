@@ -34,10 +34,10 @@ def _at_point(
     """A function of one float, evaluated by Arb.
 
     Args:
-        function: what Arb evaluates.
-        span: where. Farther out its exponents leave the floats, or nothing moves any more.
-        below: lower and upper bound of the function before the span.
-        above: the same behind it.
+        function: What Arb evaluates.
+        span: Where. Farther out its exponents leave the floats, or nothing moves any more.
+        below: Lower and upper bound of the function before the span.
+        above: The same behind it.
     """
     cache: dict[float, Ends] = {}
 

@@ -43,10 +43,10 @@ def gaussian_integral(
     """Enclose the integral of |g(x) - c|^power times the standard normal density.
 
     Args:
-        pieces: a bound candidate's, from left to right.
+        pieces: A bound candidate's, from left to right.
         power: 1 or 2.
-        budget: shared; integration falls back to wider bounds when it is spent.
-        shift: the constant c on a piece (the step's value there).
+        budget: Shared; integration falls back to wider bounds when it is spent.
+        shift: The constant c on a piece (the step's value there).
     """
     with ctx.workprec(PRECISION):
         total = arb(0)

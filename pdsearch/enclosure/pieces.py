@@ -97,15 +97,15 @@ class Piece:
     """A stretch of the real line on which the expression is one formula.
 
     Attributes:
-        lo: left end, exact (in the parameters, if any), or -oo.
-        hi: right end, or oo.
-        expression: the formula in x.
-        local: the formula in `variable`, in its tightest form.
-        plain: the formula in `variable` as it was written: now and then the tighter one.
+        lo: Left end, exact (in the parameters, if any), or -oo.
+        hi: Right end, or oo.
+        expression: The formula in x.
+        local: The formula in `variable`, in its tightest form.
+        plain: The formula in `variable` as it was written: now and then the tighter one.
         variable: `s` or `y`.
         position: x in terms of `variable`.
-        start: the variable's interval.
-        smooth: no node that may bend or jump is left.
+        start: The variable's interval.
+        smooth: No node that may bend or jump is left.
     """
 
     lo: sympy.Expr
@@ -184,9 +184,9 @@ def cut(
     """The pieces of an expression in x, from left to right.
 
     Args:
-        expression: in x and the domain's parameters.
-        domain: the parameters' ranges; none for a bound candidate.
-        at: further places to cut, exact numbers in order.
+        expression: In x and the domain's parameters.
+        domain: The parameters' ranges; none for a bound candidate.
+        at: Further places to cut, exact numbers in order.
     """
     domain = domain or Domain()
     cuts = [-sympy.oo, *at, sympy.oo]

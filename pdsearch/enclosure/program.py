@@ -267,13 +267,13 @@ class Program:
     """A compiled expression of ``variables``, in the order given.
 
     Args:
-        expression: what to compile, best after `pdsearch.enclosure.nodes.prepare`.
-        variables: every symbol in it.
-        tail: a box whose first variable runs to +∞: products of what grows and what vanishes
+        expression: What to compile, best after `pdsearch.enclosure.nodes.prepare`.
+        variables: Every symbol in it.
+        tail: A box whose first variable runs to +∞: products of what grows and what vanishes
             there are bounded by more than the product of their bounds.
 
     Raises:
-        TypeError: the expression holds a node without an enclosure.
+        TypeError: The expression holds a node without an enclosure.
     """
 
     def __init__(
@@ -379,8 +379,8 @@ class Program:
         """The value on a complex ball; not finite where it might not be analytic.
 
         Args:
-            point: the variables' values.
-            choices: what `choices` returned for the stretch that is integrated over.
+            point: The variables' values.
+            choices: What `choices` returned for the stretch that is integrated over.
         """
         return self._run(point, real=False, choices=choices)
 

@@ -77,10 +77,10 @@ class Bisection(Generic[B, V]):
     cut any further.
 
     Args:
-        boxes: what to begin with.
-        judge: the verdict on a box, or None to cut it.
-        cut: the parts of a box, or None to leave it as it is.
-        key: the box with the least is looked at next, the oldest of equal ones first.
+        boxes: What to begin with.
+        judge: The verdict on a box, or None to cut it.
+        cut: The parts of a box, or None to leave it as it is.
+        key: The box with the least is looked at next, the oldest of equal ones first.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Smooth:
         """The derivative in one variable.
 
         Raises:
-            OutOfReachError: it would be too large, or the time is up.
+            OutOfReachError: It would be too large, or the time is up.
         """
         known = self._partials.get(index)
         if known is None and index in self._too_large:
@@ -394,13 +394,13 @@ def minimum(
     """Enclose the infimum of a function over its piece.
 
     Args:
-        function: what to minimise.
-        budget: shared; boxes are counted in it.
-        box: a part of the function's own box; all of it if None.
-        above: stop once the infimum is known to be ≥ this.
-        below: stop once a value below this (strictly) was certified.
-        tolerance: stop when the enclosure is this narrow (relative to 1 + its size).
-        leaves: filled with the boxes that were left, which cover the whole: each was closed by its
+        function: What to minimise.
+        budget: Shared; boxes are counted in it.
+        box: A part of the function's own box; all of it if None.
+        above: Stop once the infimum is known to be ≥ this.
+        below: Stop once a value below this (strictly) was certified.
+        tolerance: Stop when the enclosure is this narrow (relative to 1 + its size).
+        leaves: Filled with the boxes that were left, which cover the whole: each was closed by its
             own bound if the minimum is complete. Of functions of one variable only, because a box
             of several is cut on the face that it was moved to.
     """
