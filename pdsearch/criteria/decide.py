@@ -70,7 +70,7 @@ class Within:
         return [(g, _exact(self.low)), *below]
 
     def extent(self, shape: Shape) -> tuple[Value, bool, set[int]]:
-        """A candidate's value, whether that shows that the claim holds, and the pieces it is on."""
+        """Return a candidate's value, whether it proves the claim, and the pieces it is on."""
         low = shape.infimum
         held = low.complete and low.lo >= self.low
         if self.high == math.inf:
@@ -159,9 +159,9 @@ Claim = Within | Rising
 
 
 def everywhere(claim: Claim, shape: Shape, box: Box, budget: Budget) -> Outcome:
-    """Decide a claim; over a box with sides it is proved or left undecided.
+    """Decide a claim, which over a box with sides is proved or left undecided.
 
-    A candidate's searches may each cost its budget; those over a box share it.
+    Each search for a candidate may cost the whole budget; the searches over a box share it.
     """
     value, held, first = (None, False, set()) if box else claim.extent(shape)
     if held:

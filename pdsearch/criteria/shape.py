@@ -120,10 +120,10 @@ class Shape:
         return is_defined(self.expression, self.domain, self.budget.fresh())
 
     def undefined(self, box: Box = ()) -> str | None:
-        """What is not shown of the formula's being a finite real number for every x; None if all.
+        """Return None if g is shown to be a finite real number for every x, else what is open.
 
         Args:
-            box: The part of the parameters' ranges that is asked about.
+            box: A part of the parameters' ranges.
         """
         if self._undefined is None or not box:
             return self._undefined
@@ -133,11 +133,11 @@ class Shape:
     def order_at(
         self, place: sympy.Expr, greater: sympy.Expr, lesser: sympy.Expr, box: Box = ()
     ) -> int | None:
-        """The sign of one expression less another at a place, where g may not be smooth.
+        """Return the sign of the difference of two expressions at a place.
 
         Returns:
-            Of a candidate the exact sign; over a box 1 if it is ≥ 0 all over it, -1 if < 0. None
-            where it is not known.
+            For a candidate the exact sign. Over a box 1 if the difference is ≥ 0 for all of it, -1
+            if it is < 0. None where it is not known.
         """
         if not box:
             return sign_at(greater, place, lesser)
@@ -156,10 +156,10 @@ class Shape:
         return 1 if lo >= 0.0 else (-1 if hi < 0.0 else None)
 
     def ends(self, place: float | Fraction, box: Box = ()) -> tuple[Any, Any] | None:
-        """Certified lower and upper bounds of g at an exact rational, all over a box.
+        """Return certified bounds of g at an exact rational, for all parameters of a box.
 
         Returns:
-            Floats, or of a candidate Arb numbers; None where g is undefined or not decided.
+            Floats, for a candidate Arb numbers; None where g is undefined or not decided.
         """
         if not math.isfinite(place):
             return None

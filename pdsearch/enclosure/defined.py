@@ -1,10 +1,10 @@
 """Whether an expression is a finite real number at every x, shown for the formula as it is given.
 
 Rewriting may remove a pole or the logarithm of a negative number: behind a factor that is zero once
-multiplied out, by a common factor, by a choice that becomes its one argument. So what has to hold
-is collected from the formula itself, part by part: a divisor is not 0, a logarithm's argument is
-positive, that of a root is not negative, each wherever its arm of a Piecewise is taken. Where all
-of it holds, every rewritten form is equal to the formula everywhere.
+multiplied out, by cancelling a common factor, or where a choice has only one argument left. So the
+conditions are collected from the formula itself, part by part: a divisor is not 0, the argument of
+a logarithm is positive, that of a root is not negative, each wherever its arm of a Piecewise is
+taken. Where all of them hold, every rewritten form equals the formula everywhere.
 """
 
 import itertools
@@ -49,7 +49,7 @@ Path = tuple[tuple[tuple[Any, ...], Any], ...]
 
 
 def demands_of(expression: sympy.Expr, domain: Domain) -> list[Demand]:
-    """All that must hold for an expression to be defined, innermost first, each once."""
+    """Return all that must hold for an expression to be defined, innermost first, each once."""
     found: dict[Demand, None] = {}
     for part, holds, path in _walk(expression, (), domain, set()):
         guarded = part
@@ -92,7 +92,7 @@ def _walk(
 
 
 def is_defined(expression: sympy.Expr, domain: Domain, budget: Budget) -> str | None:
-    """None if the expression is defined for every x and all parameters; else what is not shown."""
+    """Return None if the expression is defined for all x and parameters, else what is not shown."""
     for demand in demands_of(expression, domain):
         if not (_everywhere(demand, domain) or _on_pieces(demand, domain, budget)):
             text = str(demand.part)

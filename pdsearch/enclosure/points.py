@@ -31,7 +31,7 @@ def at_place(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
 
 
 def ball_at(expression: sympy.Expr, place: sympy.Expr, *, precision: int = 128) -> arb:
-    """An expression in x at an exact point; not finite where it is undefined or not decided."""
+    """Return a ball around an expression at a point; nan where it is undefined or undecided."""
     if place.is_Integer:  # exactly, for conditions such as x == 10**300
         precision = max(precision, abs(int(place)).bit_length() + 64)
     with ctx.workprec(precision):
@@ -40,7 +40,7 @@ def ball_at(expression: sympy.Expr, place: sympy.Expr, *, precision: int = 128) 
 
 
 def ends_at(expression: sympy.Expr, place: sympy.Expr) -> tuple[float, float] | None:
-    """The floats around an expression in x at an exact point; None where it is not known."""
+    """Return the floats around an expression at an exact point; None where it is not known."""
     value = evaluated(expression, place)
     if value is not None:
         return float_ends(value)
