@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import sympy
-from flint import acb, arb, ctx, fmpq
+from flint import acb, arb, ctx
 
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
@@ -20,7 +20,7 @@ from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import prepare, tail_form
 from pdsearch.enclosure.pieces import Domain, Piece
 from pdsearch.enclosure.pieces import y as y_symbol
-from pdsearch.enclosure.program import Program
+from pdsearch.enclosure.program import Program, to_arb
 from pdsearch.enclosure.search import Bisection, Budget, Smooth
 from pdsearch.expression import x
 
@@ -68,20 +68,19 @@ def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb
         return arb(0)
     function = Smooth.on(piece, Domain())
     if not piece.tail:
-        lo, hi = _number(piece.lo), _number(piece.hi)
-        formula = prepare(piece.expression)
+        places = _number(piece.lo), _number(piece.hi)
         if piece.mirrored:
-            lo, hi = hi, lo
-        return _stretch(function, formula, lo, hi, 0.0, 1.0, power, budget)
+            places = places[::-1]
+        program = Program(prepare(piece.expression), (x,))
+        return _stretch(function, program, places, (0.0, 1.0), power, budget)
     local = piece.local
     start = piece.start[0]
     total = arb(0)
     reach = max(float(REACH), start)
     if start < reach:
         # In the tail's own variable y, so that the formula is the one that encloses well.
-        total = _stretch(
-            function, local, arb(start), arb(reach), start, reach, power, budget, position=None
-        )
+        program = Program(local, (y_symbol,))
+        total = _stretch(function, program, (arb(start), arb(reach)), (start, reach), power, budget)
     rest = _tail(function, local, reach, power)
     return None if rest is None else total + rest
 
@@ -113,48 +112,43 @@ def _up_to(bound: arb) -> arb:
     return arb(top / 2, top / 2)
 
 
+Stretch = tuple[float, float]
+"""The ends of a part of a piece, in its own variable."""
+
+
 def _stretch(
     function: Smooth,
-    formula: sympy.Expr,
-    lo: arb,
-    hi: arb,
-    first: float,
-    last: float,
+    program: Program,
+    places: tuple[arb, arb],
+    whole: Stretch,
     power: int,
     budget: Budget,
-    *,
-    position: sympy.Symbol | None = x,
 ) -> arb:
-    """Integrate between lo and hi, the places of the local coordinates first and last."""
-    variable = y_symbol if position is None else x
-    program = Program(formula, (variable,))
+    """Integrate between two places, which have the local coordinates of the stretch's ends."""
 
     def place(local: float) -> arb:
-        # Exact ends, so that neighbouring stretches meet.
-        share = Fraction(local) - Fraction(first)
-        share /= Fraction(last) - Fraction(first)
-        return lo + (hi - lo) * arb(fmpq(share.numerator, share.denominator))
+        # Exact shares, so that neighbouring stretches meet.
+        first, last = map(Fraction, whole)
+        return places[0] + (places[1] - places[0]) * to_arb(
+            (Fraction(local) - first) / (last - first)
+        )
 
     # Most shapes change sign once; the rest of the interval joins into two long runs.
     runs: list[tuple[float, float, int]] = []
     if power == 1:
-        for (a, b), sign in _by_sign(function, (first, last), budget):
+        for (a, b), sign in _by_sign(function, whole, budget):
             if runs and sign and runs[-1][2] == sign:
                 runs[-1] = (runs[-1][0], b, sign)
             else:
                 runs.append((a, b, sign or 0))
     else:
-        runs.append((first, last, 1))
+        runs.append((*whole, 1))
     total = arb(0)
     for a, b, sign in runs:
         total += _run(function, program, place, (a, b), sign, power, budget)
         if not total.is_finite():
             break
     return total
-
-
-Stretch = tuple[float, float]
-"""The ends of a part of a piece, in its own variable."""
 
 
 def _halves(stretch: Stretch) -> tuple[Stretch, Stretch]:
