@@ -18,6 +18,7 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import multiplied_out
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import prepare, tail_form
+from pdsearch.enclosure.numbers import enclosed
 from pdsearch.enclosure.pieces import Domain, Piece
 from pdsearch.enclosure.pieces import y as y_symbol
 from pdsearch.enclosure.program import Program, to_arb
@@ -58,17 +59,13 @@ def gaussian_integral(
         return iv.ball_interval(total)
 
 
-def _number(value: sympy.Expr) -> arb:
-    return Program(prepare(value), ()).ball(())
-
-
 def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb | None:
     piece = piece.with_expression(piece.expression - shift) if shift else piece
     if piece.local == sympy.S.Zero:  # no question to sympy's assumptions, which may factor
         return arb(0)
     function = Smooth.on(piece, Domain())
     if not piece.tail:
-        places = _number(piece.lo), _number(piece.hi)
+        places = enclosed(piece.lo), enclosed(piece.hi)
         if piece.mirrored:
             places = places[::-1]
         program = Program(prepare(piece.expression), (x,))
