@@ -21,9 +21,17 @@ from typing import Any
 import flint
 import sympy
 
-from pdsearch.criteria import Budget, FamilyGate, decide_family, gate, settle
-from pdsearch.criteria.family import CERTIFIED
-from pdsearch.criteria.result import CRITERIA, PROVED, demands
+from pdsearch.criteria import (
+    CERTIFIED,
+    CRITERIA,
+    Budget,
+    FamilyGate,
+    decide_family,
+    demands,
+    gate,
+    settle,
+)
+from pdsearch.criteria.result import PROVED
 from pdsearch.criteria.shape import Shape
 from pdsearch.family import Family, library
 
@@ -37,8 +45,8 @@ def certified_seconds(family: Family) -> float:
     wanted = demands("strict")
     begun = time.perf_counter()
     shape = Shape(expression)
-    for decide in CERTIFIED.values():
-        decide(shape, wanted)
+    for criterion in CERTIFIED.values():
+        criterion.check(shape, wanted)
     return time.perf_counter() - begun
 
 

@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 
 from optuna.distributions import FloatDistribution
 
-from pdsearch.criteria.family import CERTIFIED, decide_criterion
+from pdsearch.criteria import CERTIFIED, demands
+from pdsearch.criteria.family import decide_criterion
 from pdsearch.criteria.family_shape import FamilyShape
-from pdsearch.criteria.result import PROVED, REFUTED, demands
+from pdsearch.criteria.result import PROVED, REFUTED
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure import Budget
 from pdsearch.errors import FormulaError
@@ -152,9 +153,9 @@ def verdicts(made: Made) -> dict[str, tuple[str, float]] | None:
             found[name] = (verdict, time.process_time() - begun)
         return found
     one = Shape(expression, budget=BUDGET.fresh())
-    for name, decide in CERTIFIED.items():
+    for name, criterion in CERTIFIED.items():
         begun = time.process_time()
-        found[name] = (decide(one, wanted).verdict, time.process_time() - begun)
+        found[name] = (criterion.check(one, wanted).verdict, time.process_time() - begun)
     return found
 
 

@@ -1,9 +1,9 @@
 """Learned criteria: what a finished study says about the criteria themselves.
 
-Each criterion's value is set against the accuracy of the trials that got the same, full budget:
+Each criterion's value is compared with the accuracy of the trials that got the same, full budget:
 Spearman's rank correlation with a bootstrap interval, and a permutation p-value adjusted (Holm) for
-the number of criteria that could be judged. An association among the shapes that were tried is all
-that this shows; no cause, and nothing of shapes that were not tried.
+the number of criteria that could be judged. This shows an association among the shapes that were
+tried. It shows no cause, and nothing about other shapes.
 """
 
 import math
@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pdsearch.criteria import CRITERIA, PROFILES, RECORDS, gate
 from pdsearch.errors import StorageError
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
 from pdsearch.study.storage import storage_errors
@@ -29,23 +30,8 @@ FEWEST = 5
 # The study attribute that keeps what was decided here.
 KEPT = "pdsearch:insight"
 
-# Measured, so that values from different machines and moments are no scale; they never gate either.
-ADVISORY = frozenset({"cheap", "alive_in_half"})
-
-# What a criterion's value is, where that is a quantity of its own; the others count as met or not
-# (a fall that was certified need not be the largest, so `non_decreasing` is among those).
-MEANING = {
-    "forward_is_relu": "number of outputs unlike torch.relu's",
-    "alive_below_zero": "share of [-R, 0) where g is nearly zero",
-    "consistent": "mean distance of g from the step",
-    "limits": "distance of the limits from 0 and 1",
-    "sign_preserving": "smallest value of g",
-    "bounded": "largest value of |g|",
-    "gain": "mean of g squared (ReLU's is 1)",
-}
-
-# What diagnostics of a trial saw after its first epoch or task is set beside the criteria: may a
-# short look tell what a long training comes to?
+# What diagnostics of a trial saw after its first epoch or task is compared like a criterion: does
+# an early look tell how a long training ends? Each with its measure and its statement.
 EARLY = {
     "early_cosine": (
         "cosine to the exact gradient",
@@ -60,8 +46,6 @@ EARLY = {
         "share of units that came back within the first epoch or task, mean over layers",
     ),
 }
-MEANING |= {name: measure for name, (measure, _) in EARLY.items()}
-
 MET = "whether it is met"
 
 # An enclosure wider than this says too little of its value to be ranked.
@@ -207,17 +191,17 @@ class Insight:
 def learned_criteria(
     stored: "StoredStudy", *, rows: "Sequence[TrialRow] | None" = None, decide: int | None = None
 ) -> Insight:
-    """Relates each criterion's value to accuracy over the trials of equal, full budget.
+    """Relate each criterion's value to accuracy over the trials of equal, full budget.
 
-    A value that is an enclosure counts with its middle; a criterion without values counts as met
-    or not. Trials of one and the same g count once. The baseline and the references, which got the
-    same budget, are among the points.
+    An enclosure counts with its middle. A criterion without values counts as met or not. Trials of
+    the same g count once. The baseline and the references, which got the same budget, are among the
+    points.
 
     Args:
         stored: The study.
-        rows: Its trials, where they are at hand.
-        decide: At most so many candidates whose values nobody has kept are decided now, the first
-            of them; a note tells of the others. All where None.
+        rows: Its trials, if they were read already.
+        decide: How many candidates without stored values are decided now, at most; a note counts
+            the others. All if None.
     """
     rows = stored.trials() if rows is None else rows
     settings = stored.settings.study
@@ -265,13 +249,11 @@ def _left(stored: "StoredStudy", count: int) -> list[str]:
 def _tables(
     stored: "StoredStudy", rows: Sequence["TrialRow"], *, decide: int | None
 ) -> tuple[list[dict[str, Mapping[str, Any]]], int]:
-    """The verdicts on each trial by the criterion's name; and how many candidates lack some.
+    """Return the verdicts on each trial by criterion, and how many candidates lack some.
 
-    A study's gate decides what its profile requires, and leaves out the value where the whole
-    family was proved. The rest is decided here (some 0.1 s a candidate) and kept with the study.
+    A study's gate decides what its profile requires, and omits the value where the whole family was
+    proved. The rest is decided here (about 0.1 s a candidate) and stored with the study.
     """
-    from pdsearch.criteria import CRITERIA, PROFILES, gate
-
     with storage_errors(stored.storage):
         kept: dict[str, Any] = dict(stored.study.user_attrs.get(KEPT, {}))
     thresholds = stored.settings.criteria.bounds()
@@ -281,7 +263,7 @@ def _tables(
     for row in rows:
         entries = {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
         valued = {name for name, entry in entries.items() if entry.get("value") is not None}
-        if row.candidate is not None and not valued >= PROFILES["strict"] - ADVISORY:
+        if row.candidate is not None and not valued >= PROFILES["strict"]:
             key = row.candidate.formula + suffix
             if key not in kept and decide is not None and new >= decide:
                 left += 1
@@ -298,7 +280,7 @@ def _tables(
         ours = {name: entries[name] for name in CRITERIA if name in entries}
         tables.append({**ours, **entries, **_early(row)})
     if new:
-        # Only to spare the next call the work: a storage that cannot be written to is no obstacle.
+        # This only saves work for the next call, so a storage that cannot be written to is fine.
         with suppress(StorageError), storage_errors(stored.storage):
             stored.study.set_user_attr(KEPT, kept)
     return tables, left
@@ -329,13 +311,20 @@ def _early(row: "TrialRow") -> dict[str, dict[str, Any]]:
     }
 
 
+def _measure(name: str) -> str:
+    """What a value is, in words; empty where it is no quantity to be ranked."""
+    if name in EARLY:
+        return EARLY[name][0]
+    return RECORDS[name].meaning if name in RECORDS else "value"
+
+
 def _learn(
     name: str, tables: Sequence[Mapping[str, Mapping[str, Any]]], accuracies: Sequence[float]
 ) -> Learned:
     entries = [table.get(name) for table in tables]
     numbers = [None if entry is None else _number(entry.get("value")) for entry in entries]
-    measure = MEANING.get(name, "value")
-    if name == "non_decreasing" or not any(number is not None for number in numbers):
+    measure = _measure(name)
+    if not measure or all(number is None for number in numbers):
         measure = MET
         numbers = [None if entry is None else _met(entry) for entry in entries]
     pairs = [

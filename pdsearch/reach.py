@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy
 
-from pdsearch.enclosure import Program, UndecidedError
+from pdsearch.enclosure import Program
 from pdsearch.expression import exact, format_formula, symbol, t, x
 
 if TYPE_CHECKING:
@@ -234,10 +234,7 @@ class Exact:
         if self._program is None:
             return None
         for precision in (128, 1_200, 4_000):
-            try:
-                ball = self._program.at([point], precision=precision)
-            except UndecidedError:
-                continue
+            ball = self._program.at([point], precision=precision)
             if ball.is_finite() and (ball.rel_accuracy_bits() > 40 or abs(ball) < 1e-40):
                 return float(ball)
         return None

@@ -16,6 +16,7 @@ from pdsearch.enclosure import (
     Program,
     Smooth,
     cut,
+    functions,
     gaussian_integral,
     limit_at_infinity,
     minimum,
@@ -34,6 +35,7 @@ from pdsearch.enclosure.nodes import (
     tail_form,
 )
 from pdsearch.enclosure.pieces import s, y
+from pdsearch.enclosure.search import Bisection
 from pdsearch.expression import parse, sigmoid, softplus, t, x
 
 a = sympy.Symbol("a", real=True)
@@ -298,6 +300,34 @@ def test_enclosures_of_primitives_are_tight(
     assert hi == pytest.approx(expected[1], rel=1e-14, abs=1e-14)
 
 
+FAR_OUT = {
+    "exponential": mpmath.exp, "sinh": mpmath.sinh, "cosh": mpmath.cosh, "tanh": mpmath.tanh,
+    "erf": mpmath.erf, "erfc": mpmath.erfc, "atan": mpmath.atan,
+    "softplus": lambda u: mpmath.log1p(mpmath.exp(u)),
+    "sigmoid": lambda u: 1 / (1 + mpmath.exp(-u)),
+    "arccot": lambda u: mpmath.pi / 2 - mpmath.atan(u),
+    "bell": lambda u: 1 / (4 * mpmath.cosh(u / 2) ** 2),
+    "sech2": lambda u: 1 / mpmath.cosh(u) ** 2,
+    "erfc_ratio": lambda u: 2 * mpmath.exp(-(u**2)) / (mpmath.sqrt(mpmath.pi) * mpmath.erfc(u)),
+}  # fmt: skip
+# Around the places where an evaluation gives way to a bound.
+PLACES = (0.5, 25.9, 26.1, 26.9, 27.1, 339.0, 341.0, 399.0, 401.0, 689.0, 691.0, 699.5, 700.5, 1e4)
+
+
+@pytest.mark.parametrize("name", FAR_OUT)
+def test_functions_are_enclosed_far_out(name: str) -> None:
+    enclose, exact = getattr(functions, name), FAR_OUT[name]
+    for place in PLACES:
+        for box in ((-place, -place), (place, place), (-place, place), (-2 * place, -place),
+                    (place, 2 * place), (-math.inf, -place), (place, math.inf)):  # fmt: skip
+            lo, hi, flag = enclose((*box, 0))
+            assert flag == 0
+            with mpmath.workdps(400):
+                for end in box:
+                    at = mpmath.mpf(math.copysign(3e4, end) if math.isinf(end) else end)
+                    assert lo <= exact(at) <= hi, (box, lo, hi)
+
+
 def test_sums_of_floats_are_rounded_only_where_inexact() -> None:
     assert iv.add((0.5, 0.5, 0), (-0.5, 0.25, 0)) == (0.0, 0.75, 0)
     lo, hi, _ = iv.add((0.1, 0.1, 0), (0.2, 0.2, 0))
@@ -438,6 +468,34 @@ def test_a_spent_budget_says_so_and_still_encloses() -> None:
     found = minimum(Smooth.on(piece, Domain()), Budget(boxes=6))
     assert not found.complete and found.box is not None
     assert found.lo <= -0.99 <= found.hi + 1.0
+
+
+def test_a_bisection_judges_every_part_or_leaves_it() -> None:
+    third = Fraction(1, 3)
+
+    def side(part: tuple[Fraction, Fraction]) -> str | None:
+        return "left" if part[1] <= third else ("right" if part[0] >= third else None)
+
+    def cut(part: tuple[Fraction, Fraction]) -> list[tuple[Fraction, Fraction]] | None:
+        middle = (part[0] + part[1]) / 2
+        short = part[1] - part[0] < Fraction(1, 60)
+        return None if short else [(part[0], middle), (middle, part[1])]
+
+    whole = (Fraction(0), Fraction(1))
+    search = Bisection([whole], judge=side, cut=cut, key=lambda part: float(part[0]))
+    found = list(search)
+    assert search.open == []
+    assert [part[0] for part, _ in found] == [Fraction(0), *(part[1] for part, _ in found[:-1])]
+    assert found[-1][0][1] == 1
+    ((open_, _),) = [one for one in found if one[1] is None]
+    assert open_ == (Fraction(21, 64), Fraction(22, 64))  # 21/64 < 1/3 < 22/64
+    assert [verdict for _, verdict in found] == sorted(
+        (side(part) for part, _ in found), key=["left", None, "right"].index
+    )
+    widest = list(Bisection([whole], judge=side, cut=cut, key=lambda p: float(p[0] - p[1])))
+    assert [part[1] - part[0] for part, _ in widest] == sorted(
+        (part[1] - part[0] for part, _ in found), reverse=True
+    )
 
 
 def test_the_leaves_of_a_search_cover_the_piece_and_are_closed_each_by_its_bound() -> None:

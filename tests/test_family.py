@@ -21,6 +21,7 @@ from pdsearch.family import (
     SCHEMA,
     Candidate,
     Family,
+    at_share,
     distribution_from,
     find_families,
     library,
@@ -667,6 +668,16 @@ def test_wrong_targets(
     with pytest.raises(InputError, match=message) as caught:
         load_target(text, settings=settings, params=params)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1_200
+
+
+@pytest.mark.parametrize(("low", "high", "log", "share", "value"), [
+    (0.0, 10.0, False, 0.25, 2.5), (-1.0, 3.0, False, 0.5, 1.0), (2.0, 2.0, True, 0.7, 2.0),
+    (1.0, 100.0, True, 0.5, 10.0), (0.1, 1000.0, True, 0.75, 100.0), (1e-3, 1e3, True, 0.0, 1e-3),
+    (1e-300, 1e300, True, 0.5, 1.0), (1e-300, 1e300, True, 1.0, 1e300),
+    (-1.5e308, 1.5e308, False, 0.5, 0.0), (-1.5e308, 1.5e308, False, 1.0, 1.5e308),
+])  # fmt: skip
+def test_a_share_of_a_range(low: float, high: float, log: bool, share: float, value: float) -> None:
+    assert at_share(low, high, share, log=log) == pytest.approx(value, rel=1e-12, abs=1e-12)
 
 
 def test_wrong_candidate_files(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Gate:
 @pytest.fixture(autouse=True)
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     fake = Gate()
-    monkeypatch.setattr(pdsearch.criteria, "gate", fake)
+    monkeypatch.setattr("pdsearch.insight.gate", fake)
     return fake
 
 
@@ -237,7 +237,7 @@ def test_a_storage_that_cannot_be_written_to_is_no_obstacle(
 def test_values_of_a_real_candidate_are_those_of_the_criteria(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pdsearch.criteria, "gate", REAL_GATE)
+    monkeypatch.setattr("pdsearch.insight.gate", REAL_GATE)
     insight = learned_criteria(study([row(299, 0.5, [])]))
     values = {learned.name: learned.values[0] for learned in insight.criteria}
     # a = 0.3: E|g - step| = 0.3 E[e^x; x < 0] = 0.3 e^(1/2) erfc(1/sqrt 2)/2, sup 1, inf 0.

@@ -19,10 +19,9 @@ from sympy.printing.pycode import PythonCodePrinter
 from sympy.printing.str import StrPrinter
 
 from pdsearch import Family
-from pdsearch.criteria import decide, decide_family
-from pdsearch.criteria.family import CERTIFIED, decide_criterion
+from pdsearch.criteria import CERTIFIED, decide_family, demands
+from pdsearch.criteria.family import decide_criterion
 from pdsearch.criteria.family_shape import FamilyShape
-from pdsearch.criteria.result import demands
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure import Budget, Domain, algebra, clock, nodes
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
@@ -41,7 +40,7 @@ STEP = "Piecewise(({}), (1, x > 0), (0.3*exp(x), True))"
 
 def verdicts(text: str, budget: Budget = BUDGET) -> dict[str, str]:
     shape = Shape(parse(text), budget=budget.fresh())
-    return {name: decide(shape, STRICT).verdict for name, decide in CERTIFIED.items()}
+    return {name: criterion.check(shape, STRICT).verdict for name, criterion in CERTIFIED.items()}
 
 
 def nested(function: str, times: int, inside: str = "x") -> str:
@@ -196,7 +195,7 @@ def test_limits_of_functions_of_functions_that_overflow(outer: str, form: str) -
     """At -oo exp(x) and exp(2x) tend to 0: the limit is the outer form's value at 0."""
     for inner in ("exp(x)", "exp(2*x)*x**2", "exp(exp(x))-1"):
         expression = parse(form.format(f=f"{outer}({inner})"))
-        result = decide.limits(Shape(expression, budget=BUDGET.fresh()), STRICT)
+        result = CERTIFIED["limits"].check(Shape(expression, budget=BUDGET.fresh()), STRICT)
         limit = limit_at_infinity(germ(expression, -1))
         assert limit is not None
         z = SATURATING[outer][0]
@@ -228,7 +227,7 @@ def test_sympy_knows_no_internal_node(node: type[sympy.Function]) -> None:
 
 def test_the_bell_at_minus_infinity() -> None:
     text = "exp(-exp(x))/(1+exp(-exp(x)))**2*2"  # 2·bell(e^x), 1/2 at -oo, 0 at oo
-    result = decide.limits(Shape(parse(text)), STRICT)
+    result = CERTIFIED["limits"].check(Shape(parse(text)), STRICT)
     assert result.detail == "limit 0.5 at -oo, 0 at +oo"
 
 
@@ -251,9 +250,9 @@ HARD = [
 def test_no_decision_goes_far_beyond_its_time(text: str) -> None:
     """That none takes twice its time is measured by benchmarks/fuzz_criteria.py."""
     shape = Shape(parse(text), budget=Budget(boxes=100_000, seconds=0.5))
-    for name, decision in CERTIFIED.items():
+    for name, criterion in CERTIFIED.items():
         begun = time.process_time()
-        assert decision(shape, STRICT).verdict in ("proved", "refuted", "undecided")
+        assert criterion.check(shape, STRICT).verdict in ("proved", "refuted", "undecided")
         assert time.process_time() - begun < 10.0, name  # without a clock: minutes, or no end
 
 
@@ -263,7 +262,9 @@ def test_a_gate_whose_values_a_sampler_draws() -> None:
     family = Family("dies", expression, space={"a": FloatDistribution(0.5, 3.0)})
     for a in (1.2345, 0.987654321, 2.718281828459045):
         shape = Shape(family.bind(a=a).expression)
-        found = {name: decision(shape, STRICT).verdict for name, decision in CERTIFIED.items()}
+        found = {
+            name: criterion.check(shape, STRICT).verdict for name, criterion in CERTIFIED.items()
+        }
         assert found["non_decreasing"] == found["sign_preserving"] == found["limits"] == "proved"
         assert found["alive_below_zero"] == "refuted"  # dead on [-3, -1)
 

@@ -1,384 +1,411 @@
-"""The certified criteria of one bound candidate."""
+"""How each certified criterion is decided, over a box of parameters.
 
-import heapq
+A candidate is a box without sides. It has a value and, where the criterion fails, a witness. A box
+with sides is proved if the criterion holds for every point of it, and refuted if it fails for every
+point.
+"""
+
+import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sympy
-from flint import arb
 from sympy import S, oo
 
-from pdsearch.criteria.certified import certified
-from pdsearch.criteria.result import (
-    PROVED,
-    REFUTED,
-    SLACK,
-    UNDECIDED,
-    Demands,
-    Result,
-)
-from pdsearch.criteria.shape import Shape, negated
+from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Outcome, Value
+from pdsearch.criteria.shape import Box, Shape
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.integral import gaussian_integral
+from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.limits import limit_at_infinity
-from pdsearch.enclosure.numbers import as_float, enclosed, exact_sign
-from pdsearch.enclosure.pieces import Piece, germ, y
-from pdsearch.enclosure.points import ends_at, sign_at, size_less
+from pdsearch.enclosure.numbers import as_float, enclosed, is_float
+from pdsearch.enclosure.pieces import Domain, Piece, germ
+from pdsearch.enclosure.points import ends_at, size_less
 from pdsearch.enclosure.program import rational_interval
-from pdsearch.enclosure.search import Budget, Minimum, minimum
+from pdsearch.enclosure.search import Bisection, Budget, Minimum, Smooth, minimum
 from pdsearch.expression import exact
 
+if TYPE_CHECKING:
+    from pdsearch.criteria.records import Demands
 
-@certified
-def sign_preserving(shape: Shape, demands: Demands) -> Result:
-    """G(x) ≥ 0 everywhere; value: the infimum of g."""
-    name = "sign_preserving"
-    infimum = shape.infimum
-    value = infimum.interval
-    if infimum.complete and infimum.lo >= 0.0:
-        return demands.result(name, PROVED, value=value)
-    # Breakpoints' own values, exactly.
-    open_points = False
-    no_float: Result | None = None
-    for _, place, _ in shape.breakpoints:
-        sign = shape.sign_at(place)
-        if sign == -1:
-            found = _at_breakpoint(shape, demands, name, value, place)
-            if is_float(place):
-                return found
-            no_float = found
-        open_points |= sign is None
-    box: str = ""
-    proved = not open_points
-    for index in sorted(range(len(shape.pieces)), key=lambda i: i != infimum.piece):
-        low = minimum(shape.functions[index], shape.budget.fresh(), above=0.0, below=0.0)
-        if low.hi < 0.0:
-            witness = _witness(shape, index, low, lambda ball: ball < 0)
-            if witness is not None:
-                return demands.result(name, REFUTED, value=value, witness={"x": witness})
-        if not (low.complete and low.lo >= 0.0):
-            proved = False
-            box = box or _open_box(shape, index, low)
-    if no_float is not None:
-        return no_float
-    if proved:
-        return demands.result(name, PROVED, value=(max(value[0], 0.0), value[1]))
-    return demands.result(name, UNDECIDED, value=value, detail=box)
+SLACK = 1e-6
+"""Comparisons with a bound allow this much, so that a supremum equal to its bound passes."""
+
+_exact = functools.lru_cache(maxsize=64)(exact)
+
+Pair = tuple[sympy.Expr, sympy.Expr]
+"""Two expressions in x of which the first must not be less than the second."""
 
 
-@certified
-def bounded(shape: Shape, demands: Demands) -> Result:
-    """Sup |g| ≤ bound; value: that supremum."""
-    name = "bounded"
-    bound = demands.number(name) + SLACK
-    low, high = shape.infimum, shape.supremum
-    lo = max(low.interval[1] * -1.0, high.interval[0], 0.0)
-    hi = max(-low.interval[0], high.interval[1])
-    value = (lo, hi)
-    if low.complete and high.complete and hi <= bound:
-        return demands.result(name, PROVED, value=value)
-    no_float: Result | None = None
-    for _, place, _ in shape.breakpoints:
-        if size_less(shape.expression, place, exact(bound)) == 1:
-            at = _at_breakpoint(shape, demands, name, value, place)
-            if is_float(place):
-                return at
-            no_float = at
-    proved = all(
-        size_less(shape.expression, place, exact(bound)) in (0, -1)
-        for _, place, _ in shape.breakpoints
-    )
-    box = ""
-    order = sorted(range(len(shape.pieces)), key=lambda i: i not in (low.piece, high.piece))
-    for index in order:
-        for function in (negated(shape.functions[index]), shape.functions[index]):
-            found = minimum(function, shape.budget.fresh(), above=-bound, below=-bound)
-            if found.hi < -bound:
-                witness = _witness(shape, index, found, lambda ball: abs(ball) > bound)
-                if witness is not None:
-                    return demands.result(name, REFUTED, value=value, witness={"x": witness})
-            if not (found.complete and found.lo >= -bound):
-                proved = False
-                box = box or _open_box(shape, index, found)
-    if no_float is not None:
-        return no_float
-    if proved:
-        return demands.result(name, PROVED, value=(lo, min(hi, bound)))
-    return demands.result(name, UNDECIDED, value=value, detail=box)
+# -------------------------------------------------------------- what must hold at every x
 
 
-def _at_breakpoint(
-    shape: Shape, demands: Demands, name: str, value: tuple[float, float], place: sympy.Expr
-) -> Result:
-    """Refuted by g's exact value where two pieces meet."""
-    where = "" if is_float(place) else f" x = {place}, which is no float"
-    number = sum(ends_at(shape.expression, place) or (math.nan,)) / 2
-    return demands.result(
-        name, REFUTED, value=value, witness={"x": as_float(place)},
-        detail=f"g = {number:.6g} at the breakpoint{where}",
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Within:
+    """low ≤ g(x) ≤ high for all x; value: the infimum of g, or where there is a high, sup |g|."""
 
+    low: float
+    high: float
 
-def is_float(place: sympy.Expr) -> bool:
-    """Whether an exact number is a float."""
-    if not place.is_Rational:
-        return False
-    near = as_float(place)
-    return math.isfinite(near) and Fraction(near) == Fraction(int(place.p), int(place.q))
+    @classmethod
+    def size(cls, bound: float) -> "Within":
+        """|g(x)| ≤ bound."""
+        return cls(-bound - SLACK, bound + SLACK)
 
+    def floors(self, shape: Shape, index: int) -> Iterator[tuple[Smooth, float]]:
+        """Functions on a piece that must not fall below a number."""
+        if self.high < math.inf:
+            yield shape.functions[index].negated, -self.high
+        yield shape.functions[index], self.low
 
-def _witness(shape: Shape, index: int, low: Minimum, holds: Callable[[arb], bool]) -> float | None:
-    """A float at which the evidence is certified by g itself, near the minimum's point."""
-    if low.point is None:
+    def pairs(self, g: sympy.Expr, before: sympy.Expr, after: sympy.Expr) -> list[Pair]:
+        """What must be in order where two pieces meet."""
+        del before, after
+        below = [(_exact(self.high), g)] if self.high < math.inf else []
+        return [(g, _exact(self.low)), *below]
+
+    def extent(self, shape: Shape) -> tuple[Value, bool, set[int]]:
+        """Return a candidate's value, whether it proves the claim, and the pieces it is on."""
+        low = shape.infimum
+        held = low.complete and low.lo >= self.low
+        if self.high == math.inf:
+            return (low.lo, low.hi), held, {low.piece}
+        high = shape.supremum
+        size = max(-low.hi, high.lo, 0.0), max(-low.lo, high.hi)
+        return size, held and high.complete and high.hi <= self.high, {low.piece, high.piece}
+
+    def fails(self, shape: Shape, place: Any, box: Box) -> bool:
+        """Whether g at a place is certainly out of bounds, all over a box."""
+        ends = shape.ends(place, box)
+        return ends is not None and bool(ends[1] < self.low or ends[0] > self.high)
+
+    def evidence(self, shape: Shape, near: float) -> Outcome | None:
+        """A float near a place at which the failure is certified by g itself."""
+        for place in (near, math.nextafter(near, 0.0), math.nextafter(near, 2 * near)):
+            if self.fails(shape, place, ()):
+                return Outcome(REFUTED, witness={"x": place})
         return None
-    place = shape.x_at(index, low.point[0])
-    if place is None:
+
+    def evidence_where_pieces_meet(self, shape: Shape, place: sympy.Expr) -> Outcome | None:
+        """G's exact value there."""
+        where = "" if is_float(place) else f" x = {place}, which is no float"
+        number = sum(ends_at(shape.expression, place) or (math.nan,)) / 2
+        detail = f"g = {number:.6g} at the breakpoint{where}"
+        return Outcome(REFUTED, witness={"x": as_float(place)}, detail=detail)
+
+
+@dataclass(frozen=True)
+class Rising:
+    """G never falls: g′ ≥ 0 on every piece, no jump down; value: a certified fall."""
+
+    def floors(self, shape: Shape, index: int) -> Iterator[tuple[Smooth, float]]:
+        """Functions on a piece that must not fall below a number."""
+        piece, function = shape.pieces[index], shape.functions[index]
+        if function.local.has(piece.variable):
+            slope = function.partial(0)
+            yield (slope if piece.rising else slope.negated), 0.0
+
+    def pairs(self, g: sympy.Expr, before: sympy.Expr, after: sympy.Expr) -> list[Pair]:
+        """What must be in order where two pieces meet."""
+        return [(g, before), (after, g)]
+
+    def extent(self, shape: Shape) -> tuple[Value, bool, set[int]]:
+        """No value is known before a fall is certified."""
+        del shape
+        return None, False, set()
+
+    def fails(self, shape: Shape, place: Any, box: Box) -> bool:
+        """Whether g certainly falls between the first and the second of two places."""
+        first, second = (shape.ends(end, box) for end in place)
+        return first is not None and second is not None and bool(first[0] > second[1])
+
+    def evidence(self, shape: Shape, near: float) -> Outcome | None:
+        """x₁ < x₂ near a place with g(x₁) > g(x₂), and by how much at least."""
+        for exponent in range(-3, -53, -2):
+            width = math.ldexp(max(abs(near), 2.0**-20), exponent)
+            # The pairs next to the place matter where it is itself a breakpoint.
+            for first, second in (
+                (near - width, near + width),
+                (near - width, near),
+                (near, near + width),
+                (near - 2 * width, near - width),
+                (near + width, near + 2 * width),
+            ):
+                if first < second and self.fails(shape, (first, second), ()):
+                    left, right = shape.ends(first), shape.ends(second)
+                    assert left is not None and right is not None
+                    return Outcome(
+                        REFUTED,
+                        value=max(float((left[0] - right[1]).lower()), 0.0),
+                        witness={"x": (first, second)},
+                        detail="g falls between the two ends of the witness",
+                    )
         return None
-    near = float(place)
-    for candidate in (near, math.nextafter(near, 0.0), math.nextafter(near, 2 * near)):
-        ball = shape.ball(candidate)
-        if ball is not None and holds(ball):
-            return candidate
-    return None
+
+    def evidence_where_pieces_meet(self, shape: Shape, place: sympy.Expr) -> Outcome | None:
+        """Two points around it."""
+        near = as_float(place)
+        found = self.evidence(shape, near)
+        return found and replace(found, detail=f"g jumps down at x = {near:.9g}")
+
+
+Claim = Within | Rising
+"""What must hold of g at every x: bounds on each piece, and an order where two pieces meet."""
+
+
+def everywhere(claim: Claim, shape: Shape, box: Box, budget: Budget) -> Outcome:
+    """Decide a claim, which over a box with sides is proved or left undecided.
+
+    Each search for a candidate may cost the whole budget; the searches over a box share it.
+    """
+    value, held, first = (None, False, set()) if box else claim.extent(shape)
+    if held:
+        return Outcome(PROVED, value=value)
+    open_: list[str] = []
+    not_a_float: Outcome | None = None
+    for found, detail in itertools.chain(
+        _where_pieces_meet(claim, shape, box),
+        _on_pieces(claim, shape, box, budget, first=first),
+    ):
+        if found is None and box:
+            return Outcome(UNDECIDED)
+        if found is None:
+            open_.append(detail)
+            continue
+        found = found if found.value is not None else replace(found, value=value)
+        if claim.fails(shape, (found.witness or {})["x"], ()):
+            return found
+        not_a_float = not_a_float or found
+    if not_a_float is not None:
+        return not_a_float
+    if open_:
+        return Outcome(UNDECIDED, value=value, detail=open_[0])
+    if isinstance(claim, Rising):
+        return Outcome(PROVED, value=0.0)
+    if isinstance(value, tuple):
+        value = (max(value[0], claim.low), min(value[1], claim.high))
+    return Outcome(PROVED, value=value)
+
+
+Finding = tuple[Outcome | None, str]
+"""A refutation of a candidate, or None and what is left open."""
+
+
+def _where_pieces_meet(claim: Claim, shape: Shape, box: Box) -> Iterator[Finding]:
+    if isinstance(claim, Rising) and any(piece.may_jump for piece in shape.pieces):
+        yield None, "conditions that are not resolved"
+    for left, place, right in shape.breakpoints:
+        for greater, lesser in claim.pairs(shape.expression, left.expression, right.expression):
+            sign = shape.order_at(place, greater, lesser, box)
+            if sign is None or sign < 0:
+                refuted = sign is not None and not box
+                found = claim.evidence_where_pieces_meet(shape, place) if refuted else None
+                yield found, "" if box else f"undecided at x = {as_float(place):.9g}"
+
+
+def _on_pieces(
+    claim: Claim, shape: Shape, box: Box, budget: Budget, *, first: set[int]
+) -> Iterator[Finding]:
+    for index in sorted(range(len(shape.pieces)), key=lambda index: index not in first):
+        try:
+            for function, floor in claim.floors(shape, index):
+                low = minimum(
+                    function, budget if box else budget.fresh(), above=floor, below=floor,
+                    box=(function.start, *box),
+                )  # fmt: skip
+                found = None
+                if low.hi < floor and low.point is not None and not box:
+                    found = claim.evidence(shape, float(shape.x_at(index, low.point[0])))
+                if found is not None or not (low.complete and low.lo >= floor):
+                    yield found, "" if box else _open_box(shape, index, low)
+        except OutOfReachError as error:
+            yield None, str(error)
 
 
 def _open_box(shape: Shape, index: int, low: Minimum) -> str:
-    if low.box is None:
-        return "undecided at an end of a piece"
     left, right, _ = low.box[0]
-    ends = []
-    for local in (left, right):
-        if math.isinf(local):
-            ends.append(-math.inf if shape.pieces[index].lo is -oo else math.inf)
-        else:
-            place = shape.x_at(index, local)
-            ends.append(float(place) if place is not None else math.nan)
+    ends = [float(shape.x_at(index, local)) for local in (left, right)]
     return f"smallest undecided box: x in [{min(ends):.9g}, {max(ends):.9g}]"
 
 
-@certified
-def non_decreasing(shape: Shape, demands: Demands) -> Result:
-    """G never falls: g′ ≥ 0 on every piece, no jump down; value: the largest fall certified."""
-    name = "non_decreasing"
-    proved, box = True, ""
-    for left, place, right in shape.breakpoints:
-        near = as_float(place)
-        forms = (left.expression, shape.expression, right.expression)
-        for first, second in itertools.pairwise(forms):
-            sign = sign_at(second, place, first)
-            if sign is None:
-                proved, box = False, box or f"undecided at x = {near:.9g}"
-            elif sign < 0:
-                fall = _certified_fall(shape, Fraction(near), place)
-                if fall is not None:
-                    return _fallen(demands, fall, f"g jumps down at x = {near:.9g}")
-                proved = False
-    for index, (piece, function) in enumerate(zip(shape.pieces, shape.functions, strict=True)):
-        if not function.local.has(piece.variable):
-            continue
-        if not piece.smooth and may_jump(piece.expression):
-            proved, box = False, box or "conditions that are not resolved"
-        try:
-            slope = function.partial(0)
-        except OutOfReachError as error:
-            proved, box = False, box or str(error)
-            continue
-        rising = slope if piece.rising else negated(slope)
-        low = minimum(rising, shape.budget.fresh(), above=0.0, below=0.0)
-        if low.hi < 0.0 and low.point is not None:
-            where = shape.x_at(index, low.point[0])
-            fall = None if where is None else _certified_fall(shape, where, None)
-            if fall is not None:
-                return _fallen(demands, fall, "")
-        if not (low.complete and low.lo >= 0.0):
-            proved, box = False, box or _open_box(shape, index, low)
-    if proved:
-        return demands.result(name, PROVED, value=0.0)
-    return demands.result(name, UNDECIDED, detail=box)
+# -------------------------------------------------------------------------------- at infinity
 
 
-def may_jump(expression: sympy.Expr) -> bool:
-    """Whether conditions are left that may make the expression jump."""
-    return expression.has(sympy.Piecewise, sympy.sign, sympy.Heaviside)
-
-
-def _certified_fall(
-    shape: Shape, where: Fraction, place: sympy.Expr | None
-) -> tuple[float, float, float] | None:
-    """x₁ < x₂ with g(x₁) > g(x₂), and by how much at least."""
-    centre = float(where)
-    for exponent in (*range(-3, -53, -2),):
-        width = math.ldexp(max(abs(centre), 2.0**-20), exponent)
-        # The pairs beside the centre matter where it is itself a breakpoint.
-        for first, second in (
-            (centre - width, centre + width),
-            (centre - width, centre),
-            (centre, centre + width),
-            (centre - 2 * width, centre - width),
-            (centre + width, centre + 2 * width),
-        ):
-            if not first < second:
-                continue
-            left, right = shape.ball(first), shape.ball(second)
-            if left is not None and right is not None and left > right:
-                return first, second, max(float((left - right).lower()), 0.0)
-    return None
-
-
-def _fallen(demands: Demands, fall: tuple[float, float, float], detail: str) -> Result:
-    first, second, size = fall
-    detail = detail or "g falls between the two ends of the witness"
-    return demands.result(
-        "non_decreasing", REFUTED, value=size, witness={"x": (first, second)}, detail=detail
-    )
-
-
-@certified
-def limits(shape: Shape, demands: Demands) -> Result:
-    """G → 0 at -∞ and → 1 at +∞; value: how far the limits are from that."""
-    name = "limits"
-    found: list[sympy.Expr | None] = []
-    for piece in (shape.pieces[0], shape.pieces[-1]):
-        local = piece.local if piece.smooth else germ(shape.expression, piece.tail_side)
-        found.append(limit_at_infinity(local))
+def limits(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
+    """G → 0 at -∞ and → 1 at +∞; value: how far a candidate's limits are from that."""
+    del demands, budget
+    domain = Domain(shape.symbols, box)
+    signs: list[int | None] = []
     away: list[float] = []
-    verdict, witness = PROVED, None
-    for limit, wanted, end in zip(found, (S.Zero, S.One), (-math.inf, math.inf), strict=True):
+    shown: list[str] = []
+    for piece, wanted in ((shape.pieces[0], S.Zero), (shape.pieces[-1], S.One)):
+        whole = piece.smooth or box
+        local = piece.local if whole else germ(shape.expression, piece.tail_side)
+        limit = limit_at_infinity(local, domain)
         if limit is None:
-            verdict = UNDECIDED if verdict == PROVED else verdict
-            away.append(math.nan)
-            continue
-        if limit in (oo, -oo):
-            sign: int | None = 1
-            away.append(math.inf)
+            signs.append(None)
+        elif limit in (oo, -oo):
+            signs.append(1)
         else:
-            difference = limit - wanted
-            sign = exact_sign(difference)
-            away.append(abs(as_float(difference)))
-        if sign is None:
-            verdict = UNDECIDED if verdict == PROVED else verdict
-        elif sign != 0 and verdict != REFUTED:
-            verdict, witness = REFUTED, {"x": end}
-    value = max(away) if not any(math.isnan(a) for a in away) else None
-    shown = [("unknown" if limit is None else _shown(limit)) for limit in found]
-    detail = f"limit {shown[0]} at -oo, {shown[1]} at +oo"
-    return demands.result(name, verdict, value=value, witness=witness, detail=detail)
+            signs.append(domain.exact_sign(limit - wanted))
+        if not box:
+            away.append(math.nan if limit is None else abs(as_float(limit - wanted)))
+            shown.append("unknown" if limit is None else _shown(limit))
+    failing = [end for end, sign in zip((-math.inf, math.inf), signs, strict=True) if sign]
+    verdict = REFUTED if failing else (UNDECIDED if None in signs else PROVED)
+    if box:
+        return Outcome(verdict)
+    return Outcome(
+        verdict,
+        value=None if any(map(math.isnan, away)) else max(away),
+        witness={"x": failing[0]} if failing else None,
+        detail=f"limit {shown[0]} at -oo, {shown[1]} at +oo",
+    )
 
 
 def _shown(limit: sympy.Expr) -> str:
     return str(limit) if limit in (oo, -oo) else f"{as_float(limit):.9g}"
 
 
-@certified
-def consistent(shape: Shape, demands: Demands) -> Result:
+# ------------------------------------------------------------------------------- normal means
+
+
+def consistent(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
     """E|g - 1[x>0]| ≤ bound; value: a certified enclosure of it."""
-    name = "consistent"
-    bound = demands.number(name) + SLACK
-    lo, hi, _ = gaussian_integral(
-        shape.pieces, 1, shape.budget.fresh(), shift=lambda piece: int(_right_of_zero(piece))
-    )
-    value = (max(lo, 0.0), hi)
-    return demands.result(name, _compare(value, -math.inf, bound), value=value)
+    bound = demands.number("consistent")
+    return _mean(shape, box, budget, power=1, scale=1.0, low=-math.inf, high=bound + SLACK)
 
 
-@certified
-def gain(shape: Shape, demands: Demands) -> Result:
+def gain(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
     """E[g²] / ½ within the range; value: a certified enclosure of it."""
-    name = "gain"
-    low, high = demands.range(name)
-    lo, hi, _ = gaussian_integral(shape.pieces, 2, shape.budget.fresh(), shift=lambda _: 0)
-    value = (max(2.0 * lo, 0.0), 2.0 * hi)
-    return demands.result(name, _compare(value, low - SLACK, high + SLACK), value=value)
+    low, high = demands.range("gain")
+    return _mean(shape, box, budget, power=2, scale=2.0, low=low - SLACK, high=high + SLACK)
 
 
-def _right_of_zero(piece: Piece) -> bool:
-    return piece.hi is oo or (piece.lo is not -oo and exact_sign(piece.lo) in (0, 1))
+def _mean(
+    shape: Shape, box: Box, budget: Budget, *, power: int, scale: float, low: float, high: float
+) -> Outcome:
+    found = Outcome(UNDECIDED)
+    for lo, hi in shape.means.enclosures(box, budget if box else budget.fresh(), power=power):
+        found = _compared((scale * lo, scale * hi), low, high)
+        if found.verdict != UNDECIDED:
+            break
+    return found
 
 
-def _compare(value: tuple[float, float], low: float, high: float) -> str:
+def _compared(value: tuple[float, float], low: float, high: float) -> Outcome:
     if low <= value[0] and value[1] <= high:
-        return PROVED
-    return REFUTED if value[1] < low or value[0] > high else UNDECIDED
+        return Outcome(PROVED, value=value)
+    outside = value[1] < low or value[0] > high
+    return Outcome(REFUTED if outside else UNDECIDED, value=value)
 
 
-@certified
-def alive_below_zero(shape: Shape, demands: Demands) -> Result:
+# ------------------------------------------------------------------------------ dead stretches
+
+
+Place = Fraction | float
+"""An exact place on a candidate's line; over a box floats, whose midpoints cost far less."""
+
+
+class _Stretch(NamedTuple):
+    """A part of [-R, 0), and of a candidate the number of the piece that holds it."""
+
+    lo: Place
+    hi: Place
+    piece: int = -1
+
+    @property
+    def length(self) -> Place:
+        return self.hi - self.lo
+
+    def halves(self) -> list["_Stretch"]:
+        middle = (self.lo + self.hi) / 2
+        return [_Stretch(self.lo, middle, self.piece), _Stretch(middle, self.hi, self.piece)]
+
+
+def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
     """The share of [-R, 0) on which |g| < ε; value: a certified enclosure of it."""
-    name = "alive_below_zero"
-    bound = demands.number(name) + SLACK
-    radius, epsilon = Fraction(str(demands.radius)), Fraction(str(demands.epsilon))
-    stretches = _dead_stretches(shape, radius, epsilon, shape.budget.fresh())
-    dead = sum(((b - a) for a, b, kind in stretches if kind == "dead"), Fraction(0))
-    open_ = sum(((b - a) for a, b, kind in stretches if kind == "open"), Fraction(0))
-    lo, hi = float(dead / radius), float((dead + open_) / radius)
-    value = (max(lo - 1e-12, 0.0), min(hi + 1e-12, 1.0)) if hi > 0 else (0.0, 0.0)
-    if dead == radius:
-        value = (1.0, 1.0)
-    verdict = _compare(value, -math.inf, bound)
-    witness = None
-    if verdict == REFUTED:
-        longest = max((s for s in stretches if s[2] == "dead"), key=lambda s: s[1] - s[0])
-        witness = {"x": (float(longest[0]), float(longest[1]))}
-    return demands.result(name, verdict, value=value, witness=witness)
+    bound = demands.number("alive_below_zero") + SLACK
+    radius: Place = demands.radius if box else Fraction(str(demands.radius))
+    least, most, _ = rational_interval(Fraction(str(demands.epsilon)))
+    length: dict[bool | None, Place] = {True: 0, False: 0, None: 0}  # alive, dead, open
 
-
-def _dead_stretches(
-    shape: Shape, radius: Fraction, epsilon: Fraction, budget: Budget
-) -> list[tuple[Fraction, Fraction, str]]:
-    """[-R, 0) in stretches on which |g| < ε ("dead"), |g| ≥ ε ("alive") or neither is shown."""
-    least, most, _ = rational_interval(epsilon)
-    small = sympy.Rational(epsilon.numerator, epsilon.denominator)
-    counter = itertools.count()
-    done: list[tuple[Fraction, Fraction, str]] = []
-    heap: list[tuple[float, int, int, Fraction, Fraction]] = []
-    for index, piece in enumerate(shape.pieces):
-        ends = _clipped(piece, -radius, Fraction(0))
-        if ends is None:
-            continue
-        function = shape.functions[index]
-        if not function.local.free_symbols:
-            sign = size_less(function.local, S.Zero, small)
-            kind = "open" if sign is None else ("dead" if sign < 0 else "alive")
-            done.append((*ends, kind))
-            continue
-        heapq.heappush(heap, (-float(ends[1] - ends[0]), next(counter), index, *ends))
-    finest = Fraction(radius) / 2**22
-    while heap:
-        _, _, index, a, b = heapq.heappop(heap)
+    def alive(stretch: _Stretch) -> bool | None:
         if clock.time_is_up():
-            done.append((a, b, "open"))
-            continue
-        piece = shape.pieces[index]
-        box = _local_box(piece, a, b)
-        lo, hi, flag = iv.absolute(shape.functions[index].enclose((box,)))
-        if not flag & iv.UNDEFINED and lo >= most:
-            done.append((a, b, "alive"))
-        elif not flag & iv.UNDEFINED and hi < least:
-            done.append((a, b, "dead"))
-        elif b - a < finest or not budget.spend():
-            done.append((a, b, "open"))
-        else:
-            middle = (a + b) / 2
-            for part in ((a, middle), (middle, b)):
-                heapq.heappush(heap, (-float(part[1] - part[0]), next(counter), index, *part))
-    done.sort()
-    merged: list[tuple[Fraction, Fraction, str]] = []
-    for a, b, kind in done:
-        if merged and merged[-1][2] == kind and merged[-1][1] == a:
-            merged[-1] = (merged[-1][0], b, kind)
-        else:
-            merged.append((a, b, kind))
-    return merged
+            return None
+        if box:
+            budget.spend()  # counted, not limited: the parts of the space are
+        lo, hi, flag = iv.absolute(_enclosed(shape, stretch, box))
+        if flag & iv.UNDEFINED:
+            return None
+        return True if lo >= most else (False if hi < least else None)
+
+    if box:  # from left to right, no finer than decides most boxes, while it may still be proved
+        parts = [_Stretch(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
+        finest, most_open, key = radius / 2**11, (bound + 0.02) * demands.radius, _from_the_left
+    else:  # the widest first: what the budget leaves open should be short
+        budget = budget.fresh()
+        parts = list(_on_smooth_pieces(shape, radius))
+        finest, most_open, key = radius / 2**22, math.inf, _by_length
+
+    def cut(stretch: _Stretch) -> list[_Stretch] | None:
+        if stretch.length < finest or length[None] > most_open or clock.time_is_up():
+            return None
+        return stretch.halves() if box or budget.spend() else None
+
+    found: list[tuple[_Stretch, bool | None]] = []
+    for stretch in [part for part in parts if _is_constant(shape, part)]:
+        parts.remove(stretch)
+        size = size_less(shape.functions[stretch.piece].local, S.Zero, exact(demands.epsilon))
+        found.append((stretch, None if size is None else size >= 0))
+        length[found[-1][1]] += stretch.length
+    for stretch, lives in Bisection(parts, judge=alive, cut=cut, key=key):
+        found.append((stretch, lives))
+        length[lives] += stretch.length
+        if box and length[False] > (bound + 1e-9) * demands.radius:
+            break
+    lo, hi = float(length[False] / radius), float(1 - length[True] / radius)
+    value = (max(lo - 1e-12, 0.0), min(hi + 1e-12, 1.0)) if hi > 0 else (0.0, 0.0)
+    outcome = _compared((1.0, 1.0) if length[False] == radius else value, -math.inf, bound)
+    if outcome.verdict != REFUTED or box:
+        return outcome
+    return replace(outcome, witness={"x": _longest_dead(found)})
 
 
-def _clipped(piece: Piece, lo: Fraction, hi: Fraction) -> tuple[Fraction, Fraction] | None:
-    left = lo if piece.lo is -oo else max(lo, _fraction(piece.lo))
-    right = hi if piece.hi is oo else min(hi, _fraction(piece.hi))
-    return (left, right) if left < right else None
+def _by_length(stretch: _Stretch) -> float:
+    return -float(stretch.length)
+
+
+def _from_the_left(stretch: _Stretch) -> float:
+    return float(stretch.lo)
+
+
+def _on_smooth_pieces(shape: Shape, radius: Place) -> Iterator[_Stretch]:
+    """What the pieces of a candidate hold of [-R, 0)."""
+    for index, piece in enumerate(shape.pieces):
+        left = -radius if piece.lo is -oo else max(-radius, _fraction(piece.lo))
+        right = Fraction(0) if piece.hi is oo else min(Fraction(0), _fraction(piece.hi))
+        if left < right:
+            yield _Stretch(left, right, index)
+
+
+def _is_constant(shape: Shape, stretch: _Stretch) -> bool:
+    return stretch.piece >= 0 and not shape.functions[stretch.piece].local.free_symbols
+
+
+def _longest_dead(found: Sequence[tuple[_Stretch, bool | None]]) -> tuple[float, float]:
+    longest: tuple[Place, Place] = (0, 0)
+    run = longest
+    for stretch, lives in sorted(found, key=lambda one: one[0]):
+        if lives is False:
+            run = (run[0] if run[1] == stretch.lo else stretch.lo, stretch.hi)
+            longest = max(longest, run, key=lambda ends: ends[1] - ends[0])
+    return float(longest[0]), float(longest[1])
 
 
 def _fraction(number: sympy.Expr) -> Fraction:
@@ -388,16 +415,26 @@ def _fraction(number: sympy.Expr) -> Fraction:
     return Fraction(int(mantissa)) * Fraction(2) ** int(exponent)  # irrational: to 1e-40
 
 
-def _local_box(piece: Piece, a: Fraction, b: Fraction) -> iv.Interval:
-    """The local coordinates of [a, b], rounded outward, within the piece."""
-    if piece.variable == y:
-        low, high = (-b, -a) if piece.lo is -oo else (a, b)
+def _enclosed(shape: Shape, stretch: _Stretch, box: Box) -> Interval:
+    """G on a stretch, for all parameters of the box."""
+    if stretch.piece >= 0:
+        local = _local(shape.pieces[stretch.piece], stretch)
+        return shape.functions[stretch.piece].enclose((local,))
+    # Neighbours share the nearest floats, so that nothing lies between them.
+    return shape.program.enclose(((float(stretch.lo), float(stretch.hi), 0), *box))
+
+
+def _local(piece: Piece, stretch: _Stretch) -> Interval:
+    """The local coordinates of a stretch, rounded outward, within the piece."""
+    low, high = Fraction(stretch.lo), Fraction(stretch.hi)
+    if piece.tail:
+        low, high = (-high, -low) if piece.tail_side < 0 else (low, high)
     else:
         left, right = _fraction(piece.lo), _fraction(piece.hi)
-        low, high = (a - left) / (right - left), (b - left) / (right - left)
+        low, high = (low - left) / (right - left), (high - left) / (right - left)
         if piece.mirrored:
             low, high = 1 - high, 1 - low
     lo, hi = rational_interval(low)[0], rational_interval(high)[1]
-    if piece.variable != y and not (piece.lo.is_Rational and piece.hi.is_Rational):
+    if not (piece.tail or (piece.lo.is_Rational and piece.hi.is_Rational)):
         lo, hi = lo - 1e-15, hi + 1e-15
     return (max(lo, piece.start[0]), min(hi, piece.start[1]), 0)

@@ -1,36 +1,23 @@
-"""Criteria over a whole parameter box, and the box cut into where they hold and where not.
+"""Criteria over a family's whole parameter space, and the space cut into where they hold.
 
-A box of parameters is *proved* when the criterion holds for every point of it, *refuted* when it
-fails for every point (the same x fails for all of them, or a certified share or integral does),
-and is bisected otherwise. One refuted candidate refutes the family.
+A part is *proved* when the criterion holds for every point of it and *refuted* when it fails for
+every point: the same x fails for all of them, or a certified share, limit or mean does. Other parts
+are bisected. One refuted candidate refutes the family.
 """
 
-import heapq
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from pdsearch.criteria.certified import OVERTIME
-from pdsearch.criteria.family_shape import CERTIFIED, Box, FamilyShape, between
-from pdsearch.criteria.over_box import over_a_box
-from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Result
-from pdsearch.enclosure.clock import time_limit
-from pdsearch.enclosure.search import Budget
-from pdsearch.family import Candidate, Family
-
-__all__ = [
-    "CERTIFIED",
-    "FamilyGate",
-    "FamilyMap",
-    "FamilyShape",
-    "Part",
-    "decide_criterion",
-    "family_gate",
-    "map_criterion",
-    "narrowed",
-]
+from pdsearch.criteria.family_shape import FamilyShape
+from pdsearch.criteria.records import OVERTIME, RECORDS
+from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Outcome, Result
+from pdsearch.criteria.shape import Box
+from pdsearch.enclosure.clock import OutOfReachError, time_limit
+from pdsearch.enclosure.search import Bisection, Budget
+from pdsearch.family import Candidate, Family, Range, at_share
 
 
 @dataclass(frozen=True)
@@ -38,9 +25,9 @@ class Part:
     """A box of the parameters' space with its verdict.
 
     Attributes:
-        ranges: low and high of each parameter.
+        ranges: Low and high of each parameter.
         verdict: `proved`, `refuted` or `undecided`.
-        volume: its share of the space, in the distributions' own scales (log where log).
+        volume: Its share of the space, in the distributions' own scales (log where log).
     """
 
     ranges: Mapping[str, tuple[float, float]]
@@ -59,12 +46,6 @@ class FamilyMap:
     def share(self, verdict: str) -> float:
         """The share of the space with a verdict, as a fraction."""
         return math.fsum(part.volume for part in self.parts if part.verdict == verdict)
-
-    @property
-    def verdict(self) -> str:
-        """`proved` if all of it is, `refuted` if any of it is, else `undecided`."""
-        found = {part.verdict for part in self.parts}
-        return PROVED if found == {PROVED} else (REFUTED if REFUTED in found else UNDECIDED)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: shares and parts."""
@@ -86,88 +67,104 @@ class FamilyMap:
 # ------------------------------------------------------------------------ the whole space
 
 
+class _Share(NamedTuple):
+    """A box of the space with its share of the volume."""
+
+    box: Box
+    volume: float
+
+
 def decide_criterion(shape: FamilyShape, criterion: str, budget: Budget) -> Result:
     """Decide one criterion for the whole space: proved for all, or refuted with parameters."""
     with time_limit(OVERTIME * budget.seconds):
-        return _decided(shape, criterion, budget)
+        found = _decided(shape, criterion, budget)
+    return RECORDS[criterion].result(found, shape.demands)
 
 
-def _decided(shape: FamilyShape, criterion: str, budget: Budget) -> Result:
-    demands = shape.demands
-    corners = [shape.candidate_at(shape.box, share) for share in (0.0, 1.0, 0.5)]
-    corners += [shape.family.default, *_other_corners(shape)]
-    for candidate in corners:
+def _decided(shape: FamilyShape, criterion: str, budget: Budget) -> Outcome:
+    for candidate in _tried_first(shape):
         if budget.over():
             break  # a corner that was not looked at is a counterexample less, no proof more
-        result = shape.bound_result(criterion, candidate)
-        if result.verdict == REFUTED:
-            return demands.result(
-                criterion,
-                REFUTED,
-                value=result.value,
-                witness={**candidate.parameters, **(result.witness or {})},
-                detail=f"fails for {candidate.name}; {result.detail}".rstrip("; "),
-            )
+        if found := _counterexample(shape, criterion, candidate):
+            return found
     if not shape.names:
-        only = shape.bound_result(criterion, shape.family.default)
-        return demands.result(criterion, only.verdict, value=only.value, detail=only.detail)
-    counter = itertools.count()
-    heap = [(-1.0, next(counter), shape.box)]
-    left = 0.0
-    while heap:
-        volume, _, box = heapq.heappop(heap)
-        part = _part(budget)
-        verdict, witness = over_a_box(shape, criterion, box, part)
-        budget.used += part.used
-        if verdict == PROVED:
-            continue
-        middle = shape.candidate_at(box)
-        result = shape.bound_result(criterion, middle)
-        if result.verdict == REFUTED:
-            found = {**middle.parameters, **(result.witness or {})}
-            return demands.result(
-                criterion, REFUTED, value=result.value, witness=found,
-                detail=f"fails for {middle.name}",
-            )  # fmt: skip
-        del witness
-        parts = _split(shape, box)
-        if parts is None or not budget.spend() or budget.over():
-            left = -volume + sum(-v for v, _, _ in heap)
-            shown = ", ".join(
-                f"{name} in [{lo:.6g}, {hi:.6g}]"
-                for name, (lo, hi, _) in zip(shape.names, box, strict=True)
-            )
-            return demands.result(
-                criterion, UNDECIDED, detail=f"{left:.1%} of the space left open, such as {shown}"
-            )
-        for half in parts:
-            heapq.heappush(heap, (volume / 2, next(counter), half))
-    return demands.result(criterion, PROVED, detail="for every point of the parameters' space")
+        only = shape.result_for(criterion, shape.family.default)
+        return Outcome(only.verdict, only.value, detail=only.detail)
+
+    proved = Outcome(PROVED, detail="for every point of the parameters' space")
+
+    def judge(part: _Share) -> Outcome | None:
+        if _over_a_part(shape, criterion, part.box, budget) == PROVED:
+            return proved
+        return _counterexample(shape, criterion, shape.candidate_at(part.box))
+
+    def cut(part: _Share) -> list[_Share] | None:
+        parts = _halves(shape, part)
+        return None if parts is None or not budget.spend() or budget.over() else parts
+
+    left = 1.0
+    for part, found in Bisection([_Share(shape.box, 1.0)], judge=judge, cut=cut):
+        if found is None:
+            shown = _said(_ranges(shape, part.box))
+            return Outcome(UNDECIDED, detail=f"{left:.1%} of the space left open, such as {shown}")
+        if found.verdict == REFUTED:
+            return found
+        left -= part.volume
+    return proved
 
 
-def _part(budget: Budget) -> Budget:
-    """What one box of the space may cost: few boxes, and the seconds that are left.
+def _tried_first(shape: FamilyShape) -> list[Candidate]:
+    """The ends of all ranges, the middle, the defaults, and up to 16 corners."""
+    corners = itertools.islice(itertools.product((0, 1), repeat=len(shape.names)), 16)
+    boxes = [
+        *(shape.corner(end) for end in (0, 1)),
+        shape.box,
+        *(
+            tuple((side[end], side[end], 0) for side, end in zip(shape.box, ends, strict=True))
+            for ends in corners
+        ),
+    ]
+    candidates = [shape.candidate_at(box) for box in boxes]
+    return list(dict.fromkeys([*candidates[:3], shape.family.default, *candidates[3:]]))
 
-    No share of the seconds: the first box also pays for derivatives that all others use.
+
+def _counterexample(shape: FamilyShape, criterion: str, candidate: Candidate) -> Outcome | None:
+    result = shape.result_for(criterion, candidate)
+    if result.verdict != REFUTED:
+        return None
+    return Outcome(
+        REFUTED,
+        value=result.value,
+        witness={**candidate.parameters, **(result.witness or {})},
+        detail=f"fails for {candidate.name}; {result.detail}".rstrip("; "),
+    )
+
+
+def _over_a_part(shape: FamilyShape, criterion: str, box: Box, budget: Budget) -> str:
+    """The verdict on every point of a part of the space, which may cost few boxes.
+
+    No share of the seconds: the first part also pays for derivatives that all others use.
     """
-    return Budget(boxes=400, seconds=max(budget.seconds - budget.elapsed, 0.1))
+    record, demands = RECORDS[criterion], shape.demands
+    own = Budget(boxes=400, seconds=max(budget.seconds - budget.elapsed, 0.1))
+    verdict = record.over(shape, demands, box, own).verdict
+    budget.used += own.used
+    if verdict != UNDECIDED or record.claim is None:
+        return verdict
+    # Where one candidate fails, all others of the part may fail as well.
+    witness = shape.result_for(criterion, shape.candidate_at(box)).witness
+    try:
+        fails = witness is not None and record.claim(demands).fails(shape, witness["x"], box)
+    except OutOfReachError:
+        fails = False
+    return REFUTED if fails else UNDECIDED
 
 
-def _other_corners(shape: FamilyShape) -> list[Candidate]:
-    if len(shape.names) < 2:
-        return []
-    found = []
-    for ends in itertools.islice(itertools.product((0, 1), repeat=len(shape.names)), 16):
-        box = tuple((side[end], side[end], 0) for side, end in zip(shape.box, ends, strict=True))
-        found.append(shape.candidate_at(box))
-    return found
-
-
-def _split(shape: FamilyShape, box: Box) -> tuple[Box, Box] | None:
-    """Halves across the side that is widest in units of the space, in its own scale."""
+def _halves(shape: FamilyShape, part: _Share) -> list[_Share] | None:
+    """Halves across the side that is widest in units of the space, each in its own scale."""
     widest, size, cut = -1, 0.0, 0.0
-    for index, (side, whole, d) in enumerate(zip(box, shape.box, shape.distributions, strict=True)):
-        middle = between(side[0], side[1], log=d.log)
+    for index, (side, whole, d) in enumerate(zip(part.box, shape.box, shape.ranges, strict=True)):
+        middle = at_share(side[0], side[1], 0.5, log=d.log)
         if not side[0] < middle < side[1]:
             continue  # a parameter that is held at a value, or as fine as floats are
         log = d.log and side[0] > 0
@@ -177,49 +174,49 @@ def _split(shape: FamilyShape, box: Box) -> tuple[Box, Box] | None:
             widest, size, cut = index, extent / total, middle
     if widest < 0 or size < 2.0**-30:
         return None
-    lo, hi, _ = box[widest]
-    first, second = list(box), list(box)
-    first[widest], second[widest] = (lo, cut, 0), (cut, hi, 0)
-    return tuple(first), tuple(second)
+    lo, hi, _ = part.box[widest]
+    before, after = part.box[:widest], part.box[widest + 1 :]
+    return [
+        _Share((*before, side, *after), part.volume / 2) for side in ((lo, cut, 0), (cut, hi, 0))
+    ]
 
 
 def map_criterion(
     shape: FamilyShape, criterion: str, budget: Budget, *, parts: int = 400
 ) -> FamilyMap:
     """Cut the space into proved, refuted and undecided parts, largest undecided part first."""
+    cuts, spent = 0, False
+
+    def judge(part: _Share) -> str | None:
+        verdict = UNDECIDED if spent else _over_a_part(shape, criterion, part.box, budget)
+        return None if verdict == UNDECIDED else verdict
+
+    def cut(part: _Share) -> list[_Share] | None:
+        nonlocal cuts, spent
+        halves = None if spent else _halves(shape, part)
+        spent = spent or (
+            halves is not None and (cuts >= parts or not budget.spend() or budget.over())
+        )
+        if halves is None or spent:
+            return None
+        cuts += 1
+        return halves
+
     with time_limit(OVERTIME * budget.seconds):
-        return _mapped(shape, criterion, budget, parts=parts)
-
-
-def _mapped(shape: FamilyShape, criterion: str, budget: Budget, *, parts: int) -> FamilyMap:
-    counter = itertools.count()
-    done: list[tuple[Box, str, float]] = []
-    heap = [(-1.0, next(counter), shape.box)]
-    while heap:
-        volume, _, box = heapq.heappop(heap)
-        part = _part(budget)
-        verdict, _ = over_a_box(shape, criterion, box, part)
-        budget.used += part.used
-        halves = _split(shape, box) if verdict == UNDECIDED else None
-        if verdict != UNDECIDED or halves is None:
-            done.append((box, verdict, -volume))
-        elif len(done) + len(heap) >= parts or not budget.spend() or budget.over():
-            done.append((box, UNDECIDED, -volume))
-            done += [(other, UNDECIDED, -v) for v, _, other in heap]
-            break
-        else:
-            for half in halves:
-                heapq.heappush(heap, (volume / 2, next(counter), half))
+        found = list(Bisection([_Share(shape.box, 1.0)], judge=judge, cut=cut))
     return FamilyMap(
         shape.family.name,
         criterion,
-        tuple(Part(_ranges(shape, box), verdict, volume) for box, verdict, volume in done),
+        tuple(
+            Part(_ranges(shape, part.box), verdict or UNDECIDED, part.volume)
+            for part, verdict in found
+        ),
     )
 
 
 def _ranges(shape: FamilyShape, box: Box) -> dict[str, tuple[float, float]]:
     """A box's sides within the space: the box of all parameters ends a float beyond it."""
-    sides = zip(shape.names, box, shape.distributions, strict=True)
+    sides = zip(shape.names, box, shape.ranges, strict=True)
     return {name: (max(lo, float(d.low)), min(hi, float(d.high))) for name, (lo, hi, _), d in sides}
 
 
@@ -231,8 +228,8 @@ def narrowed(maps: Sequence[FamilyMap], family: Family) -> dict[str, tuple[float
         one map leaves another refutes.
     """
     ranges = {
-        name: (float(cast(Any, d).low), float(cast(Any, d).high))
-        for name, d in family.space.items()
+        name: (float(d.low), float(d.high))
+        for name, d in cast("Mapping[str, Range]", family.space).items()
     }
     for one in maps:
         left = [part for part in one.parts if part.verdict != REFUTED]
@@ -254,10 +251,10 @@ class FamilyGate:
     """What is known of all of a family's candidates before one is drawn.
 
     Attributes:
-        proved: required criteria that hold for every point of the space.
-        ranges: low and high of the parameters that need not be drawn from their whole range: what
+        proved: Required criteria that hold for every point of the space.
+        ranges: Low and high of the parameters that need not be drawn from their whole range: what
             lies outside fails a required criterion.
-        hopeless: why no candidate can pass; empty if some may.
+        hopeless: Why no candidate can pass; empty if some may.
     """
 
     proved: tuple[str, ...] = ()
@@ -290,12 +287,12 @@ def family_gate(
     """Decide the criteria for the whole space, and map those that some candidates fail.
 
     Args:
-        shape: the family's.
-        criteria: those required and certified.
-        budget: boxes for each decision and each map, seconds for all of it. A criterion whose turn
-            comes too late is left to each candidate, which is never wrong. Only whole steps can be
-            broken off: a hard derivative is taken to its end.
-        parts: how many parts a map has at most.
+        shape: The family's.
+        criteria: Those required and certified.
+        budget: Boxes for each decision and each map, seconds for all of it. A criterion whose turn
+            comes too late is left to each candidate, which is always right. Only whole steps can
+            be interrupted: a hard derivative is taken to its end.
+        parts: The most parts of a map.
     """
     proved: list[str] = []
     maps: list[FamilyMap] = []
@@ -331,9 +328,9 @@ def family_gate(
 
 
 def _why(shape: FamilyShape, criterion: str, how: str) -> str:
-    """A criterion that no candidate passes, in words, with the evidence of the default one."""
+    """Say that no candidate passes a criterion, with the evidence against the default one."""
     default = shape.family.default
-    result = shape.bound_result(criterion, default)
+    result = shape.result_for(criterion, default)
     evidence = []
     place = (result.witness or {}).get("x")
     if place is not None:

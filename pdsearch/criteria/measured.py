@@ -6,42 +6,39 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from pdsearch.criteria.result import MEASURED, Demands, Result
+from pdsearch.criteria.result import MEASURED, Outcome
 
 if TYPE_CHECKING:
     import torch
 
+    from pdsearch.criteria.records import Demands
     from pdsearch.family import Candidate
 
 _CHEAP_ELEMENTS = 2**18  # 1 MiB in float32: above it the CPU pays page faults on every allocation
 _CHEAP_ROUNDS = 15
 
 
-def forward_is_relu(candidate: "Candidate", demands: Demands) -> Result:
+def forward_is_relu(candidate: "Candidate", demands: "Demands") -> Outcome:
     """Every float16 and bfloat16 value and a battery of float32/64 through the op, bit by bit."""
     import torch
 
     from pdsearch.autograd import pd_relu
 
-    name = "forward_is_relu"
+    del demands
     compared = 0
     for values, theirs in _battery():
         ours = _bits(pd_relu(values, candidate).detach())
         if not torch.equal(ours, theirs):
             differs = ours != theirs
             at = float(values.detach()[differs][0])
-            return demands.result(
-                name,
+            return Outcome(
                 MEASURED,
-                passed=False,
                 value=float(differs.sum()),
                 witness={"x": at, "dtype": str(values.dtype).removeprefix("torch.")},
                 detail="value: how many outputs of a dtype differ",
             )
         compared += values.numel()
-    return demands.result(
-        name, MEASURED, passed=True, value=0.0, detail=f"{compared:,} values, no bit differs"
-    )
+    return Outcome(MEASURED, passed=True, value=0.0, detail=f"{compared:,} values, no bit differs")
 
 
 def _bits(values: "torch.Tensor") -> "torch.Tensor":
@@ -73,11 +70,10 @@ def _battery() -> "list[tuple[torch.Tensor, torch.Tensor]]":
     return [(values.clone().requires_grad_(), _bits(torch.relu(values))) for values in result]
 
 
-def alive_in_half(candidate: "Candidate", demands: Demands) -> Result:
+def alive_in_half(candidate: "Candidate", demands: "Demands") -> Outcome:
     """The most negative x at which g is non-zero, the nearer to 0 of float16 and bfloat16."""
     import torch
 
-    name = "alive_in_half"
     patterns = torch.arange(-(2**15), 0, dtype=torch.int32, device="cpu").to(torch.int16)
     reach = []
     for dtype in (torch.float16, torch.bfloat16):
@@ -92,19 +88,16 @@ def alive_in_half(candidate: "Candidate", demands: Demands) -> Result:
     )
     known = [at for at in reach if at is not None]
     value = max(known) if len(known) == len(reach) else None
-    passed = value is not None and value <= demands.number(name)
-    return demands.result(
-        name, MEASURED, passed=passed, value=value, detail=f"non-zero from {shown}"
-    )
+    passed = value is not None and value <= demands.number("alive_in_half")
+    return Outcome(MEASURED, passed=passed, value=value, detail=f"non-zero from {shown}")
 
 
-def cheap(candidate: "Candidate", demands: Demands) -> Result:
+def cheap(candidate: "Candidate", demands: "Demands") -> Outcome:
     """One backward pass of the op against ReLU's, medians of interleaved rounds."""
     import torch
 
     from pdsearch.autograd import pd_relu
 
-    name = "cheap"
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(_CHEAP_ELEMENTS, generator=generator, device="cpu")
     upstream = torch.randn(_CHEAP_ELEMENTS, generator=generator, device="cpu")
@@ -121,8 +114,8 @@ def cheap(candidate: "Candidate", demands: Demands) -> Result:
     rounds = [(once(True), once(False)) for _ in range(_CHEAP_ROUNDS)]
     ours, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
     ratio = ours / theirs
-    return demands.result(
-        name, MEASURED, passed=ratio <= demands.number(name), value=ratio,
+    return Outcome(
+        MEASURED, passed=ratio <= demands.number("cheap"), value=ratio,
         detail=f"{ours * 1e6:.0f} us against {theirs * 1e6:.0f} us for ReLU, float32, "
         f"{_CHEAP_ELEMENTS:,} elements on the CPU, {_CHEAP_ROUNDS} rounds",
     )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from pdsearch.criteria.result import CRITERIA, MEASURED, PROVED, VERDICTS, Result
+from pdsearch.criteria.records import CRITERIA
+from pdsearch.criteria.result import MEASURED, PROVED, VERDICTS, Result
 from pdsearch.errors import InputError, PdsearchError, first_line
 from pdsearch.family import Candidate
 from pdsearch.userfile import read_python
@@ -19,41 +20,44 @@ UserCriterion = Callable[[Candidate], Any]
 
 
 def own_results(extra: Sequence[UserCriterion], candidates: Sequence[Candidate]) -> list[Result]:
-    """What the user's criteria say of a candidate, or the worst of several of a family's.
+    """Return what the user's criteria say about a candidate, or the worst about several.
 
     Raises:
-        InputError: two have one name, or one fails or gives neither a `Result` nor a pair.
+        InputError: Two have one name, or one fails or gives neither a `Result` nor a pair.
     """
-    results = [_own_of_all(criterion, candidates) for criterion in extra]
+    results = []
+    for criterion in extra:
+        found = [(_own(criterion, candidate), candidate) for candidate in candidates]
+        results.append(found[0][0] if len(found) == 1 else worst_of(found, "asked of"))
     names = [result.name for result in results]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two criteria of your own are called {', '.join(map(repr, twice))}")
     return results
 
 
-def _own_of_all(criterion: UserCriterion, candidates: Sequence[Candidate]) -> Result:
-    """The worst that a criterion says of some of a family's candidates; of one, just that.
+def worst_of(found: Sequence[tuple[Result, Candidate]], how: str) -> Result:
+    """The worst result among some of a family's candidates.
 
-    What holds for some is no proof for the family: `proved` then becomes `measured`.
+    What holds for some proves nothing of the family: `proved` becomes `measured`.
     """
-    found = [(_own(criterion, candidate), candidate) for candidate in candidates]
     worst, at = next((pair for pair in found if not pair[0].passed), found[0])
-    if len(found) == 1:
-        return worst
-    asked = f"asked of {len(found)} of the family's candidates, this is {at.name}"
-    detail = f"{worst.detail}; {asked}" if worst.detail else asked
-    verdict = MEASURED if worst.verdict == PROVED else worst.verdict
-    return replace(worst, verdict=verdict, detail=detail)
+    asked = f"{how} {len(found)} of the family's candidates, this is {at.name}"
+    return replace(
+        worst,
+        verdict=MEASURED if worst.verdict == PROVED else worst.verdict,
+        witness=worst.witness and {**at.parameters, **worst.witness},
+        detail=f"{worst.detail}; {asked}" if worst.detail else asked,
+    )
 
 
 def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
     name = criterion_name(criterion)
-    # What it prints must not end up in what the command line writes to stdout.
+    # What it prints must not reach stdout, where the command line writes its data.
     try:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = criterion(candidate)
     except (PdsearchError, OSError, RuntimeError, MemoryError):
-        raise  # said clearly already, or what another attempt may get over
+        raise  # clear already, or gone at the next attempt
     except Exception as error:
         first = first_line(error)
         raise InputError(
@@ -96,7 +100,7 @@ def criterion_name(criterion: UserCriterion) -> str:
     """Return the name under which a criterion is listed.
 
     Raises:
-        InputError: it is one of ours.
+        InputError: It is one of ours.
     """
     name = str(getattr(criterion, "__name__", type(criterion).__name__))
     if name in CRITERIA:
@@ -105,22 +109,22 @@ def criterion_name(criterion: UserCriterion) -> str:
 
 
 def load_criterion(spec: str, *, directory: Path | None = None) -> UserCriterion:
-    """Load a criterion from a file: `path.py:function`. Runs the file.
+    """Load a criterion from a file, which is run: `path.py:function`.
 
-    The function takes a candidate and gives a `Result`, or a pair (value, passed).
+    The function takes a candidate and returns a `Result`, or a pair (value, passed).
 
     Args:
-        spec: the file and the function.
-        directory: what a relative path is relative to; the working directory if None.
+        spec: The file and the function.
+        directory: Where a relative path starts; the working directory if None.
 
     Raises:
-        InputError: no such file or function.
+        InputError: No such file or function.
     """
     return read_criterion(spec, directory=directory)[0]
 
 
 def read_criterion(spec: str, *, directory: Path | None = None) -> tuple[UserCriterion, str]:
-    """As `load_criterion`, and the text of the file as it ran."""
+    """Return what `load_criterion` returns, and the text of the file as it ran."""
     file, colon, name = spec.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise InputError(f"a criterion of your own is named path.py:function, got {spec!r}")

@@ -1,67 +1,107 @@
-"""A bound candidate's shape: its pieces, its exact values at breakpoints, certified evaluation."""
+"""A formula over a box of its parameters: its smooth pieces, and certified evaluation."""
 
 import functools
 import itertools
 import math
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
 import sympy
-from flint import arb, ctx, fmpq
+from flint import ctx
 from sympy import S
 
+from pdsearch.criteria.means import Means
+from pdsearch.enclosure import interval as iv
+from pdsearch.enclosure.algebra import factored
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.defined import is_defined
+from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.numbers import as_float
 from pdsearch.enclosure.pieces import Domain, Piece, cut
-from pdsearch.enclosure.points import ends_at, evaluated, sign_at
-from pdsearch.enclosure.program import Program, UndecidedError
-from pdsearch.enclosure.search import Budget, Minimum, Smooth, minimum
+from pdsearch.enclosure.points import at_place, ends_at, sign_at
+from pdsearch.enclosure.program import Program, to_arb
+from pdsearch.enclosure.search import Budget, Smooth, minimum
 from pdsearch.expression import t, x
+
+Box = tuple[Interval, ...]
+"""A range for each parameter; a candidate, whose parameters are bound, has none."""
 
 UNBOUNDED_BEYOND = 1e9
 """A supremum above this is reported as at least this: the search for it stops."""
 
 
-class Shape:
-    """One pseudo-derivative, cut into smooth pieces once for all criteria.
+@dataclass(frozen=True)
+class Extreme:
+    """A certified enclosure of the infimum or the supremum of g.
 
-    Args:
-        expression: g in `x` and maybe `t`, without other symbols; taken at t = 0.
-        budget: what each decision may cost.
+    Attributes:
+        lo: Below it.
+        hi: Above it.
+        piece: The piece on which it was found.
+        complete: Whether every piece was searched to the end.
     """
 
-    def __init__(self, expression: sympy.Expr, *, budget: Budget | None = None) -> None:
+    lo: float
+    hi: float
+    piece: int
+    complete: bool
+
+
+class Shape:
+    """A pseudo-derivative, cut into smooth pieces once for all criteria and boxes.
+
+    Args:
+        expression: g in `x`, maybe `t`, which is taken at 0, and the domain's parameters.
+        domain: The parameters and their ranges; none for a candidate.
+        budget: What each decision may cost.
+    """
+
+    def __init__(
+        self,
+        expression: sympy.Expr,
+        *,
+        domain: Domain | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         self.expression = cast(sympy.Expr, expression.xreplace({t: S.Zero}))
+        self.domain = domain or Domain()
         self.budget = budget or Budget()
-        self.domain = Domain()
+        self.symbols = self.domain.symbols
+        self.box: Box = self.domain.box
         self._no_pieces = ""
+        self._differences: dict[tuple[sympy.Expr, ...], Program | None] = {}
 
     @functools.cached_property
     def pieces(self) -> list[Piece]:
-        """The smooth pieces, from left to right, cut at 0 as well.
+        """The smooth pieces, from left to right, cut at 0 as well; ends may hold parameters.
 
         Raises:
-            OutOfReachError: they cannot be found in time; asked again, at once.
+            OutOfReachError: They cannot be found in time; asked again, at once.
         """
         if self._no_pieces:
             raise OutOfReachError(self._no_pieces)
         try:
-            return cut(self.expression)
+            return cut(self.expression, self.domain)
         except OutOfReachError as error:
             self._no_pieces = str(error)
             raise
 
     @functools.cached_property
     def functions(self) -> list[Smooth]:
-        """G on each piece."""
+        """G on each piece, as a function of position and parameters."""
         return [Smooth.on(piece, self.domain) for piece in self.pieces]
 
     @functools.cached_property
     def program(self) -> Program:
-        """G as it was written, for certified evaluation at a point."""
-        return Program(prepare(self.expression), (x,))
+        """G as it was written, of x and the parameters."""
+        return Program(prepare(self.expression), (x, *self.symbols))
+
+    @functools.cached_property
+    def means(self) -> Means:
+        """Its means over x ~ N(0, 1)."""
+        return Means(self.expression, self.domain, self.pieces, self.functions)
 
     @functools.cached_property
     def breakpoints(self) -> list[tuple[Piece, sympy.Expr, Piece]]:
@@ -76,56 +116,86 @@ class Shape:
         ]
 
     @functools.cached_property
-    def undefined(self) -> str | None:
-        """What is not shown of the formula's being a finite real number everywhere; None if all."""
+    def _undefined(self) -> str | None:
         return is_defined(self.expression, self.domain, self.budget.fresh())
 
-    def value_at(self, place: sympy.Expr) -> sympy.Expr | None:
-        """G at an exact point as an exact number; None where it is undefined or not decided."""
-        return evaluated(self.expression, place)
+    def undefined(self, box: Box = ()) -> str | None:
+        """Return None if g is shown to be a finite real number for every x, else what is open.
 
-    def sign_at(self, place: sympy.Expr) -> int | None:
-        """The exact sign of g at an exact point; None where it is undefined or not decided."""
-        return sign_at(self.expression, place)
+        Args:
+            box: A part of the parameters' ranges.
+        """
+        if self._undefined is None or not box:
+            return self._undefined
+        budget = Budget(boxes=400, seconds=1.0)
+        return is_defined(self.expression, Domain(self.symbols, box), budget)
 
-    def ball(self, place: Fraction | float, *, precision: int = 128) -> arb | None:
-        """G at an exact rational point, certified; None where it is undefined or undecided."""
+    def order_at(
+        self, place: sympy.Expr, greater: sympy.Expr, lesser: sympy.Expr, box: Box = ()
+    ) -> int | None:
+        """Return the sign of the difference of two expressions at a place.
+
+        Returns:
+            For a candidate the exact sign. Over a box 1 if the difference is ≥ 0 for all of it, -1
+            if it is < 0. None where it is not known.
+        """
+        if not box:
+            return sign_at(greater, place, lesser)
+        key = (place, greater, lesser)
+        if key not in self._differences:
+            ends = at_place(greater, place), at_place(lesser, place)
+            self._differences[key] = (
+                None
+                if ends[0] is None or ends[1] is None
+                else Program(prepare(factored(ends[0] - ends[1])), self.symbols)
+            )
+        difference = self._differences[key]
+        lo, hi, flag = iv.NOWHERE if difference is None else difference.enclose(box)
+        if flag & iv.UNDEFINED:
+            return None
+        return 1 if lo >= 0.0 else (-1 if hi < 0.0 else None)
+
+    def ends(self, place: float | Fraction, box: Box = ()) -> tuple[Any, Any] | None:
+        """Return certified bounds of g at an exact rational, for all parameters of a box.
+
+        Returns:
+            Floats, for a candidate Arb numbers; None where g is undefined or not decided.
+        """
+        if not math.isfinite(place):
+            return None
         exact = Fraction(place)
-        for bits in (precision, 4 * precision, 16 * precision):
+        if box:
+            at = float(exact)
+            assert Fraction(at) == exact
+            lo, hi, flag = self.program.enclose(((at, at, 0), *box))
+            return None if flag & iv.UNDEFINED else (lo, hi)
+        for bits in (128, 512, 2048):
             with ctx.workprec(bits):
-                try:
-                    value = self.program.ball([arb(fmpq(exact.numerator, exact.denominator))])
-                except UndecidedError:
-                    continue
+                value = self.program.ball([to_arb(exact)])
                 if value.is_finite():
-                    return value
+                    return value.lower(), value.upper()
         return None
 
     @functools.cached_property
-    def infimum(self) -> "Extreme":
-        """The infimum of g, as tight as a small budget makes it."""
-        return self._extreme(1)
+    def infimum(self) -> Extreme:
+        """The infimum of a candidate's g, as tight as a small budget makes it."""
+        return self._infimum(self.functions, 1)
 
     @functools.cached_property
-    def supremum(self) -> "Extreme":
-        """The supremum of g, as the infimum of -g, negated."""
-        return self._extreme(-1)
+    def supremum(self) -> Extreme:
+        """The supremum of a candidate's g, likewise."""
+        low = self._infimum([function.negated for function in self.functions], -1)
+        return Extreme(-low.hi, -low.lo, low.piece, low.complete)
 
-    def _extreme(self, sign: int) -> "Extreme":
-        lows: list[Minimum] = []
-        for piece, function in zip(self.pieces, self.functions, strict=True):
-            oriented = function if sign > 0 else negated(function)
-            lows.append(
-                minimum(
-                    oriented,
-                    Budget(boxes=max(self.budget.boxes // 20, 200), seconds=self.budget.seconds),
-                    below=-UNBOUNDED_BEYOND,
-                )
-            )
-            del piece
+    def _infimum(self, functions: list[Smooth], sign: int) -> Extreme:
+        """The infimum of sign · g."""
+        boxes = max(self.budget.boxes // 20, 200)
+        lows = [
+            minimum(f, Budget(boxes, self.budget.seconds), below=-UNBOUNDED_BEYOND)
+            for f in functions
+        ]
         best = min(range(len(lows)), key=lambda i: (lows[i].hi, lows[i].lo))
-        lo = min(low.lo for low in lows)
-        hi = lows[best].hi
+        lo, hi = min(low.lo for low in lows), lows[best].hi
         # Values at breakpoints themselves, which no open piece holds.
         for _, place, _ in self.breakpoints:
             ends = ends_at(self.expression, place)
@@ -134,50 +204,20 @@ class Shape:
                 continue
             low, high = ends if sign > 0 else (-ends[1], -ends[0])
             lo, hi = min(lo, low), min(hi, high)
-        complete = all(low.complete for low in lows)
-        point = lows[best].point
-        return Extreme(sign, lo, hi, best, point, complete)
+        return Extreme(lo, hi, best, all(low.complete for low in lows))
 
-    def x_at(self, index: int, local: float) -> Fraction | None:
-        """X of a local coordinate on a piece, if rational; else the nearest float of it."""
+    def x_at(self, index: int, local: float) -> Fraction | float:
+        """X of a local coordinate on a candidate's piece: exact if rational, else a float near it.
+
+        An end of the line is an infinite float.
+        """
         piece = self.pieces[index]
+        if math.isinf(local):
+            return math.copysign(math.inf, piece.tail_side)
         exact = Fraction(local)
         place = piece.position.xreplace(
             {piece.variable: sympy.Rational(exact.numerator, exact.denominator)}
         )
         if place.is_Rational:
             return Fraction(int(place.p), int(place.q))
-        return Fraction(as_float(place))
-
-
-class Extreme:
-    """An enclosure of inf g (sign 1) or of -sup g (sign -1)."""
-
-    def __init__(
-        self,
-        sign: int,
-        lo: float,
-        hi: float,
-        piece: int,
-        point: tuple[float, ...] | None,
-        complete: bool,
-    ) -> None:
-        self.sign, self.lo, self.hi = sign, lo, hi
-        self.piece, self.point, self.complete = piece, point, complete
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The enclosure of inf g, or of sup g."""
-        return (self.lo, self.hi) if self.sign > 0 else (-self.hi, -self.lo)
-
-
-def negated(function: Smooth) -> Smooth:
-    """-f on the same piece."""
-    return Smooth(
-        -function.local,
-        function.variables[0],
-        function.domain,
-        function.start,
-        plain=None if function.plain is None else -function.plain,
-        depth=function.depth,
-    )
+        return as_float(place)

@@ -10,7 +10,7 @@ from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.limits import limit_at_infinity
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.pieces import Domain, Piece, cut
-from pdsearch.enclosure.program import Program, UndecidedError
+from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Minimum, Smooth, minimum
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "Piece",
     "Program",
     "Smooth",
-    "UndecidedError",
     "cut",
     "gaussian_integral",
     "limit_at_infinity",

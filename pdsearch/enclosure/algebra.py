@@ -49,7 +49,7 @@ def check_derivative(expression: sympy.Expr, v: sympy.Symbol) -> None:
     """Refuse to differentiate what would grow too large.
 
     Raises:
-        OutOfReachError: it would, or the time is up.
+        OutOfReachError: It would, or the time is up.
     """
     clock.check()
     if derivative_size(expression, v) > MOST_NODES:

@@ -1,8 +1,8 @@
-"""The clock that a decision runs against, also through steps that have no budget of their own.
+"""The time limit of a decision, which also holds in steps that have no budget of their own.
 
-Compiling, differentiating and rewriting are quick for what people write and may take for ever for
-what they may write. Each such step asks the clock, so that a decision ends in time whatever its
-formula; and refuses what is too large, so that no single step is long.
+Compiling, differentiating and rewriting are quick for most formulas and endless for some. Each such
+step asks the clock, so that a decision ends in time, and refuses what is too large, so that no
+single step takes long.
 """
 
 import time
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 
 class OutOfReachError(ArithmeticError):
-    """A decision would cost more time or memory than it may. The message says what."""
+    """A decision would take more time or memory than it may. The message says why."""
 
 
 _ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
@@ -20,7 +20,7 @@ _ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Inside, `check` raises once the seconds are over; an outer limit that ends sooner holds."""
+    """Let `check` raise once the seconds are over; an outer limit that ends sooner still holds."""
     token = _ends.set(min(_ends.get(), time.monotonic() + seconds))
     try:
         yield
@@ -37,7 +37,7 @@ def check() -> None:
     """Stop here if the time limit has passed.
 
     Raises:
-        OutOfReachError: it has.
+        OutOfReachError: It has.
     """
     if time.monotonic() > _ends.get():
         raise OutOfReachError("the time ran out")

@@ -1,16 +1,15 @@
 """Whether an expression is a finite real number at every x, shown for the formula as it is given.
 
 Rewriting may remove a pole or the logarithm of a negative number: behind a factor that is zero once
-multiplied out, by a common factor, by a choice that becomes its one argument. So what has to hold
-is collected from the formula itself, part by part: a divisor is not 0, a logarithm's argument is
-positive, that of a root is not negative, each wherever its arm of a Piecewise is taken. Where all
-of it holds, every rewritten form is equal to the formula everywhere.
+multiplied out, by cancelling a common factor, or where a choice has only one argument left. So the
+conditions are collected from the formula itself, part by part: a divisor is not 0, the argument of
+a logarithm is positive, that of a root is not negative, each wherever its arm of a Piecewise is
+taken. Where all of them hold, every rewritten form equals the formula everywhere.
 """
 
-import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +23,7 @@ from pdsearch.enclosure.nodes import POSITIVE, prepare
 from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.points import sign_at
 from pdsearch.enclosure.program import Program
-from pdsearch.enclosure.search import Budget, Smooth, halves
+from pdsearch.enclosure.search import Bisection, Budget, Smooth, halves, side_lengths
 from pdsearch.expression import x
 
 NOT_ZERO, POSITIVE_ONLY, NOT_NEGATIVE = "is not 0", "is positive", "is not negative"
@@ -35,9 +34,9 @@ class Demand:
     """What must hold of a part for the whole to be defined.
 
     Attributes:
-        part: the divisor, or the argument of a logarithm or root.
-        holds: what must be true of it.
-        guarded: the part where its arm is taken, and 1 elsewhere.
+        part: The divisor, or the argument of a logarithm or root.
+        holds: What must be true of it.
+        guarded: The part where its arm is taken, and 1 elsewhere.
     """
 
     part: sympy.Expr
@@ -50,7 +49,7 @@ Path = tuple[tuple[tuple[Any, ...], Any], ...]
 
 
 def demands_of(expression: sympy.Expr, domain: Domain) -> list[Demand]:
-    """All that must hold for an expression to be defined, innermost first, each once."""
+    """Return all that must hold for an expression to be defined, innermost first, each once."""
     found: dict[Demand, None] = {}
     for part, holds, path in _walk(expression, (), domain, set()):
         guarded = part
@@ -93,7 +92,7 @@ def _walk(
 
 
 def is_defined(expression: sympy.Expr, domain: Domain, budget: Budget) -> str | None:
-    """None if the expression is defined for every x and all parameters; else what is not shown."""
+    """Return None if the expression is defined for all x and parameters, else what is not shown."""
     for demand in demands_of(expression, domain):
         if not (_everywhere(demand, domain) or _on_pieces(demand, domain, budget)):
             text = str(demand.part)
@@ -181,22 +180,16 @@ def _on_piece(piece: Piece, holds: str, domain: Domain, budget: Budget) -> bool:
     whole = function.box
     if _holds(piece.local, holds, function.variables, whole, tail=piece.tail):
         return True
-    weights = [
-        (right - left) if right != math.inf and right > left else 1.0 for left, right, _ in whole
-    ]
-    heap: list[tuple[float, int, tuple[Interval, ...]]] = []
-    count = itertools.count()
-    heapq.heappush(heap, (0.0, next(count), whole))
-    while heap:
-        depth, _, box = heapq.heappop(heap)
-        if _box_holds(function, box, holds, piece):
-            continue
+    weights = side_lengths(whole)
+
+    def cut(box: tuple[Interval, ...]) -> Sequence[tuple[Interval, ...]] | None:
         parts = halves(box, weights)
-        if parts is None or not budget.spend():
-            return False
-        for part in parts:
-            heapq.heappush(heap, (depth + 1.0, next(count), part))
-    return True
+        return parts if parts is not None and budget.spend() else None
+
+    search = Bisection(
+        [whole], judge=lambda box: _box_holds(function, box, holds, piece) or None, cut=cut
+    )
+    return all(held for _, held in search)
 
 
 def _box_holds(function: Smooth, box: tuple[Interval, ...], holds: str, piece: Piece) -> bool:

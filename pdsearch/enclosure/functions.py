@@ -1,7 +1,7 @@
 """Elementary functions of intervals, evaluated by Arb at the ends and rounded outward.
 
 Monotone and even functions need their ends only; sine and cosine count their turns. Far out, where
-Arb's exponents would leave the floats, a bound with room to spare stands in.
+Arb's exponents would leave the floats, a bound with room to spare takes its place.
 """
 
 import math
@@ -20,98 +20,68 @@ from pdsearch.enclosure.interval import (
     up,
 )
 
+Ends = tuple[float, float]
+"""The floats around a function's value at a point."""
+
 
 def _at_point(
-    function: Callable[[arb], arb], at_minus_infinity: float, at_plus_infinity: float
-) -> Callable[[float], tuple[float, float]]:
-    cache: dict[float, tuple[float, float]] = {}
+    function: Callable[[arb], arb],
+    *,
+    span: Ends = (-INF, INF),
+    below: Ends | Callable[[float], Ends] = NOWHERE[:2],
+    above: Ends | Callable[[float], Ends] = NOWHERE[:2],
+) -> Callable[[float], Ends]:
+    """A function of one float, evaluated by Arb.
 
-    def evaluate(value: float) -> tuple[float, float]:
+    Args:
+        function: What Arb evaluates.
+        span: Where. Farther out its exponents leave the floats, or nothing moves any more.
+        below: Lower and upper bound of the function before the span.
+        above: The same behind it.
+    """
+    cache: dict[float, Ends] = {}
+
+    def evaluate(value: float) -> Ends:
+        if not span[0] <= value <= span[1]:
+            far = below if value < span[0] else above
+            return far(value) if callable(far) else far
         known = cache.get(value)
-        if known is not None:
-            return known
-        if value == INF:
-            result = (at_plus_infinity, at_plus_infinity)
-        elif value == -INF:
-            result = (at_minus_infinity, at_minus_infinity)
-        else:
-            lo, hi, _ = ball_interval(function(arb(value)))
-            result = (lo, hi)
-        if len(cache) > 20_000:  # bounded memory in long searches
-            cache.clear()
-        cache[value] = result
-        return result
+        if known is None:
+            known = ball_interval(function(arb(value)))[:2]
+            if len(cache) > 20_000:  # bounded memory in long searches
+                cache.clear()
+            cache[value] = known
+        return known
 
     return evaluate
 
 
-_exp_at_raw = _at_point(lambda v: v.exp(), 0.0, INF)
-
-
-def _exp_at(value: float) -> tuple[float, float]:
-    if -700.0 < value < 700.0 or value in (INF, -INF):
-        return _exp_at_raw(value)
-    if value > 0.0:
-        return (1e304, INF)  # exp(700) is above 1.01e304
-    return (0.0, 1e-304)  # exp(-700) is below 9.9e-305
-
-
-def exponential(a: Interval) -> Interval:
-    """exp(a)."""
-    return (max(_exp_at(a[0])[0], 0.0), _exp_at(a[1])[1], a[2])
-
-
-_log_at = _at_point(lambda v: v.log(), -INF, INF)
-
-
-def logarithm(a: Interval, *, zero_is_fine: bool = False) -> Interval:
-    """log(a)."""
-    lo, hi, flag = a
-    if lo <= 0.0:
-        if not (zero_is_fine and lo == 0.0):
-            flag |= UNDEFINED
-        if hi < 0.0 or (hi == 0.0 and not zero_is_fine):
-            return NOWHERE
-        return (-INF, _log_at(hi)[1] if hi > 0.0 else -INF, flag)
-    return (_log_at(lo)[0], _log_at(hi)[1], flag)
-
-
-def _increasing(
-    function: Callable[[arb], arb],
-    at_minus_infinity: float,
-    at_plus_infinity: float,
-    *,
-    least: float = -INF,
-    most: float = INF,
+def _monotone(
+    point: Callable[[float], Ends], *, rising: bool = True, least: float = -INF, most: float = INF
 ) -> Callable[[Interval], Interval]:
-    point = _at_point(function, at_minus_infinity, at_plus_infinity)
+    """A monotone function of an interval, with values between ``least`` and ``most``."""
 
     def apply(a: Interval) -> Interval:
-        return (max(point(a[0])[0], least), min(point(a[1])[1], most), a[2])
+        first, last = (a[0], a[1]) if rising else (a[1], a[0])
+        return (max(point(first)[0], least), min(point(last)[1], most), a[2])
 
     return apply
 
 
 def _even(
-    function: Callable[[arb], arb],
-    at_zero: float,
-    at_infinity: float,
-    *,
-    rising: bool,
-    least: float,
+    point: Callable[[float], Ends], at_zero: float, *, rising: bool
 ) -> Callable[[Interval], Interval]:
-    """An even function, monotone in |u|."""
-    point = _at_point(function, at_infinity, at_infinity)
+    """An even function of an interval, monotone in |u|, with values of one sign."""
+    at_0 = (at_zero, at_zero)
 
     def apply(a: Interval) -> Interval:
         lo, hi, flag = a
         near = 0.0 if lo <= 0.0 <= hi else min(abs(lo), abs(hi))
         far = max(abs(lo), abs(hi))
-        at_near = (at_zero, at_zero) if near == 0.0 else point(near)
-        at_far = (at_zero, at_zero) if far == 0.0 else point(far)
-        if rising:
-            return (max(at_near[0], least), at_far[1], flag)
-        return (max(at_far[0], least), at_near[1], flag)
+        at_near = at_0 if near == 0.0 else point(near)
+        at_far = at_0 if far == 0.0 else point(far)
+        first, last = (at_near, at_far) if rising else (at_far, at_near)
+        return (max(first[0], at_zero if rising else 0.0), last[1], flag)
 
     return apply
 
@@ -155,109 +125,79 @@ def arb_arccot(value: arb) -> arb:
     return arb.pi() / 2 - value.atan()
 
 
-def _guarded(function: Callable[[arb], arb], limit: float) -> Callable[[arb], arb]:
-    """Arguments beyond ±limit moved there: for bounded monotone functions with room to spare."""
-
-    def apply(value: arb) -> arb:
-        if abs(value) > limit:
-            sign = 1 if value > 0 else -1
-            near = function(arb(sign * limit))
-            # Beyond ±limit the function lies between its value there and its limit, which is
-            # within 1e-300 of it: the ball of that radius holds both.
-            return near + arb(0, 1e-300)
-        return function(value)
-
-    return apply
+_log_at = _at_point(lambda v: v.log())
 
 
-sigmoid = _increasing(_guarded(arb_sigmoid, 700.0), 0.0, 1.0, least=0.0, most=1.0)
-tanh = _increasing(_guarded(lambda v: v.tanh(), 400.0), -1.0, 1.0, least=-1.0, most=1.0)
-erf = _increasing(_guarded(lambda v: v.erf(), 27.0), -1.0, 1.0, least=-1.0, most=1.0)
-atan = _increasing(lambda v: v.atan(), -1.5707963267948968, 1.5707963267948968)
-_arccot_at = _at_point(arb_arccot, 3.1415926535897936, 0.0)
-_sinh_small = _increasing(lambda v: v.sinh(), -INF, INF)
-_softplus_small = _increasing(arb_softplus, 0.0, INF, least=0.0)
-_erfc_small = _at_point(lambda v: v.erfc(), 2.0, 0.0)
-_cosh_small = _even(lambda v: v.cosh(), 1.0, INF, rising=True, least=1.0)
-_bell_small = _even(arb_bell, 0.25, 0.0, rising=False, least=0.0)
-_sech2_small = _even(arb_sech2, 1.0, 0.0, rising=False, least=0.0)
-_ratio_small = _increasing(arb_erfc_ratio, 0.0, INF, least=0.0)
-
-
-def arccot(a: Interval) -> Interval:
-    """π/2 - atan(a)."""
-    return (max(_arccot_at(a[1])[0], 0.0), _arccot_at(a[0])[1], a[2])
-
-
-def erfc(a: Interval) -> Interval:
-    """The complementary error function."""
-    lo = 0.0 if a[1] > 26.0 else max(_erfc_small(a[1])[0], 0.0)
-    if a[0] > 26.0:
-        hi = 1e-290  # erfc(26) is 5.7e-296
-    elif a[0] < -26.0:
-        hi = 2.0
-    else:
-        hi = min(_erfc_small(a[0])[1], 2.0)
-    return (lo, hi, a[2])
-
-
-def sinh(a: Interval) -> Interval:
-    """The hyperbolic sine."""
+def logarithm(a: Interval, *, zero_is_fine: bool = False) -> Interval:
+    """log(a)."""
     lo, hi, flag = a
-    low, high = -INF, INF
-    if lo >= -700.0:  # sinh(700) is 5.07e303
-        low = 1e303 if lo > 700.0 else _sinh_small((lo, lo, 0))[0]
-    if hi <= 700.0:
-        high = -1e303 if hi < -700.0 else _sinh_small((hi, hi, 0))[1]
-    return (low, high, flag)
+    if lo <= 0.0:
+        if not (zero_is_fine and lo == 0.0):
+            flag |= UNDEFINED
+        if hi < 0.0 or (hi == 0.0 and not zero_is_fine):
+            return NOWHERE
+        return (-INF, _log_at(hi)[1] if hi > 0.0 else -INF, flag)
+    return (_log_at(lo)[0], _log_at(hi)[1], flag)
 
 
-def softplus(a: Interval) -> Interval:
-    """log(1 + exp(a))."""
-    lo, hi, flag = a
-    low = 0.0 if lo < -700.0 else (lo if lo > 700.0 else _softplus_small((lo, lo, 0))[0])
-    if hi < -700.0:
-        high = 1e-304
-    elif hi > 700.0:
-        high = up(hi)
-    else:
-        high = _softplus_small((hi, hi, 0))[1]
-    return (low, high, flag)
-
-
-def _clipped(
-    function: Callable[[Interval], Interval], limit: float, *, least: float, most: float
-) -> Callable[[Interval], Interval]:
-    """An even function evaluated within ±limit; beyond, only ``least`` and ``most`` are claimed."""
-
-    def apply(a: Interval) -> Interval:
-        lo, hi, flag = a
-        if -limit <= lo and hi <= limit:
-            return function(a)
-        if lo > limit or hi < -limit:
-            return (least, most, flag)
-        inner = function((max(lo, -limit), min(hi, limit), 0))
-        return (min(inner[0], least), max(inner[1], most), flag)
-
-    return apply
-
-
-cosh = _clipped(_cosh_small, 700.0, least=5e303, most=INF)
-bell = _clipped(_bell_small, 690.0, least=0.0, most=1e-299)
-sech2 = _clipped(_sech2_small, 340.0, least=0.0, most=1e-290)
-
-
-def erfc_ratio(a: Interval) -> Interval:
-    """The increasing function 2·exp(-u²)/(√π·erfc(u)), between u and 2u + 2 for u > 0."""
-    lo, hi, flag = a
-    low = 0.0 if lo < -26.0 else (lo if lo > 1e4 else _ratio_small((lo, lo, 0))[0])
-    if hi == INF:
-        high = INF
-    elif hi > 1e4:
-        high = up(up(2.0 * hi) + 2.0)
-    else:
-        high = 1e-290 if hi < -26.0 else _ratio_small((hi, hi, 0))[1]
-    return (low, high, flag)
+# Beyond its span each function is as near to its limit as the bounds say.
+exponential = _monotone(
+    # exp(700) is above 1.01e304, exp(-700) below 9.9e-305
+    _at_point(lambda v: v.exp(), span=(-700.0, 700.0), below=(0.0, 1e-304), above=(1e304, INF)),
+    least=0.0,
+)
+sinh = _monotone(
+    # sinh(700) is 5.07e303
+    _at_point(lambda v: v.sinh(), span=(-700.0, 700.0), below=(-INF, -1e303), above=(1e303, INF))
+)
+softplus = _monotone(
+    _at_point(arb_softplus, span=(-700.0, 700.0), below=(0.0, 1e-304), above=lambda v: (v, up(v))),
+    least=0.0,
+)
+sigmoid = _monotone(
+    _at_point(arb_sigmoid, span=(-700.0, 700.0), below=(0.0, 1e-303), above=(down(1.0), 1.0)),
+    least=0.0,
+    most=1.0,
+)
+tanh = _monotone(
+    _at_point(
+        lambda v: v.tanh(), span=(-400.0, 400.0), below=(-1.0, up(-1.0)), above=(down(1.0), 1.0)
+    ),
+    least=-1.0,
+    most=1.0,
+)
+erf = _monotone(
+    _at_point(
+        lambda v: v.erf(), span=(-27.0, 27.0), below=(-1.0, up(-1.0)), above=(down(1.0), 1.0)
+    ),
+    least=-1.0,
+    most=1.0,
+)
+erfc = _monotone(
+    # erfc(26) is 5.7e-296
+    _at_point(lambda v: v.erfc(), span=(-26.0, 26.0), below=(down(2.0), 2.0), above=(0.0, 1e-290)),
+    rising=False,
+    least=0.0,
+    most=2.0,
+)
+# Upper bounds of π/2 and π.
+atan = _monotone(_at_point(lambda v: v.atan()), least=-up(math.pi / 2), most=up(math.pi / 2))
+arccot = _monotone(_at_point(arb_arccot), rising=False, least=0.0, most=up(math.pi))
+erfc_ratio = _monotone(
+    # between u and 2u + 2 for u > 0
+    _at_point(
+        arb_erfc_ratio,
+        span=(-26.0, 1e4),
+        below=(0.0, 1e-290),
+        above=lambda v: (v, up(up(2.0 * v) + 2.0)),
+    ),
+    least=0.0,
+)
+cosh = _even(
+    _at_point(lambda v: v.cosh(), span=(-700.0, 700.0), above=(5e303, INF)), 1.0, rising=True
+)
+bell = _even(_at_point(arb_bell, span=(-690.0, 690.0), above=(0.0, 1e-299)), 0.25, rising=False)
+sech2 = _even(_at_point(arb_sech2, span=(-340.0, 340.0), above=(0.0, 1e-290)), 1.0, rising=False)
 
 
 def _wave(a: Interval, shift: float) -> Interval:

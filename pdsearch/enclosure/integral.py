@@ -7,21 +7,22 @@ the sup of g·exp(-y²/8).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import sympy
-from flint import acb, arb, ctx, fmpq
+from flint import acb, arb, ctx
 
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import multiplied_out
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import prepare, tail_form
+from pdsearch.enclosure.numbers import enclosed
 from pdsearch.enclosure.pieces import Domain, Piece
 from pdsearch.enclosure.pieces import y as y_symbol
-from pdsearch.enclosure.program import Program
-from pdsearch.enclosure.search import Budget, Smooth
+from pdsearch.enclosure.program import Program, to_arb
+from pdsearch.enclosure.search import Bisection, Budget, Smooth
 from pdsearch.expression import x
 
 PRECISION = 64
@@ -43,10 +44,10 @@ def gaussian_integral(
     """Enclose the integral of |g(x) - c|^power times the standard normal density.
 
     Args:
-        pieces: a bound candidate's, from left to right.
+        pieces: A bound candidate's, from left to right.
         power: 1 or 2.
-        budget: shared; integration falls back to wider bounds when it is spent.
-        shift: the constant c on a piece (the step's value there).
+        budget: Shared; integration falls back to wider bounds when it is spent.
+        shift: The constant c on a piece (the step's value there).
     """
     with ctx.workprec(PRECISION):
         total = arb(0)
@@ -58,30 +59,25 @@ def gaussian_integral(
         return iv.ball_interval(total)
 
 
-def _number(value: sympy.Expr) -> arb:
-    return Program(prepare(value), ()).ball(())
-
-
 def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb | None:
     piece = piece.with_expression(piece.expression - shift) if shift else piece
     if piece.local == sympy.S.Zero:  # no question to sympy's assumptions, which may factor
         return arb(0)
     function = Smooth.on(piece, Domain())
     if not piece.tail:
-        lo, hi = _number(piece.lo), _number(piece.hi)
-        formula = prepare(piece.expression)
+        places = enclosed(piece.lo), enclosed(piece.hi)
         if piece.mirrored:
-            lo, hi = hi, lo
-        return _stretch(function, formula, lo, hi, 0.0, 1.0, power, budget)
+            places = places[::-1]
+        program = Program(prepare(piece.expression), (x,))
+        return _stretch(function, program, places, (0.0, 1.0), power, budget)
     local = piece.local
     start = piece.start[0]
     total = arb(0)
     reach = max(float(REACH), start)
     if start < reach:
         # In the tail's own variable y, so that the formula is the one that encloses well.
-        total = _stretch(
-            function, local, arb(start), arb(reach), start, reach, power, budget, position=None
-        )
+        program = Program(local, (y_symbol,))
+        total = _stretch(function, program, (arb(start), arb(reach)), (start, reach), power, budget)
     rest = _tail(function, local, reach, power)
     return None if rest is None else total + rest
 
@@ -113,99 +109,120 @@ def _up_to(bound: arb) -> arb:
     return arb(top / 2, top / 2)
 
 
+Stretch = tuple[float, float]
+"""The ends of a part of a piece, in its own variable."""
+
+
 def _stretch(
     function: Smooth,
-    formula: sympy.Expr,
-    lo: arb,
-    hi: arb,
-    first: float,
-    last: float,
+    program: Program,
+    places: tuple[arb, arb],
+    whole: Stretch,
     power: int,
     budget: Budget,
-    *,
-    position: sympy.Symbol | None = x,
 ) -> arb:
-    """Integrate between lo and hi, the places of the local coordinates first and last."""
-    variable = y_symbol if position is None else x
-    program = Program(formula, (variable,))
+    """Integrate between two places, which have the local coordinates of the stretch's ends."""
 
     def place(local: float) -> arb:
-        # Exact ends, so that neighbouring stretches meet.
-        share = Fraction(local) - Fraction(first)
-        share /= Fraction(last) - Fraction(first)
-        return lo + (hi - lo) * arb(fmpq(share.numerator, share.denominator))
+        # Exact shares, so that neighbouring stretches meet.
+        first, last = map(Fraction, whole)
+        return places[0] + (places[1] - places[0]) * to_arb(
+            (Fraction(local) - first) / (last - first)
+        )
 
+    # Most shapes change sign once; the rest of the interval joins into two long runs.
     runs: list[tuple[float, float, int]] = []
     if power == 1:
-        # Most shapes change sign once; the rest of the interval joins into two long runs.
-        stack = [(first, last)]
-        while stack:
-            clock.check()
-            a, b = stack.pop()
-            low, high, flag = function.enclose(((a, b, 0),))
-            sign = 0
-            if not flag & (iv.UNDEFINED | iv.JUMP):
-                if low < 0.0 < high:
-                    slope = function.slope_sign(((a, b, 0),), 0)
-                    if slope:
-                        at_a, at_b = (function.enclose(((e, e, 0),)) for e in (a, b))
-                        low, high = (at_a[0], at_b[1]) if slope > 0 else (at_b[0], at_a[1])
-                sign = 1 if low >= 0.0 else (-1 if high <= 0.0 else 0)
-            # Below 1e-13 the sign may be rounding noise, and the integral is as small.
-            if (
-                sign == 0
-                and max(-low, high) > 1e-13
-                and b - a > 2.0**-24 * (last - first)
-                and budget.spend()
-            ):
-                middle = a + (b - a) / 2.0
-                stack += [(middle, b), (a, middle)]
-                continue
+        for (a, b), sign in _by_sign(function, whole, budget):
             if runs and sign and runs[-1][2] == sign:
                 runs[-1] = (runs[-1][0], b, sign)
             else:
-                runs.append((a, b, sign))
+                runs.append((a, b, sign or 0))
     else:
-        runs.append((first, last, 1))
+        runs.append((*whole, 1))
     total = arb(0)
     for a, b, sign in runs:
-        total += _run(function, program, place, a, b, sign, power, budget)
+        total += _run(function, program, place, (a, b), sign, power, budget)
         if not total.is_finite():
             break
     return total
+
+
+def _halves(stretch: Stretch) -> tuple[Stretch, Stretch]:
+    first, last = stretch
+    middle = first + (last - first) / 2.0
+    return (first, middle), (middle, last)
+
+
+def _by_sign(function: Smooth, whole: Stretch, budget: Budget) -> Bisection[Stretch, int]:
+    """Stretches from left to right with the sign of the function; None or 0 if it is not known."""
+    shortest = 2.0**-24 * (whole[1] - whole[0])
+
+    def sign(stretch: Stretch) -> int | None:
+        clock.check()
+        box = ((*stretch, 0),)
+        low, high, flag = function.enclose(box)
+        if not flag & (iv.UNDEFINED | iv.JUMP):
+            if low < 0.0 < high and (slope := function.slope_sign(box, 0)):
+                at_a, at_b = (function.enclose(((end, end, 0),)) for end in stretch)
+                low, high = (at_a[0], at_b[1]) if slope > 0 else (at_b[0], at_a[1])
+            if low >= 0.0 or high <= 0.0:
+                return 1 if low >= 0.0 else -1
+        # Below 1e-13 the sign may be rounding noise, and the integral is as small.
+        return None if max(-low, high) > 1e-13 else 0
+
+    def cut(stretch: Stretch) -> Sequence[Stretch] | None:
+        long = stretch[1] - stretch[0] > shortest
+        return _halves(stretch) if long and budget.spend() else None
+
+    return Bisection([whole], judge=sign, cut=cut, key=lambda stretch: stretch[0])
 
 
 def _run(
     function: Smooth,
     program: Program,
     place: Callable[[float], arb],
-    first: float,
-    last: float,
+    whole: Stretch,
     sign: int,
     power: int,
     budget: Budget,
 ) -> arb:
-    lo, hi = place(first), place(last)
-    if lo > hi:
-        lo, hi = hi, lo
-    low, high, flag = iv.absolute(function.enclose(((first, last, 0),)))
-    undefined = bool(flag & iv.UNDEFINED) or not math.isfinite(high)
-    if sign and not undefined and not budget.over():
-        value = _arb_integral(program, lo, hi, sign, power)
-        if value is not None:
-            return value
-    # Where a pole or worse remains on so short a stretch, nothing finite will be shown.
-    shortest = 2.0**-20 if undefined else 1e-9
-    if sign and last - first > shortest and budget.spend() and not budget.over():
-        middle = first + (last - first) / 2.0
-        part = _run(function, program, place, first, middle, sign, power, budget)
-        if not part.is_finite():
-            return part
-        return part + _run(function, program, place, middle, last, sign, power, budget)
-    if undefined:
-        return arb(0, math.inf)
-    weight = mass(lo, hi)
-    return weight * arb((low + high) / 2, (high - low) / 2 + high * 1e-15) ** power
+    """Integrate over a stretch on which the function has a sign, 0 where it is not known."""
+
+    def ends(stretch: Stretch) -> tuple[arb, arb]:
+        lo, hi = place(stretch[0]), place(stretch[1])
+        return (hi, lo) if lo > hi else (lo, hi)
+
+    def bounds(stretch: Stretch) -> tuple[float, float] | None:
+        low, high, flag = iv.absolute(function.enclose(((*stretch, 0),)))
+        return None if flag & iv.UNDEFINED or not math.isfinite(high) else (low, high)
+
+    def integrated(stretch: Stretch) -> arb | None:
+        if not sign or bounds(stretch) is None or budget.over():
+            return None
+        return _arb_integral(program, *ends(stretch), sign, power)
+
+    def cut(stretch: Stretch) -> Sequence[Stretch] | None:
+        if not sign:
+            return None
+        # Where a pole or worse remains on so short a stretch, nothing finite will be shown.
+        shortest = 1e-9 if bounds(stretch) is not None else 2.0**-20
+        long = stretch[1] - stretch[0] > shortest
+        return _halves(stretch) if long and budget.spend() and not budget.over() else None
+
+    total = arb(0)
+    for stretch, value in Bisection(
+        [whole], judge=integrated, cut=cut, key=lambda stretch: stretch[0]
+    ):
+        if value is None:
+            found = bounds(stretch)
+            if found is None:
+                return arb(0, math.inf)
+            low, high = found
+            size = arb((low + high) / 2, (high - low) / 2 + high * 1e-15)
+            value = mass(*ends(stretch)) * size**power
+        total += value
+    return total
 
 
 def _arb_integral(program: Program, lo: arb, hi: arb, sign: int, power: int) -> arb | None:

@@ -249,9 +249,3 @@ def maximum(a: Interval, b: Interval) -> Interval:
 def hull(a: Interval, b: Interval) -> Interval:
     """The smallest interval that holds both."""
     return (min(a[0], b[0]), max(a[1], b[1]), a[2] | b[2])
-
-
-def intersection(a: Interval, b: Interval) -> Interval:
-    """Where both enclose the same quantity: the tighter ends (flags of ``a``)."""
-    lo, hi = max(a[0], b[0]), min(a[1], b[1])
-    return (lo, hi, a[2]) if lo <= hi else a

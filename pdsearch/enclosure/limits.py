@@ -55,10 +55,10 @@ def limit_at_infinity(
     """The limit for y → ∞ as an exact expression, ±oo, or None where it is not known.
 
     Args:
-        expression: in `pdsearch.enclosure.pieces.y` and the domain's parameters, in the form that
+        expression: In `pdsearch.enclosure.pieces.y` and the domain's parameters, in the form that
             `tail_form` gives.
-        domain: the parameters' ranges.
-        depth: of nested products; beyond 4 there is no answer.
+        domain: The parameters' ranges.
+        depth: Of nested products; beyond 4 there is no answer.
     """
     domain = domain or Domain()
     clock.check()

@@ -235,7 +235,7 @@ def derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr:
     of, and leaves deltas behind.
 
     Raises:
-        OutOfReachError: it would be too large.
+        OutOfReachError: It would be too large.
     """
     check_derivative(expression, v)
     if not expression.has(sympy.Abs, sympy.sign, Heaviside):

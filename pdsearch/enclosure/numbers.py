@@ -19,7 +19,7 @@ from sympy import Add, Mul, Pow, S
 from pdsearch.enclosure.algebra import expanded, size
 from pdsearch.enclosure.interval import ball_interval
 from pdsearch.enclosure.nodes import prepare
-from pdsearch.enclosure.program import Program, UndecidedError
+from pdsearch.enclosure.program import Program
 from pdsearch.expression.values import CONTEXT, Evaluator, Undefined, Unknown
 
 LARGEST_ARGUMENT = 10**6
@@ -30,16 +30,21 @@ MOST_ZERO_BITS = 30_000
 def enclosed(number: sympy.Expr, *, precision: int = 64) -> arb:
     """A constant as a ball; not finite where it is undefined or out of reach."""
     with ctx.workprec(precision):
-        try:
-            return Program(prepare(number), ()).ball(())
-        except UndecidedError:
-            return arb.nan()
+        return Program(prepare(number), ()).ball(())
 
 
 def float_ends(number: sympy.Expr) -> tuple[float, float]:
     """The floats around a constant; infinite beyond them."""
     lo, hi, _ = ball_interval(enclosed(number))
     return lo, hi
+
+
+def is_float(number: sympy.Expr) -> bool:
+    """Whether an exact number is a float."""
+    if not number.is_Rational:
+        return False
+    near = as_float(number)
+    return math.isfinite(near) and Fraction(near) == Fraction(int(number.p), int(number.q))
 
 
 def as_float(number: sympy.Expr) -> float:
@@ -62,10 +67,7 @@ def exact_sign(number: sympy.Expr) -> int | None:
     program = Program(prepare(number), ())
     for precision in (64, 256, 1024):
         with ctx.workprec(precision):
-            try:
-                ball = program.ball(())
-            except UndecidedError:
-                return None
+            ball = program.ball(())
         if ball > 0:
             return 1
         if ball < 0:

@@ -15,7 +15,7 @@ from pdsearch.enclosure import functions as fn
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import arccot, erfc_ratio, sech2, sigmoid_bell
-from pdsearch.expression import sigmoid, softplus
+from pdsearch.expression import RELATIONS, sigmoid, softplus
 
 
 class UndecidedError(ArithmeticError):
@@ -89,47 +89,32 @@ def _ball_real_power(a: arb, b: arb) -> arb:
 
 def _ball_relation(kind: str) -> Callable[[arb], bool]:
     def decide(difference: arb) -> bool:
-        if difference > 0:
-            return kind in (">", ">=", "!=")
-        if difference < 0:
-            return kind in ("<", "<=", "!=")
-        if difference.is_zero():
-            return kind in (">=", "<=", "==")
-        raise UndecidedError
+        if not (difference > 0 or difference < 0 or difference.is_zero()):
+            raise UndecidedError
+        return bool(RELATIONS[kind](difference, 0))
 
     return decide
 
 
 def _interval_relation(kind: str) -> Callable[[Interval], tuple[bool, bool, int]]:
     """(may be true, may be false, flag) of ``difference kind 0``."""
+    if_above, if_below, if_zero = (RELATIONS[kind](sign, 0) for sign in (1, -1, 0))
 
     def decide(difference: Interval) -> tuple[bool, bool, int]:
         lo, hi, flag = difference
         above, below, zero = hi > 0.0, lo < 0.0, lo <= 0.0 <= hi
-        may = {
-            ">": (above, below or zero),
-            ">=": (above or zero, below),
-            "<": (below, above or zero),
-            "<=": (below or zero, above),
-            "==": (zero, above or below),
-            "!=": (above or below, zero),
-        }[kind]
-        return (*may, flag)
+        return (
+            (above and if_above) or (below and if_below) or (zero and if_zero),
+            (above and not if_above) or (below and not if_below) or (zero and not if_zero),
+            flag,
+        )
 
     return decide
 
 
-RELATIONS = {
-    sympy.StrictGreaterThan: ">",
-    sympy.GreaterThan: ">=",
-    sympy.StrictLessThan: "<",
-    sympy.LessThan: "<=",
-    sympy.Equality: "==",
-    sympy.Unequality: "!=",
-}
 RELATION_OPERATIONS = {
     kind: Operation(kind, _interval_relation(kind), _ball_relation(kind), None)
-    for kind in RELATIONS.values()
+    for kind in RELATIONS
 }
 
 AND = Operation(

@@ -25,7 +25,7 @@ from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare, tail_form
 from pdsearch.enclosure.numbers import exact_sign
 from pdsearch.enclosure.program import Program
-from pdsearch.expression import x
+from pdsearch.expression import RELATIONS, x
 
 s = sympy.Symbol("s", nonnegative=True)
 """Position within a bounded piece, in [0, 1]."""
@@ -76,6 +76,10 @@ class Domain:
             return None
         return 1 if lo >= 0.0 else (-1 if hi <= 0.0 else None)
 
+    def exact_sign(self, expression: sympy.Expr) -> int | None:
+        """0 if the expression is 0 over the whole box, 1 if > 0, -1 if < 0, None if unknown."""
+        return 0 if self.sign(expression) == 0 else self.strict_sign(expression)
+
     def strict_sign(self, expression: sympy.Expr) -> int | None:
         """1 if > 0 over the whole box, -1 if < 0, else None."""
         if not expression.free_symbols:
@@ -93,15 +97,15 @@ class Piece:
     """A stretch of the real line on which the expression is one formula.
 
     Attributes:
-        lo: left end, exact (in the parameters, if any), or -oo.
-        hi: right end, or oo.
-        expression: the formula in x.
-        local: the formula in `variable`, in its tightest form.
-        plain: the formula in `variable` as it was written: now and then the tighter one.
+        lo: Left end, exact (in the parameters, if any), or -oo.
+        hi: Right end, or oo.
+        expression: The formula in x.
+        local: The formula in `variable`, in its tightest form.
+        plain: The formula in `variable` as it was written: now and then the tighter one.
         variable: `s` or `y`.
         position: x in terms of `variable`.
-        start: the variable's interval.
-        smooth: no node that may bend or jump is left.
+        start: The variable's interval.
+        smooth: No node that may bend or jump is left.
     """
 
     lo: sympy.Expr
@@ -113,6 +117,11 @@ class Piece:
     position: sympy.Expr
     start: Interval
     smooth: bool
+
+    @property
+    def may_jump(self) -> bool:
+        """Whether conditions are left that may make the expression jump."""
+        return self.expression.has(Piecewise, sympy.sign, Heaviside)
 
     @property
     def rising(self) -> bool:
@@ -175,9 +184,9 @@ def cut(
     """The pieces of an expression in x, from left to right.
 
     Args:
-        expression: in x and the domain's parameters.
-        domain: the parameters' ranges; none for a bound candidate.
-        at: further places to cut, exact numbers in order.
+        expression: In x and the domain's parameters.
+        domain: The parameters' ranges; none for a bound candidate.
+        at: Further places to cut, exact numbers in order.
     """
     domain = domain or Domain()
     cuts = [-sympy.oo, *at, sympy.oo]
@@ -343,24 +352,10 @@ def _decided(node: sympy.Basic, function: sympy.Expr, sign: int) -> sympy.Expr:
         for relation in condition.atoms(Relational):
             difference = relation.args[0] - relation.args[1]
             if difference == function:
-                truths[relation] = _truth(relation, sign)
+                truths[relation] = sympy.sympify(RELATIONS[relation.rel_op](sign, 0))
             elif difference == -function:
-                truths[relation] = _truth(relation, -sign)
+                truths[relation] = sympy.sympify(RELATIONS[relation.rel_op](-sign, 0))
     return cast(sympy.Expr, Piecewise(*((e, c.xreplace(truths)) for e, c in node.args)))
-
-
-def _truth(relation: Relational, sign: int) -> Any:
-    return (
-        {
-            ">": sign > 0,
-            ">=": sign >= 0,
-            "<": sign < 0,
-            "<=": sign <= 0,
-            "==": sign == 0,
-            "!=": sign != 0,
-        }[relation.rel_op]
-        and sympy.true
-    ) or sympy.false
 
 
 def _roots(
@@ -405,8 +400,7 @@ def _sign_between(
 ) -> int | None:
     """The sign of a switching function between neighbouring roots."""
     if not function.has(x):
-        sign = domain.sign(function)
-        return 0 if sign == 0 else domain.strict_sign(function)
+        return domain.exact_sign(function)
     polynomial = polynomial_in(function, x)
     if polynomial is not None and polynomial.degree() == 1:
         slope, offset = polynomial.all_coeffs()

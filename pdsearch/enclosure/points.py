@@ -11,7 +11,7 @@ from pdsearch.enclosure.algebra import expanded, has_long_power
 from pdsearch.enclosure.interval import ball_interval
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.numbers import enclosed, exact_sign, float_ends, is_computable
-from pdsearch.enclosure.program import Program, UndecidedError
+from pdsearch.enclosure.program import Program
 from pdsearch.expression import x
 
 
@@ -20,21 +20,27 @@ def _compiled(expression: sympy.Expr) -> Program:
     return Program(prepare(expression), (x,))
 
 
+def at_place(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
+    """An expression at a place that may hold parameters; None where sympy has no such form."""
+    if not is_computable(expression, {x: place}):
+        return None
+    try:
+        return cast(sympy.Expr, expression.xreplace({x: place}))
+    except ValueError:  # sympy's Min and Max: "the argument is not comparable"
+        return None
+
+
 def ball_at(expression: sympy.Expr, place: sympy.Expr, *, precision: int = 128) -> arb:
-    """An expression in x at an exact point; not finite where it is undefined or not decided."""
+    """Return a ball around an expression at a point; nan where it is undefined or undecided."""
     if place.is_Integer:  # exactly, for conditions such as x == 10**300
         precision = max(precision, abs(int(place)).bit_length() + 64)
     with ctx.workprec(precision):
-        point = enclosed(place, precision=precision)
-        try:
-            value = _compiled(expression).ball([point])
-        except UndecidedError:
-            return arb.nan()
+        value = _compiled(expression).ball([enclosed(place, precision=precision)])
         return value if value.is_finite() else arb.nan()
 
 
 def ends_at(expression: sympy.Expr, place: sympy.Expr) -> tuple[float, float] | None:
-    """The floats around an expression in x at an exact point; None where it is not known."""
+    """Return the floats around an expression at an exact point; None where it is not known."""
     value = evaluated(expression, place)
     if value is not None:
         return float_ends(value)

@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 from flint import acb, arb, ctx, fmpq
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
+from sympy.core.relational import Relational
 from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
 from pdsearch.enclosure import clock
@@ -40,7 +41,6 @@ from pdsearch.enclosure.operations import (
     POWER,
     RECIPROCAL,
     RELATION_OPERATIONS,
-    RELATIONS,
     SQRT,
     Operation,
     UndecidedError,
@@ -70,11 +70,9 @@ def rational_interval(value: Fraction) -> Interval:
 
 def to_arb(value: Fraction | float | int) -> arb:
     """A rational as an Arb ball at the working precision."""
-    if isinstance(value, float):
-        return arb(value)
-    if isinstance(value, int):
-        return arb(value)
-    return arb(fmpq(value.numerator, value.denominator))
+    if isinstance(value, Fraction):
+        return arb(fmpq(value.numerator, value.denominator))
+    return arb(value)
 
 
 class _Compiler:
@@ -110,9 +108,9 @@ class _Compiler:
             return self.index[key]
         if isinstance(node, BooleanTrue | BooleanFalse):
             return self.constant(bool(node))
-        if type(node) in RELATIONS:
+        if isinstance(node, Relational):
             left, right = node.args
-            operation = RELATION_OPERATIONS[RELATIONS[type(node)]]
+            operation = RELATION_OPERATIONS[node.rel_op]
             return self.emit(key, operation, self.expression(left - right))
         if isinstance(node, Not):
             return self.emit(key, NOT, self.condition(node.args[0]))
@@ -269,13 +267,13 @@ class Program:
     """A compiled expression of ``variables``, in the order given.
 
     Args:
-        expression: what to compile, best after `pdsearch.enclosure.nodes.prepare`.
-        variables: every symbol in it.
-        tail: a box whose first variable runs to +∞: products of what grows and what vanishes
+        expression: What to compile, best after `pdsearch.enclosure.nodes.prepare`.
+        variables: Every symbol in it.
+        tail: A box whose first variable runs to +∞: products of what grows and what vanishes
             there are bounded by more than the product of their bounds.
 
     Raises:
-        TypeError: the expression holds a node without an enclosure.
+        TypeError: The expression holds a node without an enclosure.
     """
 
     def __init__(
@@ -367,14 +365,13 @@ class Program:
                     values.append(error)
         result = values[self.result]
         if isinstance(result, UndecidedError):
-            raise result
+            return arb.nan() if real else acb(arb.nan(), arb.nan())
         return result
 
     def ball(self, point: Sequence[arb]) -> arb:
         """The value at a point, as a ball at the working precision.
 
-        Raises:
-            UndecidedError: a condition could not be decided at this precision.
+        Not finite where it is undefined, or a condition is not decided at this precision.
         """
         return self._run(point, real=True)
 
@@ -382,20 +379,13 @@ class Program:
         """The value on a complex ball; not finite where it might not be analytic.
 
         Args:
-            point: the variables' values.
-            choices: what `choices` told about the stretch that is integrated over.
-
-        Raises:
-            UndecidedError: the expression holds a node without an analytic form.
+            point: The variables' values.
+            choices: What `choices` returned for the stretch that is integrated over.
         """
         return self._run(point, real=False, choices=choices)
 
     def at(self, point: Sequence[Fraction | float | int], *, precision: int = 106) -> arb:
-        """The value at exact rational coordinates.
-
-        Raises:
-            UndecidedError: a condition could not be decided at this precision.
-        """
+        """The value at exact rational coordinates, as `ball` gives it."""
         with ctx.workprec(precision):
             return self.ball([to_arb(value) for value in point])
 

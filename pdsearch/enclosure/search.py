@@ -1,17 +1,18 @@
-"""Branch and bound on a piece: certified minima, and the sign of a function.
+"""Branch and bound: the loop that every search runs, and certified minima of a function on a piece.
 
-Best-first: the box with the lowest bound is looked at next. A box is closed when its enclosure
-decides; otherwise derivatives of definite sign move it to a face, the mean-value form tightens it,
-and it is cut in two. Witnesses are exact points whose value was enclosed by itself.
+A minimum is searched best-first: the box with the lowest bound is looked at next. A box is closed
+when its enclosure decides. Otherwise derivatives of definite sign move it to a face, the mean-value
+form tightens its bound, and it is cut in two. Witnesses are exact points whose value was enclosed.
 """
 
+import functools
 import heapq
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import sympy
 
@@ -65,6 +66,57 @@ class Budget:
         return Budget(boxes=self.boxes, seconds=self.seconds)
 
 
+B = TypeVar("B")
+V = TypeVar("V")
+
+
+class Bisection(Generic[B, V]):
+    """Boxes that are cut in two until each is judged.
+
+    Iterate over it for pairs of a box and its verdict; the verdict is None where the box was not
+    cut any further.
+
+    Args:
+        boxes: What to begin with.
+        judge: The verdict on a box, or None to cut it.
+        cut: The parts of a box, or None to leave it as it is.
+        key: The box with the least is looked at next, the oldest of equal ones first.
+    """
+
+    def __init__(
+        self,
+        boxes: Iterable[B],
+        *,
+        judge: Callable[[B], V | None],
+        cut: Callable[[B], Sequence[B] | None],
+        key: Callable[[B], float] = lambda _: 0.0,
+    ) -> None:
+        self.judge, self.cut, self.key = judge, cut, key
+        self._count = itertools.count()
+        self._heap: list[tuple[float, int, B]] = []
+        for box in boxes:
+            self._push(box)
+
+    def _push(self, box: B) -> None:
+        heapq.heappush(self._heap, (self.key(box), next(self._count), box))
+
+    def __iter__(self) -> Iterator[tuple[B, V | None]]:
+        while self._heap:
+            _, _, box = heapq.heappop(self._heap)
+            verdict = self.judge(box)
+            parts = self.cut(box) if verdict is None else None
+            if parts is None:
+                yield box, verdict
+            else:
+                for part in parts:
+                    self._push(part)
+
+    @property
+    def open(self) -> list[B]:
+        """The boxes not looked at yet."""
+        return [box for _, _, box in self._heap]
+
+
 Point = tuple[float, ...]
 """Coordinates in the piece's own variable and the parameters; floats, hence exact rationals."""
 
@@ -81,7 +133,7 @@ class Minimum:
     lo: float
     hi: float
     point: Point | None
-    box: tuple[Interval, ...] | None
+    box: tuple[Interval, ...]
     complete: bool
 
 
@@ -119,6 +171,18 @@ class Smooth:
         """The piece's formula."""
         return cls(piece.local, piece.variable, domain, piece.start, plain=piece.plain)
 
+    @functools.cached_property
+    def negated(self) -> "Smooth":
+        """The negative of the function on the same piece."""
+        return Smooth(
+            -self.local,
+            self.variables[0],
+            self.domain,
+            self.start,
+            plain=None if self.plain is None else -self.plain,
+            depth=self.depth,
+        )
+
     @property
     def box(self) -> tuple[Interval, ...]:
         """Everything the function is defined over."""
@@ -128,7 +192,7 @@ class Smooth:
         """The derivative in one variable.
 
         Raises:
-            OutOfReachError: it would be too large, or the time is up.
+            OutOfReachError: It would be too large, or the time is up.
         """
         known = self._partials.get(index)
         if known is None and index in self._too_large:
@@ -303,6 +367,20 @@ def _corner(box: Sequence[Interval]) -> Point:
     return tuple(_middle(left, right) for left, right, _ in box)
 
 
+def side_lengths(box: Sequence[Interval]) -> list[float]:
+    """The units in which `halves` measures the sides of a box's parts; 1 where there is none."""
+    return [(right - left) if right != math.inf and right > left else 1.0 for left, right, _ in box]
+
+
+class _Bounded(NamedTuple):
+    """A box with its lower bound and flag, and the face of it on which the minimum lies."""
+
+    low: float
+    face: tuple[Interval, ...]
+    undefined: bool
+    box: tuple[Interval, ...]
+
+
 def minimum(
     function: Smooth,
     budget: Budget,
@@ -316,66 +394,56 @@ def minimum(
     """Enclose the infimum of a function over its piece.
 
     Args:
-        function: what to minimise.
-        budget: shared; boxes are counted in it.
-        box: a part of the function's own box; all of it if None.
-        above: stop once the infimum is known to be ≥ this.
-        below: stop once a value below this (strictly) was certified.
-        tolerance: stop when the enclosure is this narrow (relative to 1 + its size).
-        leaves: filled with the boxes that were left, which cover the whole: each was closed by its
-            own bound if the minimum is complete. Of functions of one variable only, for a box of
-            several is cut on the face that it was moved to.
+        function: What to minimise.
+        budget: Shared; boxes are counted in it.
+        box: A part of the function's own box; all of it if None.
+        above: Stop once the infimum is known to be ≥ this.
+        below: Stop once a value below this (strictly) was certified.
+        tolerance: Stop when the enclosure is this narrow (relative to 1 + its size).
+        leaves: Filled with the boxes that were left, which cover the whole: each was closed by its
+            own bound if the minimum is complete. Of functions of one variable only, because a box
+            of several is cut on the face that it was moved to.
     """
     assert leaves is None or len(function.variables) == 1
     start = function.box if box is None else tuple(box)
-    weights = [
-        (right - left) if right != math.inf and right > left else 1.0 for left, right, _ in start
-    ]
-    counter = itertools.count()
+    weights = side_lengths(start)
     best, point = math.inf, None
-    heap: list[_Entry] = []
 
-    def found(low: float, box: tuple[Interval, ...], *, complete: bool) -> Minimum:
-        if leaves is not None:
-            leaves.extend(entry[-1] for entry in heap)
-        return Minimum(low, best, point, box, complete=complete)
-
-    def push(box: tuple[Interval, ...]) -> None:
+    def bounded(box: tuple[Interval, ...]) -> _Bounded:
         nonlocal best, point
         lo, face, flag = function.lower(box)
         corner = _corner(face)
         value = function.enclose([(c, c, 0) for c in corner])
         if not value[2] and value[1] < best:
             best, point = value[1], corner
-        low = -math.inf if flag & iv.UNDEFINED else lo
-        heapq.heappush(heap, (low, next(counter), face, flag, box))
-
-    push(start)
-    while heap:
-        lo, _, box, flag, _ = heap[0]
-        low = min(lo, best)
         undefined = bool(flag & iv.UNDEFINED)
+        return _Bounded(-math.inf if undefined else lo, face, undefined, box)
+
+    def closed(one: _Bounded) -> bool | None:
         if below is not None and best < below:
-            return found(low, box, complete=True)
-        if not undefined:
-            if above is not None and lo >= above:
-                return found(low, box, complete=True)
-            if best - low <= tolerance * (1.0 + abs(best)) and (above is None or low >= above):
-                return found(low, box, complete=True)
-        parts = halves(box, weights)
-        if parts is None or not budget.spend():
-            return found(low, _smallest(heap, above), complete=False)
-        heapq.heappop(heap)
-        for part in parts:
-            push(part)
-    return Minimum(best, best, point, None, complete=True)
+            return True
+        if one.undefined:
+            return None
+        if above is not None and one.low >= above:
+            return True
+        low = min(one.low, best)
+        narrow = best - low <= tolerance * (1.0 + abs(best))
+        return True if narrow and (above is None or low >= above) else None
+
+    def cut(one: _Bounded) -> list[_Bounded] | None:
+        parts = halves(one.face, weights)
+        return None if parts is None or not budget.spend() else [bounded(part) for part in parts]
+
+    search = Bisection([bounded(start)], judge=closed, cut=cut, key=lambda one: one.low)
+    lowest, complete = next(iter(search))
+    left = [lowest, *search.open]
+    if leaves is not None:
+        leaves.extend(one.box for one in left)
+    shown = lowest.face if complete else _smallest(left, above)
+    return Minimum(min(lowest.low, best), best, point, shown, complete=complete is not None)
 
 
-_Entry = tuple[float, int, tuple[Interval, ...], int, tuple[Interval, ...]]
-"""Lower bound, number, the face of the box on which the minimum lies, flag, the box."""
-
-
-def _smallest(heap: Sequence[_Entry], above: float | None) -> tuple[Interval, ...]:
+def _smallest(boxes: Sequence[_Bounded], above: float | None) -> tuple[Interval, ...]:
     """The smallest box that is not closed by its own bound."""
-    open_ = [e[2] for e in heap if above is None or e[0] < above or e[3] & iv.UNDEFINED]
-    return min(open_ or [heap[0][2]], key=lambda box: max(right - left for left, right, _ in box))
+    open_ = [one.face for one in boxes if above is None or one.low < above or one.undefined]
+    return min(open_ or [boxes[0].face], key=lambda box: max(hi - lo for lo, hi, _ in box))

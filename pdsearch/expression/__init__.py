@@ -10,6 +10,7 @@ from pdsearch.expression.assumptions import Values, check_assumptions, check_con
 from pdsearch.expression.definedness import check_binding, undefined_at
 from pdsearch.expression.functions import (
     FUNCTIONS,
+    RELATIONS,
     RESERVED,
     clamp,
     exact,
@@ -24,6 +25,7 @@ from pdsearch.expression.writing import format_formula, format_latex
 
 __all__ = [
     "FUNCTIONS",
+    "RELATIONS",
     "RESERVED",
     "Values",
     "canonical",

@@ -9,7 +9,7 @@ from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
 from pdsearch.errors import FormulaError
-from pdsearch.expression.functions import x
+from pdsearch.expression.functions import RELATIONS, x
 
 # sympy joins neighbouring arms of equal value into one condition in conjunctive form, whose size
 # is the product of the sizes of the parts.
@@ -127,14 +127,4 @@ def _holds(condition: Any, cell: Fraction, place: dict[Any, Fraction]) -> bool:
     side = cell - place[condition]
     if side != 0 and condition.lhs != x and (condition.lhs - condition.rhs).coeff(x, 1) < 0:
         side = -side
-    return bool(_TESTS[condition.rel_op](side))
-
-
-_TESTS = {
-    ">": lambda side: side > 0,
-    ">=": lambda side: side >= 0,
-    "<": lambda side: side < 0,
-    "<=": lambda side: side <= 0,
-    "==": lambda side: side == 0,
-    "!=": lambda side: side != 0,
-}
+    return bool(RELATIONS[condition.rel_op](side, 0))

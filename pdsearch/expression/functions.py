@@ -1,6 +1,7 @@
 """The symbols, numbers and functions that formulas are made of."""
 
 import keyword
+import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -16,6 +17,16 @@ x = sympy.Symbol("x", real=True)
 
 t = sympy.Symbol("t", real=True)
 """Training progress in [0, 1], for annealed families."""
+
+RELATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+"""What sympy's `rel_op` of a comparison says of its two sides."""
 
 
 class sigmoid(sympy.Function):

@@ -15,6 +15,7 @@ import sympy
 from mpmath.ctx_mp import MPContext
 
 from pdsearch.errors import FormulaError
+from pdsearch.expression.functions import RELATIONS
 
 LARGEST = 1_000
 """Constants of formulas must be below 10 to this power, and above its inverse unless 0."""
@@ -198,15 +199,6 @@ _QUICK: Mapping[str, Any] = {
     "Max": max,
 }
 
-_TESTS: Mapping[str, Any] = {
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-}
-
 
 class Evaluator:
     """Evaluates an expression at one point, with Fractions and 50 digits or with floats."""
@@ -271,7 +263,7 @@ class Evaluator:
             return any(self.truth(a) for a in condition.args)
         if isinstance(condition, sympy.Not):
             return not self.truth(condition.args[0])
-        test = _TESTS[condition.rel_op]
+        test = RELATIONS[condition.rel_op]
         sides = (self.value(condition.lhs), self.value(condition.rhs))
         return bool(test(*(sides if self.quick else map(_ordered(sides), sides))))
 

@@ -15,7 +15,7 @@ from pdsearch.family.loading import (
     load_target,
     varied,
 )
-from pdsearch.family.ranges import distribution_from
+from pdsearch.family.ranges import Range, at_share, distribution_from, in_range
 
 __all__ = [
     "DIRECTIONS",
@@ -24,10 +24,13 @@ __all__ = [
     "Candidate",
     "Fading",
     "Family",
+    "Range",
+    "at_share",
     "distribution_from",
     "fade",
     "fading",
     "find_families",
+    "in_range",
     "is_library_name",
     "library",
     "library_directory",

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from sympy.core.relational import Relational
 
 from pdsearch.errors import InputError
-from pdsearch.expression import canonical, sigmoid, symbol, t, x
+from pdsearch.expression import RELATIONS, canonical, sigmoid, symbol, t, x
 from pdsearch.family.definition import Candidate, Family
 from pdsearch.family.ranges import Range
 
@@ -167,11 +167,11 @@ def side(expression: sympy.Expr, *, positive: bool) -> sympy.Expr:
         turned = relation if relation.lhs == x else relation.reversed
         if turned.lhs != x or not turned.rhs.is_Rational:
             continue
-        bound, operator = turned.rhs, turned.rel_op
+        bound, holds = turned.rhs, RELATIONS[turned.rel_op]
         if positive and bound <= 0:
-            decided[relation] = sympy.sympify(operator in (">", ">=", "!="))
-        elif not positive and (bound > 0 or (bound == 0 and operator in (">", "<="))):
-            decided[relation] = sympy.sympify(operator in ("<", "<=", "!="))
+            decided[relation] = sympy.sympify(holds(1, 0))
+        elif not positive and (bound > 0 or (bound == 0 and holds(-1, 0) == holds(0, 0))):
+            decided[relation] = sympy.sympify(holds(-1, 0))
     return expression.xreplace(decided)
 
 

@@ -89,10 +89,28 @@ def _finite(value: Any, name: str) -> float:
     return value
 
 
+def at_share(low: float, high: float, share: float, *, log: bool = False) -> float:
+    """The value at a share of a range, in its own scale."""
+    if log and low > 0:
+        ratio = high / low
+        if math.isinf(ratio):  # both are finite
+            return float(low ** (1 - share) * high**share)
+        return float(low * ratio**share)
+    width = high - low
+    return low * (1 - share) + high * share if math.isinf(width) else low + width * share
+
+
+def in_range(value: float, distribution: Range) -> float:
+    """The value of a range that is nearest to a number: whole where the range is."""
+    d = distribution
+    near = round(value) if isinstance(d, IntDistribution) else value
+    return min(max(near, d.low), d.high)
+
+
 def middle(distribution: BaseDistribution) -> float:
     """The default of a parameter that is given none: the middle, geometric where log."""
     d = cast("Range", distribution)
-    value = math.sqrt(d.low) * math.sqrt(d.high) if d.log else d.low / 2 + d.high / 2
+    value = at_share(d.low, d.high, 0.5, log=d.log)
     if isinstance(d, IntDistribution):
         steps = round((value - d.low) / d.step)
         return min(max(d.low + steps * d.step, d.low), d.high)

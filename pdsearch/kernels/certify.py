@@ -19,7 +19,7 @@ import numpy as np
 import sympy
 from flint import acb, arb, ctx, fmpq
 
-from pdsearch.enclosure import Domain, Piece, Program, Smooth, UndecidedError
+from pdsearch.enclosure import Domain, Piece, Program, Smooth
 from pdsearch.expression import x
 from pdsearch.kernels.layout import TOP, Cells, Stretch, Tree
 from pdsearch.kernels.pieces import as_float
@@ -180,10 +180,7 @@ def _at_breakpoint(
     got = float(layout.evaluate(point)[0])
     if not place.is_Rational or Fraction(int(place.p), int(place.q)) != Fraction(float(point[0])):
         return 0.0, got, got
-    try:
-        value = Program(expression, (x,)).ball([arb(float(point[0]))])
-    except UndecidedError:
-        return None
+    value = Program(expression, (x,)).ball([arb(float(point[0]))])
     if not value.is_finite():
         return None
     return _above(abs(value - arb(got))), _below(value), _above(value)
@@ -239,13 +236,10 @@ def _interpolated(cell: _Cell) -> tuple[float, float, float] | None:
         if choices is None:
             return None
     around = acb(arb(middle, along), arb(0, across))
-    try:
-        most = abs(program.complex_ball([around], choices)).upper()
-        points, matrix = _interpolation()
-        places = [middle + half * point for point in points]
-        values = [program.ball([place]) for place in places]
-    except UndecidedError:
-        return None
+    most = abs(program.complex_ball([around], choices)).upper()
+    points, matrix = _interpolation()
+    places = [middle + half * point for point in points]
+    values = [program.ball([place]) for place in places]
     if not most.is_finite() or not all(value.is_finite() for value in values):
         return None
     left = 4 * float(most) / (RHO - 1) * RHO ** (1 - NODES) * (1 + 1e-12)

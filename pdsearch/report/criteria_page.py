@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.criteria import PROVED_BY_BOXES, ProofBox, proof_boxes
+from pdsearch.criteria import PROVED_BY_BOXES, RECORDS, ProofBox, proof_boxes
 from pdsearch.family import Candidate, Family
 from pdsearch.report.figures import criteria_figure, family_figure
 from pdsearch.report.maps import maps_section
@@ -109,7 +109,8 @@ def _proofs(
     found = {}
     for entry in entries:
         if entry["name"] in PROVED_BY_BOXES and entry["verdict"] == "proved":
-            bound = {"bounded": entry["bound"]} if entry["name"] == "bounded" else {}
+            adjustable = RECORDS[entry["name"]].adjustable
+            bound = {entry["name"]: entry["bound"]} if adjustable else {}
             if boxes := proof_boxes(member, entry["name"], thresholds=bound):
                 found[entry["name"]] = boxes
     return found

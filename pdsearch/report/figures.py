@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from pdsearch.errors import InputError
-from pdsearch.family import Candidate, Family
+from pdsearch.family import Candidate, Family, at_share
 from pdsearch.report import shapes
 from pdsearch.report.markup import plain
 from pdsearch.report.style import INK, colour, faint, layout
@@ -232,9 +232,9 @@ def _fan_values(distribution: Any) -> list[float]:
             for i in range(count)
         ]
         return list(dict.fromkeys(low + offset for offset in steps))
-    if ranged.log:
-        return [low * (high / low) ** (i / (FAN - 1)) for i in range(FAN - 1)] + [high]
-    return [low + (high - low) * i / (FAN - 1) for i in range(FAN - 1)] + [high]
+    return [
+        *(at_share(low, high, i / (FAN - 1), log=ranged.log) for i in range(FAN - 1)), high
+    ]  # fmt: skip
 
 
 def _tone(share: float) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pdsearch.family import at_share
 from pdsearch.report.markup import Markup, plain
 from pdsearch.report.terminal import number, takes_unicode
 
@@ -130,10 +131,8 @@ def maps_text(
 
 def _middles(family: "Family", name: str, count: int) -> list[float]:
     low, high = _ends(family, name)
-    shares = [(i + 0.5) / count for i in range(count)]
-    if _scale(family, name):
-        return [low * (high / low) ** at for at in shares]
-    return [low + (high - low) * at for at in shares]
+    log = _scale(family, name)
+    return [at_share(low, high, (i + 0.5) / count, log=log) for i in range(count)]
 
 
 def _holds(part: "Part", point: dict[str, float]) -> bool:

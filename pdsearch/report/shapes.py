@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sympy
 
-from pdsearch.enclosure import Program, UndecidedError, cut
+from pdsearch.enclosure import Program, cut
 from pdsearch.expression import exact, t, x
 
 if TYPE_CHECKING:
@@ -34,14 +34,8 @@ def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> 
 
 
 def _values(program: Program, points: list[float]) -> list[float]:
-    values = []
-    for point in points:
-        try:
-            value = float(program.at([point], precision=DIGITS).mid())
-        except UndecidedError:
-            value = math.nan
-        values.append(value if math.isfinite(value) else math.nan)
-    return values
+    values = (float(program.at([point], precision=DIGITS).mid()) for point in points)
+    return [value if math.isfinite(value) else math.nan for value in values]
 
 
 @functools.lru_cache(maxsize=4_096)

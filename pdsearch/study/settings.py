@@ -230,7 +230,7 @@ class CriteriaSection(_Section):
     @field_validator("thresholds")
     @classmethod
     def _known(cls, value: dict[str, float | list[float]]) -> dict[str, float | list[float]]:
-        from pdsearch.criteria.result import demands
+        from pdsearch.criteria import demands
 
         names = _threshold_names()
         problems = []
@@ -479,7 +479,7 @@ def _criteria_names() -> tuple[str, ...]:
 
 
 def _threshold_names() -> tuple[str, ...]:
-    from pdsearch.criteria.result import SETTINGS
+    from pdsearch.criteria import SETTINGS
 
     return (*_criteria_names(), *SETTINGS)
 

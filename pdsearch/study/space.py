@@ -19,7 +19,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, UnsupportedError
-from pdsearch.family import FADES, Candidate, Family, distribution_from, fade, load_family
+from pdsearch.family import (
+    FADES,
+    Candidate,
+    Family,
+    at_share,
+    distribution_from,
+    fade,
+    load_family,
+)
 from pdsearch.study.innards import CmaEsSampler, storage_of
 from pdsearch.study.queue import current
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
@@ -285,10 +293,7 @@ def _steps(distribution: BaseDistribution, count: int) -> list[float]:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high = distribution.low, distribution.high
     shares = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
-    if distribution.log:
-        values = [low * (high / low) ** share for share in shares]
-    else:
-        values = [low + (high - low) * share for share in shares]
+    values = [at_share(low, high, share, log=distribution.log) for share in shares]
     if distribution.step is not None:
         step = distribution.step
         values = [low + round((value - low) / step) * step for value in values]
