@@ -31,8 +31,3 @@ class StorageError(PdsearchError):
 
 class UnsupportedError(PdsearchError, RuntimeError):
     """A combination that torch or Optuna cannot do right, refused rather than done wrong."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without its further lines; empty where it says nothing."""
-    return (str(error).splitlines() or [""])[0]

@@ -15,6 +15,7 @@ import sympy
 
 from pdsearch.enclosure import Program, UndecidedError
 from pdsearch.expression import exact, format_formula, symbol, t, x
+from pdsearch.text import shortened
 
 if TYPE_CHECKING:
     import torch
@@ -170,9 +171,7 @@ class Exact:
         bound[t] = exact(PROGRESS)
         formula = format_formula(expression)
         at = ", ".join(f"{name} = {value:.6g}" for name, value in values.items())
-        self.shown = (formula if len(formula) <= 80 else formula[:77] + "...") + (
-            f" at {at}" if at else ""
-        )
+        self.shown = shortened(formula, 80) + (f" at {at}" if at else "")
         try:
             self._program: Program | None = Program(expression.xreplace(bound), (x,))
         except TypeError:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from pdsearch.errors import InputError, first_line
+from pdsearch.errors import InputError
+from pdsearch.text import first_line
 
 __all__ = ["UserFile", "read_bytes", "read_python", "run_file"]
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.study.twins import Shape, same_shape, shape_of
+from pdsearch.text import shortened
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
@@ -211,4 +212,4 @@ def _name(candidate: "Candidate") -> str:
     if candidate.family.name != "formula":
         return candidate.name
     text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.identity)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(text, 80)

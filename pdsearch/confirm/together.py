@@ -5,11 +5,11 @@ the system releases however its holder ends. So nobody hands anything out: a sec
 confirm` of the same study on this machine helps the first, and takes over where it is killed.
 """
 
-import contextlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from pdsearch import interrupt
+from pdsearch.files import locked
 
 PAUSE = 1.0  # seconds between two looks at what others are at, where nothing else is left
 
@@ -34,34 +34,17 @@ def take_turns(
         finished = done()
         left = [key for key in left if key not in finished]
         for key in left:
-            with _claimed(folder / f"{key.rpartition('/')[2]}.lock") as mine:
-                # It may have been finished since.
-                if mine and key not in done():
-                    run(key)
-                if mine:
-                    break
+            lock = folder / f"{key.rpartition('/')[2]}.lock"
+            with locked(lock, wait=False) as mine:
+                if not mine:
+                    continue
+                try:
+                    if key not in done():  # it may have been finished since
+                        run(key)
+                finally:
+                    lock.unlink(missing_ok=True)
+                break
         else:
             if left:
                 interrupt.pause(PAUSE)
                 interrupt.check()
-
-
-@contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Whether nobody else is at what a file stands for, and until the end nobody else will be."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows: one process there
-        yield True
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            path.unlink(missing_ok=True)

@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 
 from pdsearch.criteria.result import CRITERIA, MEASURED, PROVED, VERDICTS, Result
-from pdsearch.errors import InputError, PdsearchError, first_line
+from pdsearch.errors import InputError, PdsearchError
 from pdsearch.family import Candidate
+from pdsearch.text import first_line
 from pdsearch.userfile import read_python
 
 UserCriterion = Callable[[Candidate], Any]

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pdsearch.data.cache import cache_directory, cached, digest
+from pdsearch.data.cache import cached, digest
 from pdsearch.data.dataset import Dataset, stratified_split
 from pdsearch.data.folder import Progress, load_folder
 from pdsearch.errors import InputError
+from pdsearch.files import cache_directory
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
 

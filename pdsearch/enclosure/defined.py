@@ -26,6 +26,7 @@ from pdsearch.enclosure.points import sign_at
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth, halves
 from pdsearch.expression import x
+from pdsearch.text import shortened
 
 NOT_ZERO, POSITIVE_ONLY, NOT_NEGATIVE = "is not 0", "is positive", "is not negative"
 
@@ -96,9 +97,7 @@ def is_defined(expression: sympy.Expr, domain: Domain, budget: Budget) -> str | 
     """None if the expression is defined for every x and all parameters; else what is not shown."""
     for demand in demands_of(expression, domain):
         if not (_everywhere(demand, domain) or _on_pieces(demand, domain, budget)):
-            text = str(demand.part)
-            short = text if len(text) <= 60 else f"{text[:56]} ..."
-            return f"it is not shown that {short} {demand.holds}"
+            return f"it is not shown that {shortened(str(demand.part), 60)} {demand.holds}"
     return None
 
 

@@ -15,7 +15,8 @@ from pdsearch import expression as _expression
 from pdsearch.errors import InputError
 from pdsearch.family.definition import FAMILY_NAME, JSON_LIMIT, Candidate, Family
 from pdsearch.family.fades import fade
-from pdsearch.family.ranges import Range, distribution_from, short
+from pdsearch.family.ranges import Range, distribution_from
+from pdsearch.text import short
 from pdsearch.userfile import read_bytes, run_file
 
 

@@ -9,6 +9,7 @@ from pdsearch.errors import InputError
 from pdsearch.family import Family
 from pdsearch.study.innards import contains
 from pdsearch.study.kept import PREFIX
+from pdsearch.text import short
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -28,20 +29,22 @@ def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
     }
     choices = _choices(families)
     if not isinstance(fixed, Mapping):
-        return f"enqueued with no parameters: {_shown(fixed)}"
+        return f"enqueued with no parameters: {short(fixed, 80)}"
     for name, value in fixed.items():
         if name in choices:
             if value not in choices[name]:
-                return f"enqueued with {name} {_shown(value)}: valid are {', '.join(choices[name])}"
+                return (
+                    f"enqueued with {name} {short(value, 80)}: valid are {', '.join(choices[name])}"
+                )
             continue
         if name not in ranges:
             return (
-                f"enqueued with {_shown(name)}, no parameter of the study "
+                f"enqueued with {short(name, 80)}, no parameter of the study "
                 f"(it has: {', '.join([*choices, *ranges])[:200]})"
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not contains(ranges[name], value):
-            return f"enqueued with {name} = {_shown(value)}, none of {_range(ranges[name])}"
+            return f"enqueued with {name} = {short(value, 80)}, none of {_range(ranges[name])}"
     return None
 
 
@@ -80,7 +83,7 @@ def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family])
             if (name in names and choices is not None) or (name in categorical and other):
                 raise InputError(
                     f"trial {trial.number}, which pdsearch did not make, holds the parameter "
-                    f"{name!r} as {_shown(distribution)}: Optuna allows one kind of parameter of a "
+                    f"{name!r} as {short(distribution, 80)}: Optuna allows one kind of parameter of a "
                     "name in a study; choose another study.name"
                 )
 
@@ -99,8 +102,3 @@ def _range(distribution: Any) -> str:
     step = getattr(distribution, "step", None)
     whole = f"[{distribution.low}, {distribution.high}]"
     return whole if step in (None, 1) else f"{whole} in steps of {step}"
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."

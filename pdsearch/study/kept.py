@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import sqlalchemy
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pdsearch.errors import PdsearchError, StorageError, first_line
+from pdsearch.errors import PdsearchError, StorageError
 from pdsearch.study.innards import database_of
 from pdsearch.study.settings import StudyFile
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.url import shown_url
+from pdsearch.text import first_line, one_line, short
 
 if TYPE_CHECKING:
     import optuna
@@ -218,8 +219,7 @@ def _check(known: "TypeAdapter[Any]", value: Any, damaged: Any) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        got = ascii(first.get("input"))
-        shown = got if len(got) <= 40 else got[:37] + "..."
+        shown = short(first.get("input"), 40)
         place = f" at {where}" if where else ""
         raise damaged(f"is damaged{place}: {first_line_of(first['msg'])}, got {shown}") from None
     except (ValueError, RecursionError, TypeError) as error:
@@ -228,7 +228,7 @@ def _check(known: "TypeAdapter[Any]", value: Any, damaged: Any) -> None:
 
 def first_line_of(text: str) -> str:
     """A message's first line, begun small."""
-    line = (text.splitlines() or [""])[0][:100]
+    line = first_line(text)[:100]
     return line[:1].lower() + line[1:]
 
 
@@ -288,7 +288,7 @@ def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iter
         raise
     except Exception as error:  # of a dozen kinds, by what was hit
         found = _search_for_damage(name, backend)
-        said = found or f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        said = found or f"{type(error).__name__}: {one_line(error)[:120]}"
         raise _damaged(name, url, said) from error
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pdsearch.masking import mask
+from pdsearch.text import shortened
 
 
 def fields_of(root: type[BaseModel], location: Iterable[Any]) -> dict[str, FieldInfo]:
@@ -131,5 +132,4 @@ def close(name: str, valid: Iterable[str]) -> str:
 
 def shown_value(value: Any) -> str:
     """A value as a message repeats it: short, and without what is secret in it."""
-    text = mask(repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(mask(repr(value)), 60)

@@ -2,13 +2,13 @@
 
 import functools
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch.family import Candidate, Family
+from pdsearch.plain import finite
 from pdsearch.study.kept import PREFIX
 
 if TYPE_CHECKING:
@@ -129,11 +129,6 @@ def latest(rows: list[TrialRow]) -> TrialRow | None:
     """Of several attempts the one that did not fail, else the last."""
     good = [row for row in rows if row.status != "failed"]
     return (good or rows)[-1] if rows else None
-
-
-def finite(value: float | None) -> float | None:
-    """The value, or None where it is no finite number."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def counts_of(rows: Sequence[TrialRow]) -> dict[str, int]:

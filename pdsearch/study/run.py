@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate, gate
-from pdsearch.errors import PdsearchError, first_line
+from pdsearch.errors import PdsearchError
 from pdsearch.family import Candidate, Family
 from pdsearch.study.added import check_added, refusal, widened
 from pdsearch.study.innards import ENQUEUED, ask, beating, expire, storage_of, trial_id
@@ -46,6 +46,7 @@ from pdsearch.study.standing import check_fixed, earns, hopeless, is_surplus, le
 from pdsearch.study.stored import StoredStudy
 from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
 from pdsearch.study.twins import Shape
+from pdsearch.text import first_line
 
 POLL = 1.0  # seconds between looks at the storage while others run the last trials
 GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault

@@ -21,6 +21,7 @@ from pdsearch.study.problems import (
     shown_value,
     type_problems,
 )
+from pdsearch.text import first_line
 from pdsearch.trial import TrialSettings
 from pdsearch.userfile import read_bytes
 
@@ -460,7 +461,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except ValueError as error:  # tomllib's own, or Python's of a number of thousands of digits
-        raise InputError(f"{path} is not TOML: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} is not TOML: {first_line(error)}") from None
     except RecursionError:
         raise InputError(f"{path} is nested too deeply") from None
 

@@ -26,6 +26,7 @@ from pdsearch.study.patience import BUSY, Patience, cause_of, first_line_of
 from pdsearch.study.queue import GRACE, HEARTBEAT, requeue
 from pdsearch.study.settings import default_storage
 from pdsearch.study.url import missing_driver, parse_url, shown_url, struck
+from pdsearch.text import first_line, one_line
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -121,13 +122,12 @@ def connect(url: str, *, create: bool = False, write: bool = False) -> PatientSt
         except ImportError as error:
             raise missing_driver(url, error) from None
         except (TypeError, ValueError, SAWarning) as error:  # ?timeout=abc, ?no_such_option=1
-            said = " ".join(str(error).split())[:120]
+            said = one_line(error)[:120]
             raise InputError(
                 f"storage {shown_url(url)}: an option after the ? of the URL is wrong ({said})"
             ) from None
         except RuntimeError as error:  # the tables are another Optuna's
-            first = str(error).splitlines()[0]
-            raise StorageError(f"storage {shown_url(url)}: {first}") from error
+            raise StorageError(f"storage {shown_url(url)}: {first_line(error)}") from error
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
             if create or not _lacks_table(error):
                 raise

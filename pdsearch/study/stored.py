@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.criteria import FamilyGate
-from pdsearch.errors import InputError, StorageError, first_line
+from pdsearch.errors import InputError, StorageError
 from pdsearch.family import Family
+from pdsearch.plain import finite
 from pdsearch.study.innards import storage_of
 from pdsearch.study.kept import PREFIX, check_study, check_trial, clean, reading, with_storage
 from pdsearch.study.owner import owner_of
@@ -17,13 +18,13 @@ from pdsearch.study.rows import (
     TrialRow,
     best_of,
     counts_of,
-    finite,
     latest,
     ranked,
     row_of,
 )
 from pdsearch.study.settings import StudyFile, check_name, is_file_spec, load_study_file
 from pdsearch.study.storage import connect, default_storage, shown_url, storage_errors
+from pdsearch.text import first_line, one_line
 
 if TYPE_CHECKING:
     import optuna
@@ -295,7 +296,7 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
     except ValueError as error:
         raise StorageError(
             f"what study {study.study_name!r} in {shown_url(url)} keeps of its {key} cannot be "
-            f"read: {' '.join(str(error).split())[:200]}"
+            f"read: {one_line(error)[:200]}"
         ) from error
     # It may be a copy under another name (`optuna.copy_study`).
     settings = settings.model_copy(

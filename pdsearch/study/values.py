@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pdsearch.errors import InputError
+from pdsearch.text import one_line, shortened
 
 HOW = "return one number, or yield one an epoch (return the accuracy alone, or the negated loss)"
 
@@ -35,7 +36,7 @@ def as_number(value: Any, where: str = "") -> float:
         try:
             plain = value.item()
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-            said = " ".join(str(error).split())[:100]
+            said = one_line(error)[:100]
             raise InputError(
                 f"train must yield numbers, got {_kind(value)} that holds none{where} ({said})"
             ) from None
@@ -94,5 +95,4 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(" ".join(repr(value).split()), 60)

@@ -1,10 +1,7 @@
 """Checkpoints of a run: one safetensors file, replaced as a whole now and then; no pickle."""
 
-import contextlib
 import json
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,8 @@ import torch
 from torch import nn
 
 from pdsearch.errors import InputError
+from pdsearch.files import replacing
+from pdsearch.text import one_line
 
 FORMAT = 1
 
@@ -51,8 +50,9 @@ def read_checkpoint(path: Path, *, identity: str) -> Checkpoint | None:
             # Copies: the file is replaced while they are still in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        log.warning("the checkpoint %s is damaged (%s): training begins anew", path, text)
+        log.warning(
+            "the checkpoint %s is damaged (%s): training begins anew", path, one_line(error)
+        )
         return None
     if found != identity:
         raise InputError(
@@ -86,15 +86,8 @@ def write_checkpoint(
     header = {"format": FORMAT, "identity": identity, "state": state}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata={"pdsearch": json.dumps(header)})
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata={"pdsearch": json.dumps(header)})
     except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
         # A checkpoint only saves time after a crash: training goes on without it.
         reason = getattr(error, "strerror", None) or error
