@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch.errors import StorageError
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
+from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import trained_by
 
@@ -25,9 +26,6 @@ LEVEL = 0.05
 
 # Below this many trials no correlation is given: of four, even a perfect order has p = 1/12.
 FEWEST = 5
-
-# The study attribute that keeps what was decided here.
-KEPT = "pdsearch:insight"
 
 # Measured, so that values from different machines and moments are no scale; they never gate either.
 ADVISORY = frozenset({"cheap", "alive_in_half"})
@@ -273,7 +271,7 @@ def _tables(
     from pdsearch.criteria import CRITERIA, PROFILES, gate
 
     with storage_errors(stored.storage):
-        kept: dict[str, Any] = dict(stored.study.user_attrs.get(KEPT, {}))
+        kept: dict[str, Any] = dict(StudyAttrs(stored.study).insight or {})
     thresholds = stored.settings.criteria.bounds()
     # By the thresholds too: some values depend on them.
     suffix = f" | {sorted(thresholds.items())}"
@@ -300,7 +298,7 @@ def _tables(
     if new:
         # Only to spare the next call the work: a storage that cannot be written to is no obstacle.
         with suppress(StorageError), storage_errors(stored.storage):
-            stored.study.set_user_attr(KEPT, kept)
+            StudyAttrs(stored.study).insight = kept
     return tables, left
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pdsearch.doctor import examine
 from pdsearch.kernels import available, build
-from pdsearch.study import workers as machine
+from pdsearch.study import machine
 
 BACKWARD = """
 import torch

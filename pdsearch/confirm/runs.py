@@ -10,6 +10,7 @@ from pdsearch.confirm.outcome import Confirmation, assemble, how_of, identity_of
 from pdsearch.errors import InputError
 from pdsearch.plain import plain
 from pdsearch.statistics import guessing
+from pdsearch.study.attributes import RUNS, SCHEMA, runs_of
 from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from pdsearch.data import Dataset
     from pdsearch.study import StoredStudy
     from pdsearch.trial import EpochRecord, TrialSettings
-
-SCHEMA = 1
-PREFIX = "pdsearch:confirm/"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def run_key(
     setting: Mapping[str, Any], *, identity: str, seed: int, split: str, rate: float
 ) -> str:
     """The study attribute that keeps a run: a digest of all that its result depends on."""
-    return PREFIX + _digest(
+    return RUNS + _digest(
         {
             "schema": SCHEMA,
             "setting": setting,
@@ -81,11 +79,7 @@ def read_runs(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
     """Every stored run of a schema this version reads, by its key."""
     with storage_errors(stored.storage):
         attributes = stored.study.user_attrs
-    return {
-        key: record
-        for key, record in attributes.items()
-        if key.startswith(PREFIX) and record.get("schema") == SCHEMA
-    }
+    return runs_of(attributes)
 
 
 def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None:

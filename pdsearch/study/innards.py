@@ -136,13 +136,43 @@ def trial_id(trial: "Trial | FrozenTrial") -> int:
     return trial._trial_id
 
 
+class StoredTrial:
+    """A trial as its storage has it, which is written to whatever process runs the trial."""
+
+    def __init__(self, study: "optuna.Study", trial: "Trial | FrozenTrial | int") -> None:
+        self._storage = study._storage
+        self._id = trial if isinstance(trial, int) else trial._trial_id
+
+    def read(self) -> "FrozenTrial":
+        """The trial as it is now."""
+        return self._storage.get_trial(self._id)
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """Its attributes as they are now."""
+        return self.read().user_attrs
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Write an attribute."""
+        self._storage.set_trial_user_attr(self._id, key, value)
+
+    def set_state(self, state: TrialState) -> bool:
+        """Set its state; whether that was possible."""
+        return self._storage.set_trial_state_values(self._id, state=state)
+
+
 def contains(distribution: "BaseDistribution", value: Any) -> bool:
     """Whether a parameter may have a value."""
     return bool(distribution._contains(value))
 
 
-def expire(study: "optuna.Study") -> None:
-    """Has Optuna fail the trials whose heartbeats have stopped."""
+def expire(
+    study: "optuna.Study", *, retry: "Callable[[optuna.Study, FrozenTrial], object]"
+) -> None:
+    """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` with each."""
+    backend = backend_of(study)
+    if backend is not None:
+        backend.heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pdsearch.errors import InputError
 from pdsearch.study.horizon import lengths
-from pdsearch.study.overrides import override
 from pdsearch.study.problems import (
     alternatives,
     close,
     fields_of,
+    override,
     problem_of,
     shown_value,
     type_problems,

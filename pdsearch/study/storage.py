@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import sqlite3
 import time
 import warnings
@@ -20,10 +21,9 @@ from sqlalchemy.exc import (
 )
 
 from pdsearch import interrupt
-from pdsearch.errors import InputError, StorageError
-from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of
+from pdsearch.errors import InputError, PdsearchError, StorageError
+from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of, database_of
 from pdsearch.study.patience import BUSY, Patience, cause_of, first_line_of
-from pdsearch.study.queue import GRACE, HEARTBEAT, requeue
 from pdsearch.study.settings import default_storage
 from pdsearch.study.url import missing_driver, parse_url, shown_url, struck
 from pdsearch.text import first_line, one_line
@@ -32,15 +32,21 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 __all__ = [
+    "GRACE",
     "EmptyStorageError",
     "connect",
+    "damaged",
     "default_storage",
     "parse_url",
+    "reading",
     "settle",
     "shown_url",
     "storage_errors",
     "waiting",
 ]
+
+HEARTBEAT = 30  # seconds between signs of life of a trial
+GRACE = 120  # seconds without one until a trial counts as abandoned
 
 ANSWER = 4  # seconds that a server has to answer when a connection is begun
 SILENCE = 60  # seconds without an answer of a server's machine until a connection counts as lost
@@ -164,7 +170,6 @@ def _open(parsed: "URL", *, is_file: bool, create: bool, write: bool) -> Patient
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
-            heartbeat_stale_trial_callback=requeue,
             skip_table_creation=not create,
         )
 
@@ -244,3 +249,73 @@ def settle(study: "optuna.Study") -> None:
             contextlib.closing(sqlite3.connect(file, timeout=0)) as connection,
         ):
             connection.execute("PRAGMA journal_mode = DELETE")
+
+
+# ------------------------------------------------------------------------- what Optuna cannot read
+
+
+def damaged(name: str, url: str, what: str) -> StorageError:
+    """Return the error of a study of which something cannot be read."""
+    return StorageError(
+        f"study {name!r} in {shown_url(url)} is damaged: {what} (restore a copy of the storage)"
+    )
+
+
+@contextlib.contextmanager
+def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iterator[None]:
+    """Tells in a line what Optuna cannot read: no JSON, no such state, no time.
+
+    Only around calls that read: whatever they raise comes from the storage.
+
+    Args:
+        name: the study's.
+        url: the storage's.
+        backend: the open storage, in which the damage is looked for.
+    """
+    try:
+        with storage_errors(url):
+            yield
+    except PdsearchError:
+        raise
+    except Exception as error:  # of a dozen kinds, by what was hit
+        found = _search_for_damage(name, backend)
+        said = found or f"{type(error).__name__}: {one_line(error)[:120]}"
+        raise damaged(name, url, said) from error
+
+
+_QUERIES = {
+    "its {key!r}": "SELECT a.key, a.value_json, 0 FROM study_{kind}_attributes a "
+    "JOIN studies s ON s.study_id = a.study_id WHERE s.study_name = :name",
+    "trial {number}'s {key!r}": "SELECT a.key, a.value_json, t.number FROM trial_{kind}_attributes "
+    "a JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id "
+    "WHERE s.study_name = :name",
+}
+_PARAMETERS = (
+    "SELECT p.param_name, p.distribution_json, t.number FROM trial_params p "
+    "JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s.study_id = t.study_id "
+    "WHERE s.study_name = :name"
+)
+
+
+def _search_for_damage(name: str, backend: "optuna.storages.BaseStorage") -> str | None:
+    """The first value that is no JSON, or a trial in no known state; None if nothing is found."""
+    database = database_of(backend)
+    if database is None:
+        return None
+    queries = [
+        (said, text.format(kind=kind))
+        for said, text in _QUERIES.items()
+        for kind in ("user", "system")
+    ]
+    queries.append(("trial {number}'s parameter {key!r}", _PARAMETERS))
+    try:
+        with database.engine.connect() as connection:
+            for said, text in queries:
+                for key, value, number in connection.execute(sqlalchemy.text(text), {"name": name}):
+                    try:
+                        json.loads(value)
+                    except (ValueError, TypeError, RecursionError):
+                        return said.format(key=key, number=number) + " is no JSON"
+    except Exception:  # too damaged to look into: what was raised first is told
+        return None
+    return None
