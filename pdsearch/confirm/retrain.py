@@ -55,17 +55,17 @@ def confirm(
     storage_wait: float = STORAGE_WAIT,
     progress: Callable[[str], None] | None = None,
 ) -> Confirmation:
-    """Retrains the study's best candidates, its references and the baseline over the same seeds.
+    """Retrain the study's best candidates, its references and the baseline over the same seeds.
 
     Args:
         stored: The study.
-        seeds: How many; the study file's `confirm.seeds` if left out.
+        seeds: How many; the study file's `confirm.seeds` by default.
         top: How many of the study's best candidates, distinct in g.
-        epochs: Of each run; the study file's `confirm.epochs` if left out.
+        epochs: Of each run; the study file's `confirm.epochs` by default.
         rate_epochs: Of each run that chooses a learning rate of the study's grid; the study file's
-            `confirm.rate_epochs` if left out, else `epochs`. With as many as a trial of the search
+            `confirm.rate_epochs` by default, else `epochs`. With as many as a trial of the search
             has, a row that the search trained to its end keeps the rate it was best at there.
-        candidates: More to retrain beside them.
+        candidates: More to retrain.
         controls: Also retrain the activation whose true derivative is the best candidate's g,
             plain LeakyReLU, GELU and SiLU (of a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
             ELU, and ReLU with each of `REMEDIES`), and ReLU at a raised early rate (see
@@ -73,8 +73,8 @@ def confirm(
         forward_control: Of the controls the first alone.
         transfer: `MODEL@DATASET`: the same rows again there.
         device: As for a search.
-        threads: CPU threads of a run; as the study's trials have them if left out.
-        seed: The first seed; `FIRST_SEED` above the study's if left out.
+        threads: CPU threads of a run; by default as the study's trials have them.
+        seed: The first seed; `FIRST_SEED` above the study's by default.
         workers: Processes side by side on this machine, as for a search.
         trust_study_code: As for `worker`.
         storage_wait: As for `search`.
@@ -142,8 +142,8 @@ def confirm(
             end_all(helpers)
     with suppress(OSError):  # not empty: another call is at work
         session.folder.rmdir()
-    told = [stage.setting.to_dict() for stage in stages]
-    found = assemble_all(stored, told, session.records.values())
+    settings = [stage.setting.to_dict() for stage in stages]
+    found = assemble_all(stored, settings, session.records.values())
     return replace(found, notes=(*found.notes, *notes, *remarks))
 
 
@@ -177,21 +177,7 @@ def work(request: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a confirmation is to be; see `confirm`.
-
-    Attributes:
-        seeds: how many.
-        top: how many of the study's best candidates.
-        epochs: of each test run.
-        rate_epochs: of each run that chooses a learning rate; None: as `epochs`.
-        controls: whether all controls are retrained.
-        forward_control: whether the first of them is.
-        transfer: `MODEL@DATASET` each.
-        device: as given.
-        threads: as given.
-        seed: the first one.
-        storage_wait: in seconds.
-    """
+    """What `confirm` was asked for, with its defaults; no `rate_epochs` means as `epochs`."""
 
     seeds: int
     top: int
@@ -219,14 +205,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A confirmation on one model and data set.
-
-    Attributes:
-        setting: what its rows have in common.
-        dataset: as loaded.
-        contenders: its rows; a remedy may not fit another model than the study's.
-        known: rates that the search chose by the same runs, by `identity`.
-    """
+    """One model and data set: the rows there, and the rates that the search chose by such runs."""
 
     setting: Setting
     dataset: "Dataset"
@@ -326,7 +305,7 @@ def _session(
     helpers: list[subprocess.Popen[str]] = []
 
     def recruit(seconds: float, count: int) -> int:
-        """Starts the further processes where they gain more than their start takes."""
+        """Start the further processes where they gain more than their start takes."""
         worth = seconds >= WORTH if workers == "auto" else count > 0
         if not helpers and worth and stored.url:
             request = {

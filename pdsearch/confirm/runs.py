@@ -83,7 +83,7 @@ def read_runs(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
 
 
 def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None:
-    """Keeps a finished run with the study.
+    """Keep a finished run with the study.
 
     Raises:
         StorageError: the storage refuses.
@@ -99,10 +99,10 @@ def epoch_entry(record: "EpochRecord") -> dict[str, Any]:
     kept = ["epoch", "loss", "accuracy"]
     if isinstance(record, TaskRecord):
         kept += ["final_accuracy", "dead", "weight_norms"]
-    told = {name: getattr(record, name) for name in kept}
+    entry = {name: getattr(record, name) for name in kept}
     if record.diagnostics is not None:
-        told["diagnostics"] = asdict(record.diagnostics)
-    return dict(plain(told))
+        entry["diagnostics"] = asdict(record.diagnostics)
+    return dict(plain(entry))
 
 
 def chance_of(
@@ -180,7 +180,7 @@ def trials_of(
 
 
 def hardware(place: "torch.device") -> str:
-    """The kind of device, by which confirmations are told apart; its number does not matter."""
+    """The kind of device, by which confirmations are distinguished; its number does not matter."""
     import torch
 
     return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type

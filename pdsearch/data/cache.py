@@ -83,7 +83,7 @@ def _write_cache(path: Path, dataset: Dataset, *, key: str) -> None:
 
 
 def _drop_stale(path: Path, *, stem: str) -> None:
-    """Removes the files of the folder's earlier states; a process that has one open keeps it."""
+    """Remove the files of the folder's earlier states; a process that has one open keeps it."""
     for other in path.parent.glob(f"{stem}-*.safetensors"):
         if other != path:
             other.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ class Dataset:
 def stratified_split(
     labels: torch.Tensor, *, share: float, seed: int, classes: Sequence[str] = ()
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Splits indices so that each class gives the same share to the validation set.
+    """Split indices so that each class gives the same share to the validation set.
 
     A class of n members gives ``floor(share·n + 1/2)``, but at least one, and keeps at least one.
 

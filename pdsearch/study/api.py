@@ -31,7 +31,6 @@ from pdsearch.study.prepare import (
     own_as_begun,
     resolved,
     settings_of,
-    spec_of,
     warn,
 )
 from pdsearch.study.progress import Display
@@ -89,7 +88,7 @@ def search(
     storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> SearchResult:
-    """Runs a study until its total of trials is reached; the same call again goes on with it.
+    """Run a study until its total of trials is reached; the same call again resumes it.
 
     With `train`, candidates are trained by your function instead of on images: it is called as
     `train(candidate)`, or `train(candidate, seed=…)` if it takes a seed, and yields a value an
@@ -107,14 +106,14 @@ def search(
         storage: an SQLAlchemy URL.
         workers: processes side by side on this machine, or `auto`; a function can have only one.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        threads: CPU threads a trial; kept with the study, for a sum's order depends on them, so
-            that another number is refused later. Left out, they follow from the machine alone, not
-            from `workers`, or are those that the study keeps.
+        threads: CPU threads a trial; kept with the study, because the order of a sum depends on
+            them, so another number is refused later. Default: those that the study keeps, else what
+            follows from the machine alone, not from `workers`.
         seed: of the sampler and of every training.
         sampler: as in a study file.
         pruner: as in a study file.
         direction: whether `train`'s values are better large or small.
-        criteria: your own, beside the required ones: functions of a candidate.
+        criteria: your own, in addition to the required ones: functions of a candidate.
         storage_wait: seconds that the storage may be away once trials run.
         progress: show it on stderr.
 
@@ -124,18 +123,18 @@ def search(
         UnsupportedError: a combination that Optuna cannot do.
         KeyboardInterrupt: on Ctrl-C or SIGTERM; everything finished is kept.
     """
-    changes: dict[str, Any] = {
-        "name": name,
-        "trials": trials,
-        "storage": storage,
-        "workers": workers,
-        "seed": seed,
-        "sampler": sampler,
-        "pruner": pruner,
-        "families": None if families is None else [spec_of(family) for family in families],
-        "references": None if references is None else [spec_of(family) for family in references],
-    }
-    settings = settings_of(study, {key: v for key, v in changes.items() if v is not None})
+    settings = settings_of(
+        study,
+        name=name,
+        trials=trials,
+        storage=storage,
+        workers=workers,
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+        families=families,
+        references=references,
+    )
     check_call(settings, train=train, criteria=criteria, direction=direction)
     with interrupt.handled(), _optunas_errors_only():
         named = resolved(settings)
@@ -170,7 +169,7 @@ def search(
         stored = of_file(stored, settings)
         with storage_errors(stored.url):
             kept_threads = StudyAttrs(stored.study).threads
-        if kept_threads != share.threads:  # begun on another machine, or told otherwise
+        if kept_threads != share.threads:  # begun on another machine, or with another number
             share = share_out(settings.study.workers, device=where, threads=kept_threads)
         # A function of this process cannot be handed to another one.
         alone = train is not None or bool(criteria)
@@ -202,7 +201,7 @@ def worker(
     storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> StoredStudy:
-    """Joins a study that was begun by `pdsearch search`; leaves when nothing is left to begin.
+    """Join a study that was begun by `pdsearch search`; leave when nothing is left to begin.
 
     Args:
         study: its file or its name.
@@ -223,7 +222,7 @@ def worker(
     """
     with interrupt.handled(), _optunas_errors_only():
         found = open_study(study, storage=storage)
-        found.trials()  # what is damaged is told before anything is run or written
+        found.trials()  # what is damaged is reported before anything is run or written
         with storage_errors(found.url):
             attrs = StudyAttrs(found.study.user_attrs)
         for key, does in (
@@ -292,7 +291,7 @@ class Part:
         storage_wait: seconds that the storage may be away.
         side_by_side: trials at once, until the study's total is reached; None for a worker, which
             leaves when nothing is left to begin.
-        criteria: in Python, beside the required ones.
+        criteria: in Python, in addition to the required ones.
     """
 
     device: str
@@ -314,7 +313,7 @@ def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
     further = (part.side_by_side or 1) - 1
 
     def recruit(left: float, trials: int) -> bool:
-        """Starts the further workers where they gain more than their start takes."""
+        """Start the further workers where they gain more than their start takes."""
         if settings.workers == "auto" and left < WORTH:
             return False
         for _ in range(min(further, trials)):
@@ -391,7 +390,7 @@ def _start_worker(stored: StoredStudy, part: Part) -> "subprocess.Popen[str]":
 
 @contextlib.contextmanager
 def _optunas_errors_only() -> Iterator[None]:
-    """Keeps Optuna's log to its errors.
+    """Keep Optuna's log to its errors.
 
     Not WARNING: it prints a traceback for every interrupted trial and every one tried again, which
     this package tells in a line.

@@ -281,9 +281,9 @@ class TrialAttrs(_Attrs):
         duplicate_of: the number of the earlier trial of the same g.
         learning_rate: the one that counts, of several.
         owner: the process that runs it, as `Owner.to_dict()`.
-        past: the step that a continued trial goes on past.
+        past: the step that a continued trial continues past.
         stopped: the step at which it was stopped by halving.
-        continues: the number of the trial that it goes on with.
+        continues: the number of the trial that it continues.
     """
 
     kind: Kept[Kind] = Kept()

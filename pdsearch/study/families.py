@@ -154,12 +154,12 @@ def settle_families(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, FamilyGate]:
-    """Decides the required criteria for whole families, where that can be done.
+    """Decide the required criteria for whole families, where that can be done.
 
     Args:
         families: those searched, by name.
         criteria: the study's.
-        say: told which family's turn it is, and of which no candidate can pass: those are still
+        say: called with which family's turn it is, and which no candidate can pass: those are still
             drawn, and ruled out one by one, for a study may be about just that.
     """
     gates = {}
@@ -207,7 +207,7 @@ def suggest(
         families: by name.
         flat: draw every family's parameters, as a genetic algorithm needs: its crossover is over
             parameters that all parents have. Those of other families than the drawn one are idle.
-        spaces: what is drawn from, by family; the families' own if left out.
+        spaces: what is drawn from, by family; default: the families' own.
     """
     name = trial.suggest_categorical("family", list(families))
     drawn: dict[str, float | str] = {}
@@ -241,7 +241,7 @@ def grid(
 ) -> list[dict[str, Any]]:
     """At most `points` points of a family's box as Optuna parameters, as even as they can be.
 
-    The box is `space`, the family's own if left out. Every range gets its ends and equal steps
+    The box is `space`, by default the family's own. Every range gets its ends and equal steps
     between (equal ratios where log); the counts are raised in turn as long as their product stays
     within `points`. Each point is taken in each of the family's directions.
     """

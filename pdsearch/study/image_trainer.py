@@ -43,7 +43,7 @@ class ImageTrainer:
         threads: int | None,
         source: str | None = None,
     ) -> None:
-        """Takes what the model's file held when the study began; None: what it holds now."""
+        """Take what the model's file held when the study began; None: what it holds now."""
         import torch
 
         from pdsearch.models import source_digest
@@ -79,7 +79,7 @@ class ImageTrainer:
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Trains at the study's learning rate, or at each of several, the best counting.
+        """Train at the study's learning rate, or at each of several, the best counting.
 
         With a horizon it does so for each length, and what counts is predicted from all of them.
         """
@@ -174,7 +174,7 @@ class _Leg:
         self._found: RateSearch | None = None
 
     def train(self, candidate: Candidate, dataset: "Dataset", **options: Any) -> "RateSearch":
-        """Trains at each rate, telling of each step; see `run_over_learning_rates`."""
+        """Train at each rate, telling of each step; see `run_over_learning_rates`."""
         from pdsearch.trial import EpochRecord, Look, run_over_learning_rates, value_of
 
         settings, rates = self._settings, self._rates
@@ -184,7 +184,7 @@ class _Leg:
         nothing = 0.0, -WORST_LOSS if by_loss else 0.0
         best: dict[float, tuple[int, float, float]] = {}  # epochs, value and standing by rate
         reports: dict[float, list[float]] = {}  # accuracies of its epochs by rate
-        reached = self._begin * self._looks  # the last step that was told
+        reached = self._begin * self._looks  # the last step that was reported
         looks = self._looks
 
         def standing(accuracy: float, loss: float | None) -> float:
@@ -201,7 +201,7 @@ class _Leg:
             value, stands = (max(column) for column in zip(nothing, *counting, strict=True))
             return value, stands
 
-        def told(rate: float, record: EpochRecord) -> None:
+        def on_epoch(rate: float, record: EpochRecord) -> None:
             nonlocal reached
             epoch = self._begin + rates.index(rate) * settings.rounds + record.epoch
             accuracies = reports.setdefault(rate, [])
@@ -235,7 +235,7 @@ class _Leg:
             candidate,
             settings,
             dataset,
-            on_epoch=told,
+            on_epoch=on_epoch,
             looks=1 if self._before else looks,
             on_look=looked,
             **options,
@@ -288,5 +288,5 @@ def looks_of(settings: StudyFile, *, images: int) -> int:
 
 
 def _steps(after: int, before: int, *, looks: int) -> list[int]:
-    """The steps between two that a run over its epochs would have told."""
+    """The steps between two that a run over its epochs would have reported."""
     return [step for step in range(after + 1, before) if step < looks or step % looks == 0]

@@ -214,7 +214,7 @@ def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
 class CmaEsSampler(optuna.samplers.CmaEsSampler):
     """Optuna's, whose state is kept with trials as a pickle: only one that runs nothing is read.
 
-    Whoever can write to a storage could otherwise run anything wherever its study goes on.
+    Whoever can write to a storage could otherwise run anything wherever its study is resumed.
     """
 
     def _restore_optimizer(self, completed_trials: "list[FrozenTrial]") -> Any:

@@ -39,7 +39,7 @@ class Share:
 
 
 def share_out(workers: int | Literal["auto"], *, device: str, threads: int | None = None) -> Share:
-    """Shares out a machine.
+    """Share out a machine.
 
     One trial on one thread for each core: at the sizes of CIFAR, two trials on a thread each train
     more images a second than one on two. No more than eight, whose threads are then more than one,
@@ -49,7 +49,7 @@ def share_out(workers: int | Literal["auto"], *, device: str, threads: int | Non
     Args:
         workers: how many side by side, or `auto`.
         device: what they train on.
-        threads: of each; left out, what OMP_NUM_THREADS says, else what is said above.
+        threads: of each; default: OMP_NUM_THREADS, else as above.
     """
     cores = available_cores()
     on_cpu = device == "cpu"
@@ -154,7 +154,7 @@ class Owner:
         return asdict(self)
 
     def alive(self) -> bool | None:
-        """Whether the process lives; None where that cannot be told from here."""
+        """Whether the process lives; None where that cannot be known here."""
         if (self.host, self.scope) != (socket.gethostname(), _scope()):
             return None
         now = process_started(self.pid)

@@ -11,7 +11,7 @@ from pdsearch.family import Family
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.families import as_spec, resolve_families
 from pdsearch.study.image_trainer import ImageTrainer
-from pdsearch.study.settings import FamilySpec, StudyFile, load_study_file, validate
+from pdsearch.study.settings import StudyFile, load_study_file, validate
 from pdsearch.study.sources import changed_texts, load_own
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import StoredStudy
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from pdsearch.data import Dataset
 
 
-def settings_of(study: StudyFile | str | Path | None, changes: dict[str, Any]) -> StudyFile:
-    """The study file that a call means, with the values that it gives itself."""
+def settings_of(study: StudyFile | str | Path | None, **given: Any) -> StudyFile:
+    """Return the study file that a call means, with the values that it gives itself."""
+    changes = {key: value for key, value in given.items() if value is not None}
+    for key in changes.keys() & {"families", "references"}:
+        changes[key] = [as_spec(one) if isinstance(one, Family) else one for one in changes[key]]
     if study is None:
         if "families" not in changes:
             raise InputError("search needs a study file, or families=…")
@@ -129,11 +132,6 @@ def own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
     return functions
 
 
-def spec_of(family: Family | FamilySpec) -> FamilySpec:
-    """A family as a study file would name it."""
-    return as_spec(family) if isinstance(family, Family) else family
-
-
 def dataset_of(settings: StudyFile) -> "Dataset":
     """The images that a study trains on."""
     from pdsearch.data import load_dataset
@@ -218,7 +216,7 @@ def decided(
 
 
 def warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str], None]) -> None:
-    """Says where a study compared nothing: its ReLU diverged, or no network learned anything."""
+    """Say where a study compared nothing: its ReLU diverged, or no network learned anything."""
     from pdsearch.statistics import beyond_guessing, guessing
 
     rows = stored.trials()

@@ -142,7 +142,7 @@ def shown_value(value: Any) -> str:
 def override(
     data: dict[str, Any], key: str, text: str, *, problems: list[str], sections: list[str]
 ) -> None:
-    """Sets one value of a study file's data.
+    """Set one value of a study file's data.
 
     Args:
         data: of the file, changed in place.
@@ -175,5 +175,5 @@ def override(
         if not isinstance(table, dict):
             problems.append(f"--set {key}: {part} is not a table, so {name} cannot be set in it")
             return
-    if isinstance(table, dict):  # what else a section is, is told with the file's own problems
+    if isinstance(table, dict):  # otherwise it is reported with the file's own problems
         table[name] = value

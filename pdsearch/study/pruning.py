@@ -59,7 +59,7 @@ def make_pruner(
 # --------------------------------------------------------------------------------- the rungs alone
 
 FACTOR = 4
-"""The best 1/FACTOR of a rung go on, and the next rung is FACTOR times as far."""
+"""The best 1/FACTOR of a rung continue, and the next rung is FACTOR times as far."""
 
 WORTH = 1.5
 """A rung from which the end is less than this many times as far saves too little to stop there."""
@@ -116,7 +116,7 @@ def among_best(value: float, others: Iterable[float], *, minimize: bool) -> bool
 def next_up(
     runners: Sequence[Runner], rungs: Sequence[int], *, minimize: bool = False
 ) -> Runner | None:
-    """Whose turn it is to go on: the best of the highest rung where one is stopped that may."""
+    """Which trial is continued next: the best of the highest rung where one is stopped that may."""
     for step in reversed(rungs):
         there = [runner for runner in runners if step in runner.values]
         may = [
@@ -158,7 +158,7 @@ def _best(runners: Sequence[Runner], step: int, *, minimize: bool) -> Runner:
 
 
 def leads(study: optuna.Study, number: int, step: int, value: float, *, minimize: bool) -> bool:
-    """Whether no other candidate was better after as many steps: such a one goes on.
+    """Whether no other candidate was better after as many steps: such a one continues.
 
     A pruner asks for the best third of all, and the baseline and references come first. Where they
     are good, a short study would else end with every candidate pruned and none to name.
@@ -186,7 +186,7 @@ def earns(study: optuna.Study, number: int, step: int, value: float, *, minimize
 def next_to_go_on(
     study: optuna.Study, *, epochs: int, looks: int, minimize: bool, finish: bool
 ) -> tuple[FrozenTrial, int] | None:
-    """A stopped trial that may go on, and the step that it goes on past; see `rungs`.
+    """A stopped trial that may be continued, and the step that it continues past.
 
     Args:
         study: an open study.
@@ -214,7 +214,7 @@ def next_to_go_on(
 
 
 def _runner(trial: FrozenTrial, *, over: bool) -> Runner:
-    """How a trial stands; `over` of one that may not go on, and is compared with all the same."""
+    """How a trial stands; one that may not be continued (`over`) is compared with all the same."""
     done = trial.state == TrialState.PRUNED and not over
     stopped = TrialAttrs(trial).stopped if done else None
     return Runner(trial.number, trial.intermediate_values, stopped)

@@ -62,9 +62,9 @@ class Session:
         stored: the study.
         trainer: how a candidate is trained.
         display: where progress is shown.
-        wanted: whether to go on, asked between epochs and trials: False once an interruption came
-            or the process that started this one ended.
-        extra_criteria: of one's own, beside the required ones.
+        wanted: whether to continue, asked between epochs and trials: False once an interruption
+            came or the process that started this one ended.
+        extra_criteria: custom ones, in addition to the required ones.
         recruit: called as `recruit(seconds, trials)` after an epoch, with what is left to train
             for one process alone, until it gives True: others are there to help now.
     """
@@ -105,7 +105,7 @@ class Session:
     # ----------------------------------------------------------------------------------- the loop
 
     def run(self, *, until_total: bool) -> None:
-        """Runs trials until the study's total is reached.
+        """Run trials until the study's total is reached.
 
         Args:
             until_total: wait for trials that other processes run, and take over those that die;
@@ -147,13 +147,13 @@ class Session:
         self._display.study(min(counted, self._settings.trials), best=self._best())
 
     def check_wanted(self) -> None:
-        """Raises KeyboardInterrupt where the work is to end."""
+        """Raise KeyboardInterrupt where the work is to end."""
         interrupt.check()
         if not self._wanted():
             raise KeyboardInterrupt
 
     def _goes_on(self, *, finish: bool) -> bool:
-        """Queues a stopped trial that may go on; whether there was one. See `rungs`.
+        """Queue a stopped trial that may be continued; whether there was one. See `pruning`.
 
         Args:
             finish: nothing else is left to do: a study in which no candidate has come to its end
@@ -197,7 +197,7 @@ class Session:
             if error is not None:
                 raise error
         except (StorageInternalError, SQLAlchemyError):
-            raise  # nothing can be stored: whoever goes on with the study finds the trial
+            raise  # nothing can be stored: whoever resumes the study finds the trial
         except BaseException:
             self._release()
             raise
@@ -229,7 +229,7 @@ class Session:
     def _tell(
         self, trial: optuna.Trial, values: tuple[float, ...] | None, state: TrialState
     ) -> None:
-        """Stores how a trial ended, unless it was given to somebody else.
+        """Store how a trial ended, unless it was given to somebody else.
 
         As it is where this process was stopped (or cut off) longer than the grace period: the trial
         is tried again from its checkpoint.
@@ -268,7 +268,7 @@ class Session:
             self._display.end(row, done=done, best=best.value if best else None)
 
     def _release(self) -> None:
-        """Gives an interrupted trial back to the queue, whatever state it is in."""
+        """Give an interrupted trial back to the queue, whatever state it is in."""
         if self._current is not None:
             trial = self._trial(self._current)
             if trial.state == TrialState.FAIL:
@@ -402,7 +402,7 @@ class Session:
 
 
 class _Training:
-    """A trial that trains: what is stored of each step, and whether it goes on after it.
+    """A trial that trains: what is stored of each step, and whether it continues after it.
 
     Args:
         session: whose trial it is.

@@ -52,8 +52,8 @@ class _Candidates(optuna.Study):
 class CandidateSampler(BaseSampler):
     """Hands candidates to one of Optuna's samplers, built anew for each trial.
 
-    Its seed comes from the study's seed and the trial's number: a resumed study goes on as one that
-    never stopped, and workers cannot draw the same numbers.
+    Its seed comes from the study's seed and the trial's number: a resumed study continues like one
+    that never stopped, and workers cannot draw the same numbers.
     """
 
     def __init__(self, settings: StudySection, begin: Callable[["Study", FrozenTrial], None]):
@@ -71,7 +71,7 @@ class CandidateSampler(BaseSampler):
         """Nothing to do: each trial has its own generator."""
 
     def before_trial(self, study: "Study", trial: FrozenTrial) -> None:
-        """Signs the trial, before anything can happen to it, and seeds its sampler."""
+        """Sign the trial, before anything can happen to it, and seed its sampler."""
         self._begin(study, trial)
         if self._view is not None:
             self._view.known = None
@@ -162,7 +162,7 @@ def make_sampler(settings: StudySection, *, seed: int) -> BaseSampler:
 
 
 def check_installed(settings: StudySection) -> None:
-    """Says at once what a sampler would miss at its first draw.
+    """Say at once what a sampler would miss at its first draw.
 
     Raises:
         UnsupportedError: a package is not installed.

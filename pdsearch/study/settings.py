@@ -1,4 +1,4 @@
-"""The study file: what it may hold, and every problem of it told at once."""
+"""The study file: what it may hold, with all its problems reported at once."""
 
 import io
 import os
@@ -61,7 +61,7 @@ class StudySection(_Section):
     )
     references: list[FamilySpec] = Field(
         ["leaky", "b_silu"],
-        description="families run at their defaults beside ReLU: never ruled out, never the best",
+        description="families run at their defaults next to ReLU: never ruled out, never the best",
     )
     trials: int = Field(
         60, ge=1, le=1_000_000, description="the study's total, ReLU and references included"
@@ -78,7 +78,7 @@ class StudySection(_Section):
     )
     prune_by: Literal["accuracy", "loss"] | None = Field(
         None,
-        description="what a pruner compares, on the validation images; left out: the loss with "
+        description="what a pruner compares, on the validation images; default: the loss with "
         "halving, for early accuracies say little, else the accuracy",
     )
     looks: int | None = Field(
@@ -86,12 +86,12 @@ class StudySection(_Section):
         ge=1,
         le=1000,
         description="decisions that a pruner may take within the first epoch, after equal parts of "
-        "it; left out: up to 4 with halving, of at least 10 batches each, else 1, its end",
+        "it; default: up to 4 with halving, of at least 10 batches each, else 1, its end",
     )
     objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = Field(
         ["accuracy"],
         description="accuracy, or accuracy and one of the others, which are to be small: the share "
-        "of dead units, and the bytes kept for the backward pass; left out with nsga2: accuracy "
+        "of dead units, and the bytes kept for the backward pass; default with nsga2: accuracy "
         "and dead_units",
     )
     seed: int = Field(
@@ -121,7 +121,7 @@ class StudySection(_Section):
     storage: str = Field(
         "",
         description="an SQLAlchemy URL; a relative SQLite path is relative to where you stand; "
-        "left out: `$PDSEARCH_STORAGE`, else `sqlite:///pdsearch.db`",
+        "default: `$PDSEARCH_STORAGE`, else `sqlite:///pdsearch.db`",
     )
     output: str = Field(
         "results",
@@ -210,7 +210,8 @@ class CriteriaSection(_Section):
         "`gain = [0.5, 3.0]`, `alive_radius = 2.0`, `alive_epsilon = 1e-4`",
     )
     own: list[str] = Field(
-        [], description="criteria of your own, each `path.py:function`, beside those of the profile"
+        [],
+        description="criteria of your own, each `path.py:function`, added to those of the profile",
     )
 
     @model_validator(mode="before")
@@ -283,7 +284,7 @@ class ConfirmSection(_Section):
         None,
         ge=1,
         le=1_000_000,
-        description="of each run that chooses a row's rate of learning_rates; left out: as epochs. "
+        description="of each run that chooses a row's rate of learning_rates; default: as epochs. "
         "Where it is the trial's own epochs, the runs that the search made decide",
     )
 
@@ -399,7 +400,7 @@ def is_file_spec(study: str | Path) -> bool:
 
 
 def load_study_file(path: str | Path, *, overrides: Mapping[str, str] | None = None) -> StudyFile:
-    """Reads and checks a study file.
+    """Read and check a study file.
 
     Args:
         path: of the TOML file.
@@ -407,7 +408,7 @@ def load_study_file(path: str | Path, *, overrides: Mapping[str, str] | None = N
             its quotes); they win over the file.
 
     Raises:
-        InputError: no such file, no TOML, or not a study's; all problems are told, one a line.
+        InputError: no such file, no TOML, or not a study's; all problems are listed, one a line.
     """
     path = Path(path)
     data = _read(path)
@@ -424,14 +425,14 @@ def validate(
     where: str = "",
     problems: Iterable[str] = (),
 ) -> StudyFile:
-    """Checks the content of a study file.
+    """Check the content of a study file.
 
     Raises:
         InputError: every problem, one a line.
     """
     found = [*problems, *type_problems(StudyFile, data)]
     places = {problem.split(":")[0] for problem in found}
-    told: list[str] = []
+    others: list[str] = []
     settings = None
     try:
         settings = StudyFile.model_validate(data)
@@ -439,8 +440,8 @@ def validate(
         for entry in error.errors():
             place, _, said = problem_of(entry, keys=_keys).partition(": ")
             if place not in places:
-                told += [f"{place}: {line}" for line in said.splitlines()]
-    found += alternatives(told)
+                others += [f"{place}: {line}" for line in said.splitlines()]
+    found += alternatives(others)
     if settings is None or found:
         raise InputError("\n".join(where + problem for problem in dict.fromkeys(found)))
     settings._directory = directory

@@ -79,7 +79,7 @@ class EmptyStorageError(InputError):
 
 @contextlib.contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turns every trouble with a storage into one line that holds no password.
+    """Turn every trouble with a storage into one line that holds no password.
 
     A signal is acted on at its end: see `interrupt`.
     """
@@ -98,7 +98,7 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 def connect(url: str, *, create: bool = False, write: bool = False) -> PatientStorage:
-    """Opens a storage, with heartbeats and safe against several writers on one machine.
+    """Open a storage, with heartbeats and safe against several writers on one machine.
 
     Args:
         url: SQLAlchemy's.
@@ -236,7 +236,7 @@ def waiting(
 
 
 def settle(study: "optuna.Study") -> None:
-    """Closes a storage, and leaves a SQLite one as one plain file if no other process is at it."""
+    """Close a storage, and leave a SQLite one as one plain file if no other process is at it."""
     backend = backend_of(study)
     if backend is None:
         return
@@ -263,7 +263,7 @@ def damaged(name: str, url: str, what: str) -> StorageError:
 
 @contextlib.contextmanager
 def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iterator[None]:
-    """Tells in a line what Optuna cannot read: no JSON, no such state, no time.
+    """Report in a line what Optuna cannot read: no JSON, no such state, no time.
 
     Only around calls that read: whatever they raise comes from the storage.
 
@@ -316,6 +316,6 @@ def _search_for_damage(name: str, backend: "optuna.storages.BaseStorage") -> str
                         json.loads(value)
                     except (ValueError, TypeError, RecursionError):
                         return said.format(key=key, number=number) + " is no JSON"
-    except Exception:  # too damaged to look into: what was raised first is told
+    except Exception:  # too damaged to look into: what was raised first is reported
         return None
     return None

@@ -179,7 +179,7 @@ def status(stored: StoredStudy) -> dict[str, Any]:
 
 
 def owner_alive(row: TrialRow) -> bool | None:
-    """Whether the process that runs a trial lives; None where that cannot be told from here."""
+    """Whether the process that runs a trial lives; None where that cannot be known here."""
     owner = owner_of(row.owner)
     return None if owner is None else owner.alive()
 
@@ -219,11 +219,11 @@ def _reached(row: TrialRow) -> float | None:
 
 
 def open_study(study: StudyFile | str | Path, *, storage: str | None = None) -> StoredStudy:
-    """Opens a study that has been begun.
+    """Open a study that has been begun.
 
     Args:
         study: a study file or its path, or the name of a study in the storage.
-        storage: an SQLAlchemy URL; the study file's if left out, or for a name the default.
+        storage: an SQLAlchemy URL; default: the study file's, for a name the general default.
 
     Raises:
         InputError: no such file, or no study of that name in the storage.
@@ -240,7 +240,7 @@ def open_study(study: StudyFile | str | Path, *, storage: str | None = None) -> 
 
 
 def open_named(name: str, url: str, *, write: bool = False) -> StoredStudy:
-    """Opens the study of that name in that storage; `write` where trials will be run."""
+    """Open the study of that name in that storage; `write` where trials will be run."""
     import optuna
 
     backend = connect(url, write=write)

@@ -1,4 +1,4 @@
-"""Near-ties: the best few are told apart by further seeds, not by the luck of one."""
+"""Near-ties: the best few are separated by further seeds, not by the luck of one."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def decide_ties(
     *,
     check_wanted: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains the best few over further seeds where they nearly tie; all over the same ones.
+    """Train the best few over further seeds where they nearly tie; all over the same ones.
 
     Each value is kept in the study as it comes, so that an interruption loses none.
 

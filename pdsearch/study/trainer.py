@@ -113,7 +113,7 @@ class FunctionTrainer:
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Runs the function to its end, or until `on_step` raises."""
+        """Run the function to its end, or until `on_step` raises."""
         keys = {"seed": seed} if self.takes_seed else {}
         result = self._function(candidate, **keys)
         value = math.nan
@@ -238,6 +238,6 @@ def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:
 
 
 def drop_checkpoints(checkpoint: Path) -> None:
-    """Removes a finished trial's checkpoints."""
+    """Remove a finished trial's checkpoints."""
     for path in checkpoint.parent.glob(f"{checkpoint.stem}-*{checkpoint.suffix}*"):
         path.unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def runnable(
         stored: as it was opened, by its file or its name.
         trust: run what the storage names, and write where it says.
         gates: as for `files_run`.
-        say: told where something is written instead.
+        say: called with where something is written instead.
 
     Raises:
         InputError: the file says something else than the study was begun with; or there is none,

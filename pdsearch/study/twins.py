@@ -56,7 +56,7 @@ class Shape:
 
     @functools.cached_property
     def edges(self) -> tuple[float, ...]:
-        """Where g may jump as far as it can be told exactly, within [-6, 6].
+        """Where g may jump as far as it can be computed exactly, within [-6, 6].
 
         A grid sees a jump, but not just where it is. Places that no polynomial with rational roots
         gives (`exp(x) > 0.6`) are not among them.
@@ -80,7 +80,7 @@ def shape_of(candidate: "Candidate") -> Shape:
 def same_shape(one: Shape, other: Shape) -> bool:
     """Whether two g differ nowhere by more than `SAME`.
 
-    On the grid, on one 64 times as fine where that shows nothing, and beside each one's jumps.
+    On the grid, on one 64 times as fine where that shows nothing, and next to each one's jumps.
     """
     import torch
 
@@ -143,7 +143,7 @@ def twin_of(
 
 
 def share(trial: optuna.Trial, twin: FrozenTrial) -> tuple[float, ...]:
-    """Gives a trial the result of the earlier one of the same g.
+    """Give a trial the result of the earlier one of the same g.
 
     Raises:
         optuna.TrialPruned: the other was.

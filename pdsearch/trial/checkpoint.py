@@ -70,7 +70,7 @@ def write_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Replaces the checkpoint at `path` as a whole; where it cannot, warns and leaves it."""
+    """Replace the checkpoint at `path` as a whole; where it cannot, warn and leave it."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -89,13 +89,13 @@ def write_checkpoint(
         with replacing(path) as partial:
             save_file(tensors, partial, metadata={"pdsearch": json.dumps(header)})
     except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
-        # A checkpoint only saves time after a crash: training goes on without it.
+        # A checkpoint only saves time after a crash: training continues without it.
         reason = getattr(error, "strerror", None) or error
         log.warning("the checkpoint %s cannot be written (%s)", path, reason)
 
 
 def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the tensors of a checkpoint back into a model and its optimiser."""
+    """Put the tensors of a checkpoint back into a model and its optimiser."""
     weights: dict[str, torch.Tensor] = {}
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in checkpoint.tensors.items():
