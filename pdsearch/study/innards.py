@@ -7,11 +7,12 @@ for a heartbeat that hangs.
 """
 
 import contextlib
+import copy
 import io
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -209,6 +210,39 @@ def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
     finally:
         over.set()
         thread.join(timeout=1)
+
+
+class SeenStudy(optuna.Study):
+    """A study of which only some trials are seen, read once until `forget` is called.
+
+    Samplers ask a dozen times a trial, and asking a database takes milliseconds.
+
+    Args:
+        study: the whole one.
+        seen: returns those of its trials that are seen.
+    """
+
+    def __init__(
+        self, study: "optuna.Study", seen: "Callable[[list[FrozenTrial]], list[FrozenTrial]]"
+    ) -> None:
+        super().__init__(study.study_name, study._storage)
+        self._seen = seen
+        self._known: list[FrozenTrial] | None = None
+
+    def forget(self) -> None:
+        """Read the trials anew the next time."""
+        self._known = None
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: "Container[TrialState] | None" = None,
+        use_cache: bool = False,
+    ) -> "list[FrozenTrial]":
+        if self._known is None:
+            self._known = self._seen(super()._get_trials(deepcopy=False))
+        found = [trial for trial in self._known if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
 
 
 class CmaEsSampler(optuna.samplers.CmaEsSampler):

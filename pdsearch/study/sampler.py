@@ -1,10 +1,9 @@
 """Who draws the candidates: Optuna's samplers, which see no baseline and no reference."""
 
-import copy
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -14,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.errors import UnsupportedError
 from pdsearch.study.attributes import TrialAttrs
-from pdsearch.study.innards import CmaEsSampler, storage_of
+from pdsearch.study.innards import CmaEsSampler, SeenStudy
 from pdsearch.study.queue import current
 from pdsearch.study.settings import StudySection
 
@@ -22,31 +21,15 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 
-class _Candidates(optuna.Study):
-    """A study as its samplers see it: without the baseline and the references.
+def candidates_of(study: "Study") -> SeenStudy:
+    """Return a study as its samplers see it: without the baseline and the references.
 
     Those carry no parameters. Samplers that look for what all trials have in common (GP, CMA-ES,
     NSGA-II) would find nothing, and TPE would count them among the good trials it learns from.
     It also spares samplers Hyperband's division of a study into brackets, of which a study of a few
     dozen trials has too few each to learn from.
     """
-
-    def __init__(self, study: "Study") -> None:
-        super().__init__(study.study_name, storage_of(study))
-        # Samplers ask a dozen times a trial, and asking a database takes milliseconds.
-        self.known: list[FrozenTrial] | None = None
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        if self.known is None:
-            trials = current(super()._get_trials(deepcopy=False))
-            self.known = [trial for trial in trials if not TrialAttrs(trial).fixed]
-        found = [trial for trial in self.known if states is None or trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+    return SeenStudy(study, lambda trials: [t for t in current(trials) if not TrialAttrs(t).fixed])
 
 
 class CandidateSampler(BaseSampler):
@@ -60,11 +43,11 @@ class CandidateSampler(BaseSampler):
         self._settings = settings
         self._begin = begin
         self._inner: BaseSampler = optuna.samplers.RandomSampler(seed=0)
-        self._view: _Candidates | None = None
+        self._view: SeenStudy | None = None
 
     def _seen(self, study: "Study") -> "Study":
         if self._view is None:
-            self._view = _Candidates(study)
+            self._view = candidates_of(study)
         return self._view
 
     def reseed_rng(self) -> None:
@@ -74,7 +57,7 @@ class CandidateSampler(BaseSampler):
         """Sign the trial, before anything can happen to it, and seed its sampler."""
         self._begin(study, trial)
         if self._view is not None:
-            self._view.known = None
+            self._view.forget()
         self._inner = make_sampler(self._settings, seed=trial_seed(self._settings, trial.number))
         if not TrialAttrs(trial).fixed:
             self._inner.before_trial(self._seen(study), trial)
@@ -112,7 +95,7 @@ class CandidateSampler(BaseSampler):
     ) -> None:
         """As the inner sampler's, for candidates."""
         if self._view is not None:
-            self._view.known = None
+            self._view.forget()
         if not TrialAttrs(trial).fixed:
             self._inner.after_trial(self._seen(study), trial, state, values)
 
