@@ -221,10 +221,10 @@ def _disk() -> Iterator[Finding]:
 
 def _storage(url: str | None) -> Iterator[Finding]:
     from pdsearch.errors import PdsearchError
+    from pdsearch.study.settings import default_storage
     from pdsearch.study.storage import (
         EmptyStorageError,
         connect,
-        default_storage,
         parse_url,
         shown_url,
     )

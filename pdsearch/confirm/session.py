@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
     from pdsearch.trial import EpochRecord, TrialResult
 
-__all__ = ["Run", "Session", "take_turns"]
 
 PAUSE = 1.0  # seconds between two looks at what others are training, where nothing else is left
 
@@ -84,14 +83,8 @@ class Run:
 class Session:
     """The runs of one call: what is stored already, and how to make what is not.
 
-    Attributes:
-        stored: the study.
-        device: what is trained on.
-        threads: of a run.
-        progress: called with a line for each finished run.
-        planned: number of runs.
-        recruit: called with the seconds and the runs that are left; has further processes help, and
-            returns how many do.
+    `recruit` is called with the seconds and the runs that are left. It has further processes help,
+    and returns how many do.
     """
 
     stored: "StoredStudy"

@@ -284,14 +284,8 @@ def work(request: dict[str, Any]) -> None:
 class Part:
     """A process's part in a study.
 
-    Attributes:
-        device: as it was given.
-        where: what that is.
-        progress: whether it is shown.
-        storage_wait: seconds that the storage may be away.
-        side_by_side: trials at once, until the study's total is reached; None for a worker, which
-            leaves when nothing is left to begin.
-        criteria: in Python, in addition to the required ones.
+    It runs `side_by_side` trials at once until the study's total is reached; None stands for a
+    worker, which leaves when nothing is left to begin. `where` is what `device` comes to.
     """
 
     device: str

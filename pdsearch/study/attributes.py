@@ -32,22 +32,6 @@ from pdsearch.study.storage import damaged
 from pdsearch.study.url import shown_url
 from pdsearch.text import first_line, short
 
-__all__ = [
-    "FIXED",
-    "RUNS",
-    "SCHEMA",
-    "Kind",
-    "StudyAttrs",
-    "TrialAttrs",
-    "candidate_from",
-    "check_study",
-    "check_trial",
-    "clean",
-    "kept_settings",
-    "runs_of",
-    "with_storage",
-]
-
 SCHEMA = 1
 """The version of all that is kept."""
 

@@ -44,20 +44,10 @@ MAKING = 15.0  # seconds given to another process that is just making the study
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a study is to be.
+    """What a study is to be; its fields are those of `StudyAttrs`, as far as they are kept.
 
-    Attributes:
-        settings: the study file.
-        searched: families that candidates are drawn from, by name.
-        references: families run at their defaults, by name.
-        device: what trials run on.
-        threads: of each trial.
-        fixed_threads: whether somebody asked for that number.
-        train: the name of the Python function that trains.
-        criteria: the names of criteria given in Python.
-        direction: of the first objective.
-        texts: of the criteria's files, by `path.py:function`.
-        content: a digest of what each file that a setting names holds, by the setting.
+    `fixed_threads` says whether somebody asked for that number of threads, and `texts` are those of
+    the criteria's files.
     """
 
     settings: StudyFile

@@ -84,14 +84,7 @@ def function_trainer(settings: StudyFile, train: Callable[..., Any]) -> Function
 
 @dataclass(frozen=True)
 class Named:
-    """What a study file names.
-
-    Attributes:
-        searched: the families that candidates are drawn from, by name.
-        references: those that are run at their defaults.
-        criteria: of its own.
-        texts: of the files of these, by `path.py:function`.
-    """
+    """What a study file names: families, and its own criteria with their files' texts."""
 
     searched: dict[str, Family]
     references: dict[str, Family]

@@ -24,26 +24,12 @@ from pdsearch import interrupt
 from pdsearch.errors import InputError, PdsearchError, StorageError
 from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of, database_of
 from pdsearch.study.patience import BUSY, Patience, cause_of, first_line_of
-from pdsearch.study.settings import default_storage
 from pdsearch.study.url import missing_driver, parse_url, shown_url, struck
 from pdsearch.text import first_line, one_line
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-__all__ = [
-    "GRACE",
-    "EmptyStorageError",
-    "connect",
-    "damaged",
-    "default_storage",
-    "parse_url",
-    "reading",
-    "settle",
-    "shown_url",
-    "storage_errors",
-    "waiting",
-]
 
 HEARTBEAT = 30  # seconds between signs of life of a trial
 GRACE = 120  # seconds without one until a trial counts as abandoned

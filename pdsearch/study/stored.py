@@ -23,11 +23,16 @@ from pdsearch.study.innards import storage_of
 from pdsearch.study.machine import owner_of
 from pdsearch.study.queue import current
 from pdsearch.study.rows import Status, TrialRow, best_of, counts_of, latest, ranked
-from pdsearch.study.settings import StudyFile, check_name, is_file_spec, load_study_file
+from pdsearch.study.settings import (
+    StudyFile,
+    check_name,
+    default_storage,
+    is_file_spec,
+    load_study_file,
+)
 from pdsearch.study.storage import (
     connect,
     damaged,
-    default_storage,
     reading,
     shown_url,
     storage_errors,

@@ -214,19 +214,9 @@ def _looks(loop: Loop, looks: int, on_look: OnLook | None) -> dict[int, Callable
 
 @dataclasses.dataclass(eq=False)
 class _Run:
-    """A run under way: its records, and its checkpoint.
+    """A run under way: the records of its rounds (epochs, or a stream's tasks), its checkpoint.
 
-    Attributes:
-        loop: trains and evaluates its model.
-        names: of the model's ReLUs.
-        stream: its tasks, where it has any.
-        state: what a checkpoint holds the tensors of.
-        kept_bytes: see `TrialResult`.
-        identity: of the run, in its checkpoint.
-        checkpoint: its file.
-        on_epoch: called after each round: an epoch, or a stream's task.
-        records: of the finished rounds.
-        diverged: why it was stopped.
+    `state` is what a checkpoint holds the tensors of; `names` are those of the model's ReLUs.
     """
 
     loop: Loop
