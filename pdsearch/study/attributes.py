@@ -70,9 +70,9 @@ class _Attrs:
         self.of = of
 
     @property
-    def all(self) -> Mapping[str, Any]:
+    def all(self) -> dict[str, Any]:
         """Every attribute by its whole key."""
-        return self.of if isinstance(self.of, Mapping) else self.of.user_attrs
+        return self.of if isinstance(self.of, dict) else self.of.user_attrs
 
     def __contains__(self, name: str) -> bool:
         return _PREFIX + name in self.all
@@ -324,7 +324,7 @@ _NEEDING_CANDIDATE = ("continues", "past", "stopped", "criteria", "epochs")
 _RUN = TypeAdapter(_Run)
 
 
-def check_study(name: str, url: str, attributes: Mapping[str, Any], *, whole: bool = True) -> None:
+def check_study(name: str, url: str, attributes: dict[str, Any], *, whole: bool = True) -> None:
     """Check what a study keeps of itself; all of it where `whole`.
 
     Raises:
@@ -350,7 +350,7 @@ def check_study(name: str, url: str, attributes: Mapping[str, Any], *, whole: bo
                 raise damaged(name, url, f"its {_PREFIX + key!r} names {family!r}, no family of it")
 
 
-def check_trial(name: str, url: str, number: int, attributes: Mapping[str, Any]) -> None:
+def check_trial(name: str, url: str, number: int, attributes: dict[str, Any]) -> None:
     """Check all that a trial keeps of itself.
 
     Raises:
