@@ -1,4 +1,4 @@
-"""Names of Optuna that are not public, all of them; read in 5.0.0.
+"""Names and tables of Optuna that are not public, all of them; read in 5.0.0.
 
 What Optuna offers in public does not reach the storage below its cache, which trial a process runs,
 or the heartbeats without `Study.optimize`. That one is not used: it asks, trains and tells in one
@@ -9,6 +9,7 @@ for a heartbeat that hangs.
 import contextlib
 import copy
 import io
+import json
 import pickle
 import threading
 import warnings
@@ -16,6 +17,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import (
     ExperimentalWarning,
     StorageInternalError,
@@ -295,3 +297,54 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it holds {module}.{name}")
         return super().find_class(module, name)
+
+
+# -------------------------------------------------------------------------- the database's tables
+
+
+def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
+    """Whether a trial ever had a heartbeat; True where that is not kept."""
+    backend = backend_of(study)
+    if backend is None:
+        return True
+    query = sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = :trial")
+    with backend.engine.connect() as connection:
+        return connection.execute(query, {"trial": trial_id(trial)}).scalar() != 0
+
+
+_QUERIES = {
+    "its {key!r}": "SELECT a.key, a.value_json, 0 FROM study_{kind}_attributes a "
+    "JOIN studies s ON s.study_id = a.study_id WHERE s.study_name = :name",
+    "trial {number}'s {key!r}": "SELECT a.key, a.value_json, t.number FROM trial_{kind}_attributes "
+    "a JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id "
+    "WHERE s.study_name = :name",
+}
+_PARAMETERS = (
+    "SELECT p.param_name, p.distribution_json, t.number FROM trial_params p "
+    "JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s.study_id = t.study_id "
+    "WHERE s.study_name = :name"
+)
+
+
+def find_damage(name: str, backend: BaseStorage) -> str | None:
+    """Return which value is no JSON, the first that is found; None if none is."""
+    database = database_of(backend)
+    if database is None:
+        return None
+    queries = [
+        (said, text.format(kind=kind))
+        for said, text in _QUERIES.items()
+        for kind in ("user", "system")
+    ]
+    queries.append(("trial {number}'s parameter {key!r}", _PARAMETERS))
+    try:
+        with database.engine.connect() as connection:
+            for said, text in queries:
+                for key, value, number in connection.execute(sqlalchemy.text(text), {"name": name}):
+                    try:
+                        json.loads(value)
+                    except (ValueError, TypeError, RecursionError):
+                        return said.format(key=key, number=number) + " is no JSON"
+    except Exception:  # too damaged to look into: what was raised first is reported
+        return None
+    return None

@@ -11,14 +11,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from pdsearch.errors import PdsearchError
 from pdsearch.study import innards
 from pdsearch.study.attributes import FIXED, TrialAttrs
-from pdsearch.study.innards import StoredTrial, backend_of, trial_id
+from pdsearch.study.innards import StoredTrial
 from pdsearch.study.machine import Owner, owner_of
 from pdsearch.study.storage import GRACE
 
@@ -258,12 +257,7 @@ def _never_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
 
     Optuna expires only trials that had one; a worker killed within its first milliseconds had none.
     """
-    backend = backend_of(study)
-    if _age(trial) < timedelta(seconds=GRACE) or backend is None:
-        return False
-    query = sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = :trial")
-    with backend.engine.connect() as connection:
-        return connection.execute(query, {"trial": trial_id(trial)}).scalar() == 0
+    return _age(trial) >= timedelta(seconds=GRACE) and not innards.has_beat(study, trial)
 
 
 def _fail(study: "optuna.Study", trial: "FrozenTrial", *, released: bool) -> bool | None:

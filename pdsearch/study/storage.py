@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import sqlite3
 import time
 import warnings
@@ -22,7 +21,7 @@ from sqlalchemy.exc import (
 
 from pdsearch import interrupt
 from pdsearch.errors import InputError, PdsearchError, StorageError
-from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of, database_of
+from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of, find_damage
 from pdsearch.study.patience import BUSY, Patience, cause_of, first_line_of
 from pdsearch.study.url import missing_driver, parse_url, shown_url, struck
 from pdsearch.text import first_line, one_line
@@ -264,44 +263,6 @@ def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iter
     except PdsearchError:
         raise
     except Exception as error:  # of a dozen kinds, by what was hit
-        found = _search_for_damage(name, backend)
+        found = find_damage(name, backend)
         said = found or f"{type(error).__name__}: {one_line(error)[:120]}"
         raise damaged(name, url, said) from error
-
-
-_QUERIES = {
-    "its {key!r}": "SELECT a.key, a.value_json, 0 FROM study_{kind}_attributes a "
-    "JOIN studies s ON s.study_id = a.study_id WHERE s.study_name = :name",
-    "trial {number}'s {key!r}": "SELECT a.key, a.value_json, t.number FROM trial_{kind}_attributes "
-    "a JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id "
-    "WHERE s.study_name = :name",
-}
-_PARAMETERS = (
-    "SELECT p.param_name, p.distribution_json, t.number FROM trial_params p "
-    "JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s.study_id = t.study_id "
-    "WHERE s.study_name = :name"
-)
-
-
-def _search_for_damage(name: str, backend: "optuna.storages.BaseStorage") -> str | None:
-    """The first value that is no JSON, or a trial in no known state; None if nothing is found."""
-    database = database_of(backend)
-    if database is None:
-        return None
-    queries = [
-        (said, text.format(kind=kind))
-        for said, text in _QUERIES.items()
-        for kind in ("user", "system")
-    ]
-    queries.append(("trial {number}'s parameter {key!r}", _PARAMETERS))
-    try:
-        with database.engine.connect() as connection:
-            for said, text in queries:
-                for key, value, number in connection.execute(sqlalchemy.text(text), {"name": name}):
-                    try:
-                        json.loads(value)
-                    except (ValueError, TypeError, RecursionError):
-                        return said.format(key=key, number=number) + " is no JSON"
-    except Exception:  # too damaged to look into: what was raised first is reported
-        return None
-    return None
