@@ -5,6 +5,7 @@ same bits as the op's formula route, and imports nothing but torch.
 """
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch import __version__
 from pdsearch.errors import FormulaError, InputError
-from pdsearch.plain import plain
 from pdsearch.report.files import write_text
 
 if TYPE_CHECKING:
@@ -51,8 +51,21 @@ def export(
         raise InputError(
             f"{path.name or path} has no suffix that says what to write: use {', '.join(FORMS)}"
         )
-    origin = {"pdsearch": __version__, **plain(dict(provenance or {}))}
+    origin = {"pdsearch": __version__, **_plain(dict(provenance or {}))}
     return write_text(form(candidate, origin), path, force=force)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON holds it; numbers that are not finite become None."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)
 
 
 def _one_line(text: object) -> str:

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from pdsearch.autograd import relu_sites
-from pdsearch.errors import InputError
-from pdsearch.text import one_line
+from pdsearch.errors import InputError, one_line
 from pdsearch.userfile import UserFile, read_python
 
 Initialisation = Literal["pytorch", "caffe", "he"]

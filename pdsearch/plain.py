@@ -1,32 +1,25 @@
-"""Values as JSON can hold them."""
+"""Values as JSON holds them everywhere."""
 
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["finite", "plain"]
-
-
-def finite(value: float | None) -> float | None:
-    """Return the value; None if it is not a finite number."""
-    return value if value is not None and math.isfinite(value) else None
+__all__ = ["plain"]
 
 
 def plain(value: Any) -> Any:
-    """Return the value as plain data, at any depth.
+    """Return the value with None for each number that is not finite, and lists for sequences.
 
-    Numbers that are not finite become None, because PostgreSQL's JSON and browsers know no NaN.
-    Keys and paths become text, NumPy's numbers Python's, and whatever else can be iterated over a
-    list.
+    PostgreSQL knows no NaN in JSON, nor do browsers. Paths become text, numpy's numbers Python's.
 
     Raises:
-        TypeError: it holds something else.
+        TypeError: JSON cannot hold such a value.
     """
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, float):
-        return finite(float(value))
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, Path):

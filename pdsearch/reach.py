@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import sympy
 
 from pdsearch.enclosure import Program, UndecidedError
+from pdsearch.errors import shortened
 from pdsearch.expression import exact, format_formula, symbol, t, x
-from pdsearch.text import shortened
 
 if TYPE_CHECKING:
     import torch

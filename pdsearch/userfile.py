@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from pdsearch.errors import InputError
-from pdsearch.text import first_line, without_middle
+from pdsearch.errors import InputError, first_line, without_middle
 
 __all__ = ["UserFile", "read_bytes", "read_python", "run_file"]
 

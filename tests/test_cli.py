@@ -16,9 +16,8 @@ import pytest
 from pdsearch import __version__
 from pdsearch.cli import main
 from pdsearch.cli.arguments import parse
-from pdsearch.cli.output import table
+from pdsearch.cli.output import plain, table
 from pdsearch.cli.show import rounded
-from pdsearch.plain import plain
 
 COMMANDS = (
     *("families", "check", "search", "worker", "status", "report", "confirm", "export"),

@@ -8,9 +8,9 @@ import sys
 import numpy
 import pytest
 
+from pdsearch.errors import first_line, one_line, short, shortened, without_middle
 from pdsearch.files import locked, replacing
 from pdsearch.plain import plain
-from pdsearch.text import first_line, one_line, short, shortened, without_middle
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):

@@ -15,7 +15,6 @@ PACKAGE = Path(pdsearch.__file__).parent
 # From the first, which imports nothing of ours, to the last, which may import everything.
 ORDER = (
     "errors",
-    "text",
     "plain",
     "files",
     "interrupt",

@@ -18,8 +18,7 @@ from torch.utils import _pytree as pytree  # private; read in torch 2.14
 
 from pdsearch.autograd.calls import CLAMP, THRESHOLD, Place, place_of, relu_call, user_frame
 from pdsearch.autograd.module import PDReLU
-from pdsearch.errors import InputError, UnsupportedError
-from pdsearch.text import one_line
+from pdsearch.errors import InputError, UnsupportedError, one_line
 
 __all__ = ["Seen", "Trace", "run", "same_bits"]
 

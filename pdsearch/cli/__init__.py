@@ -14,7 +14,6 @@ from pdsearch.cli.arguments import parse
 from pdsearch.cli.output import data_only, flush, note
 from pdsearch.errors import PdsearchError
 from pdsearch.masking import mask
-from pdsearch.text import without_middle
 
 __all__ = ["INTERRUPTED", "main"]
 
@@ -70,11 +69,15 @@ def _run(argv: list[str]) -> int:
     except OSError as error:
         if error.errno not in _REFUSALS:
             return _bug()
-        where = f"{without_middle(str(error.filename))}: " if error.filename else ""
+        where = f"{_shortened(str(error.filename))}: " if error.filename else ""
         note(f"pdsearch: error: {where}{error.strerror}")
         return BAD_INPUT
     except Exception:
         return _bug()
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= 300 else f"{path[:120]}...{path[-120:]}"
 
 
 def _bug() -> int:

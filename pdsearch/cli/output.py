@@ -2,14 +2,15 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from pdsearch.masking import mask
-from pdsearch.plain import plain
 
 __all__ = [
     "can_draw",
@@ -18,6 +19,7 @@ __all__ = [
     "emit_json",
     "flush",
     "note",
+    "plain",
     "table",
     "width",
 ]
@@ -80,6 +82,23 @@ def flush() -> None:
 def _discard_stdout() -> None:
     # Otherwise the interpreter's own flush at exit fails again, with a traceback.
     os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout().fileno())
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: NaN and infinities become None, numpy's numbers Python's."""
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        return plain(value.item())
+    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
 
 
 def can_draw() -> bool:

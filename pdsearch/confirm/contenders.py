@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import InputError, UnsupportedError, shortened
 from pdsearch.study.twins import Shape, same_shape, shape_of
-from pdsearch.text import shortened
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate

@@ -10,9 +10,8 @@ from typing import Any, cast
 import numpy as np
 
 from pdsearch.criteria.result import CRITERIA, MEASURED, PROVED, VERDICTS, Result
-from pdsearch.errors import InputError, PdsearchError
+from pdsearch.errors import InputError, PdsearchError, first_line
 from pdsearch.family import Candidate
-from pdsearch.text import first_line
 from pdsearch.userfile import read_python
 
 UserCriterion = Callable[[Candidate], Any]

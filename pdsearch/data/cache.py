@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pdsearch.data.dataset import FORMAT, PARTS, Dataset, fingerprint, tensors_of
+from pdsearch.errors import one_line
 from pdsearch.files import locked, replacing
-from pdsearch.text import one_line
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.points import sign_at
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth, halves
+from pdsearch.errors import shortened
 from pdsearch.expression import x
-from pdsearch.text import shortened
 
 NOT_ZERO, POSITIVE_ONLY, NOT_NEGATIVE = "is not 0", "is positive", "is not negative"
 

@@ -7,8 +7,7 @@ from typing import Any, cast
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from pdsearch.errors import InputError
-from pdsearch.text import short
+from pdsearch.errors import InputError, short
 
 Range = FloatDistribution | IntDistribution
 

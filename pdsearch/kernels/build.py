@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 from pdsearch import files
-from pdsearch.text import first_line
+from pdsearch.errors import first_line
 
 __all__ = ["State", "cache_directory", "compiler_trouble", "load", "remedy", "state"]
 

@@ -8,7 +8,6 @@ from pdsearch.report.markup import Markup, h
 from pdsearch.report.page import table
 from pdsearch.report.sketch import sketch
 from pdsearch.report.view import View, duration, name
-from pdsearch.study.attributes import StudyAttrs
 
 __all__ = ["settings", "trials"]
 
@@ -101,14 +100,14 @@ def settings(view: View) -> list[Any]:
             parts.append(
                 _pairs({k: v for k, v in values.items() if (section, k) != ("study", "storage")})
             )
-    attrs = StudyAttrs(stored.study.user_attrs)
+    attributes = stored.study.user_attrs
     parts.append(h("h3", "Where it ran"))
     parts.append(
         _pairs(
             {
                 "storage": stored.storage,
-                "device": attrs.device,
-                **(attrs.versions or {}),
+                "device": attributes.get("pdsearch:device"),
+                **dict(attributes.get("pdsearch:versions") or {}),
             }
         )
     )

@@ -25,12 +25,11 @@ from typing import (
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pdsearch.criteria import FamilyGate
-from pdsearch.errors import StorageError
+from pdsearch.errors import StorageError, first_line, short
 from pdsearch.family import Candidate, Family
 from pdsearch.study.settings import StudyFile
 from pdsearch.study.storage import damaged
 from pdsearch.study.url import shown_url
-from pdsearch.text import first_line, short
 
 SCHEMA = 1
 """The version of all that is kept."""

@@ -14,12 +14,11 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from pdsearch.criteria import FamilyGate, settle
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, short
 from pdsearch.family import FADES, Candidate, Family, distribution_from, fade, load_family
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.innards import contains
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
-from pdsearch.text import short
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

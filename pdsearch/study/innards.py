@@ -28,9 +28,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pdsearch.errors import StorageError
+from pdsearch.errors import StorageError, first_line
 from pdsearch.study.patience import Patience
-from pdsearch.text import first_line
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pdsearch.errors import shortened
 from pdsearch.masking import mask
-from pdsearch.text import shortened
 
 
 def fields_of(root: type[BaseModel], location: Iterable[Any]) -> dict[str, FieldInfo]:

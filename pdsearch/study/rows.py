@@ -1,12 +1,12 @@
 """The trials of a study as rows: what each ran for, how it ended, and which are the best."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from pdsearch.family import Candidate
-from pdsearch.plain import finite
 from pdsearch.study.attributes import Kind
 
 Status = Literal["complete", "pruned", "diverged", "ruled_out", "failed", "running", "waiting"]
@@ -61,6 +61,11 @@ def latest(rows: list[TrialRow]) -> TrialRow | None:
     """Of several attempts the one that did not fail, else the last."""
     good = [row for row in rows if row.status != "failed"]
     return (good or rows)[-1] if rows else None
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value; None if it is no finite number."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def counts_of(rows: Sequence[TrialRow]) -> dict[str, int]:

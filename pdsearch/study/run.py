@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate, gate
-from pdsearch.errors import PdsearchError
+from pdsearch.errors import PdsearchError, first_line
 from pdsearch.family import Candidate, Family
 from pdsearch.study.attributes import StudyAttrs, TrialAttrs
 from pdsearch.study.families import check_added, offered, refusal, suggest, widened
@@ -42,7 +42,6 @@ from pdsearch.study.sampler import CandidateSampler
 from pdsearch.study.stored import StoredStudy
 from pdsearch.study.trainer import Reached, Trainer, checkpoint_path, drop_checkpoints
 from pdsearch.study.twins import Shape, pruned, share, twin_of
-from pdsearch.text import first_line
 
 POLL = 1.0  # seconds between looks at the storage while others run the last trials
 GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault

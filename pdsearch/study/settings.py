@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, first_line
 from pdsearch.study.horizon import lengths
 from pdsearch.study.problems import (
     alternatives,
@@ -21,7 +21,6 @@ from pdsearch.study.problems import (
     shown_value,
     type_problems,
 )
-from pdsearch.text import first_line
 from pdsearch.trial import TrialSettings
 from pdsearch.userfile import read_bytes
 

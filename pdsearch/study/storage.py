@@ -20,11 +20,10 @@ from sqlalchemy.exc import (
 )
 
 from pdsearch import interrupt
-from pdsearch.errors import InputError, PdsearchError, StorageError
+from pdsearch.errors import InputError, PdsearchError, StorageError, first_line, one_line
 from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of, find_damage
 from pdsearch.study.patience import BUSY, Patience, cause_of, first_line_of
 from pdsearch.study.url import missing_driver, parse_url, shown_url, struck
-from pdsearch.text import first_line, one_line
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

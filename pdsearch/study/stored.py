@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.criteria import FamilyGate
-from pdsearch.errors import InputError, StorageError
+from pdsearch.errors import InputError, StorageError, first_line, one_line
 from pdsearch.family import Family
-from pdsearch.plain import finite
 from pdsearch.study.attributes import (
     SCHEMA,
     StudyAttrs,
@@ -22,7 +21,7 @@ from pdsearch.study.attributes import (
 from pdsearch.study.innards import storage_of
 from pdsearch.study.machine import owner_of
 from pdsearch.study.queue import current
-from pdsearch.study.rows import Status, TrialRow, best_of, counts_of, latest, ranked
+from pdsearch.study.rows import Status, TrialRow, best_of, counts_of, finite, latest, ranked
 from pdsearch.study.settings import (
     StudyFile,
     check_name,
@@ -37,7 +36,6 @@ from pdsearch.study.storage import (
     shown_url,
     storage_errors,
 )
-from pdsearch.text import first_line, one_line
 
 if TYPE_CHECKING:
     import optuna

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pdsearch import interrupt
+from pdsearch.errors import first_line
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.progress import Display
 from pdsearch.study.queue import ATTEMPTS
@@ -10,7 +11,6 @@ from pdsearch.study.rows import TrialRow
 from pdsearch.study.run import Machine
 from pdsearch.study.stored import StoredStudy
 from pdsearch.study.trainer import Outcome, Reached, Trainer, checkpoint_path, drop_checkpoints
-from pdsearch.text import first_line
 
 FEW = 3
 """Of the best, how many may be trained over further seeds."""

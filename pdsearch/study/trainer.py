@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, one_line, shortened
 from pdsearch.family import Candidate
-from pdsearch.text import one_line, shortened
 
 
 @dataclass(frozen=True)

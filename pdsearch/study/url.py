@@ -4,9 +4,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
-from pdsearch.errors import InputError, StorageError
+from pdsearch.errors import InputError, StorageError, first_line
 from pdsearch.masking import HIDDEN, is_secret, mask
-from pdsearch.text import first_line
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

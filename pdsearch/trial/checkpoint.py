@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, one_line
 from pdsearch.files import replacing
-from pdsearch.text import one_line
 
 FORMAT = 1
 
