@@ -183,7 +183,7 @@ def earns(study: optuna.Study, number: int, step: int, value: float, *, minimize
     return among_best(value, others, minimize=minimize)
 
 
-def next_to_go_on(
+def next_to_continue(
     study: optuna.Study, *, epochs: int, looks: int, minimize: bool, finish: bool
 ) -> tuple[FrozenTrial, int] | None:
     """A stopped trial that may be continued, and the step that it continues past.

@@ -73,7 +73,7 @@ def is_surplus(study: "optuna.Study", trial: "optuna.Trial", *, total: int) -> b
 # ------------------------------------------------------------------------------------ queued again
 
 
-def take_up(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -> None:
+def queue_continued(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -> None:
     """Queue a stopped trial again, to continue past the step at which it was stopped.
 
     Optuna allows no change to a finished trial, so another one takes its place.

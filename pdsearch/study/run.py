@@ -23,7 +23,7 @@ from pdsearch.study.families import check_added, offered, refusal, suggest, wide
 from pdsearch.study.innards import ENQUEUED, StoredTrial, ask, beating, trial_id
 from pdsearch.study.machine import Owner
 from pdsearch.study.progress import Display
-from pdsearch.study.pruning import earns, leads, make_pruner, next_to_go_on, rung_steps
+from pdsearch.study.pruning import earns, leads, make_pruner, next_to_continue, rung_steps
 from pdsearch.study.queue import (
     ENDED,
     INTERRUPTED,
@@ -34,8 +34,8 @@ from pdsearch.study.queue import (
     fail_dead_trials,
     hopeless,
     is_surplus,
+    queue_continued,
     requeue,
-    take_up,
 )
 from pdsearch.study.rows import best_of, counts_of
 from pdsearch.study.sampler import CandidateSampler
@@ -117,13 +117,15 @@ class Session:
             self.check_wanted()
             check_fixed(self._study, wait=POLL)
             counted, running, waiting = self._tally()
-            if self._goes_on(finish=counted >= self._settings.trials and not running + waiting):
+            if self._continue_one(
+                finish=counted >= self._settings.trials and not running + waiting
+            ):
                 self._one()
                 continue
             if counted >= self._settings.trials:
                 break
             if counted + running >= self._settings.trials and not (waiting and not running):
-                # By halving, what runs may yet earn another its going on.
+                # By halving, what runs may yet let another one be continued.
                 if not until_total and self._settings.pruner != "halving":
                     break
                 if not waited:
@@ -151,7 +153,7 @@ class Session:
         if not self._wanted():
             raise KeyboardInterrupt
 
-    def _goes_on(self, *, finish: bool) -> bool:
+    def _continue_one(self, *, finish: bool) -> bool:
         """Queue a stopped trial that may be continued; whether there was one. See `pruning`.
 
         Args:
@@ -161,7 +163,7 @@ class Session:
         epochs = self._epochs()
         if self._settings.pruner != "halving" or epochs is None:
             return False
-        found = next_to_go_on(
+        found = next_to_continue(
             self._study,
             epochs=epochs,
             looks=self._trainer.looks,
@@ -171,7 +173,7 @@ class Session:
         if found is None:
             return False
         trial, past = found
-        take_up(self._study, trial, past=past)
+        queue_continued(self._study, trial, past=past)
         return True
 
     def _tally(self) -> tuple[int, int, int]:
