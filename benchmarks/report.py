@@ -24,9 +24,10 @@ import optuna
 from pdsearch.criteria import gate
 from pdsearch.family import Family, load_family
 from pdsearch.report import study_report
-from pdsearch.study.begin import begin
+from pdsearch.study.attributes import TrialAttrs
+from pdsearch.study.begin import Plan, begin
 from pdsearch.study.settings import validate
-from pdsearch.study.stored import PREFIX, StoredStudy, open_named, status
+from pdsearch.study.stored import StoredStudy, open_named, status
 
 FAMILIES = ("exp_tail", "rational_tail", "leaky")
 LAYERS = ("features.1", "features.4", "features.7", "features.9", "features.11", "classifier.2")
@@ -47,12 +48,11 @@ def made(folder: Path, *, trials: int, epochs: int = 8, name: str = "made-up") -
     )  # fmt: skip
     families = {family: load_family(family) for family in FAMILIES}
     references = {"b_silu": load_family("b_silu")}
-    kept = {"device": "cpu", "threads": 1, "train": None, "criteria": None,
-            "direction": "maximize", "own_criteria": {}, "content": {}}  # fmt: skip
-    stored = begin(
-        settings, searched=families, references=references, url=url, kept=kept,
-        decide=lambda file: file,
+    plan = Plan(
+        settings=settings, searched=families, references=references, device="cpu", threads=1,
+        texts={}, content={},
     )  # fmt: skip
+    stored = begin(plan, decide=lambda file: file)
     random.seed(trials)
     # Not the queued ones: what is measured is a study that is over.
     for waiting in stored.study.get_trials(states=(optuna.trial.TrialState.WAITING,)):
@@ -119,7 +119,7 @@ def _trial(family: Family, kind: str, epochs: int) -> optuna.trial.FrozenTrial:
         value=curve[-1]["value"],
         params=parameters,
         distributions=distributions,
-        user_attrs={PREFIX + key: value for key, value in attributes.items()},
+        user_attrs=TrialAttrs.named(**attributes),
         intermediate_values={entry["epoch"]: entry["value"] for entry in curve},
     )
 

@@ -456,7 +456,7 @@ def main() -> None:
     import torch
 
     from pdsearch import kernels
-    from pdsearch.study.workers import available_cores, share_out
+    from pdsearch.study.machine import available_cores, share_out
     from pdsearch.trial import resolve_device
 
     cores = available_cores()

@@ -182,7 +182,7 @@ def _device() -> Iterator[Finding]:
         yield Finding("GPU", "info", "Apple MPS, which trials do not use: they run on the CPU")
     else:
         yield Finding("GPU", "info", "none that torch can use: trials run on the CPU")
-    from pdsearch.study.workers import available_cores
+    from pdsearch.study.machine import available_cores
 
     cores = available_cores()
     threads = torch.get_num_threads()
@@ -221,10 +221,10 @@ def _disk() -> Iterator[Finding]:
 
 def _storage(url: str | None) -> Iterator[Finding]:
     from pdsearch.errors import PdsearchError
+    from pdsearch.study.settings import default_storage
     from pdsearch.study.storage import (
         EmptyStorageError,
         connect,
-        default_storage,
         parse_url,
         shown_url,
     )
@@ -302,8 +302,8 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
     import optuna
 
     from pdsearch.errors import PdsearchError
-    from pdsearch.study.kept import PREFIX, check_study, check_trial, reading
-    from pdsearch.study.storage import shown_url
+    from pdsearch.study.attributes import SCHEMA, StudyAttrs, check_study, check_trial
+    from pdsearch.study.storage import reading, shown_url
 
     shown, remedy = shown_url(url), "restore a copy; or move it away and search anew"
     try:
@@ -320,7 +320,7 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
                 study = optuna.load_study(study_name=name, storage=backend)
                 finding = _study(study, backend)
                 attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
-            if attributes.get(PREFIX + "schema") == 1:
+            if StudyAttrs(attributes).schema == SCHEMA:
                 check_study(name, url, attributes)
                 for trial in trials:
                     check_trial(name, url, trial.number, trial.user_attrs)
@@ -332,20 +332,19 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
 def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
     import optuna
 
+    from pdsearch.study.attributes import SCHEMA, StudyAttrs, TrialAttrs
     from pdsearch.study.innards import trial_id
-    from pdsearch.study.kept import PREFIX
-    from pdsearch.study.owner import owner_of
-    from pdsearch.study.stored import SCHEMA
+    from pdsearch.study.machine import owner_of
 
     name = f"study {study.study_name!r}"
-    schema = study.user_attrs.get(PREFIX + "schema")
+    schema = StudyAttrs(study).schema
     if isinstance(schema, int) and schema > SCHEMA:
         return Finding(name, "attention", "written by a newer pdsearch", "update pdsearch")
     running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
     silent = _silent(backend, study)
     gone = []
     for trial in running:
-        owner = owner_of(trial.user_attrs.get(PREFIX + "owner"))
+        owner = owner_of(TrialAttrs(trial).owner)
         alive = None if owner is None else owner.alive()
         # Of another machine's process the heartbeats tell.
         if alive is False or (alive is None and trial_id(trial) in silent):
@@ -365,7 +364,7 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
     import sqlalchemy
 
     from pdsearch.study.innards import study_id
-    from pdsearch.study.queue import GRACE
+    from pdsearch.study.storage import GRACE
 
     query = sqlalchemy.text(
         "SELECT t.trial_id, t.datetime_start, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "

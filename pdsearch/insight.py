@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pdsearch.criteria import CRITERIA, PROFILES, RECORDS, gate
 from pdsearch.errors import StorageError
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
+from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import trained_by
 
@@ -26,9 +27,6 @@ LEVEL = 0.05
 
 # Below this many trials no correlation is given: of four, even a perfect order has p = 1/12.
 FEWEST = 5
-
-# The study attribute that keeps what was decided here.
-KEPT = "pdsearch:insight"
 
 # What diagnostics of a trial saw after its first epoch or task is compared like a criterion: does
 # an early look tell how a long training ends? Each with its measure and its statement.
@@ -255,7 +253,7 @@ def _tables(
     proved. The rest is decided here (about 0.1 s a candidate) and stored with the study.
     """
     with storage_errors(stored.storage):
-        kept: dict[str, Any] = dict(stored.study.user_attrs.get(KEPT, {}))
+        kept: dict[str, Any] = dict(StudyAttrs(stored.study).insight or {})
     thresholds = stored.settings.criteria.bounds()
     # By the thresholds too: some values depend on them.
     suffix = f" | {sorted(thresholds.items())}"
@@ -282,7 +280,7 @@ def _tables(
     if new:
         # This only saves work for the next call, so a storage that cannot be written to is fine.
         with suppress(StorageError), storage_errors(stored.storage):
-            stored.study.set_user_attr(KEPT, kept)
+            StudyAttrs(stored.study).insight = kept
     return tables, left
 
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, TypeVar
 
 __all__ = [
@@ -95,12 +95,7 @@ class deferred:  # used as a statement
         if _here():
             _state.held = self._before + 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if not _here():
             return
         _state.held = self._before
@@ -120,12 +115,7 @@ class exposed:  # used as a statement
             check()
         _state.held = 0
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if _here():
             _state.held = self._before
 
@@ -164,7 +154,7 @@ def _would_be_lost(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def handled(*, leave: bool = False) -> Iterator[None]:
-    """Handles SIGTERM as Ctrl-C, and both as this module says. Nested, the outermost one counts.
+    """Handle SIGTERM as Ctrl-C, and both as this module says. Nested, the outermost one counts.
 
     Nothing changes outside of the main thread, which alone gets signals, and for whoever handles
     Ctrl-C in another way than Python does: there is a reason.
@@ -207,7 +197,7 @@ def handled(*, leave: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(*, leave: bool) -> Iterator[None]:
-    """Has a thread watch for signals, which sees them while the main one is in a C function too."""
+    """Watch for signals in a thread, which sees them while the main one is in a C function too."""
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
@@ -252,7 +242,7 @@ def _watch(reader: socket.socket, previous: int, *, leave: bool) -> None:
 
 
 def _insist() -> None:
-    """Has the exception raised in spite of `deferred`, and at every signal from now on.
+    """Have the exception raised in spite of `deferred`, and at every signal from now on.
 
     What is left behind hangs anyway.
     """
@@ -271,7 +261,7 @@ def _send_again() -> None:
 
 
 def _leave() -> None:
-    """Ends the process, whatever its main thread is at. What is stored is stored."""
+    """End the process, whatever its main thread is at. What is stored is stored."""
     for child in list(_children):
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)

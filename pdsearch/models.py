@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pdsearch.autograd import relu_sites
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, one_line
 from pdsearch.userfile import UserFile, read_python
 
 Initialisation = Literal["pytorch", "caffe", "he"]
@@ -241,8 +241,7 @@ def check_trains(model: nn.Module, spec: str) -> None:
             model(torch.randn(2, 3, 32, 32, device="cpu")).sum().backward()
         except Exception as error:  # any layer may refuse, each in its own way
             raise InputError(
-                f"model {spec!r} cannot be trained: {type(error).__name__}: "
-                f"{_one_line(error)[:160]}"
+                f"model {spec!r} cannot be trained: {type(error).__name__}: {one_line(error)[:160]}"
             ) from error
 
 
@@ -351,7 +350,7 @@ def _own(spec: str, *, classes: int, source: str | None, directory: Path | None)
     # this program with a status of its own choice, 0 perhaps.
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"model {spec!r}: {name} raised {type(error).__name__}: {_one_line(error)}"
+            f"model {spec!r}: {name} raised {type(error).__name__}: {one_line(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -380,7 +379,7 @@ def _load_function(file: UserFile, name: str, spec: str) -> Callable[..., object
 def _raised(spec: str, doing: str, file: UserFile, error: InputError) -> InputError:
     cause = error.__cause__ or error
     return InputError(
-        f"model {spec!r}: {doing} {file.path} raised {type(cause).__name__}: {_one_line(cause)}"
+        f"model {spec!r}: {doing} {file.path} raised {type(cause).__name__}: {one_line(cause)}"
     )
 
 
@@ -392,7 +391,7 @@ def _check_shape(model: nn.Module, spec: str, *, classes: int) -> None:
             shape = tuple(model(torch.zeros(2, 3, 32, 32, device="cpu")).shape)
     except Exception as error:  # any layer may refuse, each in its own way
         raise InputError(
-            f"model {spec!r} does not take 32×32 RGB images: {_one_line(error)[:160]}"
+            f"model {spec!r} does not take 32×32 RGB images: {one_line(error)[:160]}"
         ) from error
     finally:
         model.train(training)
@@ -428,7 +427,3 @@ def _initialise_he(model: nn.Module) -> None:
         nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())

@@ -31,7 +31,7 @@ LEISURE, HASTE = 20.0, 1.2
 
 
 def parent_alive() -> Callable[[], bool]:
-    """Tells whether the process that started this one is there still; always, where none did."""
+    """Tell whether the process that started this one is there still; always, where none did."""
     parent = os.environ.get(PARENT)
     if not parent:
         return lambda: True
@@ -40,7 +40,7 @@ def parent_alive() -> Callable[[], bool]:
 
 
 def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":
-    """Starts a process that calls `work(request)` of a module, and ends with this one.
+    """Start a process that calls `work(request)` of a module, and that ends with this one.
 
     Args:
         module: its name.
@@ -62,7 +62,7 @@ def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":
 
 
 def end_all(processes: Sequence["subprocess.Popen[str]"]) -> set[int]:
-    """Ends processes: those still at it are told to, and killed if they do not.
+    """End processes: those that still run are asked to, and killed if they do not.
 
     Returns:
         The numbers of those that were killed.
@@ -86,7 +86,7 @@ def end_all(processes: Sequence["subprocess.Popen[str]"]) -> set[int]:
 
 
 def _end_with_parent() -> None:
-    """Ends this process where the one that started it is gone, whatever it is at.
+    """End this process where the one that started it is gone, whatever it is at.
 
     The work looks between two batches, and ends in order; but not while it imports torch or decodes
     a data set.
@@ -99,7 +99,7 @@ def _end_with_parent() -> None:
 
 
 def main(module: str) -> int:
-    """Has a module's `work` do what is asked for; the exit status is as of a command."""
+    """Have a module's `work` do what is asked for; the exit status is as of a command."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with interrupt.handled(leave=True):

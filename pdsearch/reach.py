@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 
 from pdsearch.enclosure import Program
+from pdsearch.errors import shortened
 from pdsearch.expression import exact, format_formula, symbol, t, x
 
 if TYPE_CHECKING:
@@ -214,9 +215,7 @@ class Exact:
         bound[t] = exact(PROGRESS)
         formula = format_formula(expression)
         at = ", ".join(f"{name} = {value:.6g}" for name, value in values.items())
-        self.shown = (formula if len(formula) <= 80 else formula[:77] + "...") + (
-            f" at {at}" if at else ""
-        )
+        self.shown = shortened(formula, 80) + (f" at {at}" if at else "")
         try:
             self._program: Program | None = Program(expression.xreplace(bound), (x,))
         except TypeError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from pdsearch.errors import InputError, first_line
+from pdsearch.errors import InputError, first_line, without_middle
 
 __all__ = ["UserFile", "read_bytes", "read_python", "run_file"]
 
@@ -34,9 +34,7 @@ def read_bytes(path: Path, *, limit: int, what: str) -> bytes:
     Raises:
         InputError: there is none, or it is no regular file, too large, or not readable.
     """
-    shown = str(path) if str(path).isprintable() else repr(str(path))
-    if len(shown) > 300:
-        shown = f"{shown[:120]}...{shown[-120:]}"
+    shown = without_middle(str(path) if str(path).isprintable() else repr(str(path)))
     try:
         # Not to wait for whoever writes to a pipe; what was opened is what is looked at.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

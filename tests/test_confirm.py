@@ -32,8 +32,8 @@ from pdsearch.confirm import (
 from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family, load_target
+from pdsearch.study.rows import ranked
 from pdsearch.study.storage import connect
-from pdsearch.study.stored import ranked
 from pdsearch.trial import Diagnosis, EpochRecord, TrialSettings
 
 TAIL = Family(

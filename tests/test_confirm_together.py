@@ -14,7 +14,7 @@ from made_up import SMALL_NET
 
 import pdsearch.trial
 from pdsearch.confirm import confirm, load_confirmation
-from pdsearch.confirm.together import take_turns
+from pdsearch.confirm.session import take_turns
 from pdsearch.study import open_study, search
 
 KEYS = [f"pdsearch:confirm/{number:02}" for number in range(12)]

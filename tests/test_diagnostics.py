@@ -14,8 +14,7 @@ from streams import DATA, LEAKY, RELU, TAIL, numbers, settings, trial
 from torch import nn
 
 from pdsearch.autograd import convert
-from pdsearch.confirm.contenders import Contender
-from pdsearch.confirm.raised import raised_rate
+from pdsearch.confirm.contenders import Contender, raised_rate
 from pdsearch.family import Candidate, fade, load_family
 from pdsearch.insight import EARLY, learned_criteria
 from pdsearch.trial import Diagnosis, TrialSettings, learning_rate_at, run_trial

@@ -12,8 +12,8 @@ import pytest
 
 from pdsearch.cli import main
 from pdsearch.doctor import Finding, examine
-from pdsearch.study.owner import Owner
-from pdsearch.study.queue import GRACE
+from pdsearch.study.machine import Owner
+from pdsearch.study.storage import GRACE
 
 
 def _of(findings: tuple[Finding, ...], name: str) -> list[Finding]:

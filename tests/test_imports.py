@@ -15,7 +15,10 @@ PACKAGE = Path(pdsearch.__file__).parent
 # From the first, which imports nothing of ours, to the last, which may import everything.
 ORDER = (
     "errors",
+    "plain",
+    "files",
     "interrupt",
+    "processes",
     "masking",
     "userfile",
     "expression",

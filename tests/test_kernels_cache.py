@@ -11,7 +11,7 @@ import pytest
 
 from pdsearch.doctor import examine
 from pdsearch.kernels import available, build
-from pdsearch.study import workers as machine
+from pdsearch.study import machine
 
 BACKWARD = """
 import torch
@@ -74,7 +74,7 @@ def test_what_is_damaged_is_compiled_anew(
     def compile(command: list[str], path: Path) -> None:
         compiled.append(path)
         path.write_bytes(b"whole")
-        build._write(path.with_suffix(".sum"), build._sum(b"whole"))
+        path.with_suffix(".sum").write_text(build._sum(b"whole"))
 
     monkeypatch.setattr(build, "_compile", compile)
     monkeypatch.setattr(build.torch.ops, "load_library", lambda path: None)

@@ -685,7 +685,7 @@ class _Doctored:
         return list(self._rows)
 
     def counts(self) -> dict[str, int]:
-        from pdsearch.study.stored import counts_of
+        from pdsearch.study.rows import counts_of
 
         return counts_of(self.trials())
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pdsearch.study.rungs import FACTOR, Runner, among_best, furthest, next_up, rung_steps
+from pdsearch.study.pruning import FACTOR, Runner, among_best, furthest, next_up, rung_steps
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from pdsearch.family import library
 from pdsearch.models import build_model
 from pdsearch.study import load_study_file
-from pdsearch.study.space import resolve_families
+from pdsearch.study.families import resolve_families
 from pdsearch.trial import learning_rate_at
 
 STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.toml"))

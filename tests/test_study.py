@@ -19,17 +19,12 @@ from pdsearch.insight import learned_criteria
 from pdsearch.report import study_report
 from pdsearch.study import load_study_file, open_study, search, status
 from pdsearch.study import run as loop
+from pdsearch.study.attributes import FIXED
+from pdsearch.study.families import grid, offered, resolve_families
+from pdsearch.study.pruning import make_pruner
+from pdsearch.study.rows import TrialRow, ranked
+from pdsearch.study.sampler import make_sampler, trial_seed
 from pdsearch.study.settings import StudySection
-from pdsearch.study.space import (
-    FIXED,
-    grid,
-    make_pruner,
-    make_sampler,
-    offered,
-    resolve_families,
-    trial_seed,
-)
-from pdsearch.study.stored import TrialRow, ranked
 from pdsearch.study.twins import same_shape, shape_of
 
 KIND = "pdsearch:kind"
@@ -263,7 +258,7 @@ def test_a_family_is_decided_once_for_a_study(tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("decided again")
 
-    monkeypatch.setattr("pdsearch.study.space.settle", never)
+    monkeypatch.setattr("pdsearch.study.families.settle", never)
     find(tmp_path, trials=6)
     assert plain(tmp_path).user_attrs["pdsearch:gates"] == kept
 

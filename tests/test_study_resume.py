@@ -14,7 +14,7 @@ import pytest
 from pdsearch import PdsearchError, search
 from pdsearch.study import open_study, status
 from pdsearch.study.innards import ask
-from pdsearch.study.owner import Owner, process_started
+from pdsearch.study.machine import Owner, process_started
 from pdsearch.study.queue import ATTEMPTS, fail_dead_trials, requeue
 from pdsearch.study.storage import connect
 

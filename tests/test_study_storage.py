@@ -429,7 +429,7 @@ def test_halving_may_be_interrupted(halved, monkeypatch):
 
 
 def test_two_processes_that_take_up_the_same_trial(tiny):
-    from pdsearch.study.queue import take_up
+    from pdsearch.study.queue import queue_continued
 
     text = tiny.read_text().replace("trials = 5", 'trials = 8\npruner = "halving"\nlooks = 1')
     tiny.write_text(text.replace("epochs = 2", "epochs = 3"))
@@ -437,7 +437,7 @@ def test_two_processes_that_take_up_the_same_trial(tiny):
     before = {row.candidate: row for row in stored.trials()}
     stopped = next(row for row in before.values() if row.status == "pruned" and row.epochs)
     for _ in range(2):
-        take_up(stored.study, stored.study.trials[stopped.number], past=3)
+        queue_continued(stored.study, stored.study.trials[stopped.number], past=3)
     tiny.write_text(tiny.read_text().replace("trials = 8", "trials = 9"))
     stored = search(tiny, threads=1, device="cpu", progress=False, workers=1).stored
     rows = stored.trials()

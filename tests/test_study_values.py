@@ -12,7 +12,7 @@ import sympy
 import torch
 
 from pdsearch import InputError, search
-from pdsearch.study.values import as_number, values_of
+from pdsearch.study.trainer import as_number, values_of
 
 NUMBERS = {
     "float": 0.625,

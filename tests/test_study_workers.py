@@ -8,9 +8,8 @@ import pytest
 
 import pdsearch.study.api
 from pdsearch import InputError
-from pdsearch.study import load_study_file, open_study, search, worker
-from pdsearch.study import workers as machine
-from pdsearch.study.workers import Share, share_out
+from pdsearch.study import load_study_file, machine, open_study, search, worker
+from pdsearch.study.machine import Share, share_out
 
 TINY = """
     import os, time
@@ -146,7 +145,7 @@ def started(monkeypatch):
     """The workers that a search starts, which do nothing here."""
     found = []
 
-    def start(stored, *, device, storage_wait):
+    def start(stored, part):
         found.append(stored.name)
         return subprocess.Popen(["true"])
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree  # private; read in torch 2.14
 
 from pdsearch.autograd.calls import CLAMP, THRESHOLD, Place, place_of, relu_call, user_frame
 from pdsearch.autograd.module import PDReLU
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import InputError, UnsupportedError, one_line
 
 __all__ = ["Seen", "Trace", "run", "same_bits"]
 
@@ -87,9 +87,9 @@ def run(model: nn.Module, example: Any, *, clamp: bool) -> Trace:
         except UnsupportedError:  # ours, from a call of ReLU
             raise
         except Exception as error:  # any layer may refuse, each in its own way
-            text = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{type(model).__name__} fails on the example: {type(error).__name__}: {text}"
+                f"{type(model).__name__} fails on the example: {type(error).__name__}: "
+                f"{one_line(error)[:200]}"
             ) from error
         with recorder:
             left = recorder.left(output)

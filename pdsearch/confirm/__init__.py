@@ -23,7 +23,7 @@ whoever adds seeds until p is small finds small ones too often.
 
 Each finished run is kept at once in the study's storage, as the study attribute
 `pdsearch:confirm/<key>`. The key is a digest of all that the result depends on, so the same call
-again continues where the last one stopped. Several processes take part side by side (`together`):
+again continues where the last one stopped. Several processes may take part (see `session`):
 `workers` as in a search, or a second `pdsearch confirm` of the same study on the same machine.
 """
 

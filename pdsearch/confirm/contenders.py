@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import InputError, UnsupportedError, shortened
 from pdsearch.study.twins import Shape, same_shape, shape_of
 
 if TYPE_CHECKING:
@@ -211,4 +212,67 @@ def _name(candidate: "Candidate") -> str:
     if candidate.family.name != "formula":
         return candidate.name
     text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.identity)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(text, 80)
+
+
+# ------------------------------------------------------------------- ReLU at a raised early rate
+
+
+def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str:
+    """ReLU at a raised early rate: is a pseudo-derivative more than a larger learning rate?
+
+    For quantisers, gradient estimators differ at small learning rates by initialisation and rate
+    alone (arXiv:2405.05171). This control has ReLU's own gradient. Its rate is raised by the factor
+    by which the candidate's gradient is longer, for as long as the candidate uses one of its own.
+
+    The factor is the geometric mean of the ratios ‖pseudo-gradient‖ / ‖exact gradient‖ after each
+    epoch or task before the candidate has faded out, to three digits.
+
+    Args:
+        contender: the candidate.
+        run: the record of one of its test runs, with diagnostics.
+
+    Returns:
+        The control; or, in a sentence, why there is none.
+    """
+    until = _faded_out(contender.candidate)
+    entries = run["epochs"]
+    ratios = []
+    for entry in entries:
+        ratio = (entry.get("diagnostics") or {}).get("norm_ratio")
+        if entry["epoch"] <= until * len(entries) and ratio:
+            ratios.append(ratio)
+    without = f"No row of ReLU at a raised early rate: {contender.name}"
+    if run["diverged"]:
+        return f"{without} diverged at seed {run['seed']}."
+    if not any(entry.get("diagnostics") for entry in entries):
+        return f"{without} was trained by a version of pdsearch that measured no gradients."
+    if not ratios:
+        return f"{without} has no gradient of its own at the end of its first {_unit(run)}."
+    factor = float(f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.3g}")
+    early = "" if until == 1 else f" until {until:.3g}"
+    from pdsearch.family import load_family
+
+    relu = load_family("relu").default
+    return Contender(
+        f"ReLU at {factor:g}× its rate{early}",
+        "remedy",
+        "pseudo-derivative",
+        relu.formula,
+        relu,
+        changes={"early_rate": {"factor": factor, "until": until}},
+    )
+
+
+def _faded_out(candidate: "Candidate") -> float:
+    """The share of training after which a candidate's g is the step; 1 if it does not fade."""
+    from pdsearch.family import fading
+
+    found = fading(candidate.family)
+    if found is None:
+        return 1.0
+    return float(candidate.parameters[found.end] if isinstance(found.end, str) else found.end)
+
+
+def _unit(run: Mapping[str, Any]) -> str:
+    return "task" if run["setting"]["trial"].get("stream") else "epoch"

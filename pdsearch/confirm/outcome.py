@@ -134,7 +134,7 @@ class Confirmation:
         epochs: Of each run.
         learning_rate: The rate of every row; None where rows chose theirs from a grid.
         rows: Baseline first.
-        notes: What a reader must know beside the table, a sentence each.
+        notes: What a reader must know in addition to the table, a sentence each.
         device: Where it was trained.
         versions: Of the software that trained it.
         transfers: The same on other models and data sets.
@@ -228,7 +228,7 @@ def assemble(
         setting: As the records have it.
         records: Of finished runs, of any setting.
         picks: Identities of the study's candidates, the best first, as they rank now: a study may
-            have gone on since some of them were retrained, and the first row tells of its best.
+            have continued since some of them were retrained, and the first row tells of its best.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["finished"])):

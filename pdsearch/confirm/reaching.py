@@ -6,8 +6,6 @@ from typing import Any
 
 from pdsearch.statistics import PairedDifference, paired_difference
 
-__all__ = ["Reaching", "epochs_to", "reaching"]
-
 
 @dataclass(frozen=True)
 class Reaching:

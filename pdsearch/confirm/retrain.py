@@ -1,222 +1,38 @@
-"""The retraining: who takes part, what each run is, and what the storage keeps of it."""
+"""`confirm`: who takes part, on which model and data set, in which processes."""
 
-import functools
 import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch import interrupt
-from pdsearch.confirm.contenders import Contender, best_of, choose_contenders
+from pdsearch.confirm.contenders import Contender, best_of, choose_contenders, raised_rate
 from pdsearch.confirm.outcome import Confirmation, how_of, identity_of
-from pdsearch.confirm.raised import raised_rate
-from pdsearch.confirm.runs import (
-    PREFIX,
-    SCHEMA,
-    Setting,
-    assemble_all,
-    chance_of,
-    epoch_entry,
-    hardware,
-    keep_run,
-    read_runs,
-    run_key,
-    trials_of,
-    versions,
-)
-from pdsearch.confirm.together import take_turns
+from pdsearch.confirm.runs import Setting, assemble_all, hardware, trials_of, versions
+from pdsearch.confirm.session import Run, Session
 from pdsearch.errors import InputError
+from pdsearch.family import Candidate
 from pdsearch.processes import end_all, parent_alive, start
-from pdsearch.study.kept import clean
+from pdsearch.study.attributes import StudyAttrs, clean
+from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
+from pdsearch.study.settings import validate
 from pdsearch.study.storage import storage_errors, waiting
-from pdsearch.study.stored import trained_by
+from pdsearch.study.stored import open_study, trained_by
 from pdsearch.study.trust import runnable
-from pdsearch.study.workers import WORTH, share_out
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
-    from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy
-    from pdsearch.trial import EpochRecord
+    from pdsearch.trial import TrialSettings
 
 # Confirmation seeds are the study's seed plus this and up: far from those a search uses (its own
 # seed and, for near-ties, the few after it).
 FIRST_SEED = 1000
-
-
-@dataclass
-class _Session:
-    """The runs of one call: what is stored already, and how to make what is not."""
-
-    stored: "StoredStudy"
-    device: str
-    threads: int
-    progress: Callable[[str], None] | None
-    planned: int
-    recruit: Callable[[float, int], int]
-    """Told the seconds and the runs that are left, has others help; says how many are at it."""
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    known: dict[str, "_Run"] = field(default_factory=dict)
-    trained: int = 0
-    seconds: float = 0.0
-
-    def all_of(self, runs: Sequence["_Run"]) -> list[dict[str, Any]]:
-        """The records of runs: from the storage, or made here or by others beside."""
-        keyed = {run.key: run for run in runs}
-        self.known.update(keyed)
-        folder = self.stored.output / "confirm"
-        take_turns(list(keyed), lambda key: self.run(keyed[key]), done=self.finished, folder=folder)
-        return [self.records[key] for key in keyed]
-
-    def finished(self) -> dict[str, dict[str, Any]]:
-        """The records by their keys, as the storage has them now."""
-        self.records.update(read_runs(self.stored))
-        return self.records
-
-    @property
-    def left(self) -> int:
-        """Runs that are planned and not finished."""
-        return self.planned - sum(key in self.records for key in self.known)
-
-    def run(self, run: "_Run") -> None:
-        """Trains one, and stores its record."""
-        from pdsearch import trial as training
-
-        contender, setting, dataset, key = run.contender, run.setting, run.dataset, run.key
-        seed, split, rate = run.seed, run.split, run.rate
-        checkpoint = self.stored.output / "confirm" / f"{key.removeprefix(PREFIX)}.pt"
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        alive = parent_alive()
-
-        def on_epoch(record: "EpochRecord") -> None:
-            rounds = setting.trial.rounds
-            runs = self.left - 1 + (rounds - record.epoch) / rounds
-            self.recruit(record.seconds * rounds * runs, self.left - 1)
-
-        def on_batch(done: int, total: int) -> None:
-            interrupt.check()
-            if not alive():
-                raise KeyboardInterrupt
-
-        result = training.run_trial(
-            contender.candidate,
-            contender.settings(setting.trial).model_copy(
-                update={"learning_rate": rate, "learning_rates": ()}
-            ),
-            dataset,
-            seed=seed,
-            device=self.device,
-            threads=self.threads,
-            split=split,
-            on_epoch=on_epoch,
-            on_batch=on_batch,
-            checkpoint=checkpoint,
-            module=contender.module,
-            model_source=setting.model_source,
-            directory=self.stored.directory,
-            diagnostics=True,
-        )
-        # A diverged network's output is no number: what it can claim is the accuracy of guessing.
-        chance = chance_of(setting.trial, dataset, seed=seed, split=split)
-        accuracy = chance if result.diverged else result.value
-        record = {
-            "schema": SCHEMA,
-            "setting": setting.to_dict(),
-            "name": contender.name,
-            "kind": contender.kind,
-            "place": contender.place,
-            "how": contender.how,
-            "formula": contender.formula,
-            "candidate": None if contender.module else contender.candidate.to_dict(),
-            **({"changes": dict(contender.changes)} if contender.changes else {}),
-            "seed": seed,
-            "split": split,
-            "learning_rate": rate,
-            "accuracy": float(accuracy),
-            "chance": chance,
-            "diverged": result.diverged,
-            "epochs": [epoch_entry(record) for record in result.epochs],
-            "seconds": float(result.seconds),
-            "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
-        }
-        with interrupt.deferred():
-            keep_run(self.stored, key, record)
-            # Not before: where the storage refuses, the next call takes the run up from here.
-            checkpoint.unlink(missing_ok=True)
-            self.records[key] = record
-        self.trained += 1
-        self.seconds += result.seconds
-        if self.progress is not None:
-            at_it = 1 + self.recruit(0.0, 0)
-            minutes = self.left * self.seconds / self.trained / 60 / at_it
-            self.progress(
-                f"{self.planned - self.left}/{self.planned} {setting.trial.model} on "
-                f"{setting.trial.dataset}: {contender.name}, seed {seed}: {split} accuracy "
-                f"{100 * accuracy:.2f} % ({result.seconds:.0f} s"
-                f"{', diverged' if result.diverged else ''}; at most {minutes:.0f} min left)"
-            )
-
-    def best_rates(
-        self,
-        contenders: Sequence[Contender],
-        setting: Setting,
-        dataset: "Dataset",
-        *,
-        seed: int,
-        known: Mapping[str, float],
-    ) -> list[float]:
-        """Each one's rate for the test runs: the only one, or the grid's best by validation.
-
-        `known` are those of whom the search itself has made these very runs.
-        """
-        grid = tuple(setting.trial.learning_rates)
-        if not grid:
-            return [float(setting.trial.learning_rate)] * len(contenders)
-        runs = [
-            _Run(contender, setting.of_rates(), dataset, seed, "validation", rate)
-            for contender in contenders
-            if contender.identity not in known
-            for rate in grid
-        ]
-        # One that diverged is no choice, whatever guessing would reach.
-        found = [
-            -math.inf if record["diverged"] else record["accuracy"] for record in self.all_of(runs)
-        ]
-        each = iter([found[at : at + len(grid)] for at in range(0, len(found), len(grid))])
-        return [
-            known[contender.identity]
-            if contender.identity in known
-            else float(max(zip(next(each), grid, strict=True), key=lambda pair: pair[0])[1])
-            for contender in contenders
-        ]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One run: all that its record depends on."""
-
-    contender: Contender
-    setting: Setting
-    dataset: "Dataset"
-    seed: int
-    split: Literal["validation", "test"]
-    rate: float
-
-    @functools.cached_property
-    def key(self) -> str:
-        """Its attribute in the storage."""
-        return run_key(
-            self.setting.to_dict(),
-            identity=self.contender.identity,
-            seed=self.seed,
-            split=self.split,
-            rate=self.rate,
-        )
 
 
 @interrupt.handled()
@@ -239,17 +55,17 @@ def confirm(
     storage_wait: float = STORAGE_WAIT,
     progress: Callable[[str], None] | None = None,
 ) -> Confirmation:
-    """Retrains the study's best candidates, its references and the baseline over the same seeds.
+    """Retrain the study's best candidates, its references and the baseline over the same seeds.
 
     Args:
         stored: The study.
-        seeds: How many; the study file's `confirm.seeds` if left out.
+        seeds: How many; the study file's `confirm.seeds` by default.
         top: How many of the study's best candidates, distinct in g.
-        epochs: Of each run; the study file's `confirm.epochs` if left out.
+        epochs: Of each run; the study file's `confirm.epochs` by default.
         rate_epochs: Of each run that chooses a learning rate of the study's grid; the study file's
-            `confirm.rate_epochs` if left out, else `epochs`. With as many as a trial of the search
+            `confirm.rate_epochs` by default, else `epochs`. With as many as a trial of the search
             has, a row that the search trained to its end keeps the rate it was best at there.
-        candidates: More to retrain beside them.
+        candidates: More to retrain.
         controls: Also retrain the activation whose true derivative is the best candidate's g,
             plain LeakyReLU, GELU and SiLU (of a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
             ELU, and ReLU with each of `REMEDIES`), and ReLU at a raised early rate (see
@@ -257,8 +73,8 @@ def confirm(
         forward_control: Of the controls the first alone.
         transfer: `MODEL@DATASET`: the same rows again there.
         device: As for a search.
-        threads: CPU threads of a run; as the study's trials have them if left out.
-        seed: The first seed; `FIRST_SEED` above the study's if left out.
+        threads: CPU threads of a run; by default as the study's trials have them.
+        seed: The first seed; `FIRST_SEED` above the study's by default.
         workers: Processes side by side on this machine, as for a search.
         trust_study_code: As for `worker`.
         storage_wait: As for `search`.
@@ -271,39 +87,35 @@ def confirm(
         InputError: On a number below 1, an unknown model or data set, or a study with nothing to
             confirm.
     """
-    from pdsearch.autograd import convert
-    from pdsearch.data import load_dataset
-    from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, example_images, source_digest
-    from pdsearch.study.content import CONTENT, content_of, other_content
-    from pdsearch.trial import check_room, resolve_device
-
     if trained_by(stored) is not None:
         raise InputError(
             f"study {stored.name!r} trains by a Python function, which knows no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
-    settings = stored.settings
-    n = settings.confirm.seeds if seeds is None else seeds
-    budget = settings.confirm.epochs if epochs is None else epochs
-    tuning = settings.confirm.rate_epochs if rate_epochs is None else rate_epochs
-    for name, number, least in (
-        ("seeds", n, 1),
-        ("top", top, 0),
-        ("epochs", budget, 1),
-        ("rate_epochs", tuning, 1),
-    ):
-        if number is not None and number < least:
-            raise InputError(f"{name} must be at least {least}, got {number}")
-    if rate_epochs is not None and not settings.trial.learning_rates:
+    defaults, trial = stored.settings.confirm, stored.settings.trial
+    tuning = defaults.rate_epochs if rate_epochs is None else rate_epochs
+    asked = Asked(
+        seeds=defaults.seeds if seeds is None else seeds,
+        top=top,
+        epochs=defaults.epochs if epochs is None else epochs,
+        rate_epochs=tuning,
+        controls=controls,
+        forward_control=forward_control,
+        transfer=tuple(transfer),
+        device=device,
+        threads=threads,
+        seed=stored.settings.study.seed + FIRST_SEED if seed is None else seed,
+        storage_wait=storage_wait,
+    )
+    asked.check()
+    if rate_epochs is not None and not trial.learning_rates:
         raise InputError(
             f"study {stored.name!r} has one learning rate, so rate_epochs decides nothing: it is "
             "for a study with trial.learning_rates"
         )
-    if tuning == budget or not settings.trial.learning_rates:
-        tuning = None  # the usual case, under the key it always had
-    first = settings.study.seed + FIRST_SEED if seed is None else seed
+    if tuning == asked.epochs or not trial.learning_rates:
+        asked = replace(asked, rate_epochs=None)  # the usual case, under the key it always had
     contenders, notes = choose_contenders(
         stored,
         top=top,
@@ -311,95 +123,10 @@ def confirm(
         forward_control=controls or forward_control,
         activations=controls,
     )
-    place = resolve_device(device)
-    trials, remarks = trials_of(stored, budget=budget, transfer=transfer)
-    # All are loaded before the first run, so that a misspelt one does not end hours of training.
-    data = {
-        name: load_dataset(name, directory=stored.directory)
-        for name in dict.fromkeys(t.dataset for t in trials)
-    }
-    for one in trials:
-        check_room(one, data[one.dataset])
-    for other in trials[1:]:
-        images = len(data[other.dataset].train_images)
-        if other.batch_size > images:
-            raise InputError(
-                f"trial.batch_size: {other.batch_size} is more than the {images} training images "
-                f"of {other.dataset!r}, so nothing can be transferred there"
-            )
-        classes = len(data[other.dataset].classes)
-        model = build_model(
-            other.model, classes=classes, directory=stored.directory, **other.network
-        )
-        model = convert(model, load_family("relu").default, example=example_images())
-        check_trains(model, other.model)
-    where, made_with = hardware(place), versions()
-    stages = [
-        Setting(
-            trial,
-            data[trial.dataset].fingerprint,
-            where,
-            made_with,
-            rate_epochs=tuning,
-            model_source=source_digest(trial.model, directory=stored.directory),
-        )
-        for trial in trials
-    ]
-    same = (tuning or budget) == settings.trial.epochs and settings.study.horizon is None
-    searched = _searched_rates(stored) if same else {}
-    with storage_errors(stored.url):
-        clean(stored.study)
-        kept = stored.study.user_attrs
-    begun_with = kept.get(f"pdsearch:{CONTENT}", {})
-    home = content_of(settings.trial, data[settings.trial.dataset], directory=stored.directory)
-    if changes := other_content(begun_with, home):
-        searched = {}
-        remarks.append(f"The search was made with other content of {', '.join(changes)}.")
-    # A remedy may not fit another model.
-    fitting = [[one for one in contenders if one.fits(stage.trial)] for stage in stages]
-    rows = sum(map(len, fitting))
-    grids = rows - sum(one.identity in searched for one in contenders)
-    # The candidate that ReLU at a raised early rate is set beside; it is a row more of each stage.
+    stages, remarks = _stages(stored, contenders, asked)
+    # The candidate that ReLU at a raised early rate is compared with; that is a row more of each.
     raised = best_of(contenders) if controls else None
-    further = 0 if raised is None else len(stages)
-    runs = (rows + further) * n + (grids + further) * len(settings.trial.learning_rates)
-    share = share_out(
-        workers,
-        device=str(place),
-        threads=threads or kept.get("pdsearch:threads"),
-    )
-    helpers: list[subprocess.Popen[str]] = []
-
-    def recruit(seconds: float, count: int) -> int:
-        """Starts the further processes where they gain more than their start takes."""
-        worth = seconds >= WORTH if workers == "auto" else count > 0
-        if not helpers and worth and stored.url:
-            request = {
-                "study": stored.name,
-                "storage": stored.url,
-                "file": settings.model_dump(mode="json"),
-                "directory": str(stored.directory),
-                "output": str(stored.output),
-                "seeds": n,
-                "top": top,
-                "epochs": budget,
-                "rate_epochs": (tuning or budget) if settings.trial.learning_rates else None,
-                "candidates": [candidate.to_dict() for candidate in candidates],
-                "controls": controls,
-                "forward_control": forward_control,
-                "transfer": list(transfer),
-                "device": device,
-                "threads": share.threads,
-                "seed": first,
-                "storage_wait": storage_wait,
-                "progress": progress is not None,
-            }
-            for _ in range(min(share.workers - 1, count)):
-                helpers.append(start("pdsearch.confirm.helper", request))
-        return len(helpers)
-
-    session = _Session(stored, str(place), share.threads, progress, runs, recruit)
-    session.finished()
+    session, helpers = _session(stored, stages, asked, candidates, progress, workers, raised)
     with waiting(
         stored.study,
         seconds=storage_wait,
@@ -408,49 +135,226 @@ def confirm(
     ):
         try:
             if workers != "auto":
-                recruit(math.inf, runs)
-            for setting, those in zip(stages, fitting, strict=True):
-                dataset = data[setting.trial.dataset]
-
-                def rates_of(
-                    some: Sequence[Contender],
-                    setting: Setting = setting,
-                    dataset: "Dataset" = dataset,
-                ) -> list[float]:
-                    return session.best_rates(
-                        some,
-                        setting,
-                        dataset,
-                        seed=settings.study.seed,
-                        known=searched if setting is stages[0] else {},
-                    )
-
-                rates = rates_of(those)
-                if raised is not None:
-                    first_run = _Run(
-                        raised, setting, dataset, first, "test", rates[those.index(raised)]
-                    )
-                    control = raised_rate(raised, session.all_of([first_run])[0])
-                    if isinstance(control, str):
-                        notes.append(control)
-                    else:
-                        those.append(replace(control, place=len(those)))
-                        rates += rates_of([those[-1]])
-                # Seed by seed, so that what an interruption leaves behind is already paired.
-                session.all_of(
-                    [
-                        _Run(contender, setting, dataset, number, "test", rate)
-                        for number in range(first, first + n)
-                        for contender, rate in zip(those, rates, strict=True)
-                    ]
-                )
+                session.recruit(math.inf, session.planned)
+            for stage in stages:
+                notes += _train(session, stage, asked, raised)
         finally:
             end_all(helpers)
     with suppress(OSError):  # not empty: another call is at work
-        (stored.output / "confirm").rmdir()
-    told = [setting.to_dict() for setting in stages]
-    found = assemble_all(stored, told, session.records.values())
+        session.folder.rmdir()
+    settings = [stage.setting.to_dict() for stage in stages]
+    found = assemble_all(stored, settings, session.records.values())
     return replace(found, notes=(*found.notes, *notes, *remarks))
+
+
+def work(request: dict[str, Any]) -> None:
+    """Take part as one of a confirmation's further processes, until nothing is left to do.
+
+    The study file comes from the process that started this one, not from the storage.
+    """
+    loud, asked = request["progress"], Asked(**request["asked"])
+    directory = Path(request["directory"])
+    file = validate(request["file"], directory=directory)
+    stored = replace(
+        open_study(request["study"], storage=request["storage"]),
+        settings=file,
+        directory=directory,
+        output=Path(request["output"]),
+        trusted=True,
+    )
+    several = bool(file.trial.learning_rates)
+    confirm(
+        stored,
+        candidates=[Candidate.from_dict(entry) for entry in request["candidates"]],
+        workers=1,
+        progress=(lambda line: print(line, file=sys.stderr, flush=True)) if loud else None,
+        **{**vars(asked), "rate_epochs": (asked.rate_epochs or asked.epochs) if several else None},
+    )
+
+
+# ---------------------------------------------------------------------------------------- the parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What `confirm` was asked for, with its defaults; no `rate_epochs` means as `epochs`."""
+
+    seeds: int
+    top: int
+    epochs: int
+    rate_epochs: int | None
+    controls: bool
+    forward_control: bool
+    transfer: Sequence[str]
+    device: str
+    threads: int | None
+    seed: int
+    storage_wait: float
+
+    def check(self) -> None:
+        """Check its numbers.
+
+        Raises:
+            InputError: one is too small.
+        """
+        for name, least in (("seeds", 1), ("top", 0), ("epochs", 1), ("rate_epochs", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise InputError(f"{name} must be at least {least}, got {number}")
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One model and data set: the rows there, and the rates that the search chose by such runs."""
+
+    setting: Setting
+    dataset: "Dataset"
+    contenders: list[Contender]
+    known: Mapping[str, float]
+
+
+def _stages(
+    stored: "StoredStudy", contenders: Sequence[Contender], asked: Asked
+) -> tuple[list[_Stage], list[str]]:
+    """The study's own model and data set, and each transfer. And notes."""
+    from pdsearch.data import load_dataset
+    from pdsearch.models import source_digest
+    from pdsearch.study.sources import content_of, other_content
+    from pdsearch.trial import check_room, resolve_device
+
+    settings, directory = stored.settings, stored.directory
+    place = resolve_device(asked.device)
+    trials, remarks = trials_of(stored, budget=asked.epochs, transfer=asked.transfer)
+    # All are loaded before the first run, so that a misspelt one does not end hours of training.
+    names = dict.fromkeys(trial.dataset for trial in trials)
+    data = {name: load_dataset(name, directory=directory) for name in names}
+    for trial in trials:
+        check_room(trial, data[trial.dataset])
+    for trial in trials[1:]:
+        _check_transfer(trial, data[trial.dataset], directory=directory)
+    length = asked.rate_epochs or asked.epochs
+    same = length == settings.trial.epochs and settings.study.horizon is None
+    searched = _searched_rates(stored) if same else {}
+    with storage_errors(stored.url):
+        clean(stored.study)
+        begun_with = StudyAttrs(stored.study).content or {}
+    home = content_of(settings.trial, data[settings.trial.dataset], directory=directory)
+    if changes := other_content(begun_with, home):
+        searched = {}
+        remarks.append(f"The search was made with other content of {', '.join(changes)}.")
+    where, made_with = hardware(place), versions()
+    stages: list[_Stage] = []
+    for trial in trials:
+        setting = Setting(
+            trial,
+            data[trial.dataset].fingerprint,
+            where,
+            made_with,
+            rate_epochs=asked.rate_epochs,
+            model_source=source_digest(trial.model, directory=directory),
+        )
+        fitting = [one for one in contenders if one.fits(trial)]
+        known = {} if stages else searched
+        stages.append(_Stage(setting, data[trial.dataset], fitting, known))
+    return stages, remarks
+
+
+def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Path) -> None:
+    """Check that a batch can be filled there, and that the model can be had and trained.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from pdsearch.autograd import convert
+    from pdsearch.family import load_family
+    from pdsearch.models import build_model, check_trains, example_images
+
+    images = len(dataset.train_images)
+    if trial.batch_size > images:
+        raise InputError(
+            f"trial.batch_size: {trial.batch_size} is more than the {images} training images "
+            f"of {trial.dataset!r}, so nothing can be transferred there"
+        )
+    classes = len(dataset.classes)
+    model = build_model(trial.model, classes=classes, directory=directory, **trial.network)
+    model = convert(model, load_family("relu").default, example=example_images())
+    check_trains(model, trial.model)
+
+
+def _session(
+    stored: "StoredStudy",
+    stages: Sequence[_Stage],
+    asked: Asked,
+    candidates: Sequence[Candidate],
+    progress: Callable[[str], None] | None,
+    workers: int | Literal["auto"],
+    raised: Contender | None,
+) -> tuple[Session, "list[subprocess.Popen[str]]"]:
+    """The runs of a call, and the further processes, which are started as they are needed."""
+    from pdsearch.trial import resolve_device
+
+    rows = sum(len(stage.contenders) for stage in stages)
+    chosen = sum(one.identity in stages[0].known for one in stages[0].contenders)
+    further = 0 if raised is None else len(stages)
+    grid = len(stored.settings.trial.learning_rates)
+    planned = (rows + further) * asked.seeds + (rows - chosen + further) * grid
+    place = str(resolve_device(asked.device))
+    with storage_errors(stored.url):
+        threads = asked.threads or StudyAttrs(stored.study).threads
+    share = share_out(workers, device=place, threads=threads)
+    helpers: list[subprocess.Popen[str]] = []
+
+    def recruit(seconds: float, count: int) -> int:
+        """Start the further processes where they gain more than their start takes."""
+        worth = seconds >= WORTH if workers == "auto" else count > 0
+        if not helpers and worth and stored.url:
+            request = {
+                "asked": asdict(replace(asked, threads=share.threads)),
+                "study": stored.name,
+                "storage": stored.url,
+                "file": stored.settings.model_dump(mode="json"),
+                "directory": str(stored.directory),
+                "output": str(stored.output),
+                "candidates": [candidate.to_dict() for candidate in candidates],
+                "progress": progress is not None,
+            }
+            for _ in range(min(share.workers - 1, count)):
+                helpers.append(start("pdsearch.confirm.retrain", request))
+        return len(helpers)
+
+    session = Session(stored, place, share.threads, progress, planned, recruit)
+    session.finished()
+    return session, helpers
+
+
+def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | None) -> list[str]:
+    """Train all runs of a stage; notes."""
+    setting, dataset = stage.setting, stage.dataset
+    rows, notes = list(stage.contenders), []
+
+    def rates_of(some: Sequence[Contender]) -> list[float]:
+        seed = session.stored.settings.study.seed
+        return session.best_rates(some, setting, dataset, seed=seed, known=stage.known)
+
+    rates = rates_of(rows)
+    if raised is not None:
+        rate = rates[rows.index(raised)]
+        first_run = Run(raised, setting, dataset, asked.seed, "test", rate)
+        control = raised_rate(raised, session.all_of([first_run])[0])
+        if isinstance(control, str):
+            notes.append(control)
+        else:
+            rows.append(replace(control, place=len(rows)))
+            rates += rates_of(rows[-1:])
+    # Seed by seed, so that what an interruption leaves behind is already paired.
+    session.all_of(
+        [
+            Run(contender, setting, dataset, number, "test", rate)
+            for number in range(asked.seed, asked.seed + asked.seeds)
+            for contender, rate in zip(rows, rates, strict=True)
+        ]
+    )
+    return notes
 
 
 def _searched_rates(stored: "StoredStudy") -> dict[str, float]:

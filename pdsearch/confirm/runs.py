@@ -10,6 +10,7 @@ from pdsearch.confirm.outcome import Confirmation, assemble, how_of, identity_of
 from pdsearch.errors import InputError
 from pdsearch.plain import plain
 from pdsearch.statistics import guessing
+from pdsearch.study.attributes import RUNS, SCHEMA, runs_of
 from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from pdsearch.data import Dataset
     from pdsearch.study import StoredStudy
     from pdsearch.trial import EpochRecord, TrialSettings
-
-SCHEMA = 1
-PREFIX = "pdsearch:confirm/"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def run_key(
     setting: Mapping[str, Any], *, identity: str, seed: int, split: str, rate: float
 ) -> str:
     """The study attribute that keeps a run: a digest of all that its result depends on."""
-    return PREFIX + _digest(
+    return RUNS + _digest(
         {
             "schema": SCHEMA,
             "setting": setting,
@@ -81,15 +79,11 @@ def read_runs(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
     """Every stored run of a schema this version reads, by its key."""
     with storage_errors(stored.storage):
         attributes = stored.study.user_attrs
-    return {
-        key: record
-        for key, record in attributes.items()
-        if key.startswith(PREFIX) and record.get("schema") == SCHEMA
-    }
+    return runs_of(attributes)
 
 
 def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None:
-    """Keeps a finished run with the study.
+    """Keep a finished run with the study.
 
     Raises:
         StorageError: the storage refuses.
@@ -105,10 +99,10 @@ def epoch_entry(record: "EpochRecord") -> dict[str, Any]:
     kept = ["epoch", "loss", "accuracy"]
     if isinstance(record, TaskRecord):
         kept += ["final_accuracy", "dead", "weight_norms"]
-    told = {name: getattr(record, name) for name in kept}
+    entry = {name: getattr(record, name) for name in kept}
     if record.diagnostics is not None:
-        told["diagnostics"] = asdict(record.diagnostics)
-    return dict(plain(told))
+        entry["diagnostics"] = asdict(record.diagnostics)
+    return dict(plain(entry))
 
 
 def chance_of(
@@ -186,7 +180,7 @@ def trials_of(
 
 
 def hardware(place: "torch.device") -> str:
-    """The kind of device, by which confirmations are told apart; its number does not matter."""
+    """The kind of device, by which confirmations are distinguished; its number does not matter."""
     import torch
 
     return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type

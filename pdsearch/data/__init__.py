@@ -10,10 +10,10 @@ from pdsearch.data.batches import (
     draw_shifts,
     normalise,
 )
-from pdsearch.data.cache import cache_directory
 from pdsearch.data.dataset import Dataset, stratified_split
 from pdsearch.data.folder import Progress
 from pdsearch.data.load import load_dataset
+from pdsearch.files import cache_directory
 
 __all__ = [
     "Dataset",

@@ -61,7 +61,7 @@ class Shifts:
 
 
 def draw_shifts(count: int, *, mirror: bool, generator: torch.Generator) -> Shifts:
-    """Draws the crops and flips of ``count`` images, on the CPU: every device sees the same."""
+    """Draw the crops and flips of ``count`` images, on the CPU: every device sees the same."""
     rows = torch.randint(0, 2 * PADDING + 1, (count,), generator=generator)
     columns = torch.randint(0, 2 * PADDING + 1, (count,), generator=generator)
     coin = torch.rand(count, generator=generator) < 0.5
@@ -69,10 +69,10 @@ def draw_shifts(count: int, *, mirror: bool, generator: torch.Generator) -> Shif
 
 
 def augment(images: torch.Tensor, shifts: Shifts) -> torch.Tensor:
-    """Pads images with 4 black pixels, crops each back where ``shifts`` says, and mirrors some.
+    """Pad images with 4 black pixels, crop each where ``shifts`` says, and mirror some.
 
-    It is one gather for the whole batch: 2.3 ms for 512 images on two cores, beside a training step
-    of 150 ms.
+    It is one gather for the whole batch: 2.3 ms for 512 images on two cores, where a training step
+    takes 150 ms.
 
     Args:
         images: ``(n, channels, height, width)``, uint8 or floating.

@@ -4,23 +4,14 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pdsearch.data.dataset import FORMAT, PARTS, Dataset, fingerprint, tensors_of
+from pdsearch.errors import one_line
+from pdsearch.files import locked, replacing
 
 log = logging.getLogger(__name__)
-
-
-def cache_directory() -> Path:
-    """The folder that cached data sets are kept in: ``PDSEARCH_CACHE``, else XDG's cache folder."""
-    if own := os.environ.get("PDSEARCH_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path is invalid and to be ignored.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "pdsearch"
 
 
 def cached(name: str, cache: Path, *, stem: str, key: str, build: Callable[[], Dataset]) -> Dataset:
@@ -28,7 +19,12 @@ def cached(name: str, cache: Path, *, stem: str, key: str, build: Callable[[], D
     path = cache / f"{stem}-{key[:24]}.safetensors"
     if (dataset := _read_cache(path, name=name, key=key)) is not None:
         return dataset
-    with _locked(path):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path.with_suffix(".lock")))
+        except OSError as error:
+            # A lock only saves work: without one every process builds, and one file is left whole.
+            log.info("no lock for %s (%s)", path, error)
         # Another process may have built it while this one waited for the lock.
         if (dataset := _read_cache(path, name=name, key=key)) is not None:
             return dataset
@@ -82,58 +78,17 @@ def _write_cache(path: Path, dataset: Dataset, *, key: str) -> None:
         "fingerprint": dataset.fingerprint,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own and a rename: readers see the old file or the whole new one.
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(tensors_of(dataset), temporary, metadata={"pdsearch": json.dumps(described)})
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with replacing(path) as partial:
+        save_file(tensors_of(dataset), partial, metadata={"pdsearch": json.dumps(described)})
 
 
 def _drop_stale(path: Path, *, stem: str) -> None:
-    """Removes the files of the folder's earlier states; a process that has one open keeps it."""
+    """Remove the files of the folder's earlier states; a process that has one open keeps it."""
     for other in path.parent.glob(f"{stem}-*.safetensors"):
         if other != path:
             other.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time build ``path``; the others then read what it built.
-
-    Only work is saved: without the lock (no ``fcntl``, a file system that has none, a read-only
-    folder) every process builds, and the rename still leaves one whole file. The system drops the
-    lock of a process that dies.
-    """
-    try:
-        import fcntl
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_suffix(".lock"), "w")  # noqa: SIM115  # closed below, after the yield
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            lock.close()
-            raise
-    except (ImportError, OSError) as error:
-        log.info("no lock for %s (%s)", path, error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.close()
-
-
 def digest(text: str) -> str:
     """Of a text and the cache's format, hexadecimal."""
     return hashlib.sha256(f"{FORMAT}\n{text}".encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join((str(error) or type(error).__name__).split())

@@ -18,12 +18,16 @@ FORMAT = 1  # raise it when decoding changes: older cache files are then rebuilt
 class Dataset:
     """A data set in memory.
 
-    Attributes: name: the text it was asked for with. train_images: ``(n, 3, 32, 32)``, uint8.
-        train_labels: ``(n,)``, int64, indices into ``classes``. test_images: ``(m, 3, 32, 32)``,
-        uint8; for a final confirmation only, never for a search. test_labels: ``(m,)``, int64.
-        classes: the names of the classes. mirror: whether a mirrored image keeps its class, so that
-        augmentation may flip it (not so for digits). fingerprint: sha256 of the tensors' bytes and
-        the classes: the same content has the same fingerprint.
+    Attributes:
+        name: the text that it was asked for with.
+        train_images: ``(n, 3, 32, 32)``, uint8.
+        train_labels: ``(n,)``, int64, indices into ``classes``.
+        test_images: ``(m, 3, 32, 32)``, uint8; for a final confirmation, never for a search.
+        test_labels: ``(m,)``, int64.
+        classes: the names of the classes.
+        mirror: whether a mirrored image keeps its class (a digit does not), so that it may be
+            augmented so.
+        fingerprint: sha256 of the tensors' bytes and the classes.
     """
 
     name: str
@@ -43,7 +47,7 @@ class Dataset:
 def stratified_split(
     labels: torch.Tensor, *, share: float, seed: int, classes: Sequence[str] = ()
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Splits indices so that each class gives the same share to the validation set.
+    """Split indices so that each class gives the same share to the validation set.
 
     A class of n members gives ``floor(share·n + 1/2)``, but at least one, and keeps at least one.
 

@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 def load_folder(
     spec: str, text: str, *, directory: Path | None, cache: Path, progress: Progress | None
 ) -> Dataset:
-    """Loads the folder `text`, a relative one below `directory`; see `load_dataset`."""
+    """Load the folder `text`, a relative one below `directory`; see `load_dataset`."""
     if not text.strip():
         raise InputError("dataset 'folder:' names no folder: write folder:PATH")
     if "\0" in text:
@@ -96,7 +96,7 @@ def load_folder(
 
 
 def _warn_of_training_images(dataset: Dataset) -> None:
-    """Says how many test images are training images too: linked, copied, or the same folder."""
+    """Say how many test images are training images too: linked, copied, or the same folder."""
     known = set(map(_digest, dataset.train_images.numpy()))
     same = sum(_digest(image) in known for image in dataset.test_images.numpy())
     total = len(dataset.test_images)

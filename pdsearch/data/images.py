@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from pdsearch.data.cache import one_line
 from pdsearch.data.dataset import SIZE
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, one_line
 
 DECODING = 2  # raise it when an image comes out otherwise: cached folders are then built again
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pdsearch.data.cache import cache_directory, cached, digest
+from pdsearch.data.cache import cached, digest
 from pdsearch.data.dataset import Dataset, stratified_split
 from pdsearch.data.folder import Progress, load_folder
 from pdsearch.errors import InputError
+from pdsearch.files import cache_directory
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
 
@@ -25,7 +26,7 @@ def load_dataset(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Loads a data set by name, decoding and caching it when it is read for the first time.
+    """Load a data set by name, decoding and caching it when it is read for the first time.
 
     * ``digits``: the 1797 8×8 digits that scikit-learn carries, each pixel repeated 4×4 to 32×32
       and scaled from 0..16 to 0..255, in three equal channels. A stratified fifth, drawn with seed
@@ -49,7 +50,7 @@ def load_dataset(
     Args:
         spec: ``digits``, ``cifar10``, ``cifar100`` or ``folder:PATH``.
         directory: what a relative ``PATH`` is relative to (the study file's folder); the current
-            folder when left out.
+            folder by default.
         cache: the cache folder, instead of the user's.
         progress: called as ``progress(what, done, total)`` while images are decoded.
 

@@ -24,6 +24,7 @@ from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.points import sign_at
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Bisection, Budget, Smooth, halves, side_lengths
+from pdsearch.errors import shortened
 from pdsearch.expression import x
 
 NOT_ZERO, POSITIVE_ONLY, NOT_NEGATIVE = "is not 0", "is positive", "is not negative"
@@ -95,9 +96,7 @@ def is_defined(expression: sympy.Expr, domain: Domain, budget: Budget) -> str | 
     """Return None if the expression is defined for all x and parameters, else what is not shown."""
     for demand in demands_of(expression, domain):
         if not (_everywhere(demand, domain) or _on_pieces(demand, domain, budget)):
-            text = str(demand.part)
-            short = text if len(text) <= 60 else f"{text[:56]} ..."
-            return f"it is not shown that {short} {demand.holds}"
+            return f"it is not shown that {shortened(str(demand.part), 60)} {demand.holds}"
     return None
 
 

@@ -7,15 +7,9 @@ from typing import Any, cast
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, short
 
 Range = FloatDistribution | IntDistribution
-
-
-def short(value: Any) -> str:
-    """A value for a message, on one line and not too long."""
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def checked_distribution(name: str, distribution: BaseDistribution) -> Range:

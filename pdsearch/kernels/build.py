@@ -5,7 +5,6 @@ file outlives a killed process and then blocks every later one. The library need
 headers and no particular processor: it finds out about AVX-512 when it runs.
 """
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -14,12 +13,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
+
+from pdsearch import files
+from pdsearch.errors import first_line
 
 __all__ = ["State", "cache_directory", "compiler_trouble", "load", "remedy", "state"]
 
@@ -33,11 +33,8 @@ _log = logging.getLogger("pdsearch")
 
 
 def cache_directory() -> Path:
-    """Where compiled kernels are kept: `PDSEARCH_CACHE`, else the user's cache directory."""
-    if given := os.environ.get("PDSEARCH_CACHE"):
-        return Path(given).expanduser() / "kernels"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "pdsearch" / "kernels"
+    """Return the folder of compiled kernels."""
+    return files.cache_directory() / "kernels"
 
 
 State = Literal["there", "absent", "damaged"]
@@ -116,8 +113,7 @@ def _load() -> str | None:
                 return f"CXX cannot be read: {error}"
             if compiler is None:
                 return "no C++ compiler was found"
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(library.with_suffix(".lock")):
+            with files.locked(library.with_suffix(".lock")):
                 if state() != "there":
                     reason = _compile([*compiler, *_flags()], library)
                     if reason is not None:
@@ -175,47 +171,28 @@ def _flags() -> list[str]:
 def _compile(command: list[str], library: Path) -> str | None:
     """Compile next to the final place and move: nobody ever sees half a library."""
     _log.info("compiling the fused kernels, once on this machine: about 20 seconds")
-    handle, name = tempfile.mkstemp(suffix=".so", dir=library.parent)
-    os.close(handle)
     try:
-        done = subprocess.run(
-            [*command, str(SOURCE), "-o", name, "-lc10", "-ltorch_cpu"],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-        )
-        if done.returncode != 0:
-            errors = [line for line in done.stderr.splitlines() if "error" in line]
-            return f"{command[0]} failed: {_first_line((errors or [done.stderr])[0])}"
-        # First: what is killed in between leaves a sum that fits no library, and compiles again.
-        _write(library.with_suffix(SUM), _sum(Path(name).read_bytes()))
-        os.replace(name, library)
+        with files.replacing(library) as partial:
+            subprocess.run(
+                [*command, str(SOURCE), "-o", str(partial), "-lc10", "-ltorch_cpu"],
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=True,
+            )
+            # First: what is killed in between leaves a sum that fits no library, and compiles
+            # again.
+            with files.replacing(library.with_suffix(SUM)) as summed:
+                summed.write_text(_sum(partial.read_bytes()), encoding="ascii")
+    except subprocess.CalledProcessError as failed:
+        errors = [line for line in failed.stderr.splitlines() if "error" in line]
+        return f"{command[0]} failed: {_first_line((errors or [failed.stderr])[0])}"
     except subprocess.TimeoutExpired:
         return f"{command[0]} took more than {TIMEOUT:.0f} s"
     except FileNotFoundError:
         return f"no C++ compiler was found: {command[0]} does not exist"
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
     return None
 
 
-def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(suffix=SUM, dir=path.parent)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(text)
-    os.replace(name, path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """A lock that the system releases when its holder dies."""
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[0][:300]
+    return (first_line(text.strip()) or "no message")[:300]

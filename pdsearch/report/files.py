@@ -1,11 +1,11 @@
 """Writing a text file whole or not at all."""
 
 import os
-import secrets
 import tempfile
 from pathlib import Path
 
 from pdsearch.errors import InputError
+from pdsearch.files import replacing
 
 __all__ = ["check_place", "write_html", "write_text"]
 
@@ -34,26 +34,17 @@ def write_text(text: str, path: Path, *, force: bool) -> Path:
         InputError: the place cannot or may not be written to.
     """
     check_place(path, force=force)
-    # Not tempfile's: that makes files which only their owner can read.
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with open(partial, "x", encoding="utf-8", newline="\n") as stream:
+        with (
+            replacing(path) as partial,
+            open(partial, "x", encoding="utf-8", newline="\n") as stream,
+        ):
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(partial, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        _remove(partial)
     return path
-
-
-def _remove(partial: Path) -> None:
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:
-        return  # the folder refused the file itself too, and that has been told
 
 
 def check_place(path: Path, *, force: bool) -> None:

@@ -14,35 +14,36 @@ from pdsearch import interrupt
 from pdsearch.errors import InputError
 from pdsearch.family import Family
 from pdsearch.processes import end_all, parent_alive, start
-from pdsearch.study.begin import begin, versions, with_decided
-from pdsearch.study.content import CONTENT, content_of, other_content
-from pdsearch.study.kept import PREFIX
-from pdsearch.study.own import KEPT
+from pdsearch.study.attributes import StudyAttrs
+from pdsearch.study.begin import Plan, begin, versions
+from pdsearch.study.families import settle_families
+from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.prepare import (
+    check_call,
     check_first_trial,
     dataset_of,
     decided,
     device_of,
+    function_trainer,
     image_trainer,
     name_of,
     own_as_begun,
     resolved,
     settings_of,
-    spec_of,
     warn,
 )
 from pdsearch.study.progress import Display
 from pdsearch.study.queue import fail_dead_trials
 from pdsearch.study.rows import TrialRow
-from pdsearch.study.settings import FamilySpec, StudyFile
-from pdsearch.study.space import check_installed, settle_families
+from pdsearch.study.sampler import check_installed
+from pdsearch.study.settings import FamilySpec, StudyFile, validate
+from pdsearch.study.sources import content_of, other_content
 from pdsearch.study.storage import settle, shown_url, storage_errors, waiting
 from pdsearch.study.stored import StoredStudy, open_named, open_study, summary
 from pdsearch.study.ties import decide_ties
-from pdsearch.study.train import FunctionTrainer, Trainer
-from pdsearch.study.trust import check_output, runnable
-from pdsearch.study.workers import WORTH, share_out
+from pdsearch.study.trainer import Trainer
+from pdsearch.study.trust import check_output, of_file, runnable
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def search(
     storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> SearchResult:
-    """Runs a study until its total of trials is reached; the same call again goes on with it.
+    """Run a study until its total of trials is reached; the same call again resumes it.
 
     With `train`, candidates are trained by your function instead of on images: it is called as
     `train(candidate)`, or `train(candidate, seed=…)` if it takes a seed, and yields a value an
@@ -105,14 +106,14 @@ def search(
         storage: an SQLAlchemy URL.
         workers: processes side by side on this machine, or `auto`; a function can have only one.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        threads: CPU threads a trial; kept with the study, for a sum's order depends on them, so
-            that another number is refused later. Left out, they follow from the machine alone, not
-            from `workers`, or are those that the study keeps.
+        threads: CPU threads a trial; kept with the study, because the order of a sum depends on
+            them, so another number is refused later. Default: those that the study keeps, else what
+            follows from the machine alone, not from `workers`.
         seed: of the sampler and of every training.
         sampler: as in a study file.
         pruner: as in a study file.
         direction: whether `train`'s values are better large or small.
-        criteria: your own, beside the required ones: functions of a candidate.
+        criteria: your own, in addition to the required ones: functions of a candidate.
         storage_wait: seconds that the storage may be away once trials run.
         progress: show it on stderr.
 
@@ -122,97 +123,70 @@ def search(
         UnsupportedError: a combination that Optuna cannot do.
         KeyboardInterrupt: on Ctrl-C or SIGTERM; everything finished is kept.
     """
-    changes: dict[str, Any] = {
-        "name": name,
-        "trials": trials,
-        "storage": storage,
-        "workers": workers,
-        "seed": seed,
-        "sampler": sampler,
-        "pruner": pruner,
-        "families": None if families is None else [spec_of(family) for family in families],
-        "references": None if references is None else [spec_of(family) for family in references],
-    }
-    settings = settings_of(study, {key: v for key, v in changes.items() if v is not None})
-    if direction not in ("maximize", "minimize"):
-        raise InputError(f"direction must be maximize | minimize, got {direction!r}")
-    if direction == "minimize" and train is None:
-        raise InputError("direction='minimize' is for a train function; accuracy is maximized")
-    several = settings.study.workers not in (1, "auto")
-    if train is not None and several:
-        raise InputError(
-            f"workers must be 1 with a train function, got {settings.study.workers}: a function "
-            "cannot be handed to other processes; call search in each of them on one storage"
-        )
-    if train is not None and len(settings.study.objectives) > 1:
-        raise InputError("a train function has one objective: its value")
-    if train is not None and settings.study.horizon is not None:
-        raise InputError(
-            "study.horizon is for pdsearch's own training: a train function has no length"
-        )
-    if train is not None and (settings.study.looks or settings.study.prune_by):
-        raise InputError(
-            "looks and prune_by are for pdsearch's own training: a pruner compares the values that "
-            "a train function yields, as often as it yields one"
-        )
-    if criteria and several:
-        raise InputError("criteria of your own need workers=1: they cannot be handed on")
+    settings = settings_of(
+        study,
+        name=name,
+        trials=trials,
+        storage=storage,
+        workers=workers,
+        seed=seed,
+        sampler=sampler,
+        pruner=pruner,
+        families=families,
+        references=references,
+    )
+    check_call(settings, train=train, criteria=criteria, direction=direction)
     with interrupt.handled(), _optunas_errors_only():
-        searched, listed, own, texts = resolved(settings)
+        named = resolved(settings)
         check_installed(settings.study)
-        url = settings.study.storage
-        # Wrong data or a wrong model must be told before anything is written.
+        # Wrong data or a wrong model must be reported before anything is written.
         check_output(settings.directory / settings.study.output / settings.study.name)
-        dataset = None if train is not None else dataset_of(settings, progress=progress)
-        function = None if train is None else FunctionTrainer(train)
+        dataset = None if train is not None else dataset_of(settings)
         if dataset is not None:
             check_first_trial(settings, dataset)
-        if function is not None and settings.study.tie_seeds and not function.takes_seed:
-            raise InputError("study.tie_seeds needs a train function that takes a seed")
+        function = None if train is None else function_trainer(settings, train)
         said = Display(quiet=not progress, total=settings.study.trials)
         where = device_of(device, train)
         share = share_out(settings.study.workers, device=where, threads=threads)
-        kept = {
-            "device": where,
-            "threads": share.threads,
-            "train": None if train is None else name_of(train),
-            "criteria": [name_of(one) for one in criteria] or None,
-            "direction": direction,
-            KEPT: texts,
-            CONTENT: content_of(settings.trial, dataset, directory=settings.directory),
-        }
-        stored = begin(
-            settings,
-            searched=searched,
-            references=listed,
-            url=url,
-            kept=kept,
-            threads=threads if train is None else None,
-            decide=lambda file: decided(file, dataset, device=device, threads=share.threads),
-            settle=lambda: settle_families(searched, settings.criteria, say=said.say),
+        plan = Plan(
+            settings=settings,
+            searched=named.searched,
+            references=named.references,
+            device=where,
+            threads=share.threads,
+            fixed_threads=threads is not None and train is None,
+            train=None if train is None else name_of(train),
+            criteria=[name_of(one) for one in criteria] or None,
             direction=direction,
+            texts=named.texts,
+            content=content_of(settings.trial, dataset, directory=settings.directory),
         )
-        stored = _of_file(stored, settings)
-        with storage_errors(url):
-            kept_threads = stored.study.user_attrs.get(PREFIX + "threads")
-        if kept_threads != share.threads:  # begun on another machine, or told otherwise
+        stored = begin(
+            plan,
+            decide=lambda file: decided(file, dataset, device=device, threads=share.threads),
+            settle=lambda: settle_families(named.searched, settings.criteria, say=said.say),
+        )
+        stored = of_file(stored, settings)
+        with storage_errors(stored.url):
+            kept_threads = StudyAttrs(stored.study).threads
+        if kept_threads != share.threads:  # begun on another machine, or with another number
             share = share_out(settings.study.workers, device=where, threads=kept_threads)
         # A function of this process cannot be handed to another one.
-        side_by_side = 1 if train is not None or criteria else share.workers
-        trainer = function or image_trainer(stored, dataset, device=device)
+        alone = train is not None or bool(criteria)
         _run(
             stored,
-            trainer,
-            url=url,
-            progress=progress,
-            device=device,
-            where=where,
-            side_by_side=side_by_side,
-            criteria=(*own, *criteria),
-            storage_wait=storage_wait,
+            function or image_trainer(stored, dataset, device=device),
+            Part(
+                device=device,
+                where=where,
+                progress=progress,
+                storage_wait=storage_wait,
+                side_by_side=1 if alone else share.workers,
+                criteria=(*named.criteria, *criteria),
+            ),
         )
         # Read anew: the storage as it was written to is closed, and one plain file again.
-        done = _of_file(open_named(stored.name, url), settings)
+        done = of_file(open_named(stored.name, stored.url), settings)
         warn(done, dataset, say=said.note)
     return SearchResult(done.name, done)
 
@@ -227,7 +201,7 @@ def worker(
     storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> StoredStudy:
-    """Joins a study that was begun by `pdsearch search`; leaves when nothing is left to begin.
+    """Join a study that was begun by `pdsearch search`; leave when nothing is left to begin.
 
     Args:
         study: its file or its name.
@@ -248,131 +222,115 @@ def worker(
     """
     with interrupt.handled(), _optunas_errors_only():
         found = open_study(study, storage=storage)
-        found.trials()  # what is damaged is told before anything is run or written
+        found.trials()  # what is damaged is reported before anything is run or written
         with storage_errors(found.url):
-            kept = found.study.user_attrs
+            attrs = StudyAttrs(found.study.user_attrs)
         for key, does in (
             ("train", "trains by a Python function"),
             ("criteria", "has criteria in Python"),
         ):
-            if kept.get(PREFIX + key) is not None:
+            if getattr(attrs, key) is not None:
                 raise InputError(
                     f"study {found.name!r} {does}, which cannot be handed on: join it by calling "
                     f"pdsearch.search(..., {key}=…) on the same storage"
                 )
-        kept_threads = kept.get(PREFIX + "threads")
-        if threads is not None and threads != kept_threads:
+        if threads is not None and threads != attrs.threads:
             raise InputError(
-                f"study {found.name!r} was begun with threads {kept_threads}, on which the last "
+                f"study {found.name!r} was begun with threads {attrs.threads}, on which the last "
                 f"bits of its results depend, got {threads}: leave it out"
             )
         said = Display(quiet=not progress, total=found.settings.study.trials)
         found = runnable(found, trust=trust_study_code, say=said.note)
         check_output(found.output)
         stored = replace(found, study=open_named(found.name, found.url, write=True).study)
-        dataset = dataset_of(stored.settings, progress=progress)
+        dataset = dataset_of(stored.settings)
         now = content_of(stored.settings.trial, dataset, directory=stored.directory)
-        if other := other_content(kept.get(PREFIX + CONTENT, {}), now):
+        if other := other_content(attrs.content or {}, now):
             raise InputError(
                 f"study {stored.name!r} was begun with other content of {', '.join(other)}"
             )
-        trainer = image_trainer(stored, dataset, device=device, threads=threads)
         _run(
             stored,
-            trainer,
-            url=stored.url,
-            progress=progress,
-            device=device,
-            where=device_of(device, None),
-            criteria=own_as_begun(stored),
-            storage_wait=storage_wait,
+            image_trainer(stored, dataset, device=device, threads=threads),
+            Part(
+                device=device,
+                where=device_of(device, None),
+                progress=progress,
+                storage_wait=storage_wait,
+                criteria=own_as_begun(stored),
+            ),
         )
     return stored
+
+
+def work(request: dict[str, Any]) -> None:
+    """Run trials as one of a search's further processes, until nothing is left to begin.
+
+    The study file comes from the process that started this one, not from the storage.
+    """
+    worker(
+        validate(request["file"], directory=Path(request["directory"])),
+        storage=request["storage"],
+        device=request["device"],
+        storage_wait=request["storage_wait"],
+        progress=False,
+    )
 
 
 # -------------------------------------------------------------------------------------- the parts
 
 
-def _of_file(stored: StoredStudy, settings: StudyFile) -> StoredStudy:
-    """A study that goes by its file, with which it was just compared, not by what is stored."""
-    return replace(
-        stored,
-        settings=with_decided(settings, stored.settings),
-        directory=settings.directory,
-        output=settings.directory / settings.study.output / stored.name,
-        file=settings,
-        trusted=True,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A process's part in a study.
+
+    It runs `side_by_side` trials at once until the study's total is reached; None stands for a
+    worker, which leaves when nothing is left to begin. `where` is what `device` comes to.
+    """
+
+    device: str
+    where: str
+    progress: bool
+    storage_wait: float
+    side_by_side: int | None = None
+    criteria: tuple[Callable[..., Any], ...] = ()
 
 
-def _run(
-    stored: StoredStudy,
-    trainer: Trainer,
-    *,
-    url: str,
-    progress: bool,
-    device: str,
-    where: str,
-    storage_wait: float,
-    side_by_side: int | None = None,
-    criteria: tuple[Callable[..., Any], ...] = (),
-) -> None:
-    """Runs trials: to the study's total, `side_by_side` at once; as one of its workers if None."""
+def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
+    """Run trials, alone or with further processes."""
     from pdsearch.study.run import Session
 
     alive = parent_alive()
     settings = stored.settings.study
     helpers: list[subprocess.Popen[str]] = []
-    until_total = side_by_side is not None
-    further = (side_by_side or 1) - 1
+    until_total = part.side_by_side is not None
+    further = (part.side_by_side or 1) - 1
 
     def recruit(left: float, trials: int) -> bool:
-        """Starts the further workers where they gain more than their start takes."""
+        """Start the further workers where they gain more than their start takes."""
         if settings.workers == "auto" and left < WORTH:
             return False
         for _ in range(min(further, trials)):
-            helpers.append(_start_worker(stored, device=device, storage_wait=storage_wait))
+            helpers.append(_start_worker(stored, part))
         if helpers:
             display.say(f"{1 + len(helpers)} trials side by side from now on (--workers)")
         return True
 
     with (
-        storage_errors(url),
-        Display(quiet=not progress, total=settings.trials) as display,
-        waiting(stored.study, seconds=storage_wait, say=display.note, wanted=alive),
+        storage_errors(stored.url),
+        Display(quiet=not part.progress, total=settings.trials) as display,
+        waiting(stored.study, seconds=part.storage_wait, say=display.note, wanted=alive),
     ):
         session = Session(
             stored,
             trainer,
             display,
             wanted=alive,
-            extra_criteria=criteria,
+            extra_criteria=part.criteria,
             recruit=recruit if further and settings.workers == "auto" else None,
         )
-        display.say(f"study {stored.name}: {shown_url(url)}")
-        fixed = 1 + len(stored.study.user_attrs[PREFIX + "references"])
-        if settings.trials <= fixed:
-            display.note(
-                f"study.trials = {settings.trials} leaves no trial to a candidate: ReLU and the "
-                f"references take {fixed}"
-            )
-        begun_with = stored.study.user_attrs.get(PREFIX + "versions", {})
-        others = [
-            f"{name} {begun_with[name]}, now {version}"
-            for name, version in versions().items()
-            if begun_with.get(name, version) != version
-        ]
-        if others:
-            display.note(
-                f"the study was begun with {'; '.join(others)}: what is trained from here on may "
-                "differ in its last bits from what is there, or in more"
-            )
-        begun_on = stored.study.user_attrs.get(PREFIX + "device", where)
-        if begun_on.partition(":")[0] != where.partition(":")[0]:
-            display.say(
-                f"the study was begun on {begun_on} and goes on on {where}: the same seed no "
-                "longer gives the same bits, so pairs are a little less alike (--device)"
-            )
+        display.say(f"study {stored.name}: {shown_url(stored.url)}")
+        _remark(stored, display, where=part.where)
         try:
             if settings.workers != "auto":
                 recruit(math.inf, settings.trials)
@@ -385,22 +343,48 @@ def _run(
             settle(stored.study)
 
 
-def _start_worker(
-    stored: StoredStudy, *, device: str, storage_wait: float
-) -> "subprocess.Popen[str]":
+def _remark(stored: StoredStudy, display: Display, *, where: str) -> None:
+    """Say what a user may not expect: no room for a candidate, another version or device."""
+    attrs, trials = StudyAttrs(stored.study.user_attrs), stored.settings.study.trials
+    fixed = 1 + len(attrs.references or ())
+    if trials <= fixed:
+        display.note(
+            f"study.trials = {trials} leaves no trial to a candidate: ReLU and the references take "
+            f"{fixed}"
+        )
+    begun_with = attrs.versions or {}
+    others = [
+        f"{name} {begun_with[name]}, now {version}"
+        for name, version in versions().items()
+        if begun_with.get(name, version) != version
+    ]
+    if others:
+        display.note(
+            f"the study was begun with {'; '.join(others)}: what is trained from here on may "
+            "differ in its last bits from what is there, or in more"
+        )
+    begun_on = attrs.device if "device" in attrs else where
+    if str(begun_on).partition(":")[0] != where.partition(":")[0]:
+        display.say(
+            f"the study was begun on {begun_on} and goes on on {where}: the same seed no "
+            "longer gives the same bits, so pairs are a little less alike (--device)"
+        )
+
+
+def _start_worker(stored: StoredStudy, part: Part) -> "subprocess.Popen[str]":
     request = {
         "file": stored.settings.model_dump(mode="json"),
         "directory": str(stored.directory),
         "storage": stored.url,
-        "device": device,
-        "storage_wait": storage_wait,
+        "device": part.device,
+        "storage_wait": part.storage_wait,
     }
-    return start("pdsearch.study.helper", request)
+    return start("pdsearch.study.api", request)
 
 
 @contextlib.contextmanager
 def _optunas_errors_only() -> Iterator[None]:
-    """Keeps Optuna's log to its errors.
+    """Keep Optuna's log to its errors.
 
     Not WARNING: it prints a traceback for every interrupted trial and every one tried again, which
     this package tells in a line.

@@ -1,10 +1,11 @@
-"""Beginning a study, or going on with one: what is kept with it, and what may not change."""
+"""Beginning a study, or resuming one: what is kept with it, and what may not change."""
 
 import importlib.metadata
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
@@ -14,16 +15,15 @@ from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
-from pdsearch.study.content import CONTENT, other_content
+from pdsearch.study.attributes import FIXED, SCHEMA, StudyAttrs, TrialAttrs, kept_settings
+from pdsearch.study.families import BASELINE, grid, offered
 from pdsearch.study.innards import ENQUEUED
-from pdsearch.study.kept import PREFIX, kept_settings, reading
-from pdsearch.study.own import KEPT, changed
-from pdsearch.study.owner import owner_of
-from pdsearch.study.queue import current
+from pdsearch.study.machine import owner_of
+from pdsearch.study.queue import ENDED, current
 from pdsearch.study.settings import OBJECTIVES, StudyFile
-from pdsearch.study.space import BASELINE, FIXED, grid, offered
-from pdsearch.study.storage import connect, shown_url, storage_errors
-from pdsearch.study.stored import SCHEMA, StoredStudy, gates_of, read
+from pdsearch.study.sources import changed_texts, other_content
+from pdsearch.study.storage import connect, reading, shown_url, storage_errors
+from pdsearch.study.stored import StoredStudy, read
 
 FREE = (
     "study.trials",
@@ -42,87 +42,109 @@ Direction = Literal["minimize", "maximize"]
 MAKING = 15.0  # seconds given to another process that is just making the study
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a study is to be; its fields are those of `StudyAttrs`, as far as they are kept.
+
+    `fixed_threads` says whether somebody asked for that number of threads, and `texts` are those of
+    the criteria's files.
+    """
+
+    settings: StudyFile
+    searched: Mapping[str, Family]
+    references: Mapping[str, Family]
+    device: str
+    threads: int
+    fixed_threads: bool = False
+    train: str | None = None
+    criteria: Sequence[str] | None = None
+    direction: Direction = "maximize"
+    texts: Mapping[str, str]
+    content: Mapping[str, str]
+
+    @property
+    def families(self) -> dict[str, Family]:
+        """Every family, by name."""
+        return families_of(self.searched, self.references)
+
+    @property
+    def directions(self) -> list[Direction]:
+        """One an objective."""
+        further = self.settings.study.objectives[1:]
+        return [self.direction, *(OBJECTIVES[key] for key in further)]
+
+    def attributes(self) -> dict[str, Any]:
+        """What a new study keeps of it; the settings are kept as they are decided."""
+        return {
+            "families": {key: family.to_dict() for key, family in self.families.items()},
+            "searched": list(self.searched),
+            "references": list(self.references),
+            "directory": str(self.settings.directory),
+            "versions": versions(),
+            "device": self.device,
+            "threads": self.threads,
+            "train": self.train,
+            "criteria": None if self.criteria is None else list(self.criteria),
+            "direction": self.direction,
+            "own_criteria": dict(self.texts),
+            "content": dict(self.content),
+        }
+
+
+def families_of(
+    searched: Mapping[str, Family], references: Mapping[str, Family]
+) -> dict[str, Family]:
+    """Return every family of a study by name: the baseline's too."""
+    return {BASELINE: load_family(BASELINE), **references, **searched}
+
+
 def begin(
-    settings: StudyFile,
+    plan: Plan,
     *,
-    searched: Mapping[str, Family],
-    references: Mapping[str, Family],
-    url: str,
-    kept: Mapping[str, Any],
-    threads: int | None = None,
     decide: Callable[[StudyFile], StudyFile],
     settle: Callable[[], Mapping[str, FamilyGate]] = dict,
-    direction: Direction = "maximize",
 ) -> StoredStudy:
-    """Makes a study, or opens the one of that name and checks that it is the same.
+    """Make a study, or open the one of that name and check that it is the same.
 
     Args:
-        settings: the study file, resolved.
-        searched: families that candidates are drawn from.
-        references: families run at their defaults.
-        url: the storage's.
-        kept: further study attributes by name, `device` and the like, `CONTENT` among them; a study
-            that exists keeps its own.
-        threads: of a trial, where somebody asked for a number; a study keeps those it began with.
-        decide: what `auto` settings come to; asked once, when the study is made.
-        settle: what is known of whole families; asked once likewise.
-        direction: of the first objective.
+        plan: what it is to be.
+        decide: returns the settings with `auto` decided; called once, when the study is made.
+        settle: returns what is known of whole families; called once likewise.
 
     Raises:
         InputError: the study was begun with other settings.
         StorageError: the storage refuses.
     """
+    name, url = plan.settings.study.name, plan.settings.study.storage
     backend = connect(url, create=True)
-    name = settings.study.name
-    families = {BASELINE: load_family(BASELINE), **references, **searched}
-    directions: list[Direction] = [
-        direction,
-        *(OBJECTIVES[key] for key in settings.study.objectives[1:]),
-    ]
-    attributes = {
-        "families": {key: family.to_dict() for key, family in families.items()},
-        "searched": list(searched),
-        "references": list(references),
-        "directory": str(settings.directory),
-        "versions": versions(),
-        **kept,
-    }
+
     with storage_errors(url):
         study = None
         with reading(name, url, backend):
             names = optuna.get_all_study_names(backend)
         if name not in names:
             # Before anything is written: what fails here leaves nothing behind.
-            attributes |= _decided_once(settings, decide, settle)
-            study = _create(backend, name, directions)
+            attributes = plan.attributes() | _decided_once(plan.settings, decide, settle)
+            study = _create(backend, name, plan.directions)
         if study is None:
             with reading(name, url, backend):
                 study = _existing(backend, name, url)
                 study.get_trials(deepcopy=False)
-            if PREFIX + "settings" in study.user_attrs:
-                stored = read(study, url)
-                stored.trials()  # what is damaged is told before anything is written
-                resolved = with_decided(settings, stored.settings)
-                attributes["settings"] = kept_settings(resolved)
-                if _check_same(stored, attributes, threads=threads):
-                    for key in ("settings", "directory"):
-                        study.set_user_attr(PREFIX + key, attributes[key])
-                    _queue_fixed(study, references)
-                    _queue_grid(study, settings, searched)
-                    return read(study, url)
+            if "settings" in StudyAttrs(study) and _resumed(study, plan):
+                return read(study, url)
             # Nothing has come of it yet (a mistake in the file, most likely): begin anew.
-            attributes |= _decided_once(settings, decide, settle)
+            attributes = plan.attributes() | _decided_once(plan.settings, decide, settle)
             optuna.delete_study(study_name=name, storage=backend)
-            study = optuna.create_study(study_name=name, storage=backend, directions=directions)
-        for key, value in attributes.items():
-            study.set_user_attr(PREFIX + key, value)
+            study = optuna.create_study(
+                study_name=name, storage=backend, directions=plan.directions
+            )
+        StudyAttrs(study).write(**attributes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(list(settings.study.objectives))
-        _queue_fixed(study, references)
-        _queue_grid(study, settings, searched)
+            study.set_metric_names(list(plan.settings.study.objectives))
+        _queue(study, plan)
         # Last: what tells other processes that the study is whole.
-        study.set_user_attr(PREFIX + "schema", SCHEMA)
+        StudyAttrs(study).schema = SCHEMA
         return read(study, url)
 
 
@@ -140,7 +162,7 @@ def _decided_once(
 
 
 def with_decided(settings: StudyFile, stored: StudyFile) -> StudyFile:
-    """The settings with what was decided for `auto` when the study was made."""
+    """Return the settings with what was decided for `auto` when the study was made."""
     decided = {
         key: getattr(stored.trial, key)
         for key in ("precision", "memory_format")
@@ -159,16 +181,16 @@ def _create(
 
 
 def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "optuna.Study":
+    """The study of that name, once it is whole or known to have been left unfinished."""
     study = optuna.load_study(study_name=name, storage=backend)
     until = time.monotonic() + MAKING
-    while PREFIX + "schema" not in study.user_attrs:
+    while "schema" not in (attrs := StudyAttrs(study)):
         if time.monotonic() > until:
-            if PREFIX + "settings" in study.user_attrs:
-                # Whoever made it was killed in between; what is missing is queued below.
-                study.set_user_attr(PREFIX + "schema", SCHEMA)
+            if "settings" in attrs:
+                # Whoever made it was killed in between; what is missing is queued later.
+                attrs.schema = SCHEMA
                 break
-            ours = all(key.startswith(PREFIX) for key in study.user_attrs)
-            if ours and not study.get_trials(deepcopy=False):
+            if attrs.ours() and not study.get_trials(deepcopy=False):
                 break  # killed even before that: begun anew
             raise InputError(
                 f"{shown_url(url)} holds a study {name!r} that pdsearch did not make: choose "
@@ -179,64 +201,90 @@ def _existing(backend: optuna.storages.BaseStorage, name: str, url: str) -> "opt
     return study
 
 
-def _decisive(value: Any) -> Any:
-    """What of a setting, or of the families in it, decides trials: not the source they cite."""
-    if isinstance(value, Mapping):
-        return {key: entry for key, entry in value.items() if key != "reference"}
-    return [_decisive(entry) for entry in value] if isinstance(value, list) else value
+# ----------------------------------------------------------------------------- what may not change
 
 
-def _check_same(stored: StoredStudy, attributes: Mapping[str, Any], *, threads: int | None) -> bool:
-    """Whether to go on with a study; False if it may be replaced, for nothing came of it.
+def _resumed(study: "optuna.Study", plan: Plan) -> bool:
+    """Whether a study is resumed; False if it may be replaced, because nothing came of it.
 
     Raises:
         InputError: naming every setting that has changed.
     """
-    attrs = stored.study.user_attrs
-    changes = changes_of(stored.settings, attrs, attributes)
-    for key in other_content(attrs.get(PREFIX + CONTENT, {}), attributes[CONTENT]):
-        changes.append(f"{key}: its content")
-    if threads is not None and threads != attrs.get(PREFIX + "threads"):
-        # The order of a sum depends on them, and the last bits of a result with it.
-        changes.append(f"threads {attrs.get(PREFIX + 'threads')} → {threads}")
-    for key in ("train", "criteria", "direction"):
-        if key == "criteria" and PREFIX + key not in attrs:
-            continue  # begun before they were kept
-        if attrs.get(PREFIX + key) != attributes.get(key):
-            changes.append(f"{key} {attrs.get(PREFIX + key)!r} → {attributes.get(key)!r}")
-    if not changes:
-        return True
-    trials = stored.study.get_trials(deepcopy=False)
-    begun = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:
-            owner = owner_of(trial.user_attrs.get(PREFIX + "owner"))
-            begun = begun or owner is None or owner.alive() is not False
-    if not begun:
+    stored = read(study, plan.settings.study.storage)
+    stored.trials()  # what is damaged is reported before anything is written
+    resolved = with_decided(plan.settings, stored.settings)
+    changes = _changes(stored, plan, resolved)
+    if changes and not _has_results(study):
         return False
-    raise InputError(
-        f"study {stored.name!r} in {stored.storage} was begun with other settings: "
-        f"{'; '.join(changes)}. Restore them, or choose another study.name"
+    if changes:
+        raise InputError(
+            f"study {stored.name!r} in {stored.storage} was begun with other settings: "
+            f"{'; '.join(changes)}. Restore them, or choose another study.name"
+        )
+    StudyAttrs(study).write(
+        settings=kept_settings(resolved), directory=str(plan.settings.directory)
     )
+    _queue(study, plan)
+    return True
+
+
+def _changes(stored: StoredStudy, plan: Plan, resolved: StudyFile) -> list[str]:
+    """Everything that is otherwise than when the study was begun."""
+    attrs = StudyAttrs(stored.study.user_attrs)
+    changes = changes_of(
+        attrs, stored.settings, settings=resolved, families=plan.families, texts=plan.texts
+    )
+    for key in other_content(attrs.content or {}, plan.content):
+        changes.append(f"{key}: its content")
+    if plan.fixed_threads and plan.threads != attrs.threads:
+        # The order of a sum depends on them, and the last bits of a result with it.
+        changes.append(f"threads {attrs.threads} → {plan.threads}")
+    now = plan.attributes()
+    for key in ("train", "criteria", "direction"):
+        if key == "criteria" and key not in attrs:
+            continue  # begun before they were kept
+        if (before := getattr(attrs, key)) != now[key]:
+            changes.append(f"{key} {before!r} → {now[key]!r}")
+    return changes
 
 
 def changes_of(
-    stored: StudyFile, attrs: Mapping[str, Any], attributes: Mapping[str, Any]
+    attrs: StudyAttrs,
+    stored: StudyFile,
+    *,
+    settings: StudyFile,
+    families: Mapping[str, Family],
+    texts: Mapping[str, str],
 ) -> list[str]:
-    """What a study file says otherwise than the study's settings, families and criteria."""
-    old, new = _flat(stored.model_dump(mode="json")), _flat(attributes["settings"])
+    """Return how settings, families and criteria's files differ from a study's.
+
+    Args:
+        attrs: what the study keeps.
+        stored: its settings.
+        settings: those of now, `auto` decided.
+        families: those of now, by name.
+        texts: of the criteria's files of now.
+    """
+    old, new = _flat(stored.model_dump(mode="json")), _flat(settings.model_dump(mode="json"))
     changes = [
         f"{key} {old.get(key)!r} → {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
         if _decisive(old.get(key)) != _decisive(new.get(key)) and key not in FREE
     ]
-    for key, family in attributes["families"].items():
-        before = attrs[PREFIX + "families"].get(key)
-        if before is not None and _decisive(before) != _decisive(family):
-            changes.append(f"family {key} {before['formula']!r} → {family['formula']!r}")
-    for spec in changed(attrs.get(PREFIX + KEPT, {}), attributes.get(KEPT, {})):
+    for key, family in families.items():
+        before, now = (attrs.families or {}).get(key), family.to_dict()
+        if before is not None and _decisive(before) != _decisive(now):
+            changes.append(f"family {key} {before['formula']!r} → {now['formula']!r}")
+    for spec in changed_texts(attrs.own_criteria or {}, texts):
         changes.append(f"criteria.own {spec!r}: what its file says")
     return changes
+
+
+def _decisive(value: Any) -> Any:
+    """What of a setting, or of the families in it, decides trials: not the source they cite."""
+    if isinstance(value, Mapping):
+        return {key: entry for key, entry in value.items() if key != "reference"}
+    return [_decisive(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -249,52 +297,67 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _has_results(study: "optuna.Study") -> bool:
+    """Whether a trial has come to a result, or may be running."""
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state in ENDED:
+            return True
+        if trial.state == TrialState.RUNNING:
+            owner = owner_of(TrialAttrs(trial).owner)
+            if owner is None or owner.alive() is not False:
+                return True
+    return False
+
+
+# --------------------------------------------------------------------------------- what is queued
+
+
+def _queue(study: "optuna.Study", plan: Plan) -> None:
+    """Queue the trials that are fixed beforehand, except those that are there."""
+    _queue_fixed(study, plan.references)
+    if plan.settings.study.sampler == "grid":
+        _queue_grid(study, plan)
+
+
 def _queue_fixed(study: "optuna.Study", references: Mapping[str, Family]) -> None:
-    """Queues the baseline and the references, those that are not there yet or gave up."""
+    """Queue the baseline and the references, those that are not there yet or gave up."""
     there = set()
     for trial in study.get_trials(deepcopy=False):
-        if trial.user_attrs.get(PREFIX + "kind") in FIXED and trial.state != TrialState.FAIL:
-            data = trial.user_attrs[PREFIX + "candidate"]  # `check_trial` has looked
-            there.add((trial.user_attrs[PREFIX + "kind"], data["family"]["name"]))
+        attrs = TrialAttrs(trial)
+        if attrs.kind in FIXED and trial.state != TrialState.FAIL:
+            data = attrs.candidate or {}  # `check_trial` has looked
+            there.add((attrs.kind, data["family"]["name"]))
     wanted = [("baseline", load_family(BASELINE))]
     wanted += [("reference", family) for family in references.values()]
     for kind, family in wanted:
         if (kind, family.name) not in there:
-            study.add_trial(
-                optuna.create_trial(
-                    state=TrialState.WAITING,
-                    user_attrs={
-                        PREFIX + "kind": kind,
-                        PREFIX + "candidate": family.default.to_dict(),
-                    },
-                )
-            )
+            kept = TrialAttrs.named(kind=kind, candidate=family.default.to_dict())
+            study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs=kept))
 
 
-def _queue_grid(study: "optuna.Study", settings: StudyFile, searched: Mapping[str, Family]) -> None:
-    """Queues a grid's points, those that are not there yet, as far as the total has room."""
-    if settings.study.sampler != "grid":
-        return
-    family = next(iter(searched.values()))
+def _queue_grid(study: "optuna.Study", plan: Plan) -> None:
+    """Queue a grid's points, those that are not there yet, as far as the total has room."""
+    family = next(iter(plan.searched.values()))
+    settings = plan.settings.study
     trials = [t for t in current(study.get_trials(deepcopy=False)) if t.state != TrialState.FAIL]
-    fixed = 1 + len(settings.study.references)
+    fixed = 1 + len(settings.references)
     there = [
         trial.params or trial.system_attrs.get(ENQUEUED, {})
         for trial in trials
-        if trial.user_attrs.get(PREFIX + "kind") not in FIXED
+        if not TrialAttrs(trial).fixed
     ]
-    room = max(0, settings.study.trials - fixed - len(there))
-    space = offered(family, gates_of(study).get(family.name))
-    points = grid(family, settings.study.trials - fixed, space=space)
+    room = max(0, settings.trials - fixed - len(there))
+    space = offered(family, StudyAttrs(study).family_gates().get(family.name))
+    points = grid(family, settings.trials - fixed, space=space)
     missing = [point for point in points if point not in there]
     if room < len(missing):  # a larger total, whose grid is another: not one corner of it
-        missing = random.Random(settings.study.seed).sample(missing, room)
+        missing = random.Random(settings.seed).sample(missing, room)
     for point in missing:
         study.enqueue_trial(point)
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a trial's numbers."""
+    """Return the versions of what decides a trial's numbers."""
     from pdsearch import __version__
 
     return {

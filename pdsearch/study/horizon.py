@@ -11,8 +11,6 @@ candidate has a value of its own, and no trial needs another's.
 import math
 from collections.abc import Sequence
 
-__all__ = ["lengths", "noise", "weights"]
-
 
 def lengths(epochs: int) -> tuple[int, ...]:
     """What a trial of so many epochs trains for, one after the other: a quarter, a half, all.

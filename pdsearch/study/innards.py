@@ -1,4 +1,4 @@
-"""Names of Optuna that are not public, all of them; read in 5.0.0.
+"""Names and tables of Optuna that are not public, all of them; read in 5.0.0.
 
 What Optuna offers in public does not reach the storage below its cache, which trial a process runs,
 or the heartbeats without `Study.optimize`. That one is not used: it asks, trains and tells in one
@@ -7,14 +7,17 @@ for a heartbeat that hangs.
 """
 
 import contextlib
+import copy
 import io
+import json
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import (
     ExperimentalWarning,
     StorageInternalError,
@@ -135,13 +138,43 @@ def trial_id(trial: "Trial | FrozenTrial") -> int:
     return trial._trial_id
 
 
+class StoredTrial:
+    """A trial as its storage has it, which is written to whatever process runs the trial."""
+
+    def __init__(self, study: "optuna.Study", trial: "Trial | FrozenTrial | int") -> None:
+        self._storage = study._storage
+        self._id = trial if isinstance(trial, int) else trial._trial_id
+
+    def read(self) -> "FrozenTrial":
+        """The trial as it is now."""
+        return self._storage.get_trial(self._id)
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """Its attributes as they are now."""
+        return self.read().user_attrs
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Write an attribute."""
+        self._storage.set_trial_user_attr(self._id, key, value)
+
+    def set_state(self, state: TrialState) -> bool:
+        """Set its state; whether that was possible."""
+        return self._storage.set_trial_state_values(self._id, state=state)
+
+
 def contains(distribution: "BaseDistribution", value: Any) -> bool:
     """Whether a parameter may have a value."""
     return bool(distribution._contains(value))
 
 
-def expire(study: "optuna.Study") -> None:
-    """Has Optuna fail the trials whose heartbeats have stopped."""
+def expire(
+    study: "optuna.Study", *, retry: "Callable[[optuna.Study, FrozenTrial], object]"
+) -> None:
+    """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` with each."""
+    backend = backend_of(study)
+    if backend is not None:
+        backend.heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
@@ -180,10 +213,43 @@ def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
         thread.join(timeout=1)
 
 
+class SeenStudy(optuna.Study):
+    """A study of which only some trials are seen, read once until `forget` is called.
+
+    Samplers ask a dozen times a trial, and asking a database takes milliseconds.
+
+    Args:
+        study: the whole one.
+        seen: returns those of its trials that are seen.
+    """
+
+    def __init__(
+        self, study: "optuna.Study", seen: "Callable[[list[FrozenTrial]], list[FrozenTrial]]"
+    ) -> None:
+        super().__init__(study.study_name, study._storage)
+        self._seen = seen
+        self._known: list[FrozenTrial] | None = None
+
+    def forget(self) -> None:
+        """Read the trials anew the next time."""
+        self._known = None
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: "Container[TrialState] | None" = None,
+        use_cache: bool = False,
+    ) -> "list[FrozenTrial]":
+        if self._known is None:
+            self._known = self._seen(super()._get_trials(deepcopy=False))
+        found = [trial for trial in self._known if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
 class CmaEsSampler(optuna.samplers.CmaEsSampler):
     """Optuna's, whose state is kept with trials as a pickle: only one that runs nothing is read.
 
-    Whoever can write to a storage could otherwise run anything wherever its study goes on.
+    Whoever can write to a storage could otherwise run anything wherever its study is resumed.
     """
 
     def _restore_optimizer(self, completed_trials: "list[FrozenTrial]") -> Any:
@@ -230,3 +296,54 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it holds {module}.{name}")
         return super().find_class(module, name)
+
+
+# -------------------------------------------------------------------------- the database's tables
+
+
+def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
+    """Whether a trial ever had a heartbeat; True where that is not kept."""
+    backend = backend_of(study)
+    if backend is None:
+        return True
+    query = sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = :trial")
+    with backend.engine.connect() as connection:
+        return connection.execute(query, {"trial": trial_id(trial)}).scalar() != 0
+
+
+_QUERIES = {
+    "its {key!r}": "SELECT a.key, a.value_json, 0 FROM study_{kind}_attributes a "
+    "JOIN studies s ON s.study_id = a.study_id WHERE s.study_name = :name",
+    "trial {number}'s {key!r}": "SELECT a.key, a.value_json, t.number FROM trial_{kind}_attributes "
+    "a JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id "
+    "WHERE s.study_name = :name",
+}
+_PARAMETERS = (
+    "SELECT p.param_name, p.distribution_json, t.number FROM trial_params p "
+    "JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s.study_id = t.study_id "
+    "WHERE s.study_name = :name"
+)
+
+
+def find_damage(name: str, backend: BaseStorage) -> str | None:
+    """Return which value is no JSON, the first that is found; None if none is."""
+    database = database_of(backend)
+    if database is None:
+        return None
+    queries = [
+        (said, text.format(kind=kind))
+        for said, text in _QUERIES.items()
+        for kind in ("user", "system")
+    ]
+    queries.append(("trial {number}'s parameter {key!r}", _PARAMETERS))
+    try:
+        with database.engine.connect() as connection:
+            for said, text in queries:
+                for key, value, number in connection.execute(sqlalchemy.text(text), {"name": name}):
+                    try:
+                        json.loads(value)
+                    except (ValueError, TypeError, RecursionError):
+                        return said.format(key=key, number=number) + " is no JSON"
+    except Exception:  # too damaged to look into: what was raised first is reported
+        return None
+    return None

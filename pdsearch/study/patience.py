@@ -35,13 +35,13 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 class Patience:
-    """How long a process waits for its storage; until it is told to, not at all.
+    """How long a process waits for its storage; until it is set, not at all.
 
     A SQLite file that another process is just writing to is waited for in any case.
 
     Attributes:
         seconds: that it may be away.
-        say: told once when it is away, and once when it is back.
+        say: called once when it is away, and once when it is back.
         wanted: whether there is still somebody to wait for.
     """
 
@@ -54,7 +54,7 @@ class Patience:
         self._back = -math.inf
 
     def missed(self) -> None:
-        """Notes that the storage was not there, where nobody waits for it."""
+        """Note that the storage was not there, where nobody waits for it."""
         self._away = True
 
     def away_within(self, seconds: float) -> bool:

@@ -1,27 +1,31 @@
 """What a search needs before its first trial: settings, families, images, a device; and checks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.criteria import UserCriterion
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.study.content import CONTENT
-from pdsearch.study.kept import PREFIX
-from pdsearch.study.own import changed, load_own
-from pdsearch.study.settings import FamilySpec, StudyFile, load_study_file, validate
-from pdsearch.study.space import as_spec, resolve_families
+from pdsearch.study.attributes import StudyAttrs
+from pdsearch.study.families import as_spec, resolve_families
+from pdsearch.study.image_trainer import ImageTrainer
+from pdsearch.study.settings import StudyFile, load_study_file, validate
+from pdsearch.study.sources import changed_texts, load_own
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import StoredStudy
-from pdsearch.study.train import ImageTrainer
+from pdsearch.study.trainer import FunctionTrainer
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
 
 
-def settings_of(study: StudyFile | str | Path | None, changes: dict[str, Any]) -> StudyFile:
-    """The study file that a call means, with the values that it gives itself."""
+def settings_of(study: StudyFile | str | Path | None, **given: Any) -> StudyFile:
+    """Return the study file that a call means, with the values that it gives itself."""
+    changes = {key: value for key, value in given.items() if value is not None}
+    for key in changes.keys() & {"families", "references"}:
+        changes[key] = [as_spec(one) if isinstance(one, Family) else one for one in changes[key]]
     if study is None:
         if "families" not in changes:
             raise InputError("search needs a study file, or families=…")
@@ -30,36 +34,90 @@ def settings_of(study: StudyFile | str | Path | None, changes: dict[str, Any]) -
     return file.with_study(**changes) if changes else file
 
 
-def resolved(
+def check_call(
     settings: StudyFile,
-) -> tuple[dict[str, Family], dict[str, Family], tuple[UserCriterion, ...], dict[str, str]]:
-    """Families, references, and criteria of one's own with their files' texts.
+    *,
+    train: Callable[..., Any] | None,
+    criteria: Sequence[Callable[..., Any]],
+    direction: str,
+) -> None:
+    """Check that what a call of `search` gives goes together.
+
+    Raises:
+        InputError: it does not.
+    """
+    study = settings.study
+    if direction not in ("maximize", "minimize"):
+        raise InputError(f"direction must be maximize | minimize, got {direction!r}")
+    several = study.workers not in (1, "auto")
+    if criteria and several and train is None:
+        raise InputError("criteria of your own need workers=1: they cannot be handed on")
+    if train is None:
+        if direction == "minimize":
+            raise InputError("direction='minimize' is for a train function; accuracy is maximized")
+        return
+    if several:
+        raise InputError(
+            f"workers must be 1 with a train function, got {study.workers}: a function "
+            "cannot be handed to other processes; call search in each of them on one storage"
+        )
+    if len(study.objectives) > 1:
+        raise InputError("a train function has one objective: its value")
+    if study.horizon is not None:
+        raise InputError(
+            "study.horizon is for pdsearch's own training: a train function has no length"
+        )
+    if study.looks or study.prune_by:
+        raise InputError(
+            "looks and prune_by are for pdsearch's own training: a pruner compares the values that "
+            "a train function yields, as often as it yields one"
+        )
+
+
+def function_trainer(settings: StudyFile, train: Callable[..., Any]) -> FunctionTrainer:
+    """Return what trains a study's candidates by a user's function."""
+    trainer = FunctionTrainer(train)
+    if settings.study.tie_seeds and not trainer.takes_seed:
+        raise InputError("study.tie_seeds needs a train function that takes a seed")
+    return trainer
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a study file names: families, and its own criteria with their files' texts."""
+
+    searched: dict[str, Family]
+    references: dict[str, Family]
+    criteria: tuple[UserCriterion, ...]
+    texts: dict[str, str]
+
+
+def resolved(settings: StudyFile) -> Named:
+    """Return the families and the criteria that a study file names.
 
     Raises:
         InputError: everything that cannot be had, one a line.
     """
     problems = []
-    searched: dict[str, Family] = {}
-    listed: dict[str, Family] = {}
-    own: tuple[UserCriterion, ...] = ()
-    texts: dict[str, str] = {}
+    families: tuple[dict[str, Family], dict[str, Family]] = {}, {}
+    own: tuple[tuple[UserCriterion, ...], dict[str, str]] = (), {}
     try:
-        searched, listed = resolve_families(settings.study, directory=settings.directory)
+        families = resolve_families(settings.study, directory=settings.directory)
     except InputError as error:
         problems.append(str(error))
     try:
-        own, texts = load_own(settings.criteria, directory=settings.directory)
+        own = load_own(settings.criteria, directory=settings.directory)
     except InputError as error:
         problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
-    return searched, listed, own, texts
+    return Named(*families, *own)
 
 
 def own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
     """A study's own criteria, from files that still say what they said when it was begun."""
     functions, texts = load_own(stored.settings.criteria, directory=stored.directory)
-    if other := changed(stored.own_criteria, texts):
+    if other := changed_texts(stored.own_criteria, texts):
         raise InputError(
             f"study {stored.name!r} was begun with another text of {', '.join(other)}: restore "
             "it (the report shows what it was)"
@@ -67,12 +125,7 @@ def own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
     return functions
 
 
-def spec_of(family: Family | FamilySpec) -> FamilySpec:
-    """A family as a study file would name it."""
-    return as_spec(family) if isinstance(family, Family) else family
-
-
-def dataset_of(settings: StudyFile, *, progress: bool) -> "Dataset":
+def dataset_of(settings: StudyFile) -> "Dataset":
     """The images that a study trains on."""
     from pdsearch.data import load_dataset
 
@@ -156,7 +209,7 @@ def decided(
 
 
 def warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str], None]) -> None:
-    """Says where a study compared nothing: its ReLU diverged, or no network learned anything."""
+    """Say where a study compared nothing: its ReLU diverged, or no network learned anything."""
     from pdsearch.statistics import beyond_guessing, guessing
 
     rows = stored.trials()
@@ -184,12 +237,11 @@ def image_trainer(
 ) -> ImageTrainer:
     """What trains a study's candidates on images."""
     with storage_errors(stored.url):
-        attrs = stored.study.user_attrs
-    content = attrs.get(PREFIX + CONTENT, {})
+        attrs = StudyAttrs(stored.study.user_attrs)
     return ImageTrainer(
         stored.settings,
         dataset,
         device=device,
-        threads=threads or attrs.get(PREFIX + "threads"),
-        source=content.get(f"trial.model {stored.settings.trial.model!r}"),
+        threads=threads or attrs.threads,
+        source=(attrs.content or {}).get(f"trial.model {stored.settings.trial.model!r}"),
     )

@@ -1,7 +1,11 @@
-"""How the problems of a study file are told: where, what is wrong, what would be valid."""
+"""How the problems of a study file are reported: where, what is wrong, what would be valid.
+
+Those of `--set section.key=value` too, which is a value that wins over the file's.
+"""
 
 import difflib
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from pdsearch.errors import shortened
 from pdsearch.masking import mask
 
 
@@ -131,5 +136,44 @@ def close(name: str, valid: Iterable[str]) -> str:
 
 def shown_value(value: Any) -> str:
     """A value as a message repeats it: short, and without what is secret in it."""
-    text = mask(repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(mask(repr(value)), 60)
+
+
+def override(
+    data: dict[str, Any], key: str, text: str, *, problems: list[str], sections: list[str]
+) -> None:
+    """Set one value of a study file's data.
+
+    Args:
+        data: of the file, changed in place.
+        key: `section.key`.
+        text: the value as in TOML; text may go without its quotes.
+        problems: what is wrong is added to them, a line each.
+        sections: the valid ones.
+    """
+    section, dot, name = key.partition(".")
+    *within, name = name.split(".")
+    if not dot or not name or section not in sections:
+        problems.append(
+            f"--set {key}: must be section.key=value with a section of {' | '.join(sections)}"
+        )
+        return
+    if any(ord(c) < 32 or c == "\x7f" for c in text):
+        problems.append(
+            f"--set {key}: holds a line break or a control character, got {shown_value(text)}"
+        )
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+        if tomllib.loads(f"value = [{text}]")["value"] != [value] and value == value:
+            value = text  # what follows a # would be dropped
+    except (ValueError, RecursionError):
+        value = text  # words need no quotes on a command line
+    table: Any = data.setdefault(section, {})
+    for part in within if isinstance(table, dict) else ():
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            problems.append(f"--set {key}: {part} is not a table, so {name} cannot be set in it")
+            return
+    if isinstance(table, dict):  # otherwise it is reported with the file's own problems
+        table[name] = value

@@ -1,64 +1,88 @@
-"""Trials that are tried again: a killed process leaves its own marked as running.
+"""Trials that wait: those tried again after their process was killed, and those continued.
 
-Optuna's heartbeats expire them after a grace period; a process of this machine that is gone is seen
-at once.
+Optuna's heartbeats expire an abandoned trial after a grace period. A process of this machine that
+is gone is seen at once.
 """
 
 import json
-from collections.abc import Callable, Container, Iterable, Mapping
+import time
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from pdsearch.study.innards import backend_of, storage_of, trial_id
-from pdsearch.study.owner import Owner, owner_of
+from pdsearch.errors import PdsearchError
+from pdsearch.study import innards
+from pdsearch.study.attributes import FIXED, TrialAttrs
+from pdsearch.study.innards import StoredTrial
+from pdsearch.study.machine import Owner, owner_of
+from pdsearch.study.storage import GRACE
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-HEARTBEAT = 30  # seconds between signs of life
-GRACE = 120  # seconds without one until a trial counts as abandoned
 ORPHAN = 30  # seconds until a trial that nobody signed counts as abandoned; signing takes ms
 ATTEMPTS = 3  # how often a trial is tried before it is given up
 
-KEPT = ("kind", "candidate", "criteria", "continues", "past", "looks")
+INHERITED = ("kind", "candidate", "criteria", "continues", "past", "looks")
+"""What a trial that is queued again keeps of the one before it."""
 
 INTERRUPTED = "interrupted"
 """Why a trial failed that nobody but the user ended."""
 
-CONTINUES = "pdsearch:continues"
-"""The number of the trial that a trial goes on with."""
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The states of a trial that came to a result."""
 
 
 def current(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
-    """The trials of a study, without those that a later one goes on with and surplus ones.
+    """Return a study's trials without the surplus ones and those that a later one continues.
 
-    Nor those that somebody else added, finished, of whose candidate nothing is known.
+    Finished trials that somebody else added are not among them: their candidate is not known.
     """
-    found = [
-        t
-        for t in trials
-        if t.user_attrs.get("pdsearch:status") != "surplus"
-        and ("pdsearch:candidate" in t.user_attrs or t.state.name not in ("COMPLETE", "PRUNED"))
-    ]
-    taken_up = {t.user_attrs.get(CONTINUES) for t in found if t.state.name != "FAIL"}
-    return [trial for trial in found if trial.number not in taken_up]
+    found = []
+    for trial in trials:
+        attrs = TrialAttrs(trial)
+        ours = "candidate" in attrs or trial.state not in ENDED
+        if ours and attrs.status != "surplus":
+            found.append(trial)
+    continued = {TrialAttrs(t).continues for t in found if t.state != TrialState.FAIL}
+    return [trial for trial in found if trial.number not in continued]
 
 
-def take_up(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -> None:
-    """Queues a stopped trial again, to go on past the step at which it was stopped.
+def is_surplus(study: "optuna.Study", trial: "optuna.Trial", *, total: int) -> bool:
+    """Whether others have begun it, or enough: two workers may see the same need at once."""
+    trials = study.get_trials(deepcopy=False)
+    continues = TrialAttrs(trial).continues
+    if continues is not None:
+        return any(
+            TrialAttrs(other).continues == continues
+            and other.number < trial.number
+            and other.state != TrialState.FAIL
+            for other in trials
+        )
+    ahead = 0
+    for other in current(trials):
+        live = other.state in (TrialState.RUNNING, TrialState.WAITING)
+        ahead += other.state in ENDED or (live and other.number < trial.number)
+    return ahead >= total
 
-    A finished trial cannot be changed in Optuna, so that another one takes its place.
+
+# ------------------------------------------------------------------------------------ queued again
+
+
+def queue_continued(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -> None:
+    """Queue a stopped trial again, to continue past the step at which it was stopped.
+
+    Optuna allows no change to a finished trial, so another one takes its place.
     """
-    _queue(study, trial, {CONTINUES: trial.number, "pdsearch:past": past})
+    _queue(study, trial, TrialAttrs.named(continues=trial.number, past=past))
 
 
 def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = False) -> bool:
-    """Queues a failed trial again with what it needs to go on; whether it did.
+    """Queue a failed trial again with what it needs to continue; whether it was queued.
 
     Args:
         study: an open study.
@@ -70,76 +94,113 @@ def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = Fal
         history.append(trial.number)
     if len(history) >= ATTEMPTS:
         return False
-    further = {"failed_trial": trial.number, **trial.system_attrs, "retry_history": history}
-    _queue(study, trial, {}, system=further)
+    system = {"failed_trial": trial.number, **trial.system_attrs, "retry_history": history}
+    _queue(study, trial, {}, system=system)
     return True
-
-
-def drop_retries(study: "optuna.Study") -> None:
-    """Ends the waiting retries of a study that has come to its total without them.
-
-    Two processes may begin its last trial at once. Where one of them is killed there, its trial is
-    queued again, and nobody needs it. What a user has queued stays.
-    """
-    storage = storage_of(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        if "failed_trial" not in trial.system_attrs or CONTINUES in trial.user_attrs:
-            continue
-        number = trial_id(trial)
-        # Taken first, as every process takes what waits: of several only one gets it.
-        if storage.set_trial_state_values(number, state=TrialState.RUNNING):
-            storage.set_trial_user_attr(number, "pdsearch:status", "surplus")
-            storage.set_trial_state_values(number, state=TrialState.FAIL)
-
-
-def given_up(trials: "Iterable[FrozenTrial]", *, kinds: Container[str]) -> "FrozenTrial | None":
-    """A trial of these kinds that failed at every attempt and was not begun again since."""
-    latest: dict[str, FrozenTrial] = {}
-    for trial in current(trials):  # in the order of their numbers
-        if trial.user_attrs.get("pdsearch:kind") in kinds:
-            latest[json.dumps(trial.user_attrs["pdsearch:candidate"], sort_keys=True)] = trial
-    return next((trial for trial in latest.values() if _is_over(trial)), None)
-
-
-def never_to_go_on(trials: "Iterable[FrozenTrial]") -> set[int]:
-    """The numbers of stopped trials whose continuation failed at every attempt."""
-    return {
-        trial.user_attrs[CONTINUES]
-        for trial in trials
-        if CONTINUES in trial.user_attrs and _is_over(trial)
-    }
-
-
-def _is_over(trial: "FrozenTrial") -> bool:
-    """Whether it failed and is not to be tried again."""
-    attempts = 1 + len(trial.system_attrs.get("retry_history", []))
-    over = attempts >= ATTEMPTS and trial.user_attrs.get("pdsearch:reason") != INTERRUPTED
-    return trial.state.name == "FAIL" and over
 
 
 def _queue(
     study: "optuna.Study",
     trial: "FrozenTrial",
-    further: Mapping[str, Any],
+    further: dict[str, Any],
     *,
-    system: Mapping[str, Any] | None = None,
+    system: dict[str, Any] | None = None,
 ) -> None:
-    """Queues a trial with the parameters of another, and what is kept of it."""
-    kept = {f"pdsearch:{key}" for key in KEPT}
-    attributes = {key: value for key, value in trial.user_attrs.items() if key in kept}
-    attributes.update(further)
-    going_on = CONTINUES in attributes
+    """Queue a trial with the parameters of another, and what is kept of it."""
+    attributes = TrialAttrs(trial).only(*INHERITED) | further
+    going_on = TrialAttrs(attributes).continues is not None
     study.add_trial(
         optuna.create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
             user_attrs=attributes,
-            system_attrs=dict(system or {}),
+            system_attrs=system or {},
             # What it reached before is compared with others' meanwhile.
             intermediate_values=trial.intermediate_values if going_on else {},
         )
     )
+
+
+def drop_retries(study: "optuna.Study") -> None:
+    """End the waiting retries of a study that has reached its total without them.
+
+    Two processes may begin its last trial at once. Where one of them is killed there, its trial is
+    queued again, and nobody needs it. What a user has queued stays.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if "failed_trial" not in trial.system_attrs or "continues" in TrialAttrs(trial):
+            continue
+        stored = StoredTrial(study, trial)
+        # Taken first, as every process takes what waits: of several only one gets it.
+        if stored.set_state(TrialState.RUNNING):
+            TrialAttrs(stored).status = "surplus"
+            stored.set_state(TrialState.FAIL)
+
+
+# ---------------------------------------------------------------------------------------- given up
+
+
+def check_fixed(study: "optuna.Study", *, wait: float) -> None:
+    """Check that neither the baseline nor a reference was given up: nothing compares without them.
+
+    Also where it was killed at each attempt, which no process has seen but the last.
+
+    Args:
+        study: an open study.
+        wait: seconds until it is believed: whoever has just failed one is about to queue it again.
+
+    Raises:
+        PdsearchError: one was.
+    """
+    first = _given_up(study.get_trials(deepcopy=False))
+    if first is None:
+        return
+    time.sleep(wait)
+    again = _given_up(study.get_trials(deepcopy=False))
+    if again is not None and again.number == first.number:
+        raise hopeless(again)
+
+
+def hopeless(trial: "FrozenTrial") -> PdsearchError:
+    """Return the error for a trial that is given up."""
+    attrs = TrialAttrs(trial)
+    kind, reason = attrs.kind or "candidate", attrs.reason or "no reason known"
+    return PdsearchError(f"trial {trial.number} ({kind}) failed at every attempt, last: {reason}")
+
+
+def _given_up(trials: "Iterable[FrozenTrial]") -> "FrozenTrial | None":
+    """A baseline or reference that failed at every attempt and was not begun again since."""
+    latest: dict[str, FrozenTrial] = {}
+    for trial in current(trials):  # in the order of their numbers
+        attrs = TrialAttrs(trial)
+        if attrs.kind in FIXED:
+            latest[json.dumps(attrs.candidate, sort_keys=True)] = trial
+    return next((trial for trial in latest.values() if _is_over(trial)), None)
+
+
+def never_to_continue(trials: "Iterable[FrozenTrial]") -> set[int | None]:
+    """Return the numbers of stopped trials whose continuation failed at every attempt."""
+    return {
+        TrialAttrs(trial).continues
+        for trial in trials
+        if "continues" in TrialAttrs(trial) and _is_over(trial)
+    }
+
+
+def _is_over(trial: "FrozenTrial") -> bool:
+    """Whether it failed and is not to be tried again."""
+    attempts = 1 + len(trial.system_attrs.get("retry_history", []))
+    over = attempts >= ATTEMPTS and TrialAttrs(trial).reason != INTERRUPTED
+    return trial.state == TrialState.FAIL and over
+
+
+# ---------------------------------------------------------------------------------- dead processes
+
+
+def expire(study: "optuna.Study") -> None:
+    """Fail the trials whose heartbeats have stopped, and queue them again."""
+    innards.expire(study, retry=requeue)
 
 
 def fail_dead_trials(
@@ -149,33 +210,24 @@ def fail_dead_trials(
     mine: bool = False,
     ended: Container[int] = (),
 ) -> list[int]:
-    """Fails and requeues the running trials whose process is gone; returns their numbers.
+    """Fail and requeue the running trials whose process is gone; return their numbers.
 
     Args:
         study: an open study.
-        note: told of each.
+        note: called with a line for each.
         mine: release this process's own trials instead, which it no longer runs.
         ended: release those of these processes of this machine too, which this one has ended.
     """
     here = Owner.here()
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        owner = owner_of(trial.user_attrs.get("pdsearch:owner"))
+        owner = owner_of(TrialAttrs(trial).owner)
         released = owner is not None and (
             owner == here
             if mine and owner.pid == here.pid
             else owner.pid in ended and owner.alive() is False
         )
-        if mine:
-            gone = released
-        elif owner is None:
-            age = datetime.now() - (trial.datetime_start or datetime.now())
-            gone = age > timedelta(seconds=ORPHAN)
-        elif owner == here:
-            gone = True  # called between trials only: this process runs none
-        else:
-            alive = owner.alive()
-            gone = alive is False or (alive is None and _never_beat(study, trial))
+        gone = released if mine else released or _is_gone(study, trial, owner, here)
         if not gone or (queued := _fail(study, trial, released=released)) is None:
             continue
         found.append(trial.number)
@@ -186,28 +238,35 @@ def fail_dead_trials(
     return found
 
 
+def _is_gone(study: "optuna.Study", trial: "FrozenTrial", owner: Owner | None, here: Owner) -> bool:
+    """Whether nobody runs a running trial."""
+    if owner is None:
+        return _age(trial) > timedelta(seconds=ORPHAN)
+    if owner == here:
+        return True  # called between trials only: this process runs none
+    alive = owner.alive()
+    return alive is False or (alive is None and _never_beat(study, trial))
+
+
+def _age(trial: "FrozenTrial") -> timedelta:
+    return datetime.now() - (trial.datetime_start or datetime.now())
+
+
 def _never_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
     """Whether another machine's trial was begun long ago without ever a heartbeat.
 
     Optuna expires only trials that had one; a worker killed within its first milliseconds had none.
     """
-    age = datetime.now() - (trial.datetime_start or datetime.now())
-    backend = backend_of(study)
-    if age < timedelta(seconds=GRACE) or backend is None:
-        return False
-    query = sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = :trial")
-    with backend.engine.connect() as connection:
-        return connection.execute(query, {"trial": trial_id(trial)}).scalar() == 0
+    return _age(trial) >= timedelta(seconds=GRACE) and not innards.has_beat(study, trial)
 
 
 def _fail(study: "optuna.Study", trial: "FrozenTrial", *, released: bool) -> bool | None:
     """Whether a trial is tried again after this; None where somebody else has ended it."""
-    storage, number = storage_of(study), trial_id(trial)
-    reason = INTERRUPTED if released else "its process was killed"
+    stored = StoredTrial(study, trial)
     try:
-        storage.set_trial_user_attr(number, "pdsearch:reason", reason)
-        if not storage.set_trial_state_values(number, state=TrialState.FAIL):
+        TrialAttrs(stored).reason = INTERRUPTED if released else "its process was killed"
+        if not stored.set_state(TrialState.FAIL):
             return None
     except UpdateFinishedTrialError:
         return None  # somebody else was faster
-    return requeue(study, storage.get_trial(number), released=released)
+    return requeue(study, stored.read(), released=released)

@@ -1,20 +1,14 @@
 """The trials of a study as rows: what each ran for, how it ended, and which are the best."""
 
-import functools
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pdsearch.family import Candidate, Family
-from pdsearch.study.kept import PREFIX
+from pdsearch.family import Candidate
+from pdsearch.study.attributes import Kind
 
-if TYPE_CHECKING:
-    import optuna
-
-Kind = Literal["baseline", "reference", "candidate"]
 Status = Literal["complete", "pruned", "diverged", "ruled_out", "failed", "running", "waiting"]
 
 COUNTED: tuple[Status, ...] = ("complete", "pruned", "diverged", "ruled_out")
@@ -63,68 +57,6 @@ class TrialRow:
     started: datetime | None = None
 
 
-def candidate_from(data: Mapping[str, Any]) -> Candidate:
-    """A candidate from plain data; a family's formula is parsed once, not once a trial."""
-    return Candidate.from_dict(
-        data, read=lambda family: _family(json.dumps(family, sort_keys=True))
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _family(text: str) -> Family:
-    return Family.from_dict(json.loads(text))
-
-
-def row_of(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float | None]) -> TrialRow:
-    """A trial as a row, and its values by further seed."""
-    attrs = trial.user_attrs
-    data = attrs.get(PREFIX + "candidate")
-    candidate = candidate_from(data) if data is not None else None
-    seconds = attrs.get(PREFIX + "seconds")
-    if seconds is None and trial.state.is_finished() and trial.duration is not None:
-        seconds = trial.duration.total_seconds()
-    state = _status(trial)
-    # Optuna gives a pruned trial the last value that a pruner saw, which may be a loss.
-    values = tuple(trial.values) if trial.values and state == "complete" else ()
-    value = values[0] if values else None
-    epochs = tuple(attrs.get(PREFIX + "epochs", ()))
-    if value is None and state in ("pruned", "diverged", "running"):
-        reached = [entry["value"] for entry in (*attrs.get(PREFIX + "looks", ()), *epochs)]
-        value = reached[-1] if reached else None
-    return TrialRow(
-        number=trial.number,
-        kind=attrs.get(PREFIX + "kind", "candidate"),
-        status=state,
-        candidate=candidate,
-        value=finite(value),
-        epochs=epochs,
-        criteria=attrs.get(PREFIX + "criteria"),
-        reason=attrs.get(PREFIX + "reason"),
-        seconds=seconds,
-        parameters=dict(candidate.parameters) if candidate else {},
-        values=values,
-        duplicate_of=attrs.get(PREFIX + "duplicate_of"),
-        learning_rate=attrs.get(PREFIX + "learning_rate"),
-        seeds={int(seed): value for seed, value in seeds.items()},
-        owner=attrs.get(PREFIX + "owner"),
-        started=trial.datetime_start,
-    )
-
-
-def _status(trial: "optuna.trial.FrozenTrial") -> Status:
-    name = trial.state.name
-    if name == "PRUNED":
-        kept = trial.user_attrs.get(PREFIX + "status")
-        return kept if kept in ("diverged", "ruled_out") else "pruned"
-    known: dict[str, Status] = {
-        "COMPLETE": "complete",
-        "FAIL": "failed",
-        "RUNNING": "running",
-        "WAITING": "waiting",
-    }
-    return known[name]
-
-
 def latest(rows: list[TrialRow]) -> TrialRow | None:
     """Of several attempts the one that did not fail, else the last."""
     good = [row for row in rows if row.status != "failed"]
@@ -132,7 +64,7 @@ def latest(rows: list[TrialRow]) -> TrialRow | None:
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None where it is no finite number."""
+    """Return the value; None if it is no finite number."""
     return value if value is not None and math.isfinite(value) else None
 
 

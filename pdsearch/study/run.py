@@ -18,34 +18,30 @@ from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate, gate
 from pdsearch.errors import PdsearchError, first_line
 from pdsearch.family import Candidate, Family
-from pdsearch.study.added import check_added, refusal, widened
-from pdsearch.study.innards import ENQUEUED, ask, beating, expire, storage_of, trial_id
-from pdsearch.study.kept import PREFIX
-from pdsearch.study.owner import Owner
+from pdsearch.study.attributes import StudyAttrs, TrialAttrs
+from pdsearch.study.families import check_added, offered, refusal, suggest, widened
+from pdsearch.study.innards import ENQUEUED, StoredTrial, ask, beating, trial_id
+from pdsearch.study.machine import Owner
 from pdsearch.study.progress import Display
+from pdsearch.study.pruning import earns, leads, make_pruner, next_to_continue, rung_steps
 from pdsearch.study.queue import (
-    CONTINUES,
+    ENDED,
     INTERRUPTED,
+    check_fixed,
     current,
     drop_retries,
+    expire,
     fail_dead_trials,
+    hopeless,
+    is_surplus,
+    queue_continued,
     requeue,
-    take_up,
 )
-from pdsearch.study.rows import best_of, candidate_from, counts_of
-from pdsearch.study.rungs import rung_steps
-from pdsearch.study.sharing import pruned, share, twin_of
-from pdsearch.study.space import (
-    FIXED,
-    CandidateSampler,
-    make_pruner,
-    offered,
-    suggest,
-)
-from pdsearch.study.standing import check_fixed, earns, hopeless, is_surplus, leads, next_to_go_on
+from pdsearch.study.rows import best_of, counts_of
+from pdsearch.study.sampler import CandidateSampler
 from pdsearch.study.stored import StoredStudy
-from pdsearch.study.train import Reached, Trainer, checkpoint_path, drop_checkpoints
-from pdsearch.study.twins import Shape
+from pdsearch.study.trainer import Reached, Trainer, checkpoint_path, drop_checkpoints
+from pdsearch.study.twins import Shape, pruned, share, twin_of
 
 POLL = 1.0  # seconds between looks at the storage while others run the last trials
 GIVEN_UP = 3  # trials in a row that fail at every attempt end the study: it is not their fault
@@ -65,9 +61,9 @@ class Session:
         stored: the study.
         trainer: how a candidate is trained.
         display: where progress is shown.
-        wanted: whether to go on, asked between epochs and trials: False once an interruption came
-            or the process that started this one ended.
-        extra_criteria: of one's own, beside the required ones.
+        wanted: whether to continue, asked between epochs and trials: False once an interruption
+            came or the process that started this one ended.
+        extra_criteria: custom ones, in addition to the required ones.
         recruit: called as `recruit(seconds, trials)` after an epoch, with what is left to train
             for one process alone, until it gives True: others are there to help now.
     """
@@ -91,7 +87,7 @@ class Session:
         self._extra = extra_criteria
         self._recruit = recruit
         self._searched: Mapping[str, Family] = {
-            name: stored.families[name] for name in stored.study.user_attrs[PREFIX + "searched"]
+            name: stored.families[name] for name in StudyAttrs(stored.study).searched or ()
         }
         self._gates = stored.gates
         self._spaces = {
@@ -108,7 +104,7 @@ class Session:
     # ----------------------------------------------------------------------------------- the loop
 
     def run(self, *, until_total: bool) -> None:
-        """Runs trials until the study's total is reached.
+        """Run trials until the study's total is reached.
 
         Args:
             until_total: wait for trials that other processes run, and take over those that die;
@@ -121,13 +117,15 @@ class Session:
             self.check_wanted()
             check_fixed(self._study, wait=POLL)
             counted, running, waiting = self._tally()
-            if self._goes_on(finish=counted >= self._settings.trials and not running + waiting):
+            if self._continue_one(
+                finish=counted >= self._settings.trials and not running + waiting
+            ):
                 self._one()
                 continue
             if counted >= self._settings.trials:
                 break
             if counted + running >= self._settings.trials and not (waiting and not running):
-                # By halving, what runs may yet earn another its going on.
+                # By halving, what runs may yet let another one be continued.
                 if not until_total and self._settings.pruner != "halving":
                     break
                 if not waited:
@@ -144,19 +142,19 @@ class Session:
             drop_retries(self._study)
         if until_total and self._settings.pruner == "halving":
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
-                if PREFIX + "stopped" in trial.user_attrs:
-                    candidate = candidate_from(trial.user_attrs[PREFIX + "candidate"])
+                candidate = TrialAttrs(trial).drawn() if "stopped" in TrialAttrs(trial) else None
+                if candidate is not None:
                     drop_checkpoints(self._checkpoint_for(candidate))
         self._display.study(min(counted, self._settings.trials), best=self._best())
 
     def check_wanted(self) -> None:
-        """Raises KeyboardInterrupt where the work is to end."""
+        """Raise KeyboardInterrupt where the work is to end."""
         interrupt.check()
         if not self._wanted():
             raise KeyboardInterrupt
 
-    def _goes_on(self, *, finish: bool) -> bool:
-        """Queues a stopped trial that may go on; whether there was one. See `rungs`.
+    def _continue_one(self, *, finish: bool) -> bool:
+        """Queue a stopped trial that may be continued; whether there was one. See `pruning`.
 
         Args:
             finish: nothing else is left to do: a study in which no candidate has come to its end
@@ -165,7 +163,7 @@ class Session:
         epochs = self._epochs()
         if self._settings.pruner != "halving" or epochs is None:
             return False
-        found = next_to_go_on(
+        found = next_to_continue(
             self._study,
             epochs=epochs,
             looks=self._trainer.looks,
@@ -175,7 +173,7 @@ class Session:
         if found is None:
             return False
         trial, past = found
-        take_up(self._study, trial, past=past)
+        queue_continued(self._study, trial, past=past)
         return True
 
     def _tally(self) -> tuple[int, int, int]:
@@ -200,7 +198,7 @@ class Session:
             if error is not None:
                 raise error
         except (StorageInternalError, SQLAlchemyError):
-            raise  # nothing can be stored: whoever goes on with the study finds the trial
+            raise  # nothing can be stored: whoever resumes the study finds the trial
         except BaseException:
             self._release()
             raise
@@ -223,17 +221,16 @@ class Session:
             again = isinstance(error, Machine) and not isinstance(error, PdsearchError)
             if not self._lost(trial):
                 if isinstance(error, KeyboardInterrupt):
-                    trial.set_user_attr(PREFIX + "reason", INTERRUPTED)
+                    TrialAttrs(trial).reason = INTERRUPTED
                 elif again:
                     reason = f"{type(error).__name__}: {first_line(error)}"[:500]
-                    trial.set_user_attr(PREFIX + "status", "failed")
-                    trial.set_user_attr(PREFIX + "reason", reason)
+                    TrialAttrs(trial).write(status="failed", reason=reason)
             return None, TrialState.FAIL, None if again else error
 
     def _tell(
         self, trial: optuna.Trial, values: tuple[float, ...] | None, state: TrialState
     ) -> None:
-        """Stores how a trial ended, unless it was given to somebody else.
+        """Store how a trial ended, unless it was given to somebody else.
 
         As it is where this process was stopped (or cut off) longer than the grace period: the trial
         is tried again from its checkpoint.
@@ -251,19 +248,18 @@ class Session:
 
     def _trial(self, number: int) -> FrozenTrial:
         """A trial as it is stored now, by its number in the storage."""
-        return storage_of(self._study).get_trial(number)
+        return StoredTrial(self._study, number).read()
 
     def _after(self, trial: FrozenTrial) -> None:
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        attrs = TrialAttrs(trial)
+        if trial.state in ENDED:
             self._given_up = 0
-            # One that was stopped may go on from there.
-            if self._checkpoint is not None and PREFIX + "stopped" not in trial.user_attrs:
+            # One that was stopped may be continued from there.
+            if self._checkpoint is not None and "stopped" not in attrs:
                 drop_checkpoints(self._checkpoint)
-        elif trial.user_attrs.get(PREFIX + "status") == "failed" and not requeue(
-            self._study, trial
-        ):
+        elif attrs.status == "failed" and not requeue(self._study, trial):
             self._given_up += 1
-            if trial.user_attrs.get(PREFIX + "kind") in FIXED or self._given_up >= GIVEN_UP:
+            if attrs.fixed or self._given_up >= GIVEN_UP:
                 raise hopeless(trial)
         rows = self._stored.trials()
         row = next((row for row in rows if row.number == trial.number), None)
@@ -273,7 +269,7 @@ class Session:
             self._display.end(row, done=done, best=best.value if best else None)
 
     def _release(self) -> None:
-        """Gives an interrupted trial back to the queue, whatever state it is in."""
+        """Give an interrupted trial back to the queue, whatever state it is in."""
         if self._current is not None:
             trial = self._trial(self._current)
             if trial.state == TrialState.FAIL:
@@ -291,7 +287,7 @@ class Session:
         if self._seen_epochs is not None:
             return self._seen_epochs
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if trial.user_attrs.get(PREFIX + "kind") in FIXED and trial.intermediate_values:
+            if TrialAttrs(trial).fixed and trial.intermediate_values:
                 self._seen_epochs = max(trial.intermediate_values)
                 break
         return self._seen_epochs
@@ -299,22 +295,21 @@ class Session:
     # ---------------------------------------------------------------------------------- one trial
 
     def _sign(self, study: "optuna.Study", trial: FrozenTrial) -> None:
-        """Writes whose trial it is: what tells a dead process's trials from a live one's."""
+        """Write whose trial it is: what tells a dead process's trials from a live one's."""
         self._current = trial_id(trial)
-        owner = self._owner.to_dict()
-        storage_of(study).set_trial_user_attr(self._current, PREFIX + "owner", owner)
+        TrialAttrs(StoredTrial(study, trial)).owner = self._owner.to_dict()
 
     def _objective(self, trial: optuna.Trial) -> tuple[float, ...]:
         began = time.monotonic()
         try:
             if is_surplus(self._study, trial, total=self._settings.trials):
-                trial.set_user_attr(PREFIX + "status", "surplus")
+                TrialAttrs(trial).status = "surplus"
                 raise _Dropped
             try:
                 return self._attempt(trial)
             finally:
                 if not self._lost(trial):
-                    trial.set_user_attr(PREFIX + "seconds", time.monotonic() - began)
+                    TrialAttrs(trial).seconds = time.monotonic() - began
         except UpdateFinishedTrialError:
             raise _Dropped from None
 
@@ -322,35 +317,35 @@ class Session:
         return self._trial(trial_id(trial)).state != TrialState.RUNNING
 
     def _attempt(self, trial: optuna.Trial) -> tuple[float, ...]:
-        kind = trial.user_attrs.get(PREFIX + "kind", "candidate")
-        kept = trial.user_attrs.get(PREFIX + "candidate")
-        if kept is not None:
-            candidate = candidate_from(kept)
-        else:
-            enqueued = self._trial(trial_id(trial)).system_attrs.get(ENQUEUED)
-            if enqueued is not None and (why := refusal(enqueued, self._searched)):
-                trial.set_user_attr(PREFIX + "reason", why)
-                raise _Dropped
-            candidate = suggest(
-                trial,
-                self._searched,
-                flat=self._settings.sampler == "nsga2",
-                spaces=widened(self._spaces, self._searched, enqueued or {}),
-            )
-            trial.set_user_attr(PREFIX + "candidate", candidate.to_dict())
-        if PREFIX + "kind" not in trial.user_attrs:
-            trial.set_user_attr(PREFIX + "kind", kind)
-        if kind not in FIXED and PREFIX + "criteria" not in trial.user_attrs:
+        attrs = TrialAttrs(trial)
+        candidate = attrs.drawn() or self._draw(trial)
+        if "kind" not in attrs:
+            attrs.kind = "candidate"
+        if not attrs.fixed and "criteria" not in attrs:
             self._gate(trial, candidate)
-        if CONTINUES not in trial.user_attrs:
+        if "continues" not in attrs:
             trials = current(self._study.get_trials(deepcopy=False))
-            twin = twin_of(candidate, trials, self._shapes, finished=kind in FIXED)
+            twin = twin_of(candidate, trials, self._shapes, finished=attrs.fixed)
             if twin is not None:
                 return share(trial, twin)
-        return self._train(trial, candidate, fixed=kind in FIXED)
+        return self._train(trial, candidate)
+
+    def _draw(self, trial: optuna.Trial) -> Candidate:
+        enqueued = self._trial(trial_id(trial)).system_attrs.get(ENQUEUED)
+        if enqueued is not None and (why := refusal(enqueued, self._searched)):
+            TrialAttrs(trial).reason = why
+            raise _Dropped
+        candidate = suggest(
+            trial,
+            self._searched,
+            flat=self._settings.sampler == "nsga2",
+            spaces=widened(self._spaces, self._searched, enqueued or {}),
+        )
+        TrialAttrs(trial).candidate = candidate.to_dict()
+        return candidate
 
     def _gate(self, trial: optuna.Trial, candidate: Candidate) -> None:
-        """Ends a candidate that fails a required criterion before it costs anything."""
+        """End a candidate that fails a required criterion before it costs anything."""
         criteria = self._stored.settings.criteria
         settled = self._gates.get(candidate.family.name, FamilyGate())
         with interrupt.exposed():
@@ -361,7 +356,7 @@ class Session:
                 extra=self._extra,
                 known=settled.known,
             )
-        trial.set_user_attr(PREFIX + "criteria", report.to_dict())
+        TrialAttrs(trial).criteria = report.to_dict()
         failed = [entry.name for entry in report.criteria if entry.required and not entry.passed]
         if self._settings.sampler in ("tpe", "nsga2"):
             # They can tell "not allowed" from "not good"; CMA-ES warns, GP never sees these trials.
@@ -369,73 +364,25 @@ class Session:
         if failed:
             raise pruned(trial, "ruled_out", f"does not hold: {', '.join(failed)}")
 
-    def _train(
-        self, trial: optuna.Trial, candidate: Candidate, *, fixed: bool
-    ) -> tuple[float, ...]:
-        seed = self._settings.seed
+    def _train(self, trial: optuna.Trial, candidate: Candidate) -> tuple[float, ...]:
         self._checkpoint = self._checkpoint_for(candidate)
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        records: list[dict[str, Any]] = []
-        looks: list[dict[str, Any]] = []
-        past = trial.user_attrs.get(PREFIX + "past", 0)
-        reported = set(self._trial(trial_id(trial)).intermediate_values)
-        rungs: tuple[int, ...] = ()
-        single = len(self._settings.objectives) == 1
-        minimize = self._stored.minimize
-        epochs, unit = self._epochs(), self._trainer.unit
-        last = None if epochs is None else epochs * self._trainer.looks
-        if self._settings.pruner == "halving" and epochs is not None and not fixed:
-            rungs = rung_steps(epochs=epochs, looks=self._trainer.looks)
-        began = time.monotonic()
-
-        def on_step(at: Reached) -> None:
-            self.check_wanted()
-            if self._recruit is not None and last is not None:
-                self._look_for_help((time.monotonic() - began) / at.step, at.step, last)
-            # A process that was stopped past the grace period learns here that it lost its trial.
-            if self._lost(trial):
-                raise _Dropped
-            epoch = at.step / self._trainer.looks
-            if at.most is not None:
-                best = self._best()
-                hopeful = best is None or at.most >= best
-                if single and not fixed and not hopeful and self._settings.pruner != "none":
-                    why = f"pruned after {unit} {epoch:.3g}: predicted to stay below {best:.4f}"
-                    raise pruned(trial, "pruned", why)
-                return
-            if at.record is not None:
-                kept = records if at.whole else looks
-                kept.append({**at.record, "value": at.value})
-                trial.set_user_attr(PREFIX + ("epochs" if at.whole else "looks"), kept)
-                self._display.epoch(epoch, at.value)
-            if not single:
-                return
-            if at.step not in reported:  # before it was stopped
-                trial.report(at.standing, at.step)
-            # The baseline and the references are never pruned, but asking writes their values into
-            # the rungs, so that candidates are measured against them.
-            over = fixed or at.step == last
-            mine = (self._study, trial.number, at.step, at.standing)
-            if trial.should_prune() and not over and not leads(*mine, minimize=minimize):
-                raise pruned(trial, "pruned", f"pruned after {unit} {epoch:.3g}")
-            if at.step in rungs and at.step > past and not earns(*mine, minimize=minimize):
-                trial.set_user_attr(PREFIX + "stopped", at.step)
-                raise pruned(trial, "pruned", f"stopped after {unit} {epoch:.3g}")
-
-        self._display.begin(candidate.name, epochs=epochs, unit=unit)
+        epochs = self._epochs()
+        self._display.begin(candidate.name, epochs=epochs, unit=self._trainer.unit)
+        training = _Training(self, trial, epochs=epochs)
         with interrupt.exposed():
             outcome = self._trainer(
                 candidate,
-                seed=seed,
-                on_step=interrupt.deferring(on_step),
+                seed=self._settings.seed,
+                on_step=interrupt.deferring(training.on_step),
                 on_batch=self._on_batch,
                 checkpoint=self._checkpoint,
             )
         if outcome.diverged is not None:
             raise pruned(trial, "diverged", outcome.diverged)
         if outcome.learning_rate is not None:
-            trial.set_user_attr(PREFIX + "learning_rate", outcome.learning_rate)
-        trial.set_user_attr(PREFIX + "status", "complete")
+            TrialAttrs(trial).learning_rate = outcome.learning_rate
+        TrialAttrs(trial).status = "complete"
         return outcome.values
 
     def _on_batch(self, done: int, total: int) -> None:
@@ -447,9 +394,85 @@ class Session:
         return checkpoint_path(folder, candidate, seed=self._settings.seed)
 
     def _look_for_help(self, seconds: float, step: int, last: int) -> None:
-        """Has further workers started once it is known that the study is long enough for them."""
+        """Have further workers started once it is known that the study is long enough for them."""
         counted, running, _ = self._tally()
         trials = self._settings.trials - counted - running
         assert self._recruit is not None
         if trials > 0 and self._recruit(seconds * (last - step + trials * last), trials):
             self._recruit = None
+
+
+class _Training:
+    """A trial that trains: what is stored of each step, and whether it continues after it.
+
+    Args:
+        session: whose trial it is.
+        trial: Optuna's.
+        epochs: of a whole trial; None where that is not known yet.
+    """
+
+    def __init__(self, session: Session, trial: optuna.Trial, *, epochs: int | None) -> None:
+        self._session, self._trial = session, trial
+        self._trainer, self._settings = session._trainer, session._settings
+        attrs = TrialAttrs(trial)
+        self._fixed, self._past = attrs.fixed, attrs.past or 0
+        self._reported = set(session._trial(trial_id(trial)).intermediate_values)
+        self._kept: dict[str, list[dict[str, Any]]] = {"epochs": [], "looks": []}
+        self._last = None if epochs is None else epochs * self._trainer.looks
+        self._rungs: tuple[int, ...] = ()
+        if self._settings.pruner == "halving" and epochs is not None and not self._fixed:
+            self._rungs = rung_steps(epochs=epochs, looks=self._trainer.looks)
+        self._minimize = session._stored.minimize
+        self._began = time.monotonic()
+
+    def on_step(self, at: Reached) -> None:
+        """Store what a step came to.
+
+        Raises:
+            optuna.TrialPruned: the trial ends here.
+            KeyboardInterrupt: the work is to end.
+        """
+        session, trial = self._session, self._trial
+        session.check_wanted()
+        if session._recruit is not None and self._last is not None:
+            seconds = (time.monotonic() - self._began) / at.step
+            session._look_for_help(seconds, at.step, self._last)
+        # A process that was stopped past the grace period learns here that it lost its trial.
+        if session._lost(trial):
+            raise _Dropped
+        epoch = at.step / self._trainer.looks
+        if at.most is not None:
+            self._hope(at.most, epoch)
+            return
+        if at.record is not None:
+            key = "epochs" if at.whole else "looks"
+            self._kept[key].append({**at.record, "value": at.value})
+            TrialAttrs(trial).write(**{key: self._kept[key]})
+            session._display.epoch(epoch, at.value)
+        if len(self._settings.objectives) == 1:
+            self._compare(at, epoch)
+
+    def _hope(self, most: float, epoch: float) -> None:
+        """End a candidate whose prediction stays below the best."""
+        best = self._session._best()
+        prunes = self._settings.pruner != "none" and len(self._settings.objectives) == 1
+        hopeful = best is None or most >= best
+        if prunes and not self._fixed and not hopeful:
+            why = f"pruned after {self._trainer.unit} {epoch:.3g}: predicted to stay below"
+            raise pruned(self._trial, "pruned", f"{why} {best:.4f}")
+
+    def _compare(self, at: Reached, epoch: float) -> None:
+        """Report a step's value to the pruner, and end a trial that is not good enough."""
+        trial, unit = self._trial, self._trainer.unit
+        if at.step not in self._reported:  # before it was stopped
+            trial.report(at.standing, at.step)
+        # The baseline and the references are never pruned, but asking writes their values into the
+        # rungs, so that candidates are measured against them.
+        over = self._fixed or at.step == self._last
+        mine = (self._session._study, trial.number, at.step, at.standing)
+        if trial.should_prune() and not over and not leads(*mine, minimize=self._minimize):
+            raise pruned(trial, "pruned", f"pruned after {unit} {epoch:.3g}")
+        due = at.step in self._rungs and at.step > self._past
+        if due and not earns(*mine, minimize=self._minimize):
+            TrialAttrs(trial).stopped = at.step
+            raise pruned(trial, "pruned", f"stopped after {unit} {epoch:.3g}")

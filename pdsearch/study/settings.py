@@ -1,4 +1,4 @@
-"""The study file: what it may hold, and every problem of it told at once."""
+"""The study file: what it may hold, with all its problems reported at once."""
 
 import io
 import os
@@ -10,13 +10,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, first_line
 from pdsearch.study.horizon import lengths
-from pdsearch.study.overrides import override
 from pdsearch.study.problems import (
     alternatives,
     close,
     fields_of,
+    override,
     problem_of,
     shown_value,
     type_problems,
@@ -60,7 +60,7 @@ class StudySection(_Section):
     )
     references: list[FamilySpec] = Field(
         ["leaky", "b_silu"],
-        description="families run at their defaults beside ReLU: never ruled out, never the best",
+        description="families run at their defaults next to ReLU: never ruled out, never the best",
     )
     trials: int = Field(
         60, ge=1, le=1_000_000, description="the study's total, ReLU and references included"
@@ -77,7 +77,7 @@ class StudySection(_Section):
     )
     prune_by: Literal["accuracy", "loss"] | None = Field(
         None,
-        description="what a pruner compares, on the validation images; left out: the loss with "
+        description="what a pruner compares, on the validation images; default: the loss with "
         "halving, for early accuracies say little, else the accuracy",
     )
     looks: int | None = Field(
@@ -85,12 +85,12 @@ class StudySection(_Section):
         ge=1,
         le=1000,
         description="decisions that a pruner may take within the first epoch, after equal parts of "
-        "it; left out: up to 4 with halving, of at least 10 batches each, else 1, its end",
+        "it; default: up to 4 with halving, of at least 10 batches each, else 1, its end",
     )
     objectives: list[Literal["accuracy", "dead_units", "kept_bytes"]] = Field(
         ["accuracy"],
         description="accuracy, or accuracy and one of the others, which are to be small: the share "
-        "of dead units, and the bytes kept for the backward pass; left out with nsga2: accuracy "
+        "of dead units, and the bytes kept for the backward pass; default with nsga2: accuracy "
         "and dead_units",
     )
     seed: int = Field(
@@ -120,7 +120,7 @@ class StudySection(_Section):
     storage: str = Field(
         "",
         description="an SQLAlchemy URL; a relative SQLite path is relative to where you stand; "
-        "left out: `$PDSEARCH_STORAGE`, else `sqlite:///pdsearch.db`",
+        "default: `$PDSEARCH_STORAGE`, else `sqlite:///pdsearch.db`",
     )
     output: str = Field(
         "results",
@@ -209,7 +209,8 @@ class CriteriaSection(_Section):
         "`gain = [0.5, 3.0]`, `alive_radius = 2.0`, `alive_epsilon = 1e-4`",
     )
     own: list[str] = Field(
-        [], description="criteria of your own, each `path.py:function`, beside those of the profile"
+        [],
+        description="criteria of your own, each `path.py:function`, added to those of the profile",
     )
 
     @model_validator(mode="before")
@@ -282,7 +283,7 @@ class ConfirmSection(_Section):
         None,
         ge=1,
         le=1_000_000,
-        description="of each run that chooses a row's rate of learning_rates; left out: as epochs. "
+        description="of each run that chooses a row's rate of learning_rates; default: as epochs. "
         "Where it is the trial's own epochs, the runs that the search made decide",
     )
 
@@ -398,7 +399,7 @@ def is_file_spec(study: str | Path) -> bool:
 
 
 def load_study_file(path: str | Path, *, overrides: Mapping[str, str] | None = None) -> StudyFile:
-    """Reads and checks a study file.
+    """Read and check a study file.
 
     Args:
         path: of the TOML file.
@@ -406,7 +407,7 @@ def load_study_file(path: str | Path, *, overrides: Mapping[str, str] | None = N
             its quotes); they win over the file.
 
     Raises:
-        InputError: no such file, no TOML, or not a study's; all problems are told, one a line.
+        InputError: no such file, no TOML, or not a study's; all problems are listed, one a line.
     """
     path = Path(path)
     data = _read(path)
@@ -423,14 +424,14 @@ def validate(
     where: str = "",
     problems: Iterable[str] = (),
 ) -> StudyFile:
-    """Checks the content of a study file.
+    """Check the content of a study file.
 
     Raises:
         InputError: every problem, one a line.
     """
     found = [*problems, *type_problems(StudyFile, data)]
     places = {problem.split(":")[0] for problem in found}
-    told: list[str] = []
+    others: list[str] = []
     settings = None
     try:
         settings = StudyFile.model_validate(data)
@@ -438,8 +439,8 @@ def validate(
         for entry in error.errors():
             place, _, said = problem_of(entry, keys=_keys).partition(": ")
             if place not in places:
-                told += [f"{place}: {line}" for line in said.splitlines()]
-    found += alternatives(told)
+                others += [f"{place}: {line}" for line in said.splitlines()]
+    found += alternatives(others)
     if settings is None or found:
         raise InputError("\n".join(where + problem for problem in dict.fromkeys(found)))
     settings._directory = directory
@@ -460,7 +461,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except ValueError as error:  # tomllib's own, or Python's of a number of thousands of digits
-        raise InputError(f"{path} is not TOML: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} is not TOML: {first_line(error)}") from None
     except RecursionError:
         raise InputError(f"{path} is nested too deeply") from None
 

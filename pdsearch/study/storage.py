@@ -21,26 +21,17 @@ from sqlalchemy.exc import (
 )
 
 from pdsearch import interrupt
-from pdsearch.errors import InputError, StorageError
-from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of
+from pdsearch.errors import InputError, PdsearchError, StorageError, first_line, one_line
+from pdsearch.study.innards import NOT_FOUND, PatientStorage, backend_of, find_damage
 from pdsearch.study.patience import BUSY, Patience, cause_of, first_line_of
-from pdsearch.study.queue import GRACE, HEARTBEAT, requeue
-from pdsearch.study.settings import default_storage
 from pdsearch.study.url import missing_driver, parse_url, shown_url, struck
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-__all__ = [
-    "EmptyStorageError",
-    "connect",
-    "default_storage",
-    "parse_url",
-    "settle",
-    "shown_url",
-    "storage_errors",
-    "waiting",
-]
+
+HEARTBEAT = 30  # seconds between signs of life of a trial
+GRACE = 120  # seconds without one until a trial counts as abandoned
 
 ANSWER = 4  # seconds that a server has to answer when a connection is begun
 SILENCE = 60  # seconds without an answer of a server's machine until a connection counts as lost
@@ -73,7 +64,7 @@ class EmptyStorageError(InputError):
 
 @contextlib.contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turns every trouble with a storage into one line that holds no password.
+    """Turn every trouble with a storage into one line that holds no password.
 
     A signal is acted on at its end: see `interrupt`.
     """
@@ -92,7 +83,7 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 def connect(url: str, *, create: bool = False, write: bool = False) -> PatientStorage:
-    """Opens a storage, with heartbeats and safe against several writers on one machine.
+    """Open a storage, with heartbeats and safe against several writers on one machine.
 
     Args:
         url: SQLAlchemy's.
@@ -122,13 +113,12 @@ def connect(url: str, *, create: bool = False, write: bool = False) -> PatientSt
         except ImportError as error:
             raise missing_driver(url, error) from None
         except (TypeError, ValueError, SAWarning) as error:  # ?timeout=abc, ?no_such_option=1
-            said = " ".join(str(error).split())[:120]
+            said = one_line(error)[:120]
             raise InputError(
                 f"storage {shown_url(url)}: an option after the ? of the URL is wrong ({said})"
             ) from None
         except RuntimeError as error:  # the tables are another Optuna's
-            first = str(error).splitlines()[0]
-            raise StorageError(f"storage {shown_url(url)}: {first}") from error
+            raise StorageError(f"storage {shown_url(url)}: {first_line(error)}") from error
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError, CommandError) as error:
             if create or not _lacks_table(error):
                 raise
@@ -165,7 +155,6 @@ def _open(parsed: "URL", *, is_file: bool, create: bool, write: bool) -> Patient
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
-            heartbeat_stale_trial_callback=requeue,
             skip_table_creation=not create,
         )
 
@@ -232,7 +221,7 @@ def waiting(
 
 
 def settle(study: "optuna.Study") -> None:
-    """Closes a storage, and leaves a SQLite one as one plain file if no other process is at it."""
+    """Close a storage, and leave a SQLite one as one plain file if no other process is at it."""
     backend = backend_of(study)
     if backend is None:
         return
@@ -245,3 +234,35 @@ def settle(study: "optuna.Study") -> None:
             contextlib.closing(sqlite3.connect(file, timeout=0)) as connection,
         ):
             connection.execute("PRAGMA journal_mode = DELETE")
+
+
+# ------------------------------------------------------------------------- what Optuna cannot read
+
+
+def damaged(name: str, url: str, what: str) -> StorageError:
+    """Return the error of a study of which something cannot be read."""
+    return StorageError(
+        f"study {name!r} in {shown_url(url)} is damaged: {what} (restore a copy of the storage)"
+    )
+
+
+@contextlib.contextmanager
+def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iterator[None]:
+    """Report in a line what Optuna cannot read: no JSON, no such state, no time.
+
+    Only around calls that read: whatever they raise comes from the storage.
+
+    Args:
+        name: the study's.
+        url: the storage's.
+        backend: the open storage, in which the damage is looked for.
+    """
+    try:
+        with storage_errors(url):
+            yield
+    except PdsearchError:
+        raise
+    except Exception as error:  # of a dozen kinds, by what was hit
+        found = find_damage(name, backend)
+        said = found or f"{type(error).__name__}: {one_line(error)[:120]}"
+        raise damaged(name, url, said) from error

@@ -7,28 +7,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.criteria import FamilyGate
-from pdsearch.errors import InputError, StorageError, first_line
+from pdsearch.errors import InputError, StorageError, first_line, one_line
 from pdsearch.family import Family
-from pdsearch.study.innards import storage_of
-from pdsearch.study.kept import PREFIX, check_study, check_trial, clean, reading, with_storage
-from pdsearch.study.owner import owner_of
-from pdsearch.study.queue import current
-from pdsearch.study.rows import (
-    TrialRow,
-    best_of,
-    counts_of,
-    finite,
-    latest,
-    ranked,
-    row_of,
+from pdsearch.study.attributes import (
+    SCHEMA,
+    StudyAttrs,
+    TrialAttrs,
+    check_study,
+    check_trial,
+    clean,
+    with_storage,
 )
-from pdsearch.study.settings import StudyFile, check_name, is_file_spec, load_study_file
-from pdsearch.study.storage import connect, default_storage, shown_url, storage_errors
+from pdsearch.study.innards import storage_of
+from pdsearch.study.machine import owner_of
+from pdsearch.study.queue import current
+from pdsearch.study.rows import Status, TrialRow, best_of, counts_of, finite, latest, ranked
+from pdsearch.study.settings import (
+    StudyFile,
+    check_name,
+    default_storage,
+    is_file_spec,
+    load_study_file,
+)
+from pdsearch.study.storage import (
+    connect,
+    damaged,
+    reading,
+    shown_url,
+    storage_errors,
+)
 
 if TYPE_CHECKING:
     import optuna
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,9 @@ class StoredStudy:
         """Every trial in the order of their numbers, as the storage holds them now."""
         with reading(self.name, self.storage, storage_of(self.study)):
             frozen = self.study.get_trials(deepcopy=False)
-            seeds = self.study.user_attrs.get(PREFIX + "seeds", {})
-        check_study(self.name, self.storage, {PREFIX + "seeds": seeds}, whole=False)
+            kept = StudyAttrs(self.study).only("seeds")
+        check_study(self.name, self.storage, kept, whole=False)
+        seeds = StudyAttrs(kept).seeds or {}
         for trial in frozen:
             if trial.number not in self._checked:
                 check_trial(self.name, self.storage, trial.number, trial.user_attrs)
@@ -79,10 +90,8 @@ class StoredStudy:
         try:
             return row_of(trial, seeds)
         except InputError as error:  # the candidate's
-            raise StorageError(
-                f"study {self.name!r} in {self.storage} is damaged: trial {trial.number}'s "
-                f"{PREFIX + 'candidate'!r}: {first_line(error)} (restore a copy of the storage)"
-            ) from error
+            about = f"trial {trial.number}'s {TrialAttrs.candidate.key!r}: {first_line(error)}"
+            raise damaged(self.name, self.storage, about) from error
 
     def best(self) -> TrialRow | None:
         """The best complete candidate, the first of `ranked`; never the baseline or a reference."""
@@ -96,13 +105,13 @@ class StoredStudy:
     def gates(self) -> dict[str, FamilyGate]:
         """What was decided for whole families when the study was begun, by name."""
         with storage_errors(self.storage):
-            return gates_of(self.study)
+            return StudyAttrs(self.study).family_gates()
 
     @property
     def own_criteria(self) -> dict[str, str]:
         """The files of the criteria that its study file names, by `path.py:function`."""
         with storage_errors(self.storage):
-            return dict(self.study.user_attrs.get(PREFIX + "own_criteria", {}))
+            return StudyAttrs(self.study).own_criteria or {}
 
     @property
     def minimize(self) -> bool:
@@ -138,19 +147,12 @@ def trained_by(stored: StoredStudy) -> str | None:
 
     Of a function's values nothing is known, nor of its model and data.
     """
-    name: str | None = stored.study.user_attrs.get(PREFIX + "train")
-    return name
-
-
-def gates_of(study: "optuna.Study") -> dict[str, FamilyGate]:
-    """As `StoredStudy.gates`; nothing is known in a study that an earlier version has begun."""
-    kept = study.user_attrs.get(PREFIX + "gates", {})
-    return {name: FamilyGate.from_dict(data) for name, data in kept.items()}
+    return StudyAttrs(stored.study).train
 
 
 def status(stored: StoredStudy) -> dict[str, Any]:
     """How far a study is, as plain data: what `pdsearch status --json` prints."""
-    rows = stored.trials()
+    rows, attrs = stored.trials(), StudyAttrs(stored.study.user_attrs)
     running = [
         {
             "trial": row.number,
@@ -173,14 +175,14 @@ def status(stored: StoredStudy) -> dict[str, Any]:
         "running": running,
         "families": {name: gate.to_dict() for name, gate in stored.gates.items()},
         "waiting": sum(row.status == "waiting" for row in rows),
-        "train": trained_by(stored),
-        "device": stored.study.user_attrs.get(PREFIX + "device"),
-        "versions": stored.study.user_attrs.get(PREFIX + "versions"),
+        "train": attrs.train,
+        "device": attrs.device,
+        "versions": attrs.versions,
     }
 
 
 def owner_alive(row: TrialRow) -> bool | None:
-    """Whether the process that runs a trial lives; None where that cannot be told from here."""
+    """Whether the process that runs a trial lives; None where that cannot be known here."""
     owner = owner_of(row.owner)
     return None if owner is None else owner.alive()
 
@@ -220,11 +222,11 @@ def _reached(row: TrialRow) -> float | None:
 
 
 def open_study(study: StudyFile | str | Path, *, storage: str | None = None) -> StoredStudy:
-    """Opens a study that has been begun.
+    """Open a study that has been begun.
 
     Args:
         study: a study file or its path, or the name of a study in the storage.
-        storage: an SQLAlchemy URL; the study file's if left out, or for a name the default.
+        storage: an SQLAlchemy URL; default: the study file's, for a name the general default.
 
     Raises:
         InputError: no such file, or no study of that name in the storage.
@@ -241,7 +243,7 @@ def open_study(study: StudyFile | str | Path, *, storage: str | None = None) -> 
 
 
 def open_named(name: str, url: str, *, write: bool = False) -> StoredStudy:
-    """Opens the study of that name in that storage; `write` where trials will be run."""
+    """Open the study of that name in that storage; `write` where trials will be run."""
     import optuna
 
     backend = connect(url, write=write)
@@ -261,47 +263,41 @@ def open_named(name: str, url: str, *, write: bool = False) -> StoredStudy:
 
 def read(study: "optuna.Study", url: str) -> StoredStudy:
     """The stored study around an open Optuna study."""
-    with reading(study.study_name, url, storage_of(study)):
-        attrs = study.user_attrs
+    name = study.study_name
+    with reading(name, url, storage_of(study)):
+        attrs = StudyAttrs(study.user_attrs)
         if not study.directions:
-            raise StorageError(
-                f"study {study.study_name!r} in {shown_url(url)} is damaged: it has no direction "
-                "(restore a copy of the storage)"
-            )
-    schema = attrs.get(PREFIX + "schema")
+            raise damaged(name, url, "it has no direction")
+    schema = attrs.schema
     if schema is None:
         raise InputError(
-            f"study {study.study_name!r} in {shown_url(url)} was not made by pdsearch, "
+            f"study {name!r} in {shown_url(url)} was not made by pdsearch, "
             "or its making was interrupted: choose another name, or run its search again"
         )
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise StorageError(
-            f"study {study.study_name!r} in {shown_url(url)} is damaged: its {PREFIX + 'schema'!r} "
-            f"is {ascii(schema)[:40]}, no version (restore a copy of the storage)"
-        )
+        key = StudyAttrs.schema.key
+        raise damaged(name, url, f"its {key!r} is {ascii(schema)[:40]}, no version")
     if schema > SCHEMA:
         raise InputError(
-            f"study {study.study_name!r} was written by a newer pdsearch (schema {schema}, this "
+            f"study {name!r} was written by a newer pdsearch (schema {schema}, this "
             f"version reads up to {SCHEMA}): update pdsearch"
         )
-    check_study(study.study_name, url, attrs)
-    key = "settings"
+    check_study(name, url, attrs.all)
+    part = "settings"
     try:
-        settings = StudyFile.model_validate(with_storage(attrs[PREFIX + "settings"], url))
-        key = "families"
-        families = {
-            name: Family.from_dict(data) for name, data in attrs[PREFIX + "families"].items()
-        }
+        settings = StudyFile.model_validate(with_storage(attrs.settings, url))
+        part = "families"
+        families = {key: Family.from_dict(data) for key, data in (attrs.families or {}).items()}
     except ValueError as error:
         raise StorageError(
-            f"what study {study.study_name!r} in {shown_url(url)} keeps of its {key} cannot be "
-            f"read: {' '.join(str(error).split())[:200]}"
+            f"what study {name!r} in {shown_url(url)} keeps of its {part} cannot be read: "
+            f"{one_line(error)[:200]}"
         ) from error
     # It may be a copy under another name (`optuna.copy_study`).
     settings = settings.model_copy(
-        update={"study": settings.study.model_copy(update={"name": study.study_name})}
+        update={"study": settings.study.model_copy(update={"name": name})}
     )
-    directory = Path(attrs.get(PREFIX + "directory", "."))
+    directory = Path(attrs.directory or ".")
     if not directory.is_dir():  # the study was begun on another machine
         directory = Path.cwd()
     settings._directory = directory
@@ -309,12 +305,62 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
     if not output.is_absolute():
         output = directory / output
     return StoredStudy(
-        name=study.study_name,
+        name=name,
         storage=shown_url(url),
         study=study,
         settings=settings,
         families=families,
-        output=output / study.study_name,
+        output=output / name,
         directory=directory,
         url=url,
     )
+
+
+def row_of(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float | None]) -> TrialRow:
+    """Return a trial as a row, with its values by further seed."""
+    attrs = TrialAttrs(trial)
+    candidate = attrs.drawn()
+    seconds = attrs.seconds
+    if seconds is None and trial.state.is_finished() and trial.duration is not None:
+        seconds = trial.duration.total_seconds()
+    status = _status(trial)
+    # Optuna gives a pruned trial the last value that a pruner saw, which may be a loss.
+    values = tuple(trial.values) if trial.values and status == "complete" else ()
+    value = values[0] if values else None
+    epochs = tuple(attrs.epochs or ())
+    if value is None and status in ("pruned", "diverged", "running"):
+        reached = [entry["value"] for entry in (*(attrs.looks or ()), *epochs)]
+        value = reached[-1] if reached else None
+    return TrialRow(
+        number=trial.number,
+        kind=attrs.kind or "candidate",
+        status=status,
+        candidate=candidate,
+        value=finite(value),
+        epochs=epochs,
+        criteria=attrs.criteria,
+        reason=attrs.reason,
+        seconds=seconds,
+        parameters=dict(candidate.parameters) if candidate else {},
+        values=values,
+        duplicate_of=attrs.duplicate_of,
+        learning_rate=attrs.learning_rate,
+        seeds={int(seed): value for seed, value in seeds.items()},
+        owner=attrs.owner,
+        started=trial.datetime_start,
+    )
+
+
+_STATUS: Mapping[str, Status] = {
+    "COMPLETE": "complete",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
+
+
+def _status(trial: "optuna.trial.FrozenTrial") -> Status:
+    if trial.state.name != "PRUNED":
+        return _STATUS[trial.state.name]
+    kept = TrialAttrs(trial).status
+    return "diverged" if kept == "diverged" else "ruled_out" if kept == "ruled_out" else "pruned"

@@ -1,16 +1,16 @@
-"""Near-ties: the best few are told apart by further seeds, not by the luck of one."""
+"""Near-ties: the best few are separated by further seeds, not by the luck of one."""
 
 from collections.abc import Callable
 
 from pdsearch import interrupt
 from pdsearch.errors import first_line
-from pdsearch.study.kept import PREFIX
+from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.progress import Display
 from pdsearch.study.queue import ATTEMPTS
 from pdsearch.study.rows import TrialRow
 from pdsearch.study.run import Machine
 from pdsearch.study.stored import StoredStudy
-from pdsearch.study.train import Outcome, Reached, Trainer, checkpoint_path, drop_checkpoints
+from pdsearch.study.trainer import Outcome, Reached, Trainer, checkpoint_path, drop_checkpoints
 
 FEW = 3
 """Of the best, how many may be trained over further seeds."""
@@ -23,7 +23,7 @@ def decide_ties(
     *,
     check_wanted: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains the best few over further seeds where they nearly tie; all over the same ones.
+    """Train the best few over further seeds where they nearly tie; all over the same ones.
 
     Each value is kept in the study as it comes, so that an interruption loses none.
 
@@ -56,7 +56,7 @@ def decide_ties(
 
     for row in close:
         for seed in range(settings.seed + 1, settings.seed + 1 + settings.tie_seeds):
-            kept = stored.study.user_attrs.get(PREFIX + "seeds", {}).get(str(row.number), {})
+            kept = (StudyAttrs(stored.study).seeds or {}).get(str(row.number), {})
             if str(seed) not in kept:  # by now: another process may be at it too
                 _further_seed(stored, trainer, display, row, seed, on_step=on_step)
 
@@ -94,9 +94,10 @@ def _further_seed(
         return
     # One that diverges over one seed in three is no best candidate: it has no mean, and comes last.
     value = None if outcome.diverged is not None else outcome.values[0]
-    kept = dict(stored.study.user_attrs.get(PREFIX + "seeds", {}))
+    attrs = StudyAttrs(stored.study)
+    kept = dict(attrs.seeds or {})
     kept[str(row.number)] = {**kept.get(str(row.number), {}), str(seed): value}
-    stored.study.set_user_attr(PREFIX + "seeds", kept)
+    attrs.seeds = kept
     drop_checkpoints(checkpoint)
     told = outcome.diverged if value is None else f"{value:.4f}"
     display.say(f"trial {row.number}, seed {seed}: {told}")

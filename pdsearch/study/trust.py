@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pdsearch.errors import InputError
-from pdsearch.family import load_family
-from pdsearch.study.begin import changes_of, with_decided
-from pdsearch.study.own import KEPT, load_own
+from pdsearch.study.attributes import StudyAttrs
+from pdsearch.study.begin import changes_of, families_of, with_decided
+from pdsearch.study.families import resolve_families
 from pdsearch.study.settings import StudyFile
-from pdsearch.study.space import BASELINE, resolve_families
+from pdsearch.study.sources import load_own
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import StoredStudy
 
@@ -69,7 +69,7 @@ def runnable(
         stored: as it was opened, by its file or its name.
         trust: run what the storage names, and write where it says.
         gates: as for `files_run`.
-        say: told where something is written instead.
+        say: called with where something is written instead.
 
     Raises:
         InputError: the file says something else than the study was begun with; or there is none,
@@ -78,7 +78,8 @@ def runnable(
     if stored.trusted:
         return stored
     if stored.file is not None:
-        return _as_the_file_says(stored, stored.file)
+        _check_file(stored, stored.file)
+        return of_file(stored, stored.file)
     if trust:
         return replace(stored, trusted=True)
     if named := files_run(stored.settings, gates=gates):
@@ -99,27 +100,32 @@ def runnable(
     return replace(stored, output=output)
 
 
-def _as_the_file_says(stored: StoredStudy, file: StudyFile) -> StoredStudy:
+def of_file(stored: StoredStudy, file: StudyFile) -> StoredStudy:
+    """Return a study that goes by the user's own file, with which it has been compared."""
+    return replace(
+        stored,
+        settings=with_decided(file, stored.settings),
+        directory=file.directory,
+        output=file.directory / file.study.output / stored.name,
+        file=file,
+        trusted=True,
+    )
+
+
+def _check_file(stored: StoredStudy, file: StudyFile) -> None:
     with storage_errors(stored.url):
-        kept = stored.study.user_attrs
-    resolved = with_decided(file, stored.settings)
+        attrs = StudyAttrs(stored.study.user_attrs)
     searched, references = resolve_families(file.study, directory=file.directory)
     _, texts = load_own(file.criteria, directory=file.directory)
-    families = {BASELINE: load_family(BASELINE), **references, **searched}
-    attributes = {
-        "settings": resolved.model_dump(mode="json"),
-        "families": {name: family.to_dict() for name, family in families.items()},
-        KEPT: texts,
-    }
-    if changes := changes_of(stored.settings, kept, attributes):
+    changes = changes_of(
+        attrs,
+        stored.settings,
+        settings=with_decided(file, stored.settings),
+        families=families_of(searched, references),
+        texts=texts,
+    )
+    if changes:
         raise InputError(
             f"study {stored.name!r} in {stored.storage} was begun with other settings: "
             f"{'; '.join(changes)}. Restore them, or give the study's name instead of its file"
         )
-    return replace(
-        stored,
-        settings=resolved,
-        directory=file.directory,
-        output=file.directory / file.study.output / stored.name,
-        trusted=True,
-    )

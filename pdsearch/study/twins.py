@@ -1,12 +1,22 @@
-"""When two candidates count as one: their g are the same wherever training looks."""
+"""When two candidates count as one, and how a trial then shares the result of an earlier one.
+
+They count as one if their g are the same wherever training looks.
+"""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pdsearch import interrupt
 from pdsearch.enclosure import cut
 from pdsearch.expression import exact, t
 from pdsearch.family import fading
+from pdsearch.study.attributes import TrialAttrs
+from pdsearch.study.queue import ENDED
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +56,7 @@ class Shape:
 
     @functools.cached_property
     def edges(self) -> tuple[float, ...]:
-        """Where g may jump as far as it can be told exactly, within [-6, 6].
+        """Where g may jump as far as it can be computed exactly, within [-6, 6].
 
         A grid sees a jump, but not just where it is. Places that no polynomial with rational roots
         gives (`exp(x) > 0.6`) are not among them.
@@ -70,7 +80,7 @@ def shape_of(candidate: "Candidate") -> Shape:
 def same_shape(one: Shape, other: Shape) -> bool:
     """Whether two g differ nowhere by more than `SAME`.
 
-    On the grid, on one 64 times as fine where that shows nothing, and beside each one's jumps.
+    On the grid, on one 64 times as fine where that shows nothing, and next to each one's jumps.
     """
     import torch
 
@@ -97,3 +107,63 @@ def _values(candidate: "Candidate", points: "torch.Tensor") -> "torch.Tensor":
     if not candidate.annealed:
         return candidate(points).expand(len(TIMES), -1)
     return torch.stack([candidate(points, t=time) for time in TIMES])
+
+
+# --------------------------------------------------------------------------------- shared results
+
+
+def twin_of(
+    candidate: "Candidate",
+    trials: Iterable[FrozenTrial],
+    shapes: dict[int, Shape],
+    *,
+    finished: bool,
+) -> FrozenTrial | None:
+    """An earlier trial of the same g that has a result to share.
+
+    Args:
+        candidate: the new trial's.
+        trials: the study's, as they stand.
+        shapes: of those that were compared with before, by their numbers; it grows.
+        finished: whether the other must have come to its end.
+    """
+    with interrupt.exposed():
+        shape = shape_of(candidate)
+        for other in trials:
+            attrs = TrialAttrs(other)
+            drawn = attrs.drawn() if other.state in ENDED and attrs.status != "ruled_out" else None
+            if drawn is None:
+                continue
+            if other.number not in shapes:
+                shapes[other.number] = shape_of(drawn)
+            stopped = finished and other.state != TrialState.COMPLETE
+            if not stopped and same_shape(shape, shapes[other.number]):
+                return other
+    return None
+
+
+def share(trial: optuna.Trial, twin: FrozenTrial) -> tuple[float, ...]:
+    """Give a trial the result of the earlier one of the same g.
+
+    Raises:
+        optuna.TrialPruned: the other was.
+    """
+    its, own = TrialAttrs(twin), TrialAttrs(trial)
+    first = twin.number if its.duplicate_of is None else its.duplicate_of
+    own.duplicate_of = first
+    for key, value in its.only("epochs", "looks", "learning_rate").items():
+        trial.set_user_attr(key, value)
+    for step, value in sorted(twin.intermediate_values.items()):
+        trial.report(value, step)
+    if twin.state == TrialState.PRUNED:
+        why = f"same g as trial {first}: {its.reason or 'pruned'}"
+        raise pruned(trial, its.status or "pruned", why)
+    own.write(status="complete", reason=f"same g as trial {first}, whose result it shares")
+    assert twin.values is not None
+    return tuple(twin.values)
+
+
+def pruned(trial: optuna.Trial, status: str, reason: str) -> optuna.TrialPruned:
+    """What ends a trial early, which is stored with it."""
+    TrialAttrs(trial).write(status=status, reason=reason)
+    return optuna.TrialPruned(reason)

@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
-from pdsearch.errors import InputError, StorageError
+from pdsearch.errors import InputError, StorageError, first_line
 from pdsearch.masking import HIDDEN, is_secret, mask
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def missing_driver(url: str, error: ImportError) -> StorageError:
     )
     # Optuna wraps the error that knows the module's name.
     cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-    missing = cause.name or str(cause).splitlines()[0]
+    missing = cause.name or first_line(cause)
     return StorageError(f"storage {_masked(url)}: Python module {missing} is missing; {install}")
 
 

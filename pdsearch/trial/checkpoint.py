@@ -1,10 +1,7 @@
 """Checkpoints of a run: one safetensors file, replaced as a whole now and then; no pickle."""
 
-import contextlib
 import json
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, one_line
+from pdsearch.files import replacing
 
 FORMAT = 1
 
@@ -51,8 +49,9 @@ def read_checkpoint(path: Path, *, identity: str) -> Checkpoint | None:
             # Copies: the file is replaced while they are still in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        log.warning("the checkpoint %s is damaged (%s): training begins anew", path, text)
+        log.warning(
+            "the checkpoint %s is damaged (%s): training begins anew", path, one_line(error)
+        )
         return None
     if found != identity:
         raise InputError(
@@ -70,7 +69,7 @@ def write_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Replaces the checkpoint at `path` as a whole; where it cannot, warns and leaves it."""
+    """Replace the checkpoint at `path` as a whole; where it cannot, warn and leave it."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -86,23 +85,16 @@ def write_checkpoint(
     header = {"format": FORMAT, "identity": identity, "state": state}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata={"pdsearch": json.dumps(header)})
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata={"pdsearch": json.dumps(header)})
     except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
-        # A checkpoint only saves time after a crash: training goes on without it.
+        # A checkpoint only saves time after a crash: training continues without it.
         reason = getattr(error, "strerror", None) or error
         log.warning("the checkpoint %s cannot be written (%s)", path, reason)
 
 
 def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the tensors of a checkpoint back into a model and its optimiser."""
+    """Put the tensors of a checkpoint back into a model and its optimiser."""
     weights: dict[str, torch.Tensor] = {}
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in checkpoint.tensors.items():

@@ -30,7 +30,7 @@ DENSE = 4  # positions up to which the whole layer is one matrix
 
 
 def hasten(model: nn.Module) -> None:
-    """Has a model's convolutions of stride 1 and same padding take the fast way where there is one.
+    """Have a model's convolutions of stride 1 and same padding take the fast way if there is one.
 
     In place. Names, weights and `state_dict` stay; results differ in rounding alone.
     """

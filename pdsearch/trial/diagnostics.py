@@ -12,8 +12,6 @@ from torch import nn
 
 from pdsearch.autograd import PDReLU, exact_gradients
 
-__all__ = ["BATCH", "agreement", "batch_size", "turnover"]
-
 BATCH = (16, 256)
 """The fewest and the most images of the fixed batch."""
 

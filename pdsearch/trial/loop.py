@@ -1,4 +1,4 @@
-"""The training loop: batches, steps, evaluation, and what is looked at beside them."""
+"""The training loop: batches, steps, evaluation, and what is measured alongside."""
 
 import hashlib
 import json
@@ -171,7 +171,7 @@ class Loop:
     def train(
         self, epoch: int, *, after: Mapping[int, Callable[[], None]] | None = None
     ) -> Training:
-        """Trains one epoch of the run (from 0, over all tasks of a stream).
+        """Train one epoch of the run (from 0, over all tasks of a stream).
 
         `after[n]` is called after batch n of it, and may evaluate the model.
         """
@@ -235,7 +235,7 @@ class Loop:
         return Training(total / data.steps, right / (data.steps * size))
 
     def train_task(self, task: int) -> Training:
-        """Trains all epochs of a stream's task (from 0); the means are over all its steps."""
+        """Train all epochs of a stream's task (from 0); the means are over all its steps."""
         epochs = self.settings.epochs
         each = []
         for epoch in range(task * epochs, (task + 1) * epochs):
@@ -254,7 +254,7 @@ class Loop:
     def evaluate(self, names: list[str]) -> Evaluation:
         """Accuracy and loss on the evaluation set, and dead units before the ReLUs of these names.
 
-        Draws no random numbers: training goes on the same with and without it.
+        Draws no random numbers: training is the same with and without it.
         """
         data = self.data
         self.model.eval()

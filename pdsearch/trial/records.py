@@ -78,7 +78,7 @@ class TaskRecord(EpochRecord):
         evaluation_loss: mean cross entropy on the task's images after the task, in nats.
         final_accuracy: on the task's images after the task, in evaluation mode.
         weight_norms: by a layer's name, the L2 norm of its weight after the task, biases and
-            parameters with fewer than two dimensions left out.
+            parameters with fewer than two dimensions excepted.
     """
 
     final_accuracy: float = 0.0
@@ -131,7 +131,7 @@ class TrialResult:
         diverged: why and where the run was stopped; None for one that was not.
         seconds: wall time of the finished epochs, those before a resumption included.
         images_per_second: training images in that time (the evaluations' time counts too).
-        kept_bytes: what the backward pass keeps of one image's forward pass, weights left out.
+        kept_bytes: what the backward pass keeps of one image's forward pass, without weights.
         settings: what it was trained with, `precision` and `memory_format` decided.
     """
 

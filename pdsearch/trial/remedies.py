@@ -1,4 +1,4 @@
-"""Remedies for the loss of plasticity, which a confirmation sets beside a pseudo-derivative.
+"""Remedies for the loss of plasticity, which a confirmation compares with a pseudo-derivative.
 
 Both change what a training step does and leave the network's function as it is.
 """
@@ -30,7 +30,7 @@ class TowardsInitial:
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Adds the gradient; between the backward pass and the optimiser's step."""
+        """Add the gradient; between the backward pass and the optimiser's step."""
         for parameter, initial in self._pairs:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter, alpha=2 * self._strength)
@@ -100,7 +100,7 @@ class Renewal(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Ages all units, and replaces those whose turn it is; after the optimiser's step.
+        """Age all units, and replace those whose turn it is; after the optimiser's step.
 
         Args:
             step: of the run, from 0.

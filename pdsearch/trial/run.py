@@ -18,9 +18,22 @@ from pdsearch.data import Dataset
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.models import build_model, example_images
-from pdsearch.trial.checkpoint import read_checkpoint, restore, write_checkpoint
+from pdsearch.trial.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    restore,
+    write_checkpoint,
+)
 from pdsearch.trial.convolution import hasten
-from pdsearch.trial.loop import Loop, OnBatch, Split, TrialData, derive_seed, kept_bytes
+from pdsearch.trial.loop import (
+    Evaluation,
+    Loop,
+    OnBatch,
+    Split,
+    TrialData,
+    derive_seed,
+    kept_bytes,
+)
 from pdsearch.trial.records import (
     EpochRecord,
     Look,
@@ -63,7 +76,7 @@ def run_trial(
     directory: Path | None = None,
     diagnostics: bool | None = None,
 ) -> TrialResult:
-    r"""Trains a model with a pseudo-derivative in place of its ReLUs' derivative.
+    r"""Train a model with a pseudo-derivative in place of its ReLUs' derivative.
 
     Initial weights, validation split, order of batches, crops, flips and dropout masks depend on
     the seed alone, so that the runs of a seed are paired. On one machine, with one number of
@@ -85,7 +98,7 @@ def run_trial(
         dataset: what is trained on; `settings.dataset` is not looked at.
         seed: of everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        threads: for the CPU, during the run; torch's setting when left out.
+        threads: for the CPU, during the run; default: torch's setting.
         split: `validation`: trains on the training set less what is held back, and evaluates on
             that. `test`: trains on the whole training set and evaluates on the test set, for a
             final confirmation only. A stream draws its images from the one or the other.
@@ -96,7 +109,7 @@ def run_trial(
             is called. They change nothing in the run.
         on_look: called with what the evaluation set says there; what it raises passes through.
         checkpoint: a file that is written after an epoch, 30 s after the last time or where the run
-            is stopped, and gone on from where it exists. Of a finished run it gives the result at
+            is stopped, and resumed from if it exists. Of a finished run it gives the result at
             once. The caller removes it.
         save_last: whether it is written after the last epoch in any case.
         module: makes an activation that stands in for each ReLU instead, as a control.
@@ -129,7 +142,6 @@ def run_trial(
             raise InputError(
                 f"looks must be from 1 to the {data.steps} batches of an epoch, got {looks}"
             )
-
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(
             settings.model,
@@ -138,14 +150,8 @@ def run_trial(
             directory=directory,
             **settings.network,
         )
-        example = example_images()
-        names = [site.name for site in relu_sites(model, example)]
-        if module is None:
-            model = convert(model, candidate, example=example)
-        else:
-            model = replace_relus(model, module, example=example)
-        model = model.to(place)
-        model = model.to(memory_format=memory_format(settings.memory_format))
+        model, names = _converted(model, candidate, module)
+        model = model.to(place).to(memory_format=memory_format(settings.memory_format))
         optimizer = _optimizer(model, settings)
         pull = TowardsInitial(model, settings.l2_init) if settings.l2_init else None
         renewal = None
@@ -153,36 +159,14 @@ def run_trial(
             renewal = Renewal(model, optimizer, settings, seed=seed)
         # What a checkpoint holds: the model, and what a remedy remembers.
         kept_state = model if renewal is None else nn.ModuleList([model, renewal])
-        records: list[EpochRecord] = []
         if saved is not None:
             restore(saved, model=kept_state, optimizer=optimizer)
-            records = [record_of(record, settings) for record in saved.state["epochs"]]
-            kept, diverged = saved.state["kept_bytes"], saved.state["diverged"]
+            kept = saved.state["kept_bytes"]
         else:
-            kept, diverged = kept_bytes(model, data, settings), None
+            kept = kept_bytes(model, data, settings)
         if place.type == "cpu" and not settings.compile:
             hasten(model)
-        for record in records:
-            if on_epoch is not None:
-                on_epoch(record)
-
-        def save() -> None:
-            if checkpoint is not None:
-                state = {
-                    "settings": settings.model_dump(mode="json"),
-                    "epochs": [dataclasses.asdict(record) for record in records],
-                    "kept_bytes": kept,
-                    "diverged": diverged,
-                }
-                write_checkpoint(
-                    checkpoint,
-                    identity=identity,
-                    state=state,
-                    model=kept_state,
-                    optimizer=optimizer,
-                )
-
-        run = Loop(
+        loop = Loop(
             model,
             optimizer,
             settings,
@@ -193,78 +177,178 @@ def run_trial(
             before_step=pull.before_step if pull is not None else None,
             after_step=renewal.after_step if renewal is not None else None,
         )
+        run = _Run(loop, names, stream, kept_state, kept, identity, checkpoint, on_epoch)
+        run.resume(saved)
+        run.train(
+            look_at=_looks(loop, looks, on_look),
+            diagnostics=settings.diagnostics if diagnostics is None else diagnostics,
+            save_last=save_last,
+        )
+    return run.result()
 
-        def look(number: int) -> None:
-            found = run.evaluate([])
-            if on_look is not None:
-                on_look(Look(number, found.loss, found.accuracy))
 
-        within_first = {
-            number * data.steps // looks: functools.partial(look, number)
-            for number in range(1, looks)
-        }
-        looked = settings.diagnostics if diagnostics is None else diagnostics
-        if looked and stream is not None and records:
-            run.data = stream.task(len(records) - 1)
-        before = run.evaluate(names) if looked and len(records) < settings.rounds else None
+def _converted(
+    model: nn.Module, candidate: Candidate, module: Callable[[], nn.Module] | None
+) -> tuple[nn.Module, list[str]]:
+    """The model with the candidate's ReLUs, or with the modules instead; the ReLUs' names."""
+    example = example_images()
+    names = [site.name for site in relu_sites(model, example)]
+    if module is None:
+        return convert(model, candidate, example=example), names
+    return replace_relus(model, module, example=example), names
+
+
+def _looks(loop: Loop, looks: int, on_look: OnLook | None) -> dict[int, Callable[[], None]]:
+    """The looks within the first epoch, by the batch after which each is due."""
+
+    def look(number: int) -> None:
+        found = loop.evaluate([])
+        if on_look is not None:
+            on_look(Look(number, found.loss, found.accuracy))
+
+    return {
+        number * loop.data.steps // looks: functools.partial(look, number)
+        for number in range(1, looks)
+    }
+
+
+@dataclasses.dataclass(eq=False)
+class _Run:
+    """A run under way: the records of its rounds (epochs, or a stream's tasks), its checkpoint.
+
+    `state` is what a checkpoint holds the tensors of; `names` are those of the model's ReLUs.
+    """
+
+    loop: Loop
+    names: list[str]
+    stream: Stream | None
+    state: nn.Module
+    kept_bytes: int
+    identity: str
+    checkpoint: Path | None
+    on_epoch: OnEpoch | None
+    records: list[EpochRecord] = dataclasses.field(default_factory=list)
+    diverged: str | None = None
+
+    def resume(self, saved: Checkpoint | None) -> None:
+        """Take the records of a checkpoint, if there is one, and report them."""
+        if saved is None:
+            return
+        settings = self.loop.settings
+        self.records = [record_of(record, settings) for record in saved.state["epochs"]]
+        self.diverged = saved.state["diverged"]
+        for record in self.records:
+            if self.on_epoch is not None:
+                self.on_epoch(record)
+
+    def train(
+        self, *, look_at: dict[int, Callable[[], None]], diagnostics: bool, save_last: bool
+    ) -> None:
+        """Train the rounds that are left; see `run_trial`."""
+        rounds = self.loop.settings.rounds
+        if diagnostics and self.stream is not None and self.records:
+            self.loop.data = self.stream.task(len(self.records) - 1)
+        before = None
+        if diagnostics and len(self.records) < rounds:
+            before = self.loop.evaluate(self.names)
         saved_at = time.perf_counter()
-        while diverged is None and len(records) < settings.rounds:
-            begin = time.perf_counter()
-            epoch = len(records)
-            if stream is None:
-                trained = run.train(epoch, after=within_first if epoch == 0 else None)
-            else:
-                run.data = stream.task(epoch)
-                trained = run.train_task(epoch)
-            diverged = trained.diverged
-            if diverged is not None:
-                save()
+        while self.diverged is None and len(self.records) < rounds:
+            found = self._round(before, look_at=look_at)
+            if found is None:
+                self.save()
                 break
-            found = run.evaluate(names)
-            last = (epoch + 1) * settings.passes // settings.rounds * data.steps - 1
-            inside = run.diagnose(before, found) if before is not None else None
-            before = found if looked else None
-            record = EpochRecord(
-                epoch=epoch + 1,
-                loss=trained.loss,
-                accuracy=found.accuracy,
-                dead=found.dead,
-                seconds=time.perf_counter() - begin,
-                learning_rate=learning_rate_at(settings, last, steps=data.steps),
-                evaluation_loss=found.loss,
-                diagnostics=inside,
-            )
-            if stream is not None:
-                record = TaskRecord(
-                    **{**vars(record), "accuracy": trained.accuracy},
-                    final_accuracy=found.accuracy,
-                    weight_norms=weight_norms(model),
-                )
-            records.append(record)
-            ends = len(records) == settings.rounds
+            before = found if diagnostics else None
+            ends = len(self.records) == rounds
             due = (ends and save_last) or time.perf_counter() - saved_at >= SAVE_EVERY
             if due:
-                save()
+                self.save()
                 saved_at = time.perf_counter()
-            if on_epoch is not None:
+            if self.on_epoch is not None:
                 try:
-                    on_epoch(record)
-                except BaseException:  # pruned or interrupted: it may be taken up again
+                    self.on_epoch(self.records[-1])
+                except BaseException:  # pruned or interrupted: it may be resumed
                     if not due:
-                        save()
+                        self.save()
                     raise
-    seconds = sum(record.seconds for record in records)
-    passes = len(records) * settings.passes // settings.rounds
-    images = passes * data.steps * settings.batch_size
-    return TrialResult(
-        epochs=tuple(records),
-        value=math.nan if diverged else value_of([record.accuracy for record in records], settings),
-        diverged=diverged,
-        seconds=seconds,
-        images_per_second=images / seconds if seconds else 0.0,
-        kept_bytes=kept,
-        settings=settings,
-    )
+
+    def _round(
+        self, before: Evaluation | None, *, look_at: dict[int, Callable[[], None]]
+    ) -> Evaluation | None:
+        """Train a round and record it; what the model then comes to, or None if it diverged.
+
+        Args:
+            before: what the round begins with, where it is looked into.
+            look_at: called after these batches of the first epoch.
+        """
+        loop, settings, epoch = self.loop, self.loop.settings, len(self.records)
+        begin = time.perf_counter()
+        if self.stream is None:
+            trained = loop.train(epoch, after=look_at if epoch == 0 else None)
+        else:
+            loop.data = self.stream.task(epoch)
+            trained = loop.train_task(epoch)
+        self.diverged = trained.diverged
+        if self.diverged is not None:
+            return None
+        found = loop.evaluate(self.names)
+        steps = loop.data.steps
+        last = (epoch + 1) * settings.passes // settings.rounds * steps - 1
+        inside = loop.diagnose(before, found) if before is not None else None
+        record = EpochRecord(
+            epoch=epoch + 1,
+            loss=trained.loss,
+            accuracy=found.accuracy,
+            dead=found.dead,
+            seconds=time.perf_counter() - begin,
+            learning_rate=learning_rate_at(settings, last, steps=steps),
+            evaluation_loss=found.loss,
+            diagnostics=inside,
+        )
+        if self.stream is not None:
+            record = TaskRecord(
+                **{**vars(record), "accuracy": trained.accuracy},
+                final_accuracy=found.accuracy,
+                weight_norms=weight_norms(loop.model),
+            )
+        self.records.append(record)
+        return found
+
+    def save(self) -> None:
+        """Write the checkpoint, if it has one."""
+        if self.checkpoint is None:
+            return
+        state = {
+            "settings": self.loop.settings.model_dump(mode="json"),
+            "epochs": [dataclasses.asdict(record) for record in self.records],
+            "kept_bytes": self.kept_bytes,
+            "diverged": self.diverged,
+        }
+        write_checkpoint(
+            self.checkpoint,
+            identity=self.identity,
+            state=state,
+            model=self.state,
+            optimizer=self.loop.optimizer,
+        )
+
+    def result(self) -> TrialResult:
+        """What the run came to."""
+        settings, data = self.loop.settings, self.loop.data
+        seconds = sum(record.seconds for record in self.records)
+        passes = len(self.records) * settings.passes // settings.rounds
+        images = passes * data.steps * settings.batch_size
+        value = math.nan
+        if self.diverged is None:
+            value = value_of([record.accuracy for record in self.records], settings)
+        return TrialResult(
+            epochs=tuple(self.records),
+            value=value,
+            diverged=self.diverged,
+            seconds=seconds,
+            images_per_second=images / seconds if seconds else 0.0,
+            kept_bytes=self.kept_bytes,
+            settings=settings,
+        )
 
 
 def run_over_learning_rates(
@@ -279,7 +363,7 @@ def run_over_learning_rates(
     save_last: bool = False,
     **options: Any,
 ) -> RateSearch:
-    """Trains a candidate at each of `settings.learning_rates` and keeps the best.
+    """Train a candidate at each of `settings.learning_rates` and keep the best.
 
     Args:
         candidate: the pseudo-derivative.
@@ -288,8 +372,8 @@ def run_over_learning_rates(
         on_epoch: called as `on_epoch(rate, record)`; what it raises ends the search.
         looks: as for `run_trial`, of the first rate's run alone.
         on_look: likewise.
-        checkpoint: `<stem>-<rate><suffix>` beside it is the file of each rate. Of the only rate the
-            last epoch is written with `save_last` alone, for nothing comes after it.
+        checkpoint: `<stem>-<rate><suffix>` next to it is the file of each rate. Of the only
+            rate the last epoch is written with `save_last` alone: nothing comes after it.
         save_last: whether something comes after it all the same.
         **options: as for `run_trial`.
     """
@@ -298,7 +382,7 @@ def run_over_learning_rates(
     for number, rate in enumerate(rates):
         file = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{rate:g}")
 
-        def told(record: EpochRecord, rate: float = rate) -> None:
+        def report(record: EpochRecord, rate: float = rate) -> None:
             if on_epoch is not None:
                 on_epoch(rate, record)
 
@@ -306,7 +390,7 @@ def run_over_learning_rates(
             candidate,
             settings.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
             dataset,
-            on_epoch=told,
+            on_epoch=report,
             looks=looks if number == 0 else 1,
             on_look=on_look,
             checkpoint=file,

@@ -118,7 +118,7 @@ class TrialSettings(BaseModel):
     batch_size: int = Field(
         256,
         ge=1,
-        description="images a step; what does not fill a batch is left out of that epoch, whose "
+        description="images a step; what does not fill a batch is skipped in that epoch, whose "
         "order is drawn anew each time",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
@@ -160,7 +160,7 @@ class TrialSettings(BaseModel):
         "pytorch", description="of the weights; caffe is for alexnet only"
     )
     dropout: float | None = Field(
-        None, ge=0, lt=1, description="of every dropout layer; the model's own when left out"
+        None, ge=0, lt=1, description="of every dropout layer; default: the model's own"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -169,7 +169,7 @@ class TrialSettings(BaseModel):
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto",
-        description="of images and weights in memory; auto: channels_last, but for float32 on a "
+        description="of images and weights in memory; auto: channels_last, except for float32 on a "
         "CPU what the probe finds faster",
     )
     compile: bool = Field(
@@ -316,7 +316,7 @@ def learning_rate_at(settings: TrialSettings, step: int, *, steps: int) -> float
     if early is not None and step < early.until * settings.passes * steps:
         peak *= early.factor
     total = settings.epochs * steps
-    step %= total  # a stream goes on with the next task
+    step %= total  # a stream continues with the next task
     if settings.schedule == "step":
         done = step // steps  # epochs
         drops = sum(done >= round(share * settings.epochs) for share in settings.milestones)

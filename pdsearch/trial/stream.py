@@ -9,7 +9,7 @@ the test set in a confirmation, and are the same for every task. What changes fr
 - `pixels`: where in the image each pixel stands, by one permutation for all images and channels of
   a task; the labels are the images' own.
 
-The model goes on from task to task with its weights and the optimiser's state. The accuracy of a
+From task to task the model keeps its weights and the optimiser's state. The accuracy of a
 task is that of the training forward passes, over all its steps (see `TaskRecord`), and the value of
 the trial its mean over the last tasks. It says how well the network still learns what it is shown,
 and nothing of other images: there is no generalisation to random labels.
@@ -52,7 +52,7 @@ class Stream:
         split: Split,
         device: torch.device,
     ) -> "Stream":
-        """Draws a run's images.
+        """Draw a run's images.
 
         Raises:
             InputError: the data set has fewer images than the stream needs.
@@ -108,7 +108,7 @@ class Stream:
 
 
 def check_room(settings: TrialSettings, dataset: Dataset) -> None:
-    """Checks that search and confirmation find as many images as a stream, if any, draws.
+    """Check that search and confirmation find as many images as a stream, if any, draws.
 
     Raises:
         InputError: they do not.

@@ -1,20 +1,18 @@
-"""What a trial trains: a candidate by `pdsearch.trial`, or by the user's own function."""
+"""The trainer on images, by `pdsearch.trial`: each learning rate, each length of a horizon."""
 
 import hashlib
-import inspect
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.plain import plain
 from pdsearch.study.horizon import noise, weights
 from pdsearch.study.settings import StudyFile
-from pdsearch.study.values import values_of
+from pdsearch.study.trainer import OnBatch, OnStep, Outcome, Reached
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
@@ -33,122 +31,6 @@ batches of 256, one-cycle, 6 epochs) the rank correlation of the negated validat
 final accuracy was -0.55 after 6 batches, 0.75 after 8, 0.86 after 10 and 0.90 after 12."""
 
 
-@dataclass(frozen=True)
-class Reached:
-    """How far the training of a candidate has come.
-
-    Attributes:
-        step: what a pruner counts: `looks` an epoch, of which the first alone has them all.
-        value: of the study's objective; where several learning rates are tried, the best so far.
-        standing: what a pruner compares at this step, in the direction of the study.
-        record: of the epoch that has just ended, or of a look within the first one; None where
-            nothing was trained at this step, for the rate diverged whose step it was.
-        whole: whether it is an epoch's end.
-        most: what the candidate's value may come to, two standard errors above what is predicted
-            from the lengths that were trained; None but after such a length.
-    """
-
-    step: int
-    value: float
-    standing: float
-    record: dict[str, Any] | None
-    whole: bool = True
-    most: float | None = None
-
-
-OnStep = Callable[[Reached], None]
-OnBatch = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of training one candidate.
-
-    Attributes:
-        values: one an objective, in the order of the study's.
-        diverged: why training was stopped as hopeless; None if it was not.
-        learning_rate: the one that counts, where several were tried.
-    """
-
-    values: tuple[float, ...]
-    diverged: str | None = None
-    learning_rate: float | None = None
-
-
-class Trainer(Protocol):
-    """Trains a candidate: ours, or one around the user's function."""
-
-    epochs: int | None
-    """That a whole trial reports; None where only a first trial can tell."""
-
-    looks: int
-    """Steps of an epoch."""
-
-    unit: str
-    """What an epoch is called: `task` where a stream is trained on."""
-
-    def __call__(
-        self,
-        candidate: Candidate,
-        *,
-        seed: int,
-        on_step: OnStep,
-        on_batch: OnBatch,
-        checkpoint: Path | None,
-    ) -> Outcome:
-        """Trains, calling `on_step` after each epoch and each look, which may stop it."""
-
-    def tie_margin(self, best: float) -> float:
-        """How much below the best a value may be and still count as nearly tied."""
-
-
-class FunctionTrainer:
-    """Trains by a Python function: `train(candidate)` or `train(candidate, seed=…)`.
-
-    It yields a value an epoch, the last one counting, or returns one value: see `values_of` for
-    what is a number.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        if not callable(function):
-            raise InputError(f"train must be callable, got {function!r}")
-        self._function = function
-        self.epochs: int | None = None
-        self.looks, self.unit = 1, "epoch"
-        self.takes_seed = _takes(function, "seed")
-
-    def __call__(
-        self,
-        candidate: Candidate,
-        *,
-        seed: int,
-        on_step: OnStep,
-        on_batch: OnBatch,
-        checkpoint: Path | None,
-    ) -> Outcome:
-        """Runs the function to its end, or until `on_step` raises."""
-        keys = {"seed": seed} if self.takes_seed else {}
-        result = self._function(candidate, **keys)
-        value = math.nan
-        for step, value in enumerate(values_of(result), start=1):
-            if not math.isfinite(value):
-                return Outcome((value,), diverged=f"train gave {value} at epoch {step}")
-            on_step(Reached(step, value, value, {"epoch": step, "accuracy": value}))
-        return Outcome((value,))
-
-    def tie_margin(self, best: float) -> float:
-        """One hundredth: nothing is known of the noise of another's values."""
-        return abs(best) / 100
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature
-        return False
-    return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-
-
 class ImageTrainer:
     """Trains by `pdsearch.trial` on the study's model and data set."""
 
@@ -161,7 +43,7 @@ class ImageTrainer:
         threads: int | None,
         source: str | None = None,
     ) -> None:
-        """Takes what the model's file held when the study began; None: what it holds now."""
+        """Take what the model's file held when the study began; None: what it holds now."""
         import torch
 
         from pdsearch.models import source_digest
@@ -197,7 +79,7 @@ class ImageTrainer:
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Trains at the study's learning rate, or at each of several, the best counting.
+        """Train at the study's learning rate, or at each of several, the best counting.
 
         With a horizon it does so for each length, and what counts is predicted from all of them.
         """
@@ -292,7 +174,7 @@ class _Leg:
         self._found: RateSearch | None = None
 
     def train(self, candidate: Candidate, dataset: "Dataset", **options: Any) -> "RateSearch":
-        """Trains at each rate, telling of each step; see `run_over_learning_rates`."""
+        """Train at each rate, telling of each step; see `run_over_learning_rates`."""
         from pdsearch.trial import EpochRecord, Look, run_over_learning_rates, value_of
 
         settings, rates = self._settings, self._rates
@@ -302,7 +184,7 @@ class _Leg:
         nothing = 0.0, -WORST_LOSS if by_loss else 0.0
         best: dict[float, tuple[int, float, float]] = {}  # epochs, value and standing by rate
         reports: dict[float, list[float]] = {}  # accuracies of its epochs by rate
-        reached = self._begin * self._looks  # the last step that was told
+        reached = self._begin * self._looks  # the last step that was reported
         looks = self._looks
 
         def standing(accuracy: float, loss: float | None) -> float:
@@ -319,7 +201,7 @@ class _Leg:
             value, stands = (max(column) for column in zip(nothing, *counting, strict=True))
             return value, stands
 
-        def told(rate: float, record: EpochRecord) -> None:
+        def on_epoch(rate: float, record: EpochRecord) -> None:
             nonlocal reached
             epoch = self._begin + rates.index(rate) * settings.rounds + record.epoch
             accuracies = reports.setdefault(rate, [])
@@ -353,7 +235,7 @@ class _Leg:
             candidate,
             settings,
             dataset,
-            on_epoch=told,
+            on_epoch=on_epoch,
             looks=1 if self._before else looks,
             on_look=looked,
             **options,
@@ -406,18 +288,5 @@ def looks_of(settings: StudyFile, *, images: int) -> int:
 
 
 def _steps(after: int, before: int, *, looks: int) -> list[int]:
-    """The steps between two that a run over its epochs would have told."""
+    """The steps between two that a run over its epochs would have reported."""
     return [step for step in range(after + 1, before) if step < looks or step % looks == 0]
-
-
-def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:
-    """Where a candidate's training over a seed is kept until it is finished."""
-    text = json.dumps(candidate.to_dict(), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return folder / f"{candidate.family.name}-{digest}-{seed}.safetensors"
-
-
-def drop_checkpoints(checkpoint: Path) -> None:
-    """Removes a finished trial's checkpoints."""
-    for path in checkpoint.parent.glob(f"{checkpoint.stem}-*{checkpoint.suffix}*"):
-        path.unlink(missing_ok=True)

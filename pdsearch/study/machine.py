@@ -1,13 +1,16 @@
-"""How many trials run side by side on this machine, on how many threads each.
+"""This machine: how many trials run side by side on it, and which of its processes runs a trial.
 
-The threads come first, and do not depend on how many trials run at once: the order of a sum does
-depend on them, so a candidate's result is the same bits whatever `workers` says.
+The threads of a trial do not depend on how many trials run at once. The order of a sum depends on
+the threads, so a candidate's result is the same bits whatever `workers` says.
 """
 
 import os
-from dataclasses import dataclass
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 MOST = 8
 """Trials side by side at most: a sampler and a pruner learn from those that are finished."""
@@ -36,7 +39,7 @@ class Share:
 
 
 def share_out(workers: int | Literal["auto"], *, device: str, threads: int | None = None) -> Share:
-    """Shares out a machine.
+    """Share out a machine.
 
     One trial on one thread for each core: at the sizes of CIFAR, two trials on a thread each train
     more images a second than one on two. No more than eight, whose threads are then more than one,
@@ -46,7 +49,7 @@ def share_out(workers: int | Literal["auto"], *, device: str, threads: int | Non
     Args:
         workers: how many side by side, or `auto`.
         device: what they train on.
-        threads: of each; left out, what OMP_NUM_THREADS says, else what is said above.
+        threads: of each; default: OMP_NUM_THREADS, else as above.
     """
     cores = available_cores()
     on_cpu = device == "cpu"
@@ -120,3 +123,70 @@ def _group(controller: str) -> str:
         if controller in controllers.split(",") and ".." not in path:
             return path or "/"
     return "/"
+
+
+# -------------------------------------------------------------------------- who runs a trial
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that runs a trial.
+
+    Attributes:
+        host: the machine's name.
+        scope: tells boots and containers apart, in which process numbers mean other processes.
+        pid: process number.
+        started: when the process began, by the kernel's clock: numbers are used again.
+    """
+
+    host: str
+    scope: str
+    pid: int
+    started: str | None
+
+    @classmethod
+    def here(cls) -> "Owner":
+        """This process."""
+        return cls(socket.gethostname(), _scope(), os.getpid(), process_started(os.getpid()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    def alive(self) -> bool | None:
+        """Whether the process lives; None where that cannot be known here."""
+        if (self.host, self.scope) != (socket.gethostname(), _scope()):
+            return None
+        now = process_started(self.pid)
+        return now is not None and self.started in (None, now)
+
+
+def owner_of(data: Any) -> Owner | None:
+    """An owner from what a trial keeps of it; None where that is missing or broken."""
+    if not isinstance(data, Mapping) or set(data) != {"host", "scope", "pid", "started"}:
+        return None
+    return Owner(**data)
+
+
+def _scope() -> str:
+    proc = Path("/proc")
+    try:
+        boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink(proc / 'self/ns/pid')}"
+    except OSError:  # not Linux: one machine has one set of process numbers
+        return "machine"
+
+
+def process_started(pid: int) -> str | None:
+    """When a process began, as text to compare; None if it does not run (a zombie does not)."""
+    if Path("/proc/self/stat").exists():
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return None
+        fields = text.rpartition(")")[2].split()  # the name before it may hold spaces
+        return None if fields[0] in "ZX" else fields[19]
+    shown = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip() or None

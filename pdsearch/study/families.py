@@ -1,24 +1,20 @@
-"""Families as one conditional Optuna space, and who samples and prunes in it."""
+"""Families as one conditional Optuna space: resolved, decided as a whole, drawn from.
 
-import contextlib
-import copy
-import hashlib
-import importlib.util
+Optuna's parameter names are `family`, `<family>.<parameter>` and `<family>.direction`.
+"""
+
 import itertools
 import math
-import warnings
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate, settle
-from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.errors import InputError, short
 from pdsearch.family import (
     FADES,
     Candidate,
@@ -28,18 +24,14 @@ from pdsearch.family import (
     fade,
     load_family,
 )
-from pdsearch.study.innards import CmaEsSampler, storage_of
-from pdsearch.study.queue import current
+from pdsearch.study.attributes import TrialAttrs
+from pdsearch.study.innards import contains
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
 
 if TYPE_CHECKING:
-    from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 BASELINE = "relu"
-KIND = "pdsearch:kind"
-
-
-# --------------------------------------------------------------------------------------- families
 
 
 def resolve_families(
@@ -169,12 +161,12 @@ def settle_families(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, FamilyGate]:
-    """Decides the required criteria for whole families, where that can be done.
+    """Decide the required criteria for whole families, where that can be done.
 
     Args:
         families: those searched, by name.
         criteria: the study's.
-        say: told which family's turn it is, and of which no candidate can pass: those are still
+        say: called with which family's turn it is, and which no candidate can pass: those are still
             drawn, and ruled out one by one, for a study may be about just that.
     """
     gates = {}
@@ -222,7 +214,7 @@ def suggest(
         families: by name.
         flat: draw every family's parameters, as a genetic algorithm needs: its crossover is over
             parameters that all parents have. Those of other families than the drawn one are idle.
-        spaces: what is drawn from, by family; the families' own if left out.
+        spaces: what is drawn from, by family; default: the families' own.
     """
     name = trial.suggest_categorical("family", list(families))
     drawn: dict[str, float | str] = {}
@@ -256,7 +248,7 @@ def grid(
 ) -> list[dict[str, Any]]:
     """At most `points` points of a family's box as Optuna parameters, as even as they can be.
 
-    The box is `space`, the family's own if left out. Every range gets its ends and equal steps
+    The box is `space`, by default the family's own. Every range gets its ends and equal steps
     between (equal ratios where log); the counts are raised in turn as long as their product stays
     within `points`. Each point is taken in each of the family's directions.
     """
@@ -303,205 +295,93 @@ def _steps(distribution: BaseDistribution, count: int) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-# --------------------------------------------------------------------------------------- samplers
+# --------------------------------------------------------------------- trials that others put there
 
 
-class _Candidates(optuna.Study):
-    """A study as its samplers see it: without the baseline and the references.
-
-    Those carry no parameters. Samplers that look for what all trials have in common (GP, CMA-ES,
-    NSGA-II) would find nothing, and TPE would count them among the good trials it learns from.
-    It also spares samplers Hyperband's division of a study into brackets, of which a study of a few
-    dozen trials has too few each to learn from.
-    """
-
-    def __init__(self, study: "Study") -> None:
-        super().__init__(study.study_name, storage_of(study))
-        # Samplers ask a dozen times a trial, and asking a database takes milliseconds.
-        self.known: list[FrozenTrial] | None = None
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        if self.known is None:
-            trials = current(super()._get_trials(deepcopy=False))
-            self.known = [trial for trial in trials if trial.user_attrs.get(KIND) not in FIXED]
-        found = [trial for trial in self.known if states is None or trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
-
-
-FIXED = ("baseline", "reference")
-
-
-class CandidateSampler(BaseSampler):
-    """Hands candidates to one of Optuna's samplers, built anew for each trial.
-
-    Its seed comes from the study's seed and the trial's number: a resumed study goes on as one that
-    never stopped, and workers cannot draw the same numbers.
-    """
-
-    def __init__(self, settings: StudySection, begin: Callable[["Study", FrozenTrial], None]):
-        self._settings = settings
-        self._begin = begin
-        self._inner: BaseSampler = optuna.samplers.RandomSampler(seed=0)
-        self._view: _Candidates | None = None
-
-    def _seen(self, study: "Study") -> "Study":
-        if self._view is None:
-            self._view = _Candidates(study)
-        return self._view
-
-    def reseed_rng(self) -> None:
-        """Nothing to do: each trial has its own generator."""
-
-    def before_trial(self, study: "Study", trial: FrozenTrial) -> None:
-        """Signs the trial, before anything can happen to it, and seeds its sampler."""
-        self._begin(study, trial)
-        if self._view is not None:
-            self._view.known = None
-        self._inner = make_sampler(self._settings, seed=trial_seed(self._settings, trial.number))
-        if trial.user_attrs.get(KIND) not in FIXED:
-            self._inner.before_trial(self._seen(study), trial)
-
-    def infer_relative_search_space(
-        self, study: "Study", trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """As the inner sampler's."""
-        return self._inner.infer_relative_search_space(self._seen(study), trial)
-
-    def sample_relative(
-        self, study: "Study", trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As the inner sampler's."""
-        return self._inner.sample_relative(self._seen(study), trial, search_space)
-
-    def sample_independent(
-        self,
-        study: "Study",
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """As the inner sampler's."""
-        return self._inner.sample_independent(
-            self._seen(study), trial, param_name, param_distribution
-        )
-
-    def after_trial(
-        self,
-        study: "Study",
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """As the inner sampler's, for candidates."""
-        if self._view is not None:
-            self._view.known = None
-        if trial.user_attrs.get(KIND) not in FIXED:
-            self._inner.after_trial(self._seen(study), trial, state, values)
-
-
-def trial_seed(settings: StudySection, number: int) -> int:
-    """The seed of a trial's sampler, from the study's seed and the trial's number."""
-    digest = hashlib.sha256(f"{settings.seed}/{number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
-
-
-def startup_trials(settings: StudySection) -> int:
-    """How many candidates are drawn at random first: Optuna's 10, fewer in a short study."""
-    return min(10, max(4, settings.trials // 4))
-
-
-def make_sampler(settings: StudySection, *, seed: int) -> BaseSampler:
-    """The study's sampler.
-
-    Raises:
-        UnsupportedError: it needs a package that is not installed.
-    """
-    startup = startup_trials(settings)
-    with _no_experimental_warnings():
-        if settings.sampler == "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=startup, multivariate=True, group=True
-            )
-        if settings.sampler == "cmaes":
-            return CmaEsSampler(
-                seed=seed,
-                # Trials that stopped at a rung have a value there to learn from, if it is of the
-                # same kind as the others'.
-                consider_pruned_trials=settings.pruner in ("hyperband", "halving")
-                and settings.compares == "accuracy",
-                warn_independent_sampling=False,
-            )
-        if settings.sampler == "gp":
-            return optuna.samplers.GPSampler(
-                seed=seed, n_startup_trials=startup, warn_independent_sampling=False
-            )
-        if settings.sampler == "nsga2":
-            population = max(4, min(50, settings.trials // 4))
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
-    # A grid's points wait in the study's queue; what is left of its total is drawn at random.
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def check_installed(settings: StudySection) -> None:
-    """Says at once what a sampler would miss at its first draw.
-
-    Raises:
-        UnsupportedError: a package is not installed.
-    """
-    needs = {"cmaes": ("cmaes",), "gp": ("torch", "scipy")}.get(settings.sampler, ())
-    for package in needs:
-        if importlib.util.find_spec(package) is None:
-            raise UnsupportedError(
-                f"study.sampler: {settings.sampler!r} needs the package {package}: "
-                f"pip install {package} (or choose tpe)"
-            )
-
-
-@contextlib.contextmanager
-def _no_experimental_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
-# ---------------------------------------------------------------------------------------- pruners
-
-
-PER_BRACKET = 20
-"""Trials for each of Hyperband's brackets. With fewer it has the most pruning bracket alone, which
-is successive halving: the last one prunes nothing, and would take half of a short study."""
-
-
-def make_pruner(
-    settings: StudySection, *, epochs: int | None, looks: int = 1
-) -> optuna.pruners.BasePruner:
-    """The study's pruner, its resources in steps.
-
-    No trial is stopped within its first quarter (rounded up), for early epochs mislead, most under
-    a one-cycle schedule. Successive halving, which is for those who would rather look at more
-    candidates, is our own: see `pdsearch.study.rungs`.
+def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
+    """Why an enqueued trial's parameters cannot be a candidate's; None where they can.
 
     Args:
-        settings: the study's.
-        epochs: of a whole trial; None where that is not yet known, and nothing is pruned.
-        looks: steps of an epoch.
+        fixed: what `study.enqueue_trial` was given.
+        families: those searched, by name.
     """
-    if epochs is None or epochs * looks < 2 or settings.pruner in ("none", "halving"):
-        return optuna.pruners.NopPruner()
-    quarter = max(1, math.ceil(epochs / 4))
-    brackets = math.floor(math.log(epochs / quarter, 3)) + 1
-    first = quarter * looks
-    if settings.pruner == "hyperband" and brackets > 1 and settings.trials < PER_BRACKET * brackets:
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)
-    if settings.pruner == "median":
-        return optuna.pruners.MedianPruner(
-            n_startup_trials=startup_trials(settings), n_warmup_steps=first
-        )
-    return optuna.pruners.HyperbandPruner(
-        min_resource=first, max_resource=epochs * looks, reduction_factor=3
-    )
+    ranges = {
+        f"{family.name}.{name}": distribution
+        for family in families.values()
+        for name, distribution in family.space.items()
+    }
+    choices = _choices(families)
+    if not isinstance(fixed, Mapping):
+        return f"enqueued with no parameters: {short(fixed, 80)}"
+    for name, value in fixed.items():
+        if name in choices:
+            if value not in choices[name]:
+                return (
+                    f"enqueued with {name} {short(value, 80)}: valid are {', '.join(choices[name])}"
+                )
+            continue
+        if name not in ranges:
+            return (
+                f"enqueued with {short(name, 80)}, no parameter of the study "
+                f"(it has: {', '.join([*choices, *ranges])[:200]})"
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not contains(ranges[name], value):
+            return f"enqueued with {name} = {short(value, 80)}, none of {_range(ranges[name])}"
+    return None
+
+
+def widened(
+    spaces: Mapping[str, Mapping[str, BaseDistribution]],
+    families: Mapping[str, Family],
+    fixed: Mapping[str, Any],
+) -> dict[str, dict[str, BaseDistribution]]:
+    """The spaces that candidates are drawn from, with the values that an enqueued trial asks for.
+
+    Such a value may lie where candidates are known to be ruled out, which is not offered.
+    """
+    found = {name: dict(space) for name, space in spaces.items()}
+    for name, space in found.items():
+        for parameter, distribution in space.items():
+            value = fixed.get(f"{name}.{parameter}")
+            if value is not None and not contains(distribution, value):
+                space[parameter] = families[name].space[parameter]
+    return found
+
+
+def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family]) -> None:
+    """Looks whether trials added by hand leave room for the study's own parameters.
+
+    Raises:
+        InputError: one holds a parameter of the same name and another kind, which Optuna refuses.
+    """
+    categorical = _choices(families)
+    names = {f"{family.name}.{name}" for family in families.values() for name in family.space}
+    for trial in trials:
+        if "candidate" in TrialAttrs(trial):
+            continue
+        for name, distribution in trial.distributions.items():
+            choices = getattr(distribution, "choices", None)  # of a categorical one alone
+            other = choices is None or list(choices) != categorical.get(name)
+            if (name in names and choices is not None) or (name in categorical and other):
+                raise InputError(
+                    f"trial {trial.number}, which pdsearch did not make, holds the parameter "
+                    f"{name!r} as {short(distribution, 80)}: Optuna allows one kind of parameter "
+                    "of a name in a study; choose another study.name"
+                )
+
+
+def _choices(families: Mapping[str, Family]) -> dict[str, list[str]]:
+    """What is chosen from among words: the family, and its direction where it has several."""
+    directions = {
+        f"{name}.direction": list(family.directions)
+        for name, family in families.items()
+        if len(family.directions) > 1
+    }
+    return {"family": list(families), **directions}
+
+
+def _range(distribution: Any) -> str:
+    step = getattr(distribution, "step", None)
+    whole = f"[{distribution.low}, {distribution.high}]"
+    return whole if step in (None, 1) else f"{whole} in steps of {step}"

@@ -1,0 +1,254 @@
+"""The runs of a confirmation: each trained once, by whichever process takes it, and then kept.
+
+What is done is known from the storage. What another process is training is known from a file's
+lock, which the system releases however its holder ends. So nobody hands anything out: a second
+`pdsearch confirm` of the same study on this machine helps the first, and takes over where it is
+killed.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pdsearch import interrupt
+from pdsearch.confirm.contenders import Contender
+from pdsearch.confirm.runs import Setting, chance_of, epoch_entry, keep_run, read_runs, run_key
+from pdsearch.files import locked
+from pdsearch.processes import parent_alive
+from pdsearch.study.attributes import RUNS, SCHEMA
+
+if TYPE_CHECKING:
+    from pdsearch.data import Dataset
+    from pdsearch.study import StoredStudy
+    from pdsearch.trial import EpochRecord, TrialResult
+
+
+PAUSE = 1.0  # seconds between two looks at what others are training, where nothing else is left
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: all that its record depends on."""
+
+    contender: Contender
+    setting: Setting
+    dataset: "Dataset"
+    seed: int
+    split: Literal["validation", "test"]
+    rate: float
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Its attribute in the storage."""
+        return run_key(
+            self.setting.to_dict(),
+            identity=self.contender.identity,
+            seed=self.seed,
+            split=self.split,
+            rate=self.rate,
+        )
+
+    def record(self, result: "TrialResult") -> dict[str, Any]:
+        """What the storage keeps of it."""
+        contender, setting = self.contender, self.setting
+        # A diverged network's output is no number: what it can claim is the accuracy of guessing.
+        chance = chance_of(setting.trial, self.dataset, seed=self.seed, split=self.split)
+        return {
+            "schema": SCHEMA,
+            "setting": setting.to_dict(),
+            "name": contender.name,
+            "kind": contender.kind,
+            "place": contender.place,
+            "how": contender.how,
+            "formula": contender.formula,
+            "candidate": None if contender.module else contender.candidate.to_dict(),
+            **({"changes": dict(contender.changes)} if contender.changes else {}),
+            "seed": self.seed,
+            "split": self.split,
+            "learning_rate": self.rate,
+            "accuracy": float(chance if result.diverged else result.value),
+            "chance": chance,
+            "diverged": result.diverged,
+            "epochs": [epoch_entry(record) for record in result.epochs],
+            "seconds": float(result.seconds),
+            "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+
+
+@dataclass
+class Session:
+    """The runs of one call: what is stored already, and how to make what is not.
+
+    `recruit` is called with the seconds and the runs that are left. It has further processes help,
+    and returns how many do.
+    """
+
+    stored: "StoredStudy"
+    device: str
+    threads: int
+    progress: Callable[[str], None] | None
+    planned: int
+    recruit: Callable[[float, int], int]
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    known: dict[str, Run] = field(default_factory=dict)
+    trained: int = 0
+    seconds: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and locks are, as long as there are any."""
+        return self.stored.output / "confirm"
+
+    @property
+    def left(self) -> int:
+        """Runs that are planned and not finished."""
+        return self.planned - sum(key in self.records for key in self.known)
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """The records by their keys, as the storage has them now."""
+        self.records.update(read_runs(self.stored))
+        return self.records
+
+    def all_of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """The records of runs: from the storage, or made here or by further processes."""
+        keyed = {run.key: run for run in runs}
+        self.known.update(keyed)
+        take_turns(
+            list(keyed), lambda key: self._do(keyed[key]), done=self.finished, folder=self.folder
+        )
+        return [self.records[key] for key in keyed]
+
+    def best_rates(
+        self,
+        contenders: Sequence[Contender],
+        setting: Setting,
+        dataset: "Dataset",
+        *,
+        seed: int,
+        known: Mapping[str, float],
+    ) -> list[float]:
+        """Each one's rate for the test runs: the only one, or the grid's best by validation.
+
+        `known` are those of whom the search itself has made these very runs.
+        """
+        grid = tuple(setting.trial.learning_rates)
+        if not grid:
+            return [float(setting.trial.learning_rate)] * len(contenders)
+        runs = [
+            Run(contender, setting.of_rates(), dataset, seed, "validation", rate)
+            for contender in contenders
+            if contender.identity not in known
+            for rate in grid
+        ]
+        # One that diverged is no choice, whatever guessing would reach.
+        found = [
+            -math.inf if record["diverged"] else record["accuracy"] for record in self.all_of(runs)
+        ]
+        each = iter([found[at : at + len(grid)] for at in range(0, len(found), len(grid))])
+        return [
+            known[contender.identity]
+            if contender.identity in known
+            else float(max(zip(next(each), grid, strict=True), key=lambda pair: pair[0])[1])
+            for contender in contenders
+        ]
+
+    def _do(self, run: Run) -> None:
+        """Train one, and store its record."""
+        checkpoint = self.folder / f"{run.key.removeprefix(RUNS)}.pt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        result = self._trained(run, checkpoint)
+        record = run.record(result)
+        with interrupt.deferred():
+            keep_run(self.stored, run.key, record)
+            # Not before: where the storage refuses, the next call resumes the run from here.
+            checkpoint.unlink(missing_ok=True)
+            self.records[run.key] = record
+        self.trained += 1
+        self.seconds += result.seconds
+        self._tell(run, record)
+
+    def _trained(self, run: Run, checkpoint: Path) -> "TrialResult":
+        from pdsearch import trial as training
+
+        setting, contender, alive = run.setting, run.contender, parent_alive()
+        rounds = setting.trial.rounds
+
+        def on_epoch(record: "EpochRecord") -> None:
+            runs = self.left - 1 + (rounds - record.epoch) / rounds
+            self.recruit(record.seconds * rounds * runs, self.left - 1)
+
+        def on_batch(done: int, total: int) -> None:
+            interrupt.check()
+            if not alive():
+                raise KeyboardInterrupt
+
+        return training.run_trial(
+            contender.candidate,
+            contender.settings(setting.trial).model_copy(
+                update={"learning_rate": run.rate, "learning_rates": ()}
+            ),
+            run.dataset,
+            seed=run.seed,
+            device=self.device,
+            threads=self.threads,
+            split=run.split,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
+            checkpoint=checkpoint,
+            module=contender.module,
+            model_source=setting.model_source,
+            directory=self.stored.directory,
+            diagnostics=True,
+        )
+
+    def _tell(self, run: Run, record: Mapping[str, Any]) -> None:
+        if self.progress is None:
+            return
+        working = 1 + self.recruit(0.0, 0)
+        minutes = self.left * self.seconds / self.trained / 60 / working
+        self.progress(
+            f"{self.planned - self.left}/{self.planned} {run.setting.trial.model} on "
+            f"{run.setting.trial.dataset}: {run.contender.name}, seed {run.seed}: {run.split} "
+            f"accuracy {100 * record['accuracy']:.2f} % ({record['seconds']:.0f} s"
+            f"{', diverged' if record['diverged'] else ''}; at most {minutes:.0f} min left)"
+        )
+
+
+def take_turns(
+    keys: Sequence[str],
+    run: Callable[[str], None],
+    *,
+    done: Callable[[], Container[str]],
+    folder: Path,
+) -> None:
+    """Have every key done, in their order: by `run`, or by another process that is at it.
+
+    Args:
+        keys: what there is to do.
+        run: does one, and sees to it that `done` has it afterwards.
+        done: those that are, by whichever process.
+        folder: of the files that are locked.
+    """
+    left = list(keys)
+    while left:
+        finished = done()
+        left = [key for key in left if key not in finished]
+        for key in left:
+            lock = folder / f"{key.rpartition('/')[2]}.lock"
+            with locked(lock, wait=False) as mine:
+                if not mine:
+                    continue
+                try:
+                    if key not in done():  # it may have been finished since
+                        run(key)
+                finally:
+                    lock.unlink(missing_ok=True)
+                break
+        else:
+            if left:
+                interrupt.pause(PAUSE)
+                interrupt.check()
