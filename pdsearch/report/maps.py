@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.report.markup import Markup, plain
-from pdsearch.report.terminal import number, takes_unicode
+from pdsearch.report.terminal import takes_unicode
+from pdsearch.text import columns, number
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pdsearch.criteria import FamilyMap, Part
     from pdsearch.family import Family
 
-__all__ = ["map_figure", "map_plot", "maps_section", "maps_text", "share"]
+__all__ = ["VERDICTS", "map_figure", "map_plot", "maps_text", "moving", "share"]
 
 VERDICTS = ("proved", "refuted", "undecided")
 TONES = {"proved": "#1a9c78", "refuted": "#d6455d", "undecided": "#7d8590"}
@@ -106,15 +106,9 @@ def maps_text(
         unicode: whether it shows more than ASCII; None: what stdout takes.
     """
     fancy = takes_unicode(unicode)
-    name = max(len("share of the parameter space"), *(len(one.criterion) for one in maps))
-    lines = [
-        "",
-        f"{'share of the parameter space':{name}}" + "".join(f"  {v:>9}" for v in VERDICTS),
-        *(
-            f"{one.criterion:{name}}" + "".join(f"  {share(one, v):>9}" for v in VERDICTS)
-            for one in maps
-        ),
-    ]
+    rows: list[tuple[str, ...]] = [("share of the parameter space", *VERDICTS)]
+    rows += [(one.criterion, *(share(one, verdict) for verdict in VERDICTS)) for one in maps]
+    lines = ["", columns(rows, right=range(1, 4))]
     plots = {
         one.criterion: map_plot(family, one, width=max(20, min(60, width - 14)), unicode=fancy)
         for one in maps
@@ -166,6 +160,8 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
             bottom, top = part.ranges[names[1]] if len(names) == 2 else (0.0, 1.0)
             xs += [left, right, right, left, left, None]
             ys += [bottom, bottom, top, top, bottom, None]
+        tone = TONES[verdict]
+        pattern = {"shape": PATTERNS[verdict], "fgcolor": tone, "size": 7, "fillmode": "overlay"}
         figure.add_trace(
             go.Scatter(
                 x=xs,
@@ -173,15 +169,9 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
                 mode="lines",
                 name=f"{verdict}: {share(one, verdict)}",
                 fill="toself",
-                fillcolor=faint(TONES[verdict], 0.45),
-                fillpattern={
-                    "shape": PATTERNS[verdict],
-                    "fgcolor": TONES[verdict],
-                    "size": 7,
-                    "fillmode": "overlay",
-                    "solidity": 0.2,
-                },
-                line={"color": faint(TONES[verdict], 0.7), "width": 0.6},
+                fillcolor=faint(tone, 0.45),
+                fillpattern={**pattern, "solidity": 0.2},
+                line={"color": faint(tone, 0.7), "width": 0.6},
                 hoveron="fills",
                 hoverinfo="name",
             )
@@ -197,40 +187,9 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
 
 
 def _axis(family: "Family", name: str) -> dict[str, Any]:
+    from pdsearch.report.style import axis
+
     ends = list(_ends(family, name))
-    title = {"title": {"text": plain(name), "standoff": 8}}
     if _scale(family, name):
-        return {**title, "type": "log", "range": [math.log10(end) for end in ends]}
-    return {**title, "range": ends}
-
-
-def maps_section(family: "Family", maps: Sequence["FamilyMap"]) -> list[Markup | None]:
-    """The shares of the box as a table, and a figure for each map that can be drawn."""
-    from pdsearch.report.markup import h
-    from pdsearch.report.page import figure_box, table
-
-    sides = len(moving(family))
-    shares = table(
-        ["criterion", *({"text": verdict, "class_": "number"} for verdict in VERDICTS)],
-        [
-            [
-                h("code", one.criterion),
-                *({"text": share(one, verdict), "class_": "number"} for verdict in VERDICTS),
-            ]
-            for one in maps
-        ],
-    )
-    note = (
-        "Shares of the parameters' box, in each range's own scale. Proved: the criterion holds for "
-        "every point of the part; refuted: it fails for every point; undecided: neither was shown."
-    )
-    figures = [
-        figure_box(
-            map_figure(family, one),
-            f"where {one.criterion} is proved, refuted and undecided",
-            caption=f"{one.criterion} over the parameters' box.",
-            height=400 if sides == 2 else 190,
-        )
-        for one in maps
-    ]
-    return [shares, h("p", note, class_="quiet small"), *figures]
+        return axis(name, type="log", range=[math.log10(end) for end in ends])
+    return axis(name, range=ends)

@@ -4,9 +4,8 @@ import html
 from typing import Any
 
 import sympy
+from markupsafe import Markup
 from sympy.printing.mathml import MathMLPresentationPrinter
-
-from pdsearch.report.markup import Markup
 
 __all__ = ["equation", "symbol"]
 

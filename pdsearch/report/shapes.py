@@ -1,4 +1,4 @@
-"""Points of a pseudo-derivative's curve, its jumps drawn as jumps. Needs no torch."""
+"""The points of a pseudo-derivative's curve. Needs no torch."""
 
 import functools
 import itertools
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import sympy
 
 from pdsearch.enclosure import Program, UndecidedError, cut
-from pdsearch.expression import exact, t, x
+from pdsearch.expression import exact, symbol, t, x
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
 
-__all__ = ["breakpoints", "curve", "evaluate", "span", "step"]
+__all__ = ["breakpoints", "curve", "evaluate", "sketch", "span", "step"]
 
 DIGITS = 53
 """Working precision in bits: a picture needs no more than a double."""
 
 
 @functools.lru_cache(maxsize=4_096)
-def _program(expression: sympy.Expr) -> Program:
-    return Program(expression, (x,))
+def _program(expression: sympy.Expr, parameters: tuple[str, ...] = ()) -> Program:
+    return Program(expression, (x, *map(symbol, parameters)))
 
 
 def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
@@ -30,18 +30,15 @@ def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
 
 def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
     """G at a point; nan where it cannot be told, as at an irrational breakpoint itself."""
-    return _values(_program(_at(candidate, progress)), [point])[0]
+    return _value(_program(_at(candidate, progress)), point)
 
 
-def _values(program: Program, points: list[float]) -> list[float]:
-    values = []
-    for point in points:
-        try:
-            value = float(program.at([point], precision=DIGITS).mid())
-        except UndecidedError:
-            value = math.nan
-        values.append(value if math.isfinite(value) else math.nan)
-    return values
+def _value(program: Program, *point: float) -> float:
+    try:
+        value = float(program.at(point, precision=DIGITS).mid())
+    except UndecidedError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -78,7 +75,8 @@ def curve(
         if low < place < high:
             places |= {place - aside, place + aside}
     xs = sorted(places)
-    return xs, _values(_program(_at(candidate, progress)), xs)
+    program = _program(_at(candidate, progress))
+    return xs, [_value(program, place) for place in xs]
 
 
 def step(low: float = -6.0, high: float = 4.0) -> tuple[list[float], list[float]]:
@@ -92,3 +90,64 @@ def span(values: list[float]) -> tuple[float, float]:
     low, high = max(min(finite), -2.0), min(max(finite), 3.0)
     margin = 0.06 * (high - low)
     return low - margin, high + margin
+
+
+# ----------------------------------------------------------------------------------- sketches
+
+WIDTH, HEIGHT = 84, 30
+_LOW, _HIGH, _BOTTOM, _TOP = -5.0, 3.0, -0.35, 1.35
+
+
+def sketch(candidate: "Candidate") -> str:
+    """The SVG path of g in a picture of 84 by 30 pixels, with no more points than it needs.
+
+    It shows x from −5 to 3 and cuts g off at −0.35 and 1.35. The formula of the whole family is
+    compiled, once, and evaluated at the candidate's parameters: a page has a thousand sketches.
+    """
+    family = candidate.family
+    program = _program(family.expression.xreplace({t: exact(0.0)}), family.parameters)
+    values = [float(candidate.parameters[name]) for name in family.parameters]
+
+    def point(across: float) -> tuple[float, float]:
+        value = _value(program, _LOW + (_HIGH - _LOW) * across / WIDTH, *values)
+        return across, (_TOP - min(max(value, _BOTTOM), _TOP)) / (_TOP - _BOTTOM) * HEIGHT
+
+    def between(left: tuple[float, float], right: tuple[float, float]) -> list[tuple[float, float]]:
+        if right[0] - left[0] < 0.5:
+            return []
+        middle = point((left[0] + right[0]) / 2)
+        if not abs(middle[1] - (left[1] + right[1]) / 2) > 0.2:  # straight, or not a number
+            return []
+        return [*between(left, middle), middle, *between(middle, right)]
+
+    coarse = [point(across) for across in range(0, WIDTH + 1, 7)]
+    found = coarse[:1]
+    for left, right in itertools.pairwise(coarse):
+        found += [*between(left, right), right]
+    return _path([one for one in found if not math.isnan(one[1])])
+
+
+def _path(points: list[tuple[float, float]]) -> str:
+    """The points joined by lines, without those on a line between their neighbours."""
+    kept: list[tuple[float, float]] = []
+    for place in points:
+        while len(kept) > 1 and _straight(kept[-2], kept[-1], place):
+            kept.pop()
+        kept.append(place)
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in kept) if kept else ""
+
+
+def _straight(
+    first: tuple[float, float], second: tuple[float, float], third: tuple[float, float]
+) -> bool:
+    share = (second[0] - first[0]) / (third[0] - first[0])
+    return abs(first[1] + share * (third[1] - first[1]) - second[1]) < 0.05
+
+
+STEP = _path(
+    [
+        ((x - _LOW) / (_HIGH - _LOW) * WIDTH, (_TOP - y) / (_TOP - _BOTTOM) * HEIGHT)
+        for x, y in zip(*step(_LOW, _HIGH), strict=True)
+    ]
+)
+"""The step in the same picture."""

@@ -1,6 +1,7 @@
-"""Figures of shapes: a candidate or several beside the step, a family's fan, witnesses."""
+"""Figures of shapes: candidates next to the step, a family's fan, witnesses and proofs."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,7 @@ import plotly.graph_objects as go
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Family
 from pdsearch.report import shapes
-from pdsearch.report.markup import plain
-from pdsearch.report.style import INK, colour, faint, layout
+from pdsearch.report.style import INK, axis, colour, faint, label, layout, scatter
 
 if TYPE_CHECKING:
     from optuna.distributions import FloatDistribution, IntDistribution
@@ -59,21 +59,14 @@ def plot(
 
 
 def _step(low: float, high: float) -> go.Scatter:
-    xs, ys = shapes.step(low, high)
-    return go.Scatter(
-        x=xs,
-        y=ys,
-        name=STEP,
-        mode="lines",
-        line={"color": INK, "width": 2, "dash": "dot"},
-        hoverinfo="text",
-        hovertext=f"{STEP}: the true derivative of max(x, 0)",
-    )
+    line = {"color": INK, "width": 2, "dash": "dot"}
+    note = f"{STEP}: the true derivative of max(x, 0)"
+    return scatter(*shapes.step(low, high), name=STEP, notes=note, mode="lines", line=line)
 
 
 def _curve(
     candidate: Candidate,
-    label: str,
+    name: str,
     *,
     low: float,
     high: float,
@@ -81,14 +74,14 @@ def _curve(
     line: Mapping[str, Any],
 ) -> go.Scatter:
     xs, ys = shapes.curve(candidate, low, high, progress=progress)
-    note = f"{plain(label)}<br>g(x) = {_wrapped(candidate.formula)}"
-    return go.Scatter(
-        x=xs,
-        y=[None if math.isnan(y) else y for y in ys],
-        name=plain(label),
+    # Six digits are more than a screen shows; one template for all points keeps the page small.
+    note = f"{label(name)}<br>g(x) = {_wrapped(candidate.formula)}"
+    return scatter(
+        [float(f"{x:.9g}") for x in xs],
+        [None if math.isnan(y) else float(f"{y:.6g}") for y in ys],
+        name=name,
+        hovertemplate=f"x = %{{x:.4g}}, g = %{{y:.5g}}<br>{note}<extra></extra>",
         mode="lines",
-        hoverinfo="text",
-        hovertext=[f"x = {x:.4g}, g = {y:.5g}<br>{note}" for x, y in zip(xs, ys, strict=True)],
         # Plotly otherwise leaves out points, and bends become corners.
         line={**line, "simplify": False},
     )
@@ -96,32 +89,20 @@ def _curve(
 
 def _wrapped(formula: str, width: int = 70) -> str:
     """A formula on several lines of a hover text, cut at blanks."""
-    import textwrap
-
     lines = textwrap.wrap(formula, width, break_long_words=False, break_on_hyphens=False)
-    return "<br>&nbsp;&nbsp;&nbsp;".join(plain(line) for line in lines[:12])
+    return "<br>&nbsp;&nbsp;&nbsp;".join(label(line) for line in lines[:12])
 
 
-def _axes(values: Sequence[float], low: float, high: float, **more: Any) -> dict[str, Any]:
-    bottom, top = shapes.span(list(values))
+def _axes(values: Sequence[float], low: float, high: float) -> dict[str, Any]:
+    line = {"type": "line", "layer": "below", "line": {"color": faint(INK, 0.45), "width": 1}}
     return layout(
-        xaxis={"title": {"text": "pre-activation x", "standoff": 8}, "range": [low, high]},
-        yaxis={
-            "title": {"text": "pseudo-derivative g(x)", "standoff": 8},
-            "range": [bottom, top],
-        },
+        xaxis=axis("pre-activation x", range=[low, high]),
+        yaxis=axis("pseudo-derivative g(x)", range=list(shapes.span(list(values)))),
         shapes=[
-            {
-                "type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1,
-                "line": {"color": faint(INK, 0.45), "width": 1}, "layer": "below",
-            },
-            {
-                "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0,
-                "line": {"color": faint(INK, 0.45), "width": 1}, "layer": "below",
-            },
+            {**line, "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1},
+            {**line, "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0},
         ],
-        **more,
-    )  # fmt: skip
+    )
 
 
 def _heights(figure: go.Figure) -> list[float]:
@@ -144,13 +125,13 @@ def shapes_figure(
     """Candidates beside the step; `dashed` ones, for comparison, thinner."""
     figure = go.Figure()
     labels = labels or [candidate.name for candidate in candidates]
-    for i, (candidate, label) in enumerate(zip(candidates, labels, strict=True)):
+    for i, (candidate, name) in enumerate(zip(candidates, labels, strict=True)):
         line = {"color": colour(i), "width": 3.2 if i == 0 else 2.2}
-        figure.add_trace(_curve(candidate, label, low=low, high=high, line=line))
+        figure.add_trace(_curve(candidate, name, low=low, high=high, line=line))
         if candidate.annealed:
             line = {"color": colour(i), "width": 1.6, "dash": "dash"}
             figure.add_trace(
-                _curve(candidate, f"{label}, t = 0.5", low=low, high=high, progress=0.5, line=line)
+                _curve(candidate, f"{name}, t = 0.5", low=low, high=high, progress=0.5, line=line)
             )
     for i, candidate in enumerate(dashed, start=len(candidates)):
         line = {"color": colour(i), "width": 1.6, "dash": "dash"}
@@ -175,23 +156,14 @@ def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go
     for name in family.parameters:
         values = _fan_values(family.space[name])
         for i, value in enumerate(values):
-            tone = _tone(i / max(1, len(values) - 1))
-            add(
-                name,
-                _curve(
-                    family.bind(**{name: value}),
-                    f"{name} = {value:.4g}",
-                    low=low,
-                    high=high,
-                    line={"color": tone, "width": 1.8},
-                ),
-            )
+            line = {"color": _tone(i / max(1, len(values) - 1)), "width": 1.8}
+            member = family.bind(**{name: value})
+            add(name, _curve(member, f"{name} = {value:.4g}", low=low, high=high, line=line))
     if family.annealed:
-        for i in range(5):
-            line = {"color": _tone(i / 4), "width": 1.8}
-            label = f"t = {i / 4:g}"
-            curve = _curve(family.default, label, low=low, high=high, progress=i / 4, line=line)
-            add("t", curve)
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            line = {"color": _tone(share), "width": 1.8}
+            name = f"t = {share:g}"
+            add("t", _curve(family.default, name, low=low, high=high, progress=share, line=line))
     add("", _step(low, high))
     line = {"color": colour(0), "width": 3.4}
     add("", _curve(family.default, f"default {family.default.name}", low=low, high=high, line=line))
@@ -282,34 +254,25 @@ def criteria_figure(
         visible = [end for end in ends if low <= end <= high]
         if not visible:
             continue
-        tone = colour(i + 4)
-        label = plain(str(entry["name"]))
-        text = f"{label}: {plain(str(entry['statement']))}<br>" + (
-            f"fails at x = {ends[0]:.8g}"
-            if len(ends) == 1
-            else f"fails over x in [{ends[0]:.8g}, {ends[1]:.8g}]"
-        )
+        tone, name = colour(i + 4), str(entry["name"])
+        where = f"at x = {ends[0]:.8g}"
         if len(ends) == 2:
+            where = f"over x in [{ends[0]:.8g}, {ends[1]:.8g}]"
             figure.add_vrect(
                 x0=max(low, ends[0]), x1=min(high, ends[1]),
                 fillcolor=faint(tone, 0.12), line_width=0, layer="below",
             )  # fmt: skip
         figure.add_trace(
-            go.Scatter(
-                x=visible,
-                y=[shapes.evaluate(candidate, end) for end in visible],
-                mode="markers",
-                name=f"{label} fails",
+            scatter(
+                visible,
+                [shapes.evaluate(candidate, end) for end in visible],
+                name=f"{name} fails",
+                notes=f"{label(name)}: {label(entry['statement'])}<br>fails {where}",
                 marker={
-                    "color": tone,
-                    "size": 11,
-                    "symbol": "circle-open-dot",
-                    "line": {"width": 2.5},
+                    "color": tone, "size": 11, "symbol": "circle-open-dot", "line": {"width": 2.5},
                 },
-                hoverinfo="text",
-                hovertext=text,
             )
-        )
+        )  # fmt: skip
     bottom, top = figure.layout.yaxis.range
     for i, (criterion, boxes) in enumerate((proofs or {}).items()):
         figure.add_trace(_proof(criterion, boxes, colour(i + 7), within=(low, high, bottom, top)))
