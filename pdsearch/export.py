@@ -5,7 +5,6 @@ same bits as the op's formula route, and imports nothing but torch.
 """
 
 import json
-import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch import __version__
 from pdsearch.errors import FormulaError, InputError
+from pdsearch.plain import plain
 from pdsearch.report.files import write_text
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
+    from pdsearch.study import StoredStudy, TrialRow
 
-__all__ = ["export", "to_latex", "to_python"]
+__all__ = ["export", "provenance", "to_latex", "to_python"]
 
 
 def export(
@@ -51,21 +52,28 @@ def export(
         raise InputError(
             f"{path.name or path} has no suffix that says what to write: use {', '.join(FORMS)}"
         )
-    origin = {"pdsearch": __version__, **_plain(dict(provenance or {}))}
+    origin = {"pdsearch": __version__, **plain(dict(provenance or {}))}
     return write_text(form(candidate, origin), path, force=force)
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON holds it; numbers that are not finite become None."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)
+def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
+    """Where a study's candidate comes from: the trial, its value, and how it was trained."""
+    from pdsearch.study.stored import trained_by
+
+    found: dict[str, Any] = {"study": stored.name, "trial": row.number}
+    by = trained_by(stored)
+    if by is not None:  # of its model and data nothing is known
+        return {**found, "value": row.value, "train": by}
+    trial = stored.settings.trial
+    tasks = {} if trial.stream is None else {"tasks": trial.stream.tasks}
+    return {
+        **found,
+        stored.settings.measure: row.value,
+        "model": trial.model,
+        "dataset": trial.dataset,
+        "epochs": trial.epochs,
+        **tasks,
+    }
 
 
 def _one_line(text: object) -> str:

@@ -2,15 +2,15 @@
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+import textwrap
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from pdsearch.masking import mask
+from pdsearch.plain import plain
 
 __all__ = [
     "can_draw",
@@ -19,9 +19,8 @@ __all__ = [
     "emit_json",
     "flush",
     "note",
-    "plain",
-    "table",
     "width",
+    "wrapped",
 ]
 
 _data: TextIO | None = None
@@ -84,23 +83,6 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout().fileno())
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON can hold it: NaN and infinities become None, numpy's numbers Python's."""
-    if value is None or isinstance(value, bool | str | int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
-    if hasattr(value, "item"):
-        return plain(value.item())
-    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
-
-
 def can_draw() -> bool:
     """Whether stdout is a terminal that shows block characters."""
     encoding = (_stdout().encoding or "").lower().replace("-", "")
@@ -114,17 +96,8 @@ def width() -> int:
     return max(40, min(100, shutil.get_terminal_size().columns))
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:
-    """Rows of cells as aligned columns, two blanks apart; columns in `right` are right-aligned."""
-    if not rows:
-        return ""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = set(right)
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append((indent + "  ".join(cells)).rstrip())
-    return "\n".join(lines)
+def wrapped(text: str) -> list[str]:
+    """A long text on indented lines as wide as stdout."""
+    return textwrap.wrap(
+        text, width(), initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+    )
