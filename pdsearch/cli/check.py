@@ -87,15 +87,19 @@ def run(arguments: argparse.Namespace) -> int:
     own = [criteria.load_criterion(spec) for spec in arguments.own]
     report = criteria.check(target, profile=arguments.profile, extra=own)
     maps = _maps(family, report) if arguments.map else []
-    from pdsearch.report import criteria_report, criteria_text, maps_text, write_html
-
     if arguments.html:
+        from pdsearch.report import criteria_report, write_html
+
         write_html(criteria_report(report, target, maps=maps), Path(arguments.html))
     if arguments.json:
         emit_json(report.to_dict() | ({"maps": [m.to_dict() for m in maps]} if maps else {}))
     else:
+        from pdsearch.report import criteria_text
+
         emit(criteria_text(report, candidate, width=width()))
         if maps:
+            from pdsearch.report import maps_text
+
             emit(maps_text(family, maps, width=width()))
     if arguments.html:
         note(f"report: {arguments.html}")

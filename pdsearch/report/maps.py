@@ -7,12 +7,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
+
+from pdsearch.report.style import axis, faint, layout
 from pdsearch.report.terminal import takes_unicode
 from pdsearch.text import columns, number
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from pdsearch.criteria import FamilyMap, Part
     from pdsearch.family import Family
 
@@ -139,12 +140,8 @@ def _holds(part: "Part", point: dict[str, float]) -> bool:
 # ------------------------------------------------------------------------------------ figures
 
 
-def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
+def map_figure(family: "Family", one: "FamilyMap") -> go.Figure | None:
     """The map as rectangles, a colour and pattern a verdict; None for more than two parameters."""
-    import plotly.graph_objects as go
-
-    from pdsearch.report.style import faint, layout
-
     names = moving(family)
     if len(names) not in (1, 2):
         return None
@@ -187,8 +184,6 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
 
 
 def _axis(family: "Family", name: str) -> dict[str, Any]:
-    from pdsearch.report.style import axis
-
     ends = list(_ends(family, name))
     if _scale(family, name):
         return axis(name, type="log", range=[math.log10(end) for end in ends])
