@@ -56,7 +56,7 @@ class Finding:
     remedy: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Plain data for `doctor --json`."""
+        """Return plain data for `doctor --json`."""
         return asdict(self)
 
 
@@ -276,7 +276,7 @@ def _has_tables(file: Path, url: str) -> bool:
 
 
 def _sqlite_trouble(file: Path) -> str | None:
-    """What is wrong with a SQLite file, as its own check tells; None where nothing is."""
+    """Return what is wrong with a SQLite file, as its own check tells; None where nothing is."""
     if not file.is_file():
         return None  # opening it tells
     try:
@@ -361,7 +361,7 @@ def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
 
 
 def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
-    """Ids of the running trials without a heartbeat in the grace time."""
+    """Return ids of the running trials without a heartbeat in the grace time."""
     import sqlalchemy
 
     from pdsearch.study.innards import study_id
@@ -384,7 +384,7 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
 
 
 def _moment(value: Any) -> datetime:
-    """A time from the database, which SQLite hands over as text."""
+    """Return a time from the database, which SQLite hands over as text."""
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     assert isinstance(moment, datetime)
     return moment.replace(tzinfo=None)

@@ -57,7 +57,7 @@ def export(
 
 
 def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
-    """Where a study's candidate comes from: the trial, its value, and how it was trained."""
+    """Return where a study's candidate comes from: the trial, its value, and how it was trained."""
     from pdsearch.study.stored import trained_by
 
     found: dict[str, Any] = {"study": stored.name, "trial": row.number}
@@ -77,14 +77,14 @@ def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
 
 
 def _one_line(text: object) -> str:
-    """The text without anything that could end a comment: line breaks, control characters."""
+    """Return the text without what could end a comment: line breaks, control characters."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
     )
 
 
 def _comments(lines: Mapping[str, object], mark: str) -> str:
-    """One comment line, or several short ones, for each entry that says something."""
+    """Return one comment line, or several short ones, for each entry that says something."""
     out = []
     for name, value in lines.items():
         if value is None or value == "":
@@ -122,7 +122,7 @@ def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
 
 def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
-    """The text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
+    """Return the text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
     from pdsearch.codegen import SCALAR_HELPER, kernel, parameter_values, torch_source
     from pdsearch.family import fading
 
@@ -305,7 +305,7 @@ class PDReLU(torch.nn.Module):
 
 
 def to_latex(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
-    """A LaTeX snippet: the family's formula as an equation, then its parameters' values."""
+    """Return a LaTeX snippet: the family's formula as an equation, then its parameters' values."""
     from sympy import latex
 
     from pdsearch.expression import symbol

@@ -9,7 +9,7 @@ __all__ = ["plain"]
 
 
 def plain(value: Any) -> Any:
-    """The value with None for numbers that are not finite, and lists for sequences, at any depth.
+    """Return the value with None for each number that is not finite, and lists for sequences.
 
     PostgreSQL knows no NaN in JSON, nor do browsers. Paths become text, numpy's numbers Python's.
 

@@ -23,7 +23,7 @@ __all__ = [
 
 
 def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
-    """A number, or an enclosure as its middle and error; as its ends where it is wide.
+    """Return a number, or an enclosure as its middle and error; as its ends where it is wide.
 
     Args:
         value: a number, a pair of ends (None: infinite), words, or None.
@@ -45,14 +45,14 @@ def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
 
 
 def bound(value: Any) -> str:
-    """A criterion's bound: a number, a range, or words."""
+    """Return a criterion's bound: a number, a range, or words."""
     if isinstance(value, tuple | list):
         return "[" + ", ".join(number(end) for end in value) + "]"
     return number(value)
 
 
 def place(witness: Any) -> str:
-    """A witness in words: where, and with which parameters."""
+    """Return a witness in words: where, and with which parameters."""
     parts = []
     for name, value in (witness or {}).items():
         if isinstance(value, tuple | list):
@@ -65,17 +65,17 @@ def place(witness: Any) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction in percent, two decimals."""
+    """Return a fraction in percent, two decimals."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def points(difference: float | None) -> str:
-    """A difference of two fractions in percentage points, with its sign."""
+    """Return a difference of two fractions in percentage points, with its sign."""
     return "" if difference is None else f"{100 * difference:+.2f}"
 
 
 def signed(value: float | None) -> str:
-    """A number with its sign, two decimals."""
+    """Return a number with its sign, two decimals."""
     return "" if value is None else f"{value:+.2f}"
 
 
@@ -84,24 +84,24 @@ def ends(
     shown: Callable[[float], str] = points,
     form: str = "[{}, {}]",
 ) -> str:
-    """An interval by its ends, each as `shown` has it."""
+    """Return an interval by its ends, each as `shown` has it."""
     return "" if interval is None else form.format(*map(shown, interval))
 
 
 def spread(mean: float, std: float | None) -> str:
-    """A mean of fractions and its standard deviation, in percent without the sign."""
+    """Return a mean of fractions and its standard deviation, in percent without the sign."""
     return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
 
 
 def p_value(value: float | None) -> str:
-    """A p-value: three decimals, or two digits where it is smaller."""
+    """Return a p-value: three decimals, or two digits where it is smaller."""
     if value is None:
         return ""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the unit that fits."""
+    """Return seconds in the unit that fits."""
     if seconds is None:
         return ""
     if seconds < 90:
@@ -110,7 +110,7 @@ def duration(seconds: float | None) -> str:
 
 
 def printable(text: object) -> str:
-    """The text without control characters, NUL and lone surrogates, which no page may hold."""
+    """Return the text with � for control characters, NUL and lone surrogates."""
     text = str(text)
     if text.isprintable():
         return text
@@ -118,7 +118,7 @@ def printable(text: object) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:
-    """Rows of cells as aligned columns, two blanks apart.
+    """Return rows of cells as aligned columns, two blanks apart.
 
     Args:
         rows: the cells, equally many in each row.

@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
     """Argparse's, with our own end for wrong words."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends as all other bad input does: in one line, with exit status 2."""
+        """End as all other bad input does: in one line, with exit status 2."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def natural(text: str, least: int = 0) -> int:
-    """A whole number from 0 on."""
+    """Read a whole number from 0 on."""
     try:
         value = int(text)
     except ValueError:
@@ -74,12 +74,12 @@ def natural(text: str, least: int = 0) -> int:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Read a whole number from 1 on."""
     return natural(text, least=1)
 
 
 def workers(text: str) -> int | str:
-    """How many processes, or "auto"."""
+    """Read a number of processes, or "auto"."""
     return text if text == "auto" else positive(text)
 
 
@@ -106,7 +106,7 @@ def add_json(command: argparse.ArgumentParser) -> None:
 
 
 def progress(arguments: argparse.Namespace) -> bool:
-    """Whether progress is shown: unless -q is given."""
+    """Return whether progress is shown: unless -q is given."""
     return not getattr(arguments, "quiet", False)
 
 
@@ -119,7 +119,7 @@ def add_set(command: argparse.ArgumentParser, help: str) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, float]:
-    """The parameters that --set gives: `a=0.3` is {"a": 0.3}."""
+    """Return the parameters that --set gives: `a=0.3` is {"a": 0.3}."""
     settings: dict[str, float] = {}
     for pair in arguments.set:
         name, value = _split(pair, "NAME=VALUE")
@@ -189,12 +189,12 @@ def add_trust(command: argparse.ArgumentParser) -> None:
 
 
 def changes_of(arguments: argparse.Namespace) -> dict[str, str]:
-    """What --set changes in a study file."""
+    """Return what --set changes in a study file."""
     return dict(_split(pair, "section.key=value") for pair in arguments.set)
 
 
 def study_of(arguments: argparse.Namespace, **more: str) -> "StudyFile | str":
-    """The study file with what --set and `more` change in it, or the study's name."""
+    """Return the study file with what --set and `more` change in it, or the study's name."""
     from pdsearch.study import load_study_file
     from pdsearch.study.settings import is_file_spec
 
@@ -206,7 +206,7 @@ def study_of(arguments: argparse.Namespace, **more: str) -> "StudyFile | str":
 
 
 def stored_study(study: "StudyFile | str", storage: str | None) -> "StoredStudy":
-    """A study that has begun."""
+    """Open a study that has begun."""
     from pdsearch.study import open_study
 
     return open_study(study, storage=storage)
@@ -240,7 +240,7 @@ def add_training(command: argparse.ArgumentParser, *, seed: str) -> None:
 
 
 def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What those flags give to the function that trains; the seed is each command's own."""
+    """Return the arguments those flags make for a training function, except the seed."""
     given = {"device": arguments.device, "threads": arguments.threads}
     wait = arguments.storage_wait
     return given if wait is None else {**given, "storage_wait": wait}

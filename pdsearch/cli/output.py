@@ -28,7 +28,7 @@ _data: TextIO | None = None
 
 @contextlib.contextmanager
 def data_only() -> Iterator[None]:
-    """Stdout for `emit` alone: what a user's own model prints as it runs would break the JSON."""
+    """Keep stdout for `emit` alone: what a user's model prints would break the JSON."""
     global _data
     before, _data = _data, sys.stdout
     try:
@@ -43,13 +43,13 @@ def _stdout() -> TextIO:
 
 
 def one_line(text: str) -> str:
-    """The text with line breaks joined by `; ` and control characters escaped."""
+    """Return the text with line breaks joined by `; ` and control characters escaped."""
     joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
 
 def note(text: str) -> None:
-    """One line on stderr, without the password of a URL in it."""
+    """Write one line to stderr, without the password of any URL in it."""
     try:
         print(mask(one_line(text)), file=sys.stderr, flush=True)
     except (BrokenPipeError, ValueError):
@@ -57,7 +57,7 @@ def note(text: str) -> None:
 
 
 def emit(text: str) -> None:
-    """Text on stdout; a reader that has gone, such as `head`, is no error."""
+    """Write text to stdout; a reader that has gone, such as `head`, is no error."""
     encoding = _stdout().encoding or "ascii"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=_stdout())
@@ -66,7 +66,7 @@ def emit(text: str) -> None:
 
 
 def emit_json(data: Any) -> None:
-    """Exactly one JSON document on stdout; non-finite numbers as null."""
+    """Write exactly one JSON document to stdout, with null for numbers that are not finite."""
     emit(json.dumps(plain(data), indent=2, allow_nan=False))
 
 
@@ -84,20 +84,20 @@ def _discard_stdout() -> None:
 
 
 def can_draw() -> bool:
-    """Whether stdout is a terminal that shows block characters."""
+    """Return whether stdout is a terminal that shows block characters."""
     encoding = (_stdout().encoding or "").lower().replace("-", "")
     return _stdout().isatty() and encoding == "utf8" and os.environ.get("TERM") != "dumb"
 
 
 def width() -> int:
-    """Columns to fill: the terminal's up to 100, and 100 where stdout is none."""
+    """Return the width of the terminal, at most 100; 100 if stdout is none."""
     if not _stdout().isatty():
         return 100
     return max(40, min(100, shutil.get_terminal_size().columns))
 
 
 def wrapped(text: str) -> list[str]:
-    """A long text on indented lines as wide as stdout."""
+    """Break a long text into indented lines as wide as stdout."""
     return textwrap.wrap(
         text, width(), initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
     )

@@ -62,7 +62,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _study_comes_first(words: Sequence[str]) -> bool:
-    """Whether the word after `confirm` is the study rather than a flag."""
+    """Return whether the word after `confirm` is the study rather than a flag."""
     after = list(words[words.index("confirm") + 1 :]) if "confirm" in words else []
     return bool(after) and not after[0].startswith("-")
 
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shared() -> Parser:
-    """The flags that go before or after any command."""
+    """Return the flags that go before or after any command."""
     shared = Parser(add_help=False)
     group = shared.add_mutually_exclusive_group()
     # SUPPRESS: given before the command, they would otherwise be reset by the command's default.

@@ -94,7 +94,7 @@ def _write_results(stored: "StoredStudy") -> list[str]:
 def search_text(
     data: Mapping[str, Any], *, by_function: bool = False, measure: str = "validation accuracy"
 ) -> str:
-    """What a search found.
+    """Return a search's result as text.
 
     Args:
         data: `search --json`'s.
@@ -127,5 +127,5 @@ def search_text(
 
 
 def rounded(formula: str) -> str:
-    """The formula with long decimals to six digits: the exact ones are in `--json` and exports."""
+    """Return the formula with long decimals to six digits; `--json` and exports have all."""
     return re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", formula)

@@ -18,7 +18,7 @@ _TONES = {"candidate": 0, "given": 0, "forward_control": 3, "activation": 3, "re
 
 
 def forest(confirmation: "Confirmation") -> go.Figure | None:
-    """Paired differences to ReLU with their 95 % intervals, in percentage points."""
+    """Draw paired differences to ReLU with their 95 % intervals, in percentage points."""
     compared = [r for r in confirmation.rows if r.kind != "baseline" and r.difference is not None]
     if not compared:
         return None
@@ -73,7 +73,7 @@ def _short(name: str, most: int = 44) -> str:
 
 
 def _seeds(confirmation: "Confirmation", row: "Row", place: int) -> go.Scatter:
-    """Each seed's own difference, small and faint, just below its row."""
+    """Draw each seed's own difference, small and faint, just below its row."""
     baseline = next((r for r in confirmation.rows if r.kind == "baseline"), None)
     known = dict(zip(baseline.seed_values, baseline.accuracy, strict=True)) if baseline else {}
     pairs = {
@@ -106,12 +106,12 @@ _TASKS = {
 
 
 def unit_of(confirmation: "Confirmation") -> str:
-    """What a run reports one by one."""
+    """Return what a run reports one by one."""
     return "epoch" if confirmation.stream is None else "task"
 
 
 def row_curves(confirmation: "Confirmation") -> dict[str, go.Figure]:
-    """Accuracy and loss by epoch, or what grows over a stream's tasks; and what diagnostics saw.
+    """Draw accuracy and loss by epoch, or what grows over tasks; and what diagnostics saw.
 
     Returns:
         Figures by title; those of which nothing is known are left out.
@@ -130,7 +130,7 @@ def row_curves(confirmation: "Confirmation") -> dict[str, go.Figure]:
 
 
 def _traces(confirmation: "Confirmation", read: Quantity) -> list[go.Scatter]:
-    """For each row its mean over the seeds that came as far, and the spread around it."""
+    """Draw each row's mean over the seeds that came as far, and the spread around it."""
     traces = []
     for number, row in enumerate(confirmation.rows):
         gathered: dict[int, list[float]] = {}

@@ -18,7 +18,7 @@ __all__ = ["criteria_report"]
 def criteria_report(
     report: "Report", candidate: "Candidate | Family", *, maps: "Sequence[FamilyMap]" = ()
 ) -> str:
-    """The criteria as one HTML file: the shape, where it fails, and every verdict.
+    """Return the criteria as one HTML file: the shape, where it fails, and every verdict.
 
     Args:
         report: of `check`.
@@ -55,7 +55,7 @@ def criteria_report(
 
 
 def _shape(candidate: "Candidate | Family", entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Members next to the step, with witnesses and the boxes of their proofs; a family's fan."""
+    """Return members with their witnesses and the boxes of their proofs; a family's fan."""
     members, fan = [], None
     if isinstance(candidate, Family):
         marked = _members(candidate, entries)
@@ -72,7 +72,7 @@ def _shape(candidate: "Candidate | Family", entries: list[dict[str, Any]]) -> di
 def _proofs(
     member: Candidate, entries: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[ProofBox, ...]]:
-    """The boxes of what is proved by boxes, found anew: a gate does not keep them."""
+    """Return the boxes of what is proved by boxes, found anew: a gate does not keep them."""
     found = {}
     for entry in entries:
         if entry["name"] in PROVED_BY_BOXES and entry["verdict"] == "proved":
@@ -85,7 +85,7 @@ def _proofs(
 def _members(
     family: Family, entries: list[dict[str, Any]]
 ) -> dict[Candidate, list[dict[str, Any]]]:
-    """The members that the witnesses name, each with the criteria that it breaks."""
+    """Return the members that the witnesses name, each with the criteria that it breaks."""
     found: dict[Candidate, list[dict[str, Any]]] = {}
     for entry in entries:
         witness = entry.get("witness") or {}
@@ -99,7 +99,7 @@ def _members(
 
 
 def _map(family: Family, maps: "Sequence[FamilyMap]") -> dict[str, Any] | None:
-    """The shares of the box, and a figure for each map that can be drawn."""
+    """Return the shares of the box, and a figure for each map that can be drawn."""
     if not maps:
         return None
     return {

@@ -32,13 +32,13 @@ def _finite(value: Any) -> float | None:
 
 
 def _mean(values: Mapping[str, Any] | None) -> float | None:
-    """The mean over the layers whose value is known."""
+    """Return the mean over the layers whose value is known."""
     known = [value for value in map(_finite, (values or {}).values()) if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def _weight_norm(entry: Mapping[str, Any]) -> float | None:
-    """The L2 norm of all layers' weights together."""
+    """Return the L2 norm of all layers' weights together."""
     norms = map(_finite, (entry.get("weight_norms") or {}).values())
     known = [norm for norm in norms if norm is not None]
     return math.hypot(*known) if known else None
@@ -77,7 +77,7 @@ EXPLAINED = (
 def highlighted(
     rows: Sequence["TrialRow"], best: "TrialRow | None"
 ) -> list[tuple[str, "TrialRow", dict[str, Any]]]:
-    """The trials that figures name (best, baseline, references), each with its line's style."""
+    """Return the trials that figures name (best, baseline, references) with their lines' styles."""
     named: list[tuple[str, TrialRow, dict[str, Any]]] = []
     if best is not None:
         named.append((f"best: {name_of(best)}", best, {"color": colour(0), "width": 3}))
@@ -97,7 +97,7 @@ def highlighted(
 def steps(
     entries: Sequence[Mapping[str, Any]], read: Quantity
 ) -> tuple[list[int], list[float | None]]:
-    """The epochs or tasks, and the quantity at each to six digits, which no screen resolves."""
+    """Return the epochs or tasks, and the quantity at each to six digits: no screen shows more."""
     values = [_finite(read(entry)) for entry in entries]
     shown = [None if value is None else float(f"{value:.6g}") for value in values]
     return [int(entry["epoch"]) for entry in entries], shown
@@ -112,7 +112,7 @@ def by_epoch(
     title: str = "",
     percent: bool | None = None,
 ) -> go.Figure | None:
-    """A quantity over epochs or tasks: named trials in colour, all others faint behind them.
+    """Draw a quantity over epochs or tasks: named trials in colour, all others faint behind them.
 
     Args:
         rows: the trials.
@@ -159,7 +159,7 @@ def by_epoch(
 
 
 def _background(rows: Sequence["TrialRow"], read: Quantity) -> go.Scatter:
-    """All trials that have no name, as one line with gaps."""
+    """Draw all trials that have no name, as one line with gaps."""
     xs: list[int | None] = []
     ys: list[float | None] = []
     notes: list[str] = []
@@ -186,7 +186,7 @@ def _background(rows: Sequence["TrialRow"], read: Quantity) -> go.Scatter:
 def dead_by_layer(
     rows: Sequence["TrialRow"], best: "TrialRow | None", *, unit: str
 ) -> go.Figure | None:
-    """The share of dead units of each layer after the last epoch or task, of the named trials."""
+    """Draw each layer's share of dead units after the last epoch or task, for the named trials."""
     figure = go.Figure()
     for name, row, line in highlighted(rows, best):
         dead = row.epochs[-1].get("dead") if row.epochs else None
@@ -219,7 +219,7 @@ def dead_by_layer(
 
 
 def by_layer(runs: Sequence[Sequence[Mapping[str, Any]]], *, unit: str) -> dict[str, go.Figure]:
-    """Cosine and norm ratio of each layer, the mean over some runs, over epochs or tasks.
+    """Draw cosine and norm ratio of each layer, the mean over some runs, over epochs or tasks.
 
     Returns:
         Figures by title; none where nothing was measured.
@@ -247,7 +247,7 @@ def by_layer(runs: Sequence[Sequence[Mapping[str, Any]]], *, unit: str) -> dict[
 
 
 def _layers(runs: Sequence[Sequence[Mapping[str, Any]]], place: int) -> dict[str, dict[int, float]]:
-    """By layer and epoch, the mean over the runs that came as far."""
+    """Return, by layer and epoch, the mean over the runs that came as far."""
     gathered: dict[str, dict[int, list[float]]] = {}
     for entry in (entry for run in runs for entry in run):
         for layer, pair in (_diagnosed(entry).get("layers") or {}).items():

@@ -57,7 +57,7 @@ def _remove(partial: Path) -> None:
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Looks whether a file can be written there, before what is to be written is made.
+    """Check that a file can be written there, before its content is made.
 
     Raises:
         InputError: it cannot, or may not.

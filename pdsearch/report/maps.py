@@ -1,6 +1,6 @@
-"""A family's parameter box cut into proved, refuted and undecided parts, drawn.
+"""Maps: a family's parameter box cut into proved, refuted and undecided parts.
 
-Of one parameter as a strip, of two as a plane; of more only the shares of the box are told.
+One parameter makes a strip, two make a plane; of more only the shares of the box are shown.
 """
 
 import math
@@ -28,18 +28,18 @@ ASCII = {"proved": "#", "refuted": ".", "undecided": "?"}
 
 
 def moving(family: "Family") -> list[str]:
-    """The parameters that have a range: one that is held at a value is no side of the map."""
+    """Return the parameters that have a range; one held at a value is no side of the map."""
     return [name for name in family.space if (ends := _ends(family, name))[0] < ends[1]]
 
 
 def _ends(family: "Family", name: str) -> tuple[float, float]:
-    """A parameter's range."""
+    """Return a parameter's range."""
     d: Any = family.space[name]
     return float(d.low), float(d.high)
 
 
 def share(one: "FamilyMap", verdict: str) -> str:
-    """How much of the box has a verdict, in percent; nothing is shown as all or nothing but it."""
+    """Return the share of the box with a verdict, as text; only all of it is shown as 100 %."""
     percent = 100 * one.share(verdict)
     if 0 < percent < 0.05:
         return "< 0.1 %"
@@ -49,7 +49,7 @@ def share(one: "FamilyMap", verdict: str) -> str:
 
 
 def _scale(family: "Family", name: str) -> bool:
-    """Whether a parameter's axis is logarithmic."""
+    """Return whether a parameter's axis is logarithmic."""
     return bool(getattr(family.space[name], "log", False))
 
 
@@ -59,7 +59,7 @@ def _scale(family: "Family", name: str) -> bool:
 def map_plot(
     family: "Family", one: "FamilyMap", *, width: int = 60, height: int = 12, unicode: bool = True
 ) -> str:
-    """The map in characters, each showing the part that holds its middle; "" for more than two.
+    """Draw the map in characters, each for the part that holds its middle; "" in more than 2-D.
 
     Args:
         family: whose parameters span the map.
@@ -98,7 +98,7 @@ def map_plot(
 def maps_text(
     family: "Family", maps: Sequence["FamilyMap"], *, width: int = 100, unicode: bool | None = None
 ) -> str:
-    """The shares of each verdict as a table, and each map of one or two parameters as a plot.
+    """Draw the shares of each verdict as a table, and each map of one or two parameters as a plot.
 
     Args:
         family: whose parameters span the maps.
@@ -141,7 +141,7 @@ def _holds(part: "Part", point: dict[str, float]) -> bool:
 
 
 def map_figure(family: "Family", one: "FamilyMap") -> go.Figure | None:
-    """The map as rectangles, a colour and pattern a verdict; None for more than two parameters."""
+    """Draw the map as rectangles, a colour and pattern for each verdict; None in more than 2-D."""
     names = moving(family)
     if len(names) not in (1, 2):
         return None

@@ -23,6 +23,11 @@
       "hoverlabel.bordercolor": c.line,
       "hoverlabel.font.color": c.ink
     };
+    // Names that stand in a figure cover the lines behind them.
+    (layout.annotations || []).forEach(function (_, i) {
+      change["annotations[" + i + "].bgcolor"] = c.panel;
+      change["annotations[" + i + "].font.color"] = c.ink;
+    });
     Object.keys(layout).forEach(function (key) {
       if (/^[xy]axis\d*$/.test(key)) {
         change[key + ".color"] = c.ink;

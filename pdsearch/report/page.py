@@ -45,7 +45,7 @@ class Section:
 
 
 def render(template: str, *, sections: list[Section], **values: Any) -> str:
-    """A page as HTML text.
+    """Return a page as HTML text.
 
     Args:
         template: the page's file in `templates/`.
@@ -88,7 +88,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _finalized(value: Any) -> Any:
-    """What a template prints: nothing for None, and no character that a page may not hold."""
+    """Return what a template prints: nothing for None, and only characters that a page may hold."""
     if value is None:
         return ""
     return value if isinstance(value, Markup) else text.printable(value)
@@ -101,7 +101,7 @@ def _asset(name: str) -> str:
 
 @functools.cache
 def _plotly() -> tuple[str, str]:
-    """Plotly's script, compressed and in base64, and the digest of its text."""
+    """Return plotly's script, compressed and in base64, and the digest of its text."""
     script = get_plotlyjs()
     packed = gzip.compress(script.encode("utf-8"), mtime=0)
     return base64.b64encode(packed).decode("ascii"), _digest(script)
@@ -112,7 +112,7 @@ def _digest(script: str) -> str:
 
 
 def _data(figure: go.Figure, *, texts: dict[str, int]) -> Markup:
-    """A figure as JSON, its lists of hover texts as numbers into the page's `texts`."""
+    """Return a figure as JSON, its lists of hover texts as numbers into the page's `texts`."""
     found = figure.to_plotly_json()
     for trace in found["data"]:
         notes = trace.get("hovertext")
@@ -122,7 +122,7 @@ def _data(figure: go.Figure, *, texts: dict[str, int]) -> Markup:
 
 
 def _json(value: Any) -> Markup:
-    """A JSON document that nothing in it can end."""
+    """Return a JSON document that nothing in it can end."""
     document = json.dumps(plain(value), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&":
         document = document.replace(character, f"\\u{ord(character):04x}")

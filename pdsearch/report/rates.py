@@ -20,7 +20,7 @@ __all__ = ["RateCurve", "best_run", "by_learning_rate", "rate_curves", "runs_by_
 def runs_by_rate(
     row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()
 ) -> dict[float, tuple[dict[str, Any], ...]]:
-    """A trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
+    """Return a trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
 
     A trial goes through its rates in the grid's order, whole runs of `settings.rounds` each; the
     last one that was begun may be shorter. Where it trains for several lengths one after the other
@@ -41,7 +41,7 @@ def runs_by_rate(
 
 
 def best_run(row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()) -> "TrialRow":
-    """The trial with the epochs of one run alone: at the rate that counts, or is best so far."""
+    """Return the trial with one run's epochs: at the rate that counts, or the best so far."""
     runs = runs_by_rate(row, settings, legs)
     if not runs or (len(runs) == 1 and len(legs) <= 1 and not settings.learning_rates):
         return row
@@ -67,7 +67,7 @@ class RateCurve:
 def rate_curves(
     stored: "StoredStudy", rows: Sequence["TrialRow"], confirmed: Sequence[Mapping[str, Any]]
 ) -> list[RateCurve]:
-    """Of every trial of the search, and of rows that a confirmation alone ran at every rate.
+    """Return the curves of all trials, and of rows that only a confirmation ran at every rate.
 
     Args:
         stored: the study.
@@ -123,7 +123,7 @@ def by_learning_rate(
     rates: Sequence[float],
     title: str = "validation accuracy",
 ) -> go.Figure | None:
-    """Accuracy against the learning rate: the best, ReLU, references and controls in colour.
+    """Draw accuracy against the learning rate: the best, ReLU, references and controls in colour.
 
     Args:
         curves: of all rows.

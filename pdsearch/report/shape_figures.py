@@ -30,7 +30,7 @@ STEP = "step (ReLU)"
 def plot(
     target: "Candidate | Family | Sequence[Candidate]", *, low: float = LOW, high: float = HIGH
 ) -> go.Figure:
-    """The shape of a pseudo-derivative beside the step, ReLU's own derivative.
+    """Draw the shape of a pseudo-derivative next to the step, ReLU's own derivative.
 
     Args:
         target: a candidate; several, drawn together; or a family, drawn as a fan of curves over
@@ -88,7 +88,7 @@ def _curve(
 
 
 def _wrapped(formula: str, width: int = 70) -> str:
-    """A formula on several lines of a hover text, cut at blanks."""
+    """Return a formula on several lines of a hover text, cut at blanks."""
     lines = textwrap.wrap(formula, width, break_long_words=False, break_on_hyphens=False)
     return "<br>&nbsp;&nbsp;&nbsp;".join(label(line) for line in lines[:12])
 
@@ -122,7 +122,7 @@ def shapes_figure(
     low: float = LOW,
     high: float = HIGH,
 ) -> go.Figure:
-    """Candidates beside the step; `dashed` ones, for comparison, thinner."""
+    """Draw candidates next to the step; `dashed` ones, for comparison, thinner."""
     figure = go.Figure()
     labels = labels or [candidate.name for candidate in candidates]
     for i, (candidate, name) in enumerate(zip(candidates, labels, strict=True)):
@@ -145,7 +145,7 @@ def shapes_figure(
 
 
 def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go.Figure:
-    """A fan of curves over each parameter's range, chosen by buttons; the default is thick."""
+    """Draw a fan of curves over each parameter's range, chosen by buttons; the default is thick."""
     figure = go.Figure()
     owners: list[str] = []
 
@@ -210,7 +210,7 @@ def _fan_values(distribution: Any) -> list[float]:
 
 
 def _tone(share: float) -> str:
-    """From blue through violet to orange: ordered, and visible on white and on black."""
+    """Return a colour from blue through violet to orange, visible on white and on black."""
     ends = ((64, 145, 220), (150, 105, 200), (230, 120, 40))
     first, second, within = (
         (ends[0], ends[1], share * 2) if share < 0.5 else (ends[1], ends[2], share * 2 - 1)
@@ -230,7 +230,7 @@ def criteria_figure(
     low: float = LOW,
     high: float = HIGH,
 ) -> go.Figure:
-    """The shape with its step, and where each refuted criterion fails.
+    """Draw the shape with its step, and where each refuted criterion fails.
 
     Args:
         candidate: the pseudo-derivative.
@@ -288,7 +288,7 @@ def _proof(
     *,
     within: tuple[float, float, float, float],
 ) -> go.Bar:
-    """A proof's boxes as bars, each with its numbers; hidden until chosen in the legend."""
+    """Draw a proof's boxes as bars, each with its numbers; hidden until chosen in the legend."""
     low, high, bottom, top = within
     drawn = []
     for box in _merged([box for box in boxes if box.x[0] < high and box.x[1] > low], high - low):
@@ -314,7 +314,7 @@ def _proof(
 
 
 def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
-    """Neighbours that would be narrower than a pixel or so, joined: still an enclosure."""
+    """Join neighbours that would be narrower than a pixel or so: still an enclosure."""
     found: list[ProofBox] = []
     for box in boxes:
         last = found[-1] if found else None
@@ -327,7 +327,7 @@ def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
 
 
 def _ends(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """A witness's place on the x axis: a point or two ends."""
+    """Return a witness's place on the x axis: a point or two ends."""
     place = (entry.get("witness") or {}).get("x")
     values = place if isinstance(place, list | tuple) else [place]
     finite = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]

@@ -29,7 +29,7 @@ def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
 
 
 def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
-    """G at a point; nan where it cannot be told, as at an irrational breakpoint itself."""
+    """Return g at a point; nan where it cannot be told, as at an irrational breakpoint itself."""
     return _value(_program(_at(candidate, progress)), point)
 
 
@@ -48,7 +48,7 @@ def _breakpoints(expression: sympy.Expr) -> tuple[float, ...]:
 
 
 def breakpoints(candidate: "Candidate", *, progress: float = 0.0) -> tuple[float, ...]:
-    """Where g may bend or jump, 0 always among them."""
+    """Return where g may bend or jump, 0 always among them."""
     return _breakpoints(_at(candidate, progress))
 
 
@@ -60,7 +60,7 @@ def curve(
     count: int = 241,
     progress: float = 0.0,
 ) -> tuple[list[float], list[float]]:
-    """Points (x, g(x)) to join by lines: a grid, and each breakpoint from both sides.
+    """Return points (x, g(x)) to join by lines: a grid, and each breakpoint from both sides.
 
     Args:
         candidate: the pseudo-derivative.
@@ -80,12 +80,12 @@ def curve(
 
 
 def step(low: float = -6.0, high: float = 4.0) -> tuple[list[float], list[float]]:
-    """ReLU's own derivative."""
+    """Return ReLU's own derivative."""
     return [low, 0.0, 0.0, high], [0.0, 0.0, 1.0, 1.0]
 
 
 def span(values: list[float]) -> tuple[float, float]:
-    """A range for g's axis: the step, and what the curves reach beyond it, up to a limit."""
+    """Return a range for g's axis: the step, and what the curves reach beyond it, up to a limit."""
     finite = [value for value in itertools.chain(values, (0.0, 1.0)) if math.isfinite(value)]
     low, high = max(min(finite), -2.0), min(max(finite), 3.0)
     margin = 0.06 * (high - low)
@@ -99,7 +99,7 @@ _LOW, _HIGH, _BOTTOM, _TOP = -5.0, 3.0, -0.35, 1.35
 
 
 def sketch(candidate: "Candidate") -> str:
-    """The SVG path of g in a picture of 84 by 30 pixels, with no more points than it needs.
+    """Return the SVG path of g in a picture of 84 by 30 pixels, with no more points than it needs.
 
     It shows x from −5 to 3 and cuts g off at −0.35 and 1.35. The formula of the whole family is
     compiled, once, and evaluated at the candidate's parameters: a page has a thousand sketches.
@@ -128,7 +128,7 @@ def sketch(candidate: "Candidate") -> str:
 
 
 def _path(points: list[tuple[float, float]]) -> str:
-    """The points joined by lines, without those on a line between their neighbours."""
+    """Return the points joined by lines, without those on a line between their neighbours."""
     kept: list[tuple[float, float]] = []
     for place in points:
         while len(kept) > 1 and _straight(kept[-2], kept[-1], place):

@@ -33,7 +33,7 @@ SHOWN = 4
 
 
 def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
-    """A study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
+    """Return a study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
 
     Args:
         stored: the study, finished or not.
@@ -84,7 +84,7 @@ def _trained(view: View) -> str:
 
 
 def confirmation(view: View) -> Record:
-    """The confirmation's rows and figures, and those of each transfer."""
+    """Return the confirmation's rows and figures, and those of each transfer."""
     found = view.confirmation
     if found is None:
         return None
@@ -92,7 +92,7 @@ def confirmation(view: View) -> Record:
 
 
 def confirmed(found: Confirmation) -> dict[str, Any]:
-    """One confirmation's rows and figures; few seeds have no bootstrap intervals to show."""
+    """Return one confirmation's rows and figures; few seeds have no bootstrap intervals to show."""
     unit, pick = confirm_figures.unit_of(found), found.pick
     entries = [entry for row in found.rows for run in row.runs for entry in run]
     looked = any(entry.get("diagnostics") for entry in entries)
@@ -108,7 +108,7 @@ def confirmed(found: Confirmation) -> dict[str, Any]:
 
 
 def shapes(view: View) -> Record:
-    """The best candidates and the references next to the step, and the formula of the best."""
+    """Return the best candidates and references next to the step, and the best's formula."""
     top = [row for row in view.ranked[:SHOWN] if row.candidate is not None]
     candidates = [row.candidate for row in top if row.candidate is not None]
     others = [row.candidate for row in view.references if row.candidate is not None]
@@ -123,7 +123,7 @@ def shapes(view: View) -> Record:
 
 
 def criteria(view: View) -> Record:
-    """Every criterion of the best, the certified ones of the others, what ruled trials out."""
+    """Return the best's criteria, the certified ones of the others, what ruled trials out."""
     record: dict[str, Any] = {
         "ruled_out": _ruled_out(view),
         "families": _families(view),
@@ -149,17 +149,17 @@ def criteria(view: View) -> Record:
 
 
 def _entries(row: "TrialRow") -> list[dict[str, Any]]:
-    """What the gate found."""
+    """Return what the gate found."""
     return list((row.criteria or {}).get("criteria", ()))
 
 
 def _own(row: "TrialRow") -> list[dict[str, Any]]:
-    """What the gate found of criteria that are not ours."""
+    """Return what the gate found of criteria that are not ours."""
     return [entry for entry in _entries(row) if entry["name"] not in CRITERIA]
 
 
 def _families(view: View) -> list[dict[str, Any]]:
-    """What was decided for whole families before any candidate was drawn."""
+    """Return what was decided for whole families before any candidate was drawn."""
     own = [spec.rpartition(":")[2] for spec in view.stored.own_criteria]
     required = PROFILES[view.stored.settings.criteria.profile]
     found = []
@@ -184,7 +184,7 @@ def _families(view: View) -> list[dict[str, Any]]:
 
 
 def _compared(view: View) -> dict[str, Any]:
-    """The certified criteria of the best, the baseline and the references next to one another."""
+    """Return the certified criteria of the best, the baseline and the references, by name."""
     bounds = view.stored.settings.criteria.bounds()
     baseline = [view.baseline] if view.baseline else []
     columns: dict[str, dict[str, Any]] = {}
@@ -201,7 +201,7 @@ def _compared(view: View) -> dict[str, Any]:
 
 
 def _ruled_out(view: View) -> dict[str, list["TrialRow"]]:
-    """The trials that each criterion ruled out."""
+    """Return the trials that each criterion ruled out."""
     found: dict[str, list[TrialRow]] = {}
     for row in view.rows:
         for entry in _entries(row) if row.status == "ruled_out" else ():
@@ -214,7 +214,7 @@ def _ruled_out(view: View) -> dict[str, list["TrialRow"]]:
 
 
 def history(view: View) -> Record:
-    """The trials in their order, and two objectives against each other."""
+    """Return the trials in their order, and two objectives against each other."""
     if all(row.value is None for row in view.rows):
         return None
     return {
@@ -226,7 +226,7 @@ def history(view: View) -> Record:
 
 
 def rates(view: View) -> Record:
-    """Accuracy by learning rate, where the study has a grid of them."""
+    """Return accuracy by learning rate, where the study has a grid of them."""
     if not view.rates:
         return None
     trial = view.stored.settings.trial
@@ -241,7 +241,7 @@ def rates(view: View) -> Record:
 
 
 def _by_epoch(view: View, *quantities: str, **changes: Any) -> "dict[str, go.Figure]":
-    """Figures over epochs or tasks, by title; those of which nothing is known are left out."""
+    """Return figures over epochs or tasks, by title; quantities without values are omitted."""
     found = {}
     for quantity in quantities:
         figure = curve_figures.by_epoch(
@@ -253,7 +253,7 @@ def _by_epoch(view: View, *quantities: str, **changes: Any) -> "dict[str, go.Fig
 
 
 def curves(view: View) -> Record:
-    """Value and loss by epoch or task, and what grows over a stream."""
+    """Return value and loss by epoch or task, and what grows over a stream."""
     title = "accuracy within the task" if view.stream else view.title
     figures = _by_epoch(view, "value", title=title, percent=view.percent)
     figures |= _by_epoch(view, "training loss")
@@ -263,7 +263,7 @@ def curves(view: View) -> Record:
 
 
 def dead(view: View) -> Record:
-    """Dead units by epoch and by layer."""
+    """Return dead units by epoch and by layer."""
     figures = _by_epoch(view, "dead units, mean over layers")
     by_layer = curve_figures.dead_by_layer(view.runs, view.best_run, unit=view.unit)
     if by_layer is not None:
@@ -272,7 +272,7 @@ def dead(view: View) -> Record:
 
 
 def inside(view: View) -> Record:
-    """What diagnostics saw, by epoch or task, and by layer of the best trial."""
+    """Return what diagnostics saw, by epoch or task, and by layer of the best trial."""
     figures = _by_epoch(view, *curve_figures.DIAGNOSED)
     if not figures:
         return None
@@ -285,7 +285,7 @@ def inside(view: View) -> Record:
 
 
 def parameters(view: View) -> Record:
-    """Value by family and along each parameter, importances."""
+    """Return value by family and along each parameter, importances."""
     by_family = trial_figures.by_family(
         view.stored, view.rows, percent=view.percent, title=view.title
     )
@@ -302,7 +302,7 @@ def parameters(view: View) -> Record:
 
 
 def learned(view: View, *, decide: int | None) -> Record:
-    """What the trials say about the criteria; `decide` as for `study_report`."""
+    """Return what the trials say about the criteria; `decide` as for `study_report`."""
     from pdsearch.insight import learned_criteria
 
     insight = learned_criteria(view.stored, rows=view.rows, decide=decide)
@@ -321,7 +321,7 @@ def learned(view: View, *, decide: int | None) -> Record:
 
 
 def trials(view: View) -> Record:
-    """Every trial, to be sorted and filtered."""
+    """Return every trial, to be sorted and filtered."""
     if not view.rows:
         return None
     rows = []
@@ -341,7 +341,7 @@ def trials(view: View) -> Record:
 
 
 def settings(view: View) -> Record:
-    """The resolved study file, where it ran, and the commands."""
+    """Return the resolved study file, where it ran, and the commands."""
     stored = view.stored
     sections = {}
     for section, values in stored.settings.model_dump(mode="json").items():

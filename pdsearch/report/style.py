@@ -22,18 +22,18 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu 
 
 
 def colour(index: int) -> str:
-    """A colour of the palette, which starts over at its end."""
+    """Return a colour of the palette, which starts over at its end."""
     return PALETTE[index % len(PALETTE)]
 
 
 def faint(hex_colour: str, opacity: float) -> str:
-    """The colour with that opacity, for fills."""
+    """Return the colour with that opacity, for fills."""
     red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"
 
 
 def label(text: object) -> str:
-    """A text for plotly, which reads tags, entities and %{…} in its labels."""
+    """Return a text for plotly, which reads tags, entities and %{…} in its labels."""
     return html.escape(printable(text)).replace("%{", "%&#123;")
 
 
@@ -46,7 +46,7 @@ def scatter(
     mode: str = "markers",
     **more: Any,
 ) -> go.Scatter:
-    """Points, or a line where `mode` says so.
+    """Draw points, or a line where `mode` says so.
 
     Args:
         x: where.
@@ -70,7 +70,7 @@ def scatter(
 
 
 def axis(title: str = "", *, percent: bool = False, **more: Any) -> dict[str, Any]:
-    """An axis with its title; shares are labelled in percent."""
+    """Return an axis with its title; shares are labelled in percent."""
     ticks = {"tickformat": ".1%"} if percent else {}
     return {"title": {"text": label(title), "standoff": 8}, **ticks, **more}
 
@@ -89,7 +89,7 @@ AXIS: dict[str, Any] = {
 
 
 def layout(**changes: Any) -> dict[str, Any]:
-    """A figure's layout; nested settings are merged into the shared ones."""
+    """Return a figure's layout; nested settings are merged into the shared ones."""
     shared: dict[str, Any] = {
         "template": "none",
         "font": {"family": FONT, "size": 13, "color": "#24292f"},

@@ -19,14 +19,14 @@ BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:=+*%#@"
 
 
 def takes_unicode(asked: bool | None) -> bool:
-    """What was asked for, or what stdout takes."""
+    """Return what was asked for, or what stdout takes."""
     if asked is not None:
         return asked
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool | None = None) -> str:
-    """G from x = −5 to 3 in one line of `width` characters.
+    """Draw g from x = −5 to 3 in one line of `width` characters.
 
     A column's height is g's value, a full block being 1 or more; `·` is 0, `-` negative.
 
@@ -54,7 +54,7 @@ def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool | None =
 def shape_plot(
     candidate: "Candidate", *, width: int = 64, height: int = 10, unicode: bool | None = None
 ) -> str:
-    """G with axes, the step dotted beside it; braille dots, or ASCII.
+    """Draw g with axes, with the step dotted; braille dots, or ASCII.
 
     Args:
         candidate: the pseudo-derivative.
@@ -129,7 +129,7 @@ def criteria_text(
     width: int = 100,
     unicode: bool | None = None,
 ) -> str:
-    """A report for a terminal: the shape, then each criterion with verdict, value and witness.
+    """Return a report as text: the shape, then each criterion with verdict, value and witness.
 
     Args:
         report: of `check`.

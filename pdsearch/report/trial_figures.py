@@ -32,30 +32,30 @@ SMALL = {"showlegend": False, "margin": {"l": 48, "r": 10, "t": 8, "b": 42}}
 
 
 def family_colours(stored: "StoredStudy") -> dict[str, str]:
-    """One colour a family, grey for the baseline; the palette's first is for the best."""
+    """Return one colour a family, grey for the baseline; the palette's first is for the best."""
     names = [name for name in stored.families if name != "relu"]
     return {"relu": INK, **{name: colour(i + 1) for i, name in enumerate(names)}}
 
 
 def family_of(row: "TrialRow") -> str:
-    """The name of a trial's family."""
+    """Return the name of a trial's family."""
     return row.candidate.family.name if row.candidate is not None else "?"
 
 
 def name_of(row: "TrialRow") -> str:
-    """The name of a trial's candidate."""
+    """Return the name of a trial's candidate."""
     return row.candidate.name if row.candidate is not None else "not drawn yet"
 
 
 def note(row: "TrialRow") -> str:
-    """What hovering over a trial shows."""
+    """Return what hovering over a trial shows."""
     value = "no value" if row.value is None else f"{row.value:.4g}"
     reason = f"<br>{label(row.reason)[:200]}" if row.reason else ""
     return f"trial {row.number}: {label(name_of(row))}<br>{row.status}, {value}{reason}"
 
 
 def _with_value(rows: Sequence["TrialRow"], *, complete: bool = False) -> list["TrialRow"]:
-    """The candidates' trials that have a value."""
+    """Return the candidates' trials that have a value."""
     return [
         row
         for row in rows
@@ -73,7 +73,7 @@ _SYMBOLS = {"complete": "circle", "pruned": "circle-open", "diverged": "x-thin"}
 def history(
     stored: "StoredStudy", rows: Sequence["TrialRow"], *, percent: bool, title: str
 ) -> go.Figure:
-    """Each trial's value in the order of trials, the best so far, baseline and references."""
+    """Draw each trial's value in the order of trials, the best so far, baseline and references."""
     figure = go.Figure()
     colours = family_colours(stored)
     drawn = _with_value(rows)
@@ -121,7 +121,7 @@ def _mark(tone: str, symbol: str, width: float) -> dict[str, Any]:
 
 
 def _compared(rows: Sequence["TrialRow"]) -> dict[str, "TrialRow"]:
-    """The baseline and the references that have a value, by their names."""
+    """Return the baseline and the references that have a value, by their names."""
     return {
         "ReLU" if row.kind == "baseline" else name_of(row): row
         for row in rows
@@ -140,7 +140,7 @@ def _levels(figure: go.Figure, rows: Sequence["TrialRow"], colours: Mapping[str,
 
 
 def _robust_range(rows: Sequence["TrialRow"]) -> dict[str, Any]:
-    """An axis that a few pruned or failed trials do not flatten; zooming out shows them."""
+    """Return an axis that a few pruned or failed trials do not flatten; zooming out shows them."""
     values = sorted(float(row.value) for row in rows if row.value is not None)
     complete = [float(r.value) for r in rows if r.value is not None and r.status == "complete"]
     if values and values[0] == values[-1]:
@@ -162,7 +162,7 @@ def _robust_range(rows: Sequence["TrialRow"]) -> dict[str, Any]:
 def by_family(
     stored: "StoredStudy", rows: Sequence["TrialRow"], *, percent: bool, title: str
 ) -> go.Figure | None:
-    """The value of each complete trial, a column for each family; baseline and references."""
+    """Draw the value of each complete trial, a column for each family; baseline and references."""
     complete = _with_value(rows, complete=True)
     if not complete:
         return None
@@ -196,7 +196,7 @@ def by_family(
 def slices(
     stored: "StoredStudy", rows: Sequence["TrialRow"], *, percent: bool
 ) -> dict[str, go.Figure]:
-    """Value along each searched parameter: a small figure for each, by `family.parameter`."""
+    """Draw value along each searched parameter: a small figure for each, by `family.parameter`."""
     colours = family_colours(stored)
     found = {}
     for family in dict.fromkeys(map(family_of, _with_value(rows, complete=True))):
@@ -246,7 +246,7 @@ def _slice(
 def importances(
     stored: "StoredStudy", rows: Sequence["TrialRow"]
 ) -> tuple[go.Figure | None, list[str]]:
-    """Optuna's parameter importances within each family, and why any is missing.
+    """Return Optuna's parameter importances within each family, and why any is missing.
 
     Parameters of different families never occur in one trial, so no importance can be computed
     across families; within one they add up to 1.
@@ -293,7 +293,7 @@ def importances(
 def _importances(
     stored: "StoredStudy", family: str, trials: Sequence[Any]
 ) -> tuple[dict[str, float], str]:
-    """One family's importances, and from what, or why there are none."""
+    """Return one family's importances, and from what, or why there are none."""
     import optuna
 
     names = [n for n in trials[0].params if n.startswith(f"{family}.")] if trials else []
@@ -328,7 +328,7 @@ def _importances(
 
 
 def objectives(stored: "StoredStudy", rows: Sequence["TrialRow"]) -> go.Figure | None:
-    """Two objectives against each other; those that no trial beats in both are ringed."""
+    """Draw two objectives against each other; those that no trial beats in both are ringed."""
     names = [name.replace("_", " ") for name in stored.settings.study.objectives]
     drawn = [row for row in rows if len(row.values) == 2 and row.candidate is not None]
     if len(names) != 2 or not drawn:
@@ -360,7 +360,7 @@ def objectives(stored: "StoredStudy", rows: Sequence["TrialRow"]) -> go.Figure |
 def learned(
     insight: "Insight", one: "Learned", rows: Mapping[int, "TrialRow"], *, percent: bool
 ) -> go.Figure:
-    """Accuracy of the trials against one criterion's value; `rows` are the trials by number."""
+    """Draw the trials' accuracy against a criterion's value; `rows` are the trials by number."""
     figure = go.Figure()
     for kind, tone in (("candidate", colour(0)), ("reference", colour(1)), ("baseline", INK)):
         some = [

@@ -20,7 +20,7 @@ __all__ = ["View"]
 
 @dataclass(frozen=True)
 class View:
-    """A study with its rows read once, so that every part of the page tells of the same moment."""
+    """A study with its rows read once, so that all parts of a page agree."""
 
     stored: "StoredStudy"
     rows: tuple["TrialRow", ...]
@@ -102,15 +102,15 @@ class View:
         return "epoch" if self.by_function else self.stored.settings.trial.unit
 
     def value(self, value: float | None) -> str:
-        """A value as shown."""
+        """Return a value as shown."""
         return (percent(value) if self.percent else number(value)) or "–"
 
     def difference(self, value: float) -> str:
-        """A difference of two values as shown."""
+        """Return a difference of two values as shown."""
         return f"{points(value)} points" if self.percent else f"{value:+.4g}"
 
     def command(self, verb: str, rest: str = "") -> str:
-        """A command about this study, as typed in a shell."""
+        """Return a command about this study, as typed in a shell."""
         parts = ["pdsearch", verb, shlex.quote(self.stored.name)]
         if self.stored.storage != DEFAULT_STORAGE:
             parts.append(f"--storage {shlex.quote(self.stored.storage)}")
