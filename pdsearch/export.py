@@ -15,6 +15,7 @@ from pdsearch import __version__
 from pdsearch.errors import FormulaError, InputError
 from pdsearch.plain import plain
 from pdsearch.report.files import write_text
+from pdsearch.text import escaped
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
@@ -76,13 +77,6 @@ def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
     }
 
 
-def _one_line(text: object) -> str:
-    """Return the text without what could end a comment: line breaks, control characters."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )
-
-
 def _comments(lines: Mapping[str, object], mark: str) -> str:
     """Return one comment line, or several short ones, for each entry that says something."""
     out = []
@@ -90,7 +84,7 @@ def _comments(lines: Mapping[str, object], mark: str) -> str:
         if value is None or value == "":
             continue
         out += textwrap.wrap(
-            _one_line(f"{name}: {value}"),
+            escaped(f"{name}: {value}"),
             96,
             initial_indent=f"{mark}   ",
             subsequent_indent=f"{mark}       ",
@@ -142,7 +136,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     end = candidate.parameters[end] if isinstance(end, str) else end
     # Names from outside reach the text as comments of one line and as ASCII literals only.
     values = {
-        "@TITLE@": _one_line(f"{candidate.name}, written by pdsearch {__version__}"),
+        "@TITLE@": escaped(f"{candidate.name}, written by pdsearch {__version__}"),
         "@FACTS@": _comments(_facts(candidate, origin), "#"),
         "@HELPER@": SCALAR_HELPER.strip(),
         "@G0@": function(0),
@@ -325,7 +319,7 @@ def to_latex(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     if candidate.family.reference:
         sentence += f" ({_latex_text(candidate.family.reference)})"
     return (
-        f"% The pseudo-derivative {_one_line(candidate.name)}, written by pdsearch {__version__}; "
+        f"% The pseudo-derivative {escaped(candidate.name)}, written by pdsearch {__version__}; "
         "needs amsmath.\n"
         f"{_comments(_facts(candidate, origin), '%')}\n"
         "\\begin{equation}\n"
@@ -358,7 +352,7 @@ _LATEX = {
 
 
 def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in _one_line(text))
+    return "".join(_LATEX.get(c, c) for c in escaped(text))
 
 
 FORMS: Mapping[str, Callable[["Candidate", Mapping[str, Any]], str]] = {

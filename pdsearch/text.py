@@ -11,6 +11,7 @@ __all__ = [
     "columns",
     "duration",
     "ends",
+    "escaped",
     "number",
     "p_value",
     "percent",
@@ -115,6 +116,11 @@ def printable(text: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
+def escaped(text: object) -> str:
+    """Return the text on one line: line breaks and control characters as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:

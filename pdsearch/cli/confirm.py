@@ -5,9 +5,9 @@ import argparse
 from pdsearch.cli.options import (
     STUDY,
     TRUST,
+    add_begun_study,
     add_json,
     add_training,
-    add_trust,
     natural,
     positive,
     progress,
@@ -29,7 +29,7 @@ EXAMPLES = """\
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The study, the rows, and how they are retrained."""
-    add_trust(command)
+    add_begun_study(command)
     command.add_argument(
         "--seeds",
         type=positive,

@@ -14,13 +14,13 @@ __all__ = [
     "TARGET",
     "TRUST",
     "Parser",
+    "add_begun_study",
     "add_changes",
     "add_json",
     "add_set",
     "add_storage",
     "add_study",
     "add_training",
-    "add_trust",
     "add_variant",
     "changes_of",
     "natural",
@@ -176,8 +176,8 @@ def add_changes(command: argparse.ArgumentParser, why: str) -> None:
     )
 
 
-def add_trust(command: argparse.ArgumentParser) -> None:
-    """Add STUDY with --storage, --set and --trust-study-code, for a study that has begun."""
+def add_begun_study(command: argparse.ArgumentParser) -> None:
+    """Add STUDY, --storage, --set and --trust-study-code: a study that has begun."""
     add_study(command)
     add_changes(command, "as for the search: a study that has begun keeps its settings")
     command.add_argument(

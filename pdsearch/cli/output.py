@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from pdsearch.masking import mask
 from pdsearch.plain import plain
+from pdsearch.text import escaped
 
 __all__ = [
     "can_draw",
@@ -45,7 +46,7 @@ def _stdout() -> TextIO:
 def one_line(text: str) -> str:
     """Return the text with line breaks joined by `; ` and control characters escaped."""
     joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    return escaped(joined)
 
 
 def note(text: str) -> None:

@@ -5,8 +5,8 @@ import argparse
 from pdsearch.cli.options import (
     STUDY,
     TRUST,
+    add_begun_study,
     add_training,
-    add_trust,
     progress,
     stored_study,
     study_of,
@@ -23,7 +23,7 @@ EXAMPLES = """\
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The study, and how its trials are trained here."""
-    add_trust(command)
+    add_begun_study(command)
     add_training(command, seed="must be the study's; may be omitted")
 
 

@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -124,18 +125,17 @@ def shapes_figure(
 ) -> go.Figure:
     """Draw candidates next to the step; `dashed` ones, for comparison, thinner."""
     figure = go.Figure()
+    curve = partial(_curve, low=low, high=high)
     labels = labels or [candidate.name for candidate in candidates]
     for i, (candidate, name) in enumerate(zip(candidates, labels, strict=True)):
         line = {"color": colour(i), "width": 3.2 if i == 0 else 2.2}
-        figure.add_trace(_curve(candidate, name, low=low, high=high, line=line))
+        figure.add_trace(curve(candidate, name, line=line))
         if candidate.annealed:
             line = {"color": colour(i), "width": 1.6, "dash": "dash"}
-            figure.add_trace(
-                _curve(candidate, f"{name}, t = 0.5", low=low, high=high, progress=0.5, line=line)
-            )
+            figure.add_trace(curve(candidate, f"{name}, t = 0.5", progress=0.5, line=line))
     for i, candidate in enumerate(dashed, start=len(candidates)):
         line = {"color": colour(i), "width": 1.6, "dash": "dash"}
-        figure.add_trace(_curve(candidate, candidate.name, low=low, high=high, line=line))
+        figure.add_trace(curve(candidate, candidate.name, line=line))
     figure.add_trace(_step(low, high))
     figure.update_layout(_axes(_heights(figure), low, high))
     return figure
@@ -146,40 +146,33 @@ def shapes_figure(
 
 def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go.Figure:
     """Draw a fan of curves over each parameter's range, chosen by buttons; the default is thick."""
-    figure = go.Figure()
-    owners: list[str] = []
-
-    def add(owner: str, trace: go.Scatter) -> None:
-        owners.append(owner)
-        figure.add_trace(trace)
-
+    curve = partial(_curve, low=low, high=high)
+    fans: dict[str, list[go.Scatter]] = {}
     for name in family.parameters:
         values = _fan_values(family.space[name])
         for i, value in enumerate(values):
             line = {"color": _tone(i / max(1, len(values) - 1)), "width": 1.8}
             member = family.bind(**{name: value})
-            add(name, _curve(member, f"{name} = {value:.4g}", low=low, high=high, line=line))
+            fans.setdefault(name, []).append(curve(member, f"{name} = {value:.4g}", line=line))
     if family.annealed:
-        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-            line = {"color": _tone(share), "width": 1.8}
-            name = f"t = {share:g}"
-            add("t", _curve(family.default, name, low=low, high=high, progress=share, line=line))
-    add("", _step(low, high))
+        for t in (0.0, 0.25, 0.5, 0.75, 1.0):
+            line = {"color": _tone(t), "width": 1.8}
+            one = curve(family.default, f"t = {t:g}", progress=t, line=line)
+            fans.setdefault("t", []).append(one)
     line = {"color": colour(0), "width": 3.4}
-    add("", _curve(family.default, f"default {family.default.name}", low=low, high=high, line=line))
-    choices = list(dict.fromkeys(owner for owner in owners if owner))
+    default = curve(family.default, f"default {family.default.name}", line=line)
 
     def shown(choice: str) -> list[bool]:
-        return [owner in ("", choice) for owner in owners]
+        return [name == choice for name in fans for _ in fans[name]] + [True, True]
 
-    if choices:
-        for trace, visible in zip(figure.data, shown(choices[0]), strict=True):
-            trace.visible = visible
+    figure = go.Figure([*(one for fan in fans.values() for one in fan), _step(low, high), default])
     figure.update_layout(_axes(_heights(figure), low, high))
-    if len(choices) > 1:
+    for trace, visible in zip(figure.data, shown(next(iter(fans), "")), strict=True):
+        trace.visible = visible
+    if len(fans) > 1:
         buttons = [
             {"label": f"vary {choice}", "method": "update", "args": [{"visible": shown(choice)}]}
-            for choice in choices
+            for choice in fans
         ]
         menu = {
             "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True,
@@ -242,7 +235,7 @@ def criteria_figure(
     marked = [(entry, _ends(entry)) for entry in results]
     found = [(entry, ends) for entry, ends in marked if ends is not None]
     for _, ends in found:
-        # A witness at −10⁶ must not flatten the picture; it is told in the table.
+        # A witness at −10⁶ must not flatten the picture; the table has it.
         low = min([low, *(end - 1 for end in ends if -60 <= end < low)])
         high = max([high, *(end + 1 for end in ends if high < end <= 60)])
     figure = go.Figure()
