@@ -98,6 +98,14 @@ WIDTH, HEIGHT = 84, 30
 _LOW, _HIGH, _BOTTOM, _TOP = -5.0, 3.0, -0.35, 1.35
 
 
+def _across(x: float) -> float:
+    return (x - _LOW) / (_HIGH - _LOW) * WIDTH
+
+
+def _down(g: float) -> float:
+    return (_TOP - min(max(g, _BOTTOM), _TOP)) / (_TOP - _BOTTOM) * HEIGHT
+
+
 def sketch(candidate: "Candidate") -> str:
     """Return the SVG path of g in a picture of 84 by 30 pixels, with no more points than it needs.
 
@@ -109,8 +117,7 @@ def sketch(candidate: "Candidate") -> str:
     values = [float(candidate.parameters[name]) for name in family.parameters]
 
     def point(across: float) -> tuple[float, float]:
-        value = _value(program, _LOW + (_HIGH - _LOW) * across / WIDTH, *values)
-        return across, (_TOP - min(max(value, _BOTTOM), _TOP)) / (_TOP - _BOTTOM) * HEIGHT
+        return across, _down(_value(program, _LOW + (_HIGH - _LOW) * across / WIDTH, *values))
 
     def between(left: tuple[float, float], right: tuple[float, float]) -> list[tuple[float, float]]:
         if right[0] - left[0] < 0.5:
@@ -120,7 +127,8 @@ def sketch(candidate: "Candidate") -> str:
             return []
         return [*between(left, middle), middle, *between(middle, right)]
 
-    coarse = [point(across) for across in range(0, WIDTH + 1, 7)]
+    # Zero is among them: a jump there could pass for a slope whose middle fits by chance.
+    coarse = [point(across) for across in sorted({*range(0, WIDTH + 1, 7), _across(0.0)})]
     found = coarse[:1]
     for left, right in itertools.pairwise(coarse):
         found += [*between(left, right), right]
@@ -144,10 +152,5 @@ def _straight(
     return abs(first[1] + share * (third[1] - first[1]) - second[1]) < 0.05
 
 
-STEP = _path(
-    [
-        ((x - _LOW) / (_HIGH - _LOW) * WIDTH, (_TOP - y) / (_TOP - _BOTTOM) * HEIGHT)
-        for x, y in zip(*step(_LOW, _HIGH), strict=True)
-    ]
-)
+STEP = _path([(_across(x), _down(g)) for x, g in zip(*step(_LOW, _HIGH), strict=True)])
 """The step in the same picture."""
