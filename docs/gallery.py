@@ -7,11 +7,11 @@ needs no browser and the same library gives the same files.
 
 import itertools
 import math
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
 from pdsearch.family import Candidate, Family, library
-from pdsearch.report.markup import Markup, h
 from pdsearch.report.shapes import curve, step
 
 PAGE = Path(__file__).parent / "gallery.md"
@@ -56,7 +56,7 @@ def shown(family: Family) -> list[tuple[str, Candidate, float]]:
     return [*found, (f"{name} = {family.defaults[name]:g}", default, 0.0)]
 
 
-def picture(family: Family) -> Markup:
+def picture(family: Family) -> str:
     """The family's SVG."""
     curves = [
         (label, *curve(candidate, LOW, HIGH, count=161, progress=t))
@@ -83,20 +83,21 @@ def picture(family: Family) -> Markup:
         return "".join(parts)
 
     grid = [
-        h("path", d=f"M{across(x):.1f} {TOP}V{HEIGHT - BOTTOM}", stroke="#eaeef2")
+        element("path", d=f"M{across(x):.1f} {TOP}V{HEIGHT - BOTTOM}", stroke="#eaeef2")
         for x in range(int(LOW), int(HIGH) + 1, 2)
         if x
     ]
     heights = [y for y in (-0.5, 0.0, 0.5, 1.0, 1.5) if bottom <= y <= top]
     grid += [
-        h("path", d=f"M{LEFT} {down(y):.1f}H{WIDTH - RIGHT}", stroke="#eaeef2") for y in heights
+        element("path", d=f"M{LEFT} {down(y):.1f}H{WIDTH - RIGHT}", stroke="#eaeef2")
+        for y in heights
     ]
     axes = [
-        h("path", d=f"M{LEFT} {down(0):.1f}H{WIDTH - RIGHT}", stroke="#afb8c1"),
-        h("path", d=f"M{across(0):.1f} {TOP}V{HEIGHT - BOTTOM}", stroke="#afb8c1"),
+        element("path", d=f"M{LEFT} {down(0):.1f}H{WIDTH - RIGHT}", stroke="#afb8c1"),
+        element("path", d=f"M{across(0):.1f} {TOP}V{HEIGHT - BOTTOM}", stroke="#afb8c1"),
     ]
     ticks = [
-        h(
+        element(
             "text",
             f"{x}".replace("-", "−"),
             x=f"{across(x):.1f}",
@@ -106,17 +107,29 @@ def picture(family: Family) -> Markup:
         for x in range(int(LOW), int(HIGH) + 1, 2)
     ]
     ticks += [
-        h("text", f"{y:g}".replace("-", "−"), x=LEFT - 6, y=f"{down(y) + 4:.1f}", text_anchor="end")
+        element(
+            "text",
+            f"{y:g}".replace("-", "−"),
+            x=LEFT - 6,
+            y=f"{down(y) + 4:.1f}",
+            text_anchor="end",
+        )
         for y in heights
     ]
     lines = [
-        h("path", d=path(*step(LOW, HIGH)), stroke=STEP, stroke_width="1.6", stroke_dasharray="2 4")
+        element(
+            "path",
+            d=path(*step(LOW, HIGH)),
+            stroke=STEP,
+            stroke_width="1.6",
+            stroke_dasharray="2 4",
+        )
     ]
     for index, (_, xs, ys) in enumerate(curves):
         last = index == len(curves) - 1
         dash = None if last else ("7 4" if index == len(curves) - 2 else "1.5 3.5")
         lines.append(
-            h(
+            element(
                 "path",
                 d=path(xs, ys),
                 stroke=INK if last else SOFT,
@@ -126,12 +139,14 @@ def picture(family: Family) -> Markup:
                 stroke_linecap="round",
             )
         )
-    text = h("g", ticks, fill="#57606a", stroke="none", font_size="11", font_family="sans-serif")
-    return h(
+    text = element(
+        "g", ticks, fill="#57606a", stroke="none", font_size="11", font_family="sans-serif"
+    )
+    svg = element(
         "svg",
-        h("title", f"{family.name}: {said(family)}"),
-        h("rect", width=WIDTH, height=HEIGHT, fill="#ffffff", rx="6"),
-        h("g", grid, axes, lines, fill="none"),
+        element("title", f"{family.name}: {said(family)}"),
+        element("rect", width=WIDTH, height=HEIGHT, fill="#ffffff", rx="6"),
+        element("g", grid, axes, lines, fill="none"),
         text,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -139,6 +154,21 @@ def picture(family: Family) -> Markup:
         height=HEIGHT,
         role="img",
     )
+    return ET.tostring(svg, encoding="unicode", short_empty_elements=False)
+
+
+def element(
+    tag: str, *children: str | ET.Element | list[ET.Element], **attributes: object
+) -> ET.Element:
+    """An SVG element; attributes that are None are left out, underscores become hyphens."""
+    named = {k.replace("_", "-"): str(v) for k, v in attributes.items() if v is not None}
+    found = ET.Element(tag, named)
+    for child in children:
+        if isinstance(child, str):
+            found.text = child
+        else:
+            found.extend(child if isinstance(child, list) else [child])
+    return found
 
 
 def said(family: Family) -> str:

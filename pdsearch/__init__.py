@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pdsearch import compose
     from pdsearch.autograd import (
         PDReLU,
         convert,
@@ -32,6 +33,7 @@ _OWNERS = {
     "PDReLU": "autograd",
     "PdsearchError": "errors",
     "check": "criteria",
+    "compose": "compose",
     "convert": "autograd",
     "fade": "family",
     "forward_control": "autograd",
@@ -54,6 +56,7 @@ __all__ = [
     "PDReLU",
     "PdsearchError",
     "check",
+    "compose",
     "convert",
     "fade",
     "forward_control",
@@ -73,7 +76,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _OWNERS:
         raise AttributeError(f"module 'pdsearch' has no attribute {name!r}")
-    value = getattr(import_module(f"pdsearch.{_OWNERS[name]}"), name)
+    owner = import_module(f"pdsearch.{_OWNERS[name]}")
+    value = owner if _OWNERS[name] == name else getattr(owner, name)  # a whole module, or its name
     globals()[name] = value  # the next use finds it without coming here
     return value
 

@@ -1,16 +1,15 @@
 r"""New families from activations and from other families.
 
 `family_of` differentiates an activation; `below`, `mixture`, `scale` and `shift` combine families.
-What they return is a family like any other: one expression, the union of the parameters. A
-parameter of the second family whose name the first has too is renamed (`alpha` to `alpha_2`);
-what the families' defaults and ranges were is kept.
+Each returns a family like any other, with the parameters of its parts, their ranges and defaults.
+A parameter of the second family is renamed if the first has one of that name: `alpha` to `alpha_2`.
 
-    >>> from pdsearch import load_family
-    >>> from pdsearch.compose import below
-    >>> below(load_family("exp_tail"), load_family("sigmoid")).parameters
+    >>> from pdsearch import compose, load_family
+    >>> compose.below(load_family("exp_tail"), load_family("sigmoid")).parameters
     ('alpha', 'beta', 'alpha_2')
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 import sympy
@@ -33,16 +32,16 @@ def family_of(
     defaults: Mapping[str, float] | None = None,
     reference: str = "",
 ) -> Family:
-    """The family whose g is the derivative of an activation.
+    """Return the family whose g is the derivative of an activation.
 
-    Where the activation has a corner, g takes the value of the arm of Piecewise that holds there;
-    at a jump its derivative does not exist and the jump is not in g.
+    At a corner of the activation, g has the value of the Piecewise arm that holds there. At a jump
+    the derivative does not exist, and g leaves the jump out.
 
     Args:
         activation: a sympy expression in `pdsearch.x`, or the text of one.
         name: of the family.
         space: a distribution for each parameter.
-        defaults: values inside of the ranges.
+        defaults: values within the ranges.
         reference: where the activation comes from.
 
     Raises:
@@ -73,15 +72,20 @@ def family_of(
 
 
 def below(negative: Family, positive: Family, *, name: str | None = None) -> Family:
-    """The negative side (x <= 0) of one family, the positive side (x > 0) of another.
+    """Return a family with one's g where x ≤ 0 and another's where x > 0.
 
-    Parameters that matter only on a side that was dropped are dropped with it.
+    A parameter that matters only on a dropped side is dropped with it.
+
+    Args:
+        negative: the family below zero.
+        positive: the family above.
+        name: of the result.
     """
     left = side(negative.expression, positive=False)
     right = side(positive.expression, positive=True)
     right, space, defaults = _joined(negative, left, positive, right)
     return _composed(
-        name or _name(f"{negative.name}_below_{positive.name}"),
+        name or f"{negative.name}_below_{positive.name}"[:_NAME_LENGTH],
         sympy.Piecewise((right, x > 0), (left, True)),
         space=space,
         defaults=defaults,
@@ -96,7 +100,7 @@ def mixture(
     weight: float | FloatDistribution | None = None,
     name: str | None = None,
 ) -> Family:
-    """The convex mixture (1 - weight)·first + weight·second.
+    """Return the mixture (1 − weight)·first + weight·second.
 
     Args:
         first: the family at weight 0.
@@ -105,7 +109,7 @@ def mixture(
         name: of the mixture.
 
     Raises:
-        InputError: the weight is outside of [0, 1].
+        InputError: the weight is outside [0, 1].
     """
     expression, space, defaults = _joined(first, first.expression, second, second.expression)
     factor = _parameter("weight", weight, FloatDistribution(0.0, 1.0), space, defaults, 0.5)
@@ -113,7 +117,7 @@ def mixture(
     if any(bound is not None and not 0 <= bound <= 1 for bound in bounds):
         raise InputError(f"the weight of a mixture must be in [0, 1], got {weight}")
     return _composed(
-        name or _name(f"{first.name}_and_{second.name}"),
+        name or f"{first.name}_and_{second.name}"[:_NAME_LENGTH],
         _merged(first.expression, expression, lambda a, b: (1 - factor) * a + factor * b),
         space=space,
         defaults=defaults,
@@ -128,10 +132,10 @@ def scale(
     height: float | FloatDistribution | None = None,
     name: str | None = None,
 ) -> Family:
-    """The shape stretched: height·g(x/width).
+    """Return the stretched shape height·g(x/width).
 
     Args:
-        family: what is stretched.
+        family: the shape to stretch.
         width: a positive number or range, for a parameter `width`.
         height: a number or range, for a parameter `height`.
         name: of the result.
@@ -153,7 +157,7 @@ def scale(
         factor = _parameter("height", height, None, space, defaults, 1.0)
         expression = _merged(factor, expression, lambda a, b: a * b)
     return _composed(
-        name or _name(f"scaled_{family.name}"),
+        name or f"scaled_{family.name}"[:_NAME_LENGTH],
         expression,
         space=space,
         defaults=defaults,
@@ -164,17 +168,17 @@ def scale(
 def shift(
     family: Family, *, by: float | FloatDistribution | None = None, name: str | None = None
 ) -> Family:
-    """The shape moved along the axis: g(x + shift), to the left where shift is positive.
+    """Return the moved shape g(x + shift), which is further left if the shift is positive.
 
     Args:
-        family: what is moved.
+        family: the shape to move.
         by: a number, or a range for a parameter `shift`; None: [-1, 1].
         name: of the result.
     """
     space, defaults = dict(family.space), dict(family.defaults)
     moved = _parameter("shift", by, FloatDistribution(-1.0, 1.0), space, defaults, 0.0)
     return _composed(
-        name or _name(f"shifted_{family.name}"),
+        name or f"shifted_{family.name}"[:_NAME_LENGTH],
         family.expression.xreplace({x: x + moved}),
         space=space,
         defaults=defaults,
@@ -190,7 +194,7 @@ def _composed(
     defaults: Mapping[str, float],
     reference: str,
 ) -> Family:
-    """The family, without parameters that cancelled: the weight of a mixture of equals, say."""
+    """Return the family without parameters that cancelled, as a weight of equal shapes does."""
     settled = canonical(expression)
     held = {s.name for s in settled.free_symbols}
     return Family(
@@ -205,29 +209,26 @@ def _composed(
 def _joined(
     first: Family, first_part: sympy.Expr, second: Family, second_part: sympy.Expr
 ) -> tuple[sympy.Expr, dict[str, BaseDistribution], dict[str, float]]:
-    """The second's part without clashes, and the ranges and defaults of what both parts hold."""
+    """Return the second part, renamed, with the ranges and defaults of what both parts hold."""
     held = {s.name for s in first_part.free_symbols}
     space = {n: d for n, d in first.space.items() if n in held}
     defaults = {n: first.defaults[n] for n in space}
-    own = {s.name for s in second_part.free_symbols} & set(second.space)
+    own = [n for n in second.space if symbol(n) in second_part.free_symbols]
     renamed = {}
-    for old in second.space:
-        if old in own:
-            # Clear of the first's names, of those given already, and of the second's own.
-            new = _fresh(old, {*space, *(own - {old})})
-            renamed[symbol(old)] = symbol(new)
-            space[new] = second.space[old]
-            defaults[new] = second.defaults[old]
+    for old in own:
+        # Unlike the first's names, those given already, and the second's other names.
+        new = _fresh(old, {*space, *(n for n in own if n != old)})
+        renamed[symbol(old)] = symbol(new)
+        space[new] = second.space[old]
+        defaults[new] = second.defaults[old]
     return second_part.xreplace(renamed), space, defaults
 
 
 def _fresh(name: str, taken: Iterable[str]) -> str:
-    """`name`, or with the first number from 2 on that makes it new."""
+    """Return `name`, or with the first number from 2 on that makes it new."""
     taken = set(taken)
-    if name not in taken:
-        return name
-    stem = name[:36]
-    return next(n for n in (f"{stem}_{i}" for i in range(2, len(taken) + 3)) if n not in taken)
+    numbered = (f"{name[:36]}_{i}" for i in itertools.count(2))
+    return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
 
 def _parameter(
@@ -238,7 +239,7 @@ def _parameter(
     defaults: dict[str, float],
     default: float,
 ) -> sympy.Expr:
-    """A number as it is, or a new parameter with the given range."""
+    """Return a number as it is, or a new parameter with the given range."""
     distribution = otherwise if given is None else given
     if not isinstance(distribution, FloatDistribution):
         return canonical(distribution)
@@ -249,16 +250,12 @@ def _parameter(
     return symbol(new)
 
 
-def _name(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else name[:_NAME_LENGTH]
-
-
 def _merged(
     first: sympy.Expr,
     second: sympy.Expr,
     combine: Callable[[sympy.Expr, sympy.Expr], sympy.Expr],
 ) -> sympy.Expr:
-    """`combine` of two expressions, arm by arm where they are split by the same conditions."""
+    """Combine two expressions, arm by arm where the same conditions split them."""
     conditions = {
         tuple(c for _, c in e.args) for e in (first, second) if isinstance(e, sympy.Piecewise)
     }

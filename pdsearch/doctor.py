@@ -56,7 +56,7 @@ class Finding:
     remedy: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Plain data for `doctor --json`."""
+        """Return plain data for `doctor --json`."""
         return asdict(self)
 
 
@@ -167,7 +167,7 @@ def _compiler() -> Iterator[Finding]:
     text = {
         "there": "compiled kernels",
         "absent": "kernels, compiled just now",
-        "damaged": "kernels that were damaged or unfinished, compiled anew just now",
+        "damaged": "kernels that were damaged or unfinished, recompiled just now",
     }[found]
     yield Finding("kernels", "ok", f"{text}: {build.cache_directory()}")
 
@@ -235,10 +235,10 @@ def _storage(url: str | None) -> Iterator[Finding]:
         address = parse_url(url)
         file = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
         if file is not None and not given and not file.exists():
-            yield Finding("storage", "info", f"{shown}: not there yet, the first search makes it")
+            yield Finding("storage", "info", f"{shown}: not there yet; the first search creates it")
             return
         if file is not None and (trouble := _sqlite_trouble(file)):
-            remedy = "restore a copy; or move it away and search anew"
+            remedy = "restore a copy, or move it away and start a new search"
             yield Finding("storage", "attention", f"{shown}: {trouble}", remedy)
             return
         if file is not None and file.is_file() and not _has_tables(file, url):
@@ -276,9 +276,9 @@ def _has_tables(file: Path, url: str) -> bool:
 
 
 def _sqlite_trouble(file: Path) -> str | None:
-    """What is wrong with a SQLite file, as its own check tells; None where nothing is."""
+    """Return what is wrong with a SQLite file, by its own check; None if nothing is."""
     if not file.is_file():
-        return None  # opening it tells
+        return None  # opening it raises the error
     try:
         ((found,),) = _sqlite(file, "PRAGMA quick_check(1)")
     except (sqlite3.Error, ValueError) as error:  # ValueError: what it says is no UTF-8
@@ -288,9 +288,9 @@ def _sqlite_trouble(file: Path) -> str | None:
 
 def _remedy(message: str) -> str:
     if "no such file" in message:
-        return "check the path, or run a search, which makes it"
+        return "check the path, or run a search, which creates it"
     if "pip install" in message or "install the driver" in message:
-        return "as it says"
+        return "follow the message"
     if "SQLAlchemy URL" in message:
         return "percent-encode special characters of the password"
     if "optuna" in message.lower():
@@ -305,7 +305,7 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
     from pdsearch.study.attributes import SCHEMA, StudyAttrs, check_study, check_trial
     from pdsearch.study.storage import reading, shown_url
 
-    shown, remedy = shown_url(url), "restore a copy; or move it away and search anew"
+    shown, remedy = shown_url(url), "restore a copy, or move it away and start a new search"
     try:
         with reading("of any name", url, backend):
             names = sorted(optuna.get_all_study_names(backend))
@@ -354,13 +354,13 @@ def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
             name,
             "attention",
             f"trial(s) {', '.join(gone)} are marked as running, but their process has gone",
-            "run the study's `pdsearch search` again: it tries them anew",
+            "run the study's `pdsearch search` again: it retries them",
         )
     return Finding(name, "ok", f"{len(running)} trial(s) running")
 
 
 def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
-    """Ids of the running trials without a heartbeat in the grace time."""
+    """Return ids of the running trials without a heartbeat in the grace time."""
     import sqlalchemy
 
     from pdsearch.study.innards import study_id
@@ -383,7 +383,7 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
 
 
 def _moment(value: Any) -> datetime:
-    """A time from the database, which SQLite hands over as text."""
+    """Return a time from the database, which SQLite hands over as text."""
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     assert isinstance(moment, datetime)
     return moment.replace(tzinfo=None)

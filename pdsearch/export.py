@@ -5,7 +5,6 @@ same bits as the op's formula route, and imports nothing but torch.
 """
 
 import json
-import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -14,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch import __version__
 from pdsearch.errors import FormulaError, InputError
+from pdsearch.plain import plain
 from pdsearch.report.files import write_text
+from pdsearch.text import escaped
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
+    from pdsearch.study import StoredStudy, TrialRow
 
-__all__ = ["export", "to_latex", "to_python"]
+__all__ = ["export", "provenance", "to_latex", "to_python"]
 
 
 def export(
@@ -51,38 +53,38 @@ def export(
         raise InputError(
             f"{path.name or path} has no suffix that says what to write: use {', '.join(FORMS)}"
         )
-    origin = {"pdsearch": __version__, **_plain(dict(provenance or {}))}
+    origin = {"pdsearch": __version__, **plain(dict(provenance or {}))}
     return write_text(form(candidate, origin), path, force=force)
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON holds it; numbers that are not finite become None."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)
+def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
+    """Return where a study's candidate comes from: the trial, its value, and how it was trained."""
+    from pdsearch.study.stored import trained_by
 
-
-def _one_line(text: object) -> str:
-    """The text without anything that could end a comment: line breaks, control characters."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )
+    found: dict[str, Any] = {"study": stored.name, "trial": row.number}
+    by = trained_by(stored)
+    if by is not None:  # of its model and data nothing is known
+        return {**found, "value": row.value, "train": by}
+    trial = stored.settings.trial
+    tasks = {} if trial.stream is None else {"tasks": trial.stream.tasks}
+    return {
+        **found,
+        stored.settings.measure: row.value,
+        "model": trial.model,
+        "dataset": trial.dataset,
+        "epochs": trial.epochs,
+        **tasks,
+    }
 
 
 def _comments(lines: Mapping[str, object], mark: str) -> str:
-    """One comment line, or several short ones, for each entry that says something."""
+    """Return one comment line, or several short ones, for each entry that says something."""
     out = []
     for name, value in lines.items():
         if value is None or value == "":
             continue
         out += textwrap.wrap(
-            _one_line(f"{name}: {value}"),
+            escaped(f"{name}: {value}"),
             96,
             initial_indent=f"{mark}   ",
             subsequent_indent=f"{mark}       ",
@@ -114,7 +116,7 @@ def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
 
 def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
-    """The text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
+    """Return the text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
     from pdsearch.codegen import SCALAR_HELPER, kernel, parameter_values, torch_source
     from pdsearch.family import fading
 
@@ -134,7 +136,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     end = candidate.parameters[end] if isinstance(end, str) else end
     # Names from outside reach the text as comments of one line and as ASCII literals only.
     values = {
-        "@TITLE@": _one_line(f"{candidate.name}, written by pdsearch {__version__}"),
+        "@TITLE@": escaped(f"{candidate.name}, written by pdsearch {__version__}"),
         "@FACTS@": _comments(_facts(candidate, origin), "#"),
         "@HELPER@": SCALAR_HELPER.strip(),
         "@G0@": function(0),
@@ -297,7 +299,7 @@ class PDReLU(torch.nn.Module):
 
 
 def to_latex(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
-    """A LaTeX snippet: the family's formula as an equation, then its parameters' values."""
+    """Return a LaTeX snippet: the family's formula as an equation, then its parameters' values."""
     from sympy import latex
 
     from pdsearch.expression import symbol
@@ -317,7 +319,7 @@ def to_latex(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     if candidate.family.reference:
         sentence += f" ({_latex_text(candidate.family.reference)})"
     return (
-        f"% The pseudo-derivative {_one_line(candidate.name)}, written by pdsearch {__version__}; "
+        f"% The pseudo-derivative {escaped(candidate.name)}, written by pdsearch {__version__}; "
         "needs amsmath.\n"
         f"{_comments(_facts(candidate, origin), '%')}\n"
         "\\begin{equation}\n"
@@ -350,7 +352,7 @@ _LATEX = {
 
 
 def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in _one_line(text))
+    return "".join(_LATEX.get(c, c) for c in escaped(text))
 
 
 FORMS: Mapping[str, Callable[["Candidate", Mapping[str, Any]], str]] = {

@@ -18,6 +18,7 @@ from pdsearch.statistics import RankCorrelation, holm, rank_correlation
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import trained_by
+from pdsearch.text import columns, ends, p_value, signed
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
@@ -396,31 +397,22 @@ def _notes(
 def insight_table(insight: Insight) -> str:
     """The insight for a terminal: headline, table, notes."""
     head = ("criterion", "compared", "n", "ρ", "95 % interval", "p", "p adjusted", "")
-    table = [head]
+    rows = [head]
     for one in insight.criteria:
         found = one.correlation
-        table.append(
+        rows.append(
             (
                 one.name,
                 one.measure,
                 str(one.n),
-                "" if found is None else f"{found.rho:+.2f}",
-                ""
-                if found is None or found.interval is None
-                else f"[{found.interval[0]:+.2f}, {found.interval[1]:+.2f}]",
-                "" if found is None else f"{found.p_value:.3g}",
-                "" if one.p_adjusted is None else f"{one.p_adjusted:.3g}",
+                signed(found.rho if found else None),
+                ends(found.interval if found else None, signed),
+                p_value(found.p_value if found else None),
+                p_value(one.p_adjusted),
                 one.sentence,
             )
         )
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = [insight.headline, ""]
-    for row in table:
-        cells = [
-            text.ljust(width) if i in (0, 1, len(head) - 1) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = [insight.headline, "", columns(rows, right=range(2, len(head) - 1))]
     lines += ["", "ρ is Spearman's, between what is compared and validation accuracy."]
     return "\n".join([*lines, *insight.notes])
 

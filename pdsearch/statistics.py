@@ -157,7 +157,7 @@ def bootstrap_mean(
 
 
 def _bootstrap(
-    data: tuple[NDArray[np.float64], ...],
+    data: tuple[NDArray[Any], ...],
     statistic: Any,
     *,
     confidence: float,
@@ -278,14 +278,14 @@ def rank_correlation(
     if len(first) != len(second):
         raise ValueError(f"pairs need equal lengths, got {len(first)} and {len(second)}")
     n = len(first)
-    a = np.asarray(first, dtype=np.float64)
-    b = np.asarray(second, dtype=np.float64)
-    if n < 4 or float(np.ptp(a)) <= NO_SPREAD or float(np.ptp(b)) <= NO_SPREAD:
+    if n < 4 or any(float(np.ptp(side)) <= NO_SPREAD for side in (first, second)):
         return None
+    # All that matters of the values is their order: their numbers among the distinct ones.
+    a, b = (np.unique(np.asarray(side), return_inverse=True)[1] for side in (first, second))
     rho = float(_spearman(a, b))
-    ranks = stats.rankdata(b)
+    ranks = _ranks(b)
     test = stats.permutation_test(
-        (stats.rankdata(a),),
+        (_ranks(a),),
         lambda shuffled, axis: _pearson(shuffled, ranks, axis=axis),
         permutation_type="pairings",
         vectorized=True,
@@ -302,12 +302,22 @@ def rank_correlation(
     return RankCorrelation(n, rho, interval, float(test.pvalue))
 
 
-def _spearman(
-    a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1
-) -> NDArray[np.float64]:
-    from scipy import stats
+def _spearman(a: NDArray[np.int64], b: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
+    """Spearman's ρ along the last axis of values numbered from 0 in rising order."""
+    return _pearson(_ranks(a), _ranks(b), axis=axis)
 
-    return _pearson(stats.rankdata(a, axis=axis), stats.rankdata(b, axis=axis), axis=axis)
+
+def _ranks(codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Ranks along the last axis, equal values sharing their mean, by counting instead of sorting.
+
+    Sorting 9 999 resamples of 600 values takes about a second, counting them a fifth of that.
+    """
+    rows = codes.reshape(-1, codes.shape[-1])
+    width = int(rows.max()) + 1
+    places = rows + width * np.arange(len(rows))[:, None]
+    counts = np.bincount(places.ravel(), minlength=width * len(rows)).reshape(-1, width)
+    means = np.cumsum(counts, axis=1) - (counts - 1) / 2
+    return means.ravel()[places].reshape(codes.shape)
 
 
 def _pearson(

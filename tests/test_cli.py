@@ -15,14 +15,10 @@ import pytest
 
 from pdsearch import __version__
 from pdsearch.cli import main
-from pdsearch.cli.arguments import parse
-from pdsearch.cli.output import plain, table
-from pdsearch.cli.show import rounded
-
-COMMANDS = (
-    *("families", "check", "search", "worker", "status", "report", "confirm", "export"),
-    *("criteria", "dashboard", "doctor", "init"),
-)
+from pdsearch.cli.parser import COMMANDS, parse
+from pdsearch.cli.search import rounded
+from pdsearch.plain import plain
+from pdsearch.text import columns
 
 
 class Outcome(NamedTuple):
@@ -125,18 +121,16 @@ def test_long_decimals_are_rounded_for_people_only() -> None:
 
 
 def test_table_aligns() -> None:
-    assert table([("a", "1"), ("bcd", "22")], right=(1,)) == "a     1\nbcd  22"
-    assert table([]) == ""
+    assert columns([("a", "1"), ("bcd", "22")], right=(1,)) == "a     1\nbcd  22"
+    assert columns([]) == ""
 
 
 def test_interrupted(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pdsearch.cli import commands
-
     def interrupt(arguments: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "search", interrupt)
-    monkeypatch.setattr(commands, "families", interrupt)
+    monkeypatch.setattr("pdsearch.cli.search.run", interrupt)
+    monkeypatch.setattr("pdsearch.cli.families.run", interrupt)
     outcome = run("search", "s.toml")
     assert outcome.status == 130
     assert "everything finished so far is kept, run the same command again" in outcome.err
@@ -155,7 +149,6 @@ def test_numbers_name_their_least_value() -> None:
 def test_what_a_users_code_prints_stays_out_of_the_data(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pdsearch.cli import commands
     from pdsearch.cli.output import emit_json
 
     def chatty(arguments: object) -> int:
@@ -163,7 +156,7 @@ def test_what_a_users_code_prints_stays_out_of_the_data(
         emit_json({"a": 1})
         return 0
 
-    monkeypatch.setattr(commands, "families", chatty)
+    monkeypatch.setattr("pdsearch.cli.families.run", chatty)
     outcome = run("families", "--json")
     assert json.loads(outcome.out) == {"a": 1} and outcome.err == "a model's own words\n"
 
@@ -185,37 +178,32 @@ def test_threads_sleep_while_they_wait(set_before: dict[str, str], wanted: str) 
 
 
 def test_sigterm_ends_any_command_as_ctrl_c_does(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pdsearch.cli import commands
-
     def ended(arguments: object) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
         return 0
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(commands, "confirm", ended)
+    monkeypatch.setattr("pdsearch.cli.confirm.run", ended)
     outcome = run("confirm", "s")
     assert outcome.status == 130 and "everything finished so far is kept" in outcome.err
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bug_of_ours_shows_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pdsearch.cli import commands
-
-    monkeypatch.setattr(commands, "families", lambda arguments: 1 / 0)
+    monkeypatch.setattr("pdsearch.cli.families.run", lambda arguments: 1 / 0)
     outcome = run("families")
     assert outcome.status == 70 and outcome.out == ""
     assert "ZeroDivisionError" in outcome.err and "a bug of ours" in outcome.err
 
 
 def test_an_error_stays_on_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pdsearch.cli import commands
     from pdsearch.errors import InputError
 
     def fail(arguments: object) -> int:
         raise InputError("two problems:\n  first \x1b[31m\n  second\x00")
 
-    monkeypatch.setattr(commands, "families", fail)
+    monkeypatch.setattr("pdsearch.cli.families.run", fail)
     err = run("families").err
     assert err == "pdsearch: error: two problems:; first \\x1b[31m; second\\x00\n"
 

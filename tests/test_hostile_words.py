@@ -211,12 +211,11 @@ def test_places_are_looked_at_first(
     words: tuple[str, ...], refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the study is opened or a criterion decided."""
-    from pdsearch.cli import commands
 
     def opened(*_: Any) -> Any:
         raise AssertionError("work was done first")
 
-    monkeypatch.setattr(commands, "_stored", opened)
+    monkeypatch.setattr("pdsearch.study.open_study", opened)
     monkeypatch.setattr("pdsearch.family.load_target", opened)
     refused(*words)
 

@@ -162,9 +162,9 @@ def test_no_command_shows_it(
 
 def test_a_traceback_shows_none(workdir: Path) -> None:
     code = (
-        "import sys; from pdsearch.cli import commands, main\n"
+        "import sys; from pdsearch.cli import families, main\n"
         f"def bug(arguments): raise KeyError('postgresql://me:{SECRET}@h/d?password={SECRET}')\n"
-        "commands.families = bug\nsys.exit(main(['families']))"
+        "families.run = bug\nsys.exit(main(['families']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = done.stderr.replace(code.splitlines()[1], "")

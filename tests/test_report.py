@@ -2,8 +2,10 @@
 
 import base64
 import dataclasses
+import gzip
 import hashlib
 import html
+import itertools
 import json
 import math
 import os
@@ -35,15 +37,16 @@ from pdsearch.report import (
     study_report,
     write_html,
 )
-from pdsearch.report.figures import criteria_figure, family_figure
 from pdsearch.report.maps import map_figure, map_plot, share
-from pdsearch.report.markup import Markup, data_script, h
 from pdsearch.report.mathml import equation
-from pdsearch.report.parameter_figures import importances, objectives, slices
-from pdsearch.report.shapes import breakpoints, curve, evaluate
-from pdsearch.report.study_figures import history
-from pdsearch.report.terminal import number, place, shape_plot
+from pdsearch.report.page import Section, render
+from pdsearch.report.shape_figures import criteria_figure, family_figure
+from pdsearch.report.shapes import breakpoints, curve, evaluate, sketch
+from pdsearch.report.study_page import confirmed
+from pdsearch.report.terminal import shape_plot
+from pdsearch.report.trial_figures import history, importances, objectives, slices
 from pdsearch.study import StoredStudy, open_study, search
+from pdsearch.text import number, place
 
 EXP_TAIL = load_family("exp_tail").bind(alpha=0.3, beta=1.0)
 B_SILU = load_family("b_silu").default
@@ -109,7 +112,7 @@ def test_plot_shows_the_shape_beside_the_step() -> None:
     assert [trace.name for trace in figure.data] == ["exp_tail(alpha=0.3, beta=1)", "step (ReLU)"]
     assert list(figure.data[1].x) == [-6.0, 0.0, 0.0, 4.0]
     assert list(figure.data[1].y) == [0.0, 0.0, 1.0, 1.0]
-    assert "exp(x)" in figure.data[0].hovertext[0]
+    assert "exp(x)" in figure.data[0].hovertemplate
     assert figure.layout.xaxis.title.text == "pre-activation x"
     assert "g(x)" in figure.layout.yaxis.title.text
 
@@ -241,19 +244,62 @@ def test_criteria_text_tells_every_verdict_and_witness(b_silu_report: Any) -> No
 # ------------------------------------------------------------------------------------- markup
 
 
-def test_what_is_not_markup_is_escaped() -> None:
-    made = h(
-        "p", "<b>", Markup("<i>x</i>"), None, False, ["&", 3], title='"<', data_x=1, hidden=True
-    )
-    assert made == '<p title="&quot;&lt;" data-x="1" hidden>&lt;b&gt;<i>x</i>&amp;3</p>'
-    assert "\0" not in h("p", NASTY[-1]) and "\ud800" not in h("p", NASTY[-1])
+@pytest.mark.parametrize("nasty", NASTY)
+def test_what_is_not_markup_is_escaped(nasty: str) -> None:
+    title = Page(page_of(title=nasty)).text
+    shown = "".join(c if c.isprintable() else "�" for c in nasty)
+    assert " ".join(shown.split()) in title
+    assert "\0" not in title and "\ud800" not in title
+
+
+def page_of(figure: Any = None, title: str = "title") -> str:
+    """A page with one figure."""
+    section = Section("one", "One", {"history": figure, "objectives": None}, "study/history.html")
+    return render("page.html", title=title, sections=[section])
 
 
 def test_a_json_document_cannot_end_its_element() -> None:
-    made = data_script(json.dumps({"a": "</script><!--&lt;"}))
-    inner = made.removeprefix('<script type="application/json">').removesuffix("</script>")
+    figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2], hovertext=["</script><!--&lt;", "b"]))
+    text = page_of(figure)
+    inner = text.split('id="texts">')[1].split("</script>")[0]
     assert not re.search("[<>&]", inner)
-    assert json.loads(inner) == {"a": "</script><!--&lt;"}
+    assert json.loads(inner) == ["</script><!--&lt;", "b"]
+    (found,) = Page(text).figures()
+    assert found["data"][0]["hovertext"] == ["</script><!--&lt;", "b"]
+
+
+def test_a_text_that_many_points_show_is_kept_once() -> None:
+    trace = go.Scatter(x=[1, 2, 3], y=[1, 2, 3], hovertext=["same text", "other text", "same text"])
+    text = page_of(go.Figure([trace, trace]))
+    assert text.count("same text") == text.count("other text") == 1
+    assert [t["hovertext"] for t in Page(text).figures()[0]["data"]] == [
+        ["same text", "other text", "same text"]
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        *(family.default for family in library().values()),
+        # Half way up its jump, where a straight line from the tail to 1 would pass too.
+        load_family("rational_tail").bind(alpha=0.548961, beta=7.08241),
+    ],
+    ids=lambda candidate: candidate.name,
+)
+def test_a_sketch_is_within_half_a_pixel_of_the_shape(candidate: Candidate) -> None:
+    """Where the shape is smooth: joined by lines, between any two of the sketch's points."""
+    path = [tuple(map(float, p.split())) for p in sketch(candidate).removeprefix("M").split("L")]
+    assert path[0][0] == 0 and path[-1][0] == 84 and len(path) < 80
+    xs = [i / 5 for i in range(421)]
+    exact = candidate(torch.tensor([-5 + 8 * x / 84 for x in xs], dtype=torch.float64)).tolist()
+    heights = [(1.35 - min(max(g, -0.35), 1.35)) / 1.7 * 30 for g in exact]
+    for left, middle, right, x, y in zip(heights, heights[2:], heights[4:], xs[2:], heights[2:],
+                                         strict=False):  # fmt: skip
+        if max(abs(left - middle), abs(right - middle)) > 1.5:
+            continue  # a jump
+        (x0, y0), (x1, y1) = next((a, b) for a, b in itertools.pairwise(path) if a[0] <= x <= b[0])
+        drawn = y0 if x0 == x1 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+        assert abs(drawn - y) < 0.5, (x, drawn, y)
 
 
 @pytest.mark.parametrize("name", sorted(library()))
@@ -316,14 +362,21 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
     def figures(self) -> list[dict[str, Any]]:
-        return [json.loads(text) for kind, text in self.scripts if kind == "application/json"]
+        """With the hover texts, of which a page keeps each once, where they belong."""
+        *figures, texts = [
+            json.loads(text) for kind, text in self.scripts if kind == "application/json"
+        ]
+        for trace in (trace for figure in figures for trace in figure["data"]):
+            if isinstance(trace.get("hovertext"), list):
+                trace["hovertext"] = [texts[i] for i in trace["hovertext"]]
+        return figures
 
 
 ALLOWED = {
     "a", "body", "button", "code", "dd", "div", "dl", "dt", "figcaption", "figure", "footer", "h1",
     "h2", "h3", "head", "header", "html", "input", "li", "main", "meta", "nav", "noscript", "p",
     "path", "pre", "script", "section", "small", "span", "strong", "style", "svg", "table", "tbody",
-    "td", "th", "thead", "title", "tr", "ul",
+    "td", "th", "thead", "title", "tr", "ul", "use",
     "math", "mfrac", "mi", "mn", "mo", "mrow", "msqrt", "msup", "mtable", "mtd", "mtext", "mtr",
 }  # fmt: skip
 
@@ -339,8 +392,10 @@ def assert_stands_alone(text: str) -> Page:
         if "href" in attributes:
             assert str(attributes["href"]).startswith("#")
     run = [text for kind, text in page.scripts if kind is None]
-    assert len(run) == 2
-    assert "plotly.js v" in run[0][:200]
+    assert len(run) == 1
+    (packed,) = (text for kind, text in page.scripts if kind == "application/gzip")
+    run.append(gzip.decompress(base64.b64decode(packed)).decode())
+    assert "plotly.js v" in run[1][:200]
     (policy,) = (
         str(a["content"])
         for tag, a in page.elements
@@ -614,8 +669,6 @@ def test_the_headline_is_the_confirmations_own_sentence(study: StoredStudy, page
 
 def test_the_confirmations_table_has_no_column_of_dashes(study: StoredStudy) -> None:
     from pdsearch.confirm import load_confirmation
-    from pdsearch.report.markup import h
-    from pdsearch.report.study_page import _confirmed
 
     found = load_confirmation(study)
     assert found is not None
@@ -629,8 +682,14 @@ def test_the_confirmations_table_has_no_column_of_dashes(study: StoredStudy) -> 
         ),
     )
     column = "95 % (bootstrap)"
-    assert column in str(h("div", _confirmed(found)))
-    assert column not in str(h("div", _confirmed(few)))
+    assert column in confirmation_page(found)
+    assert column not in confirmation_page(few)
+
+
+def confirmation_page(found: Any) -> str:
+    record = {"parts": [confirmed(found)]}
+    section = Section("one", "One", record, "study/confirmation.html")
+    return render("page.html", title="title", sections=[section])
 
 
 @pytest.mark.parametrize(("sign", "tone"), [(1, "better"), (-1, "worse")])
@@ -638,8 +697,6 @@ def test_a_significant_row_is_green_above_relu_and_red_below(
     study: StoredStudy, sign: int, tone: str
 ) -> None:
     from pdsearch.confirm import load_confirmation
-    from pdsearch.report.markup import h
-    from pdsearch.report.study_page import _confirmed
 
     found = load_confirmation(study)
     assert found is not None
@@ -649,10 +706,10 @@ def test_a_significant_row_is_green_above_relu_and_red_below(
     shown = dataclasses.replace(row, paired=paired, p_adjusted=0.001)
     one = dataclasses.replace(found, rows=(baseline, shown))
     none = dataclasses.replace(one, rows=(baseline, dataclasses.replace(shown, p_adjusted=0.05)))
-    text = str(h("div", _confirmed(one)))
+    text = confirmation_page(one)
     assert text.count(f'class="{tone}"') == 1
     assert text.count('class="better"') + text.count('class="worse"') == 1
-    assert f'class="{tone}"' not in str(h("div", _confirmed(none)))
+    assert f'class="{tone}"' not in confirmation_page(none)
 
 
 def unconfirmed(study: StoredStudy, rows: list[Any] | None = None, **changes: Any) -> Any:
@@ -753,7 +810,7 @@ def test_no_name_breaks_out_of_the_page(study: StoredStudy) -> None:
     page = assert_stands_alone(study_report(stored))
     assert "<script>alert(1)</script>" in page.text  # as text
     scripts = [kind for kind, _ in page.scripts if kind is None]
-    assert len(scripts) == 2
+    assert len(scripts) == 1
     for figure in page.figures():
         # Plotly takes tags in its labels for such: they come as entities.
         assert "<script" not in json.dumps(figure) and "<img" not in json.dumps(figure)
@@ -798,7 +855,7 @@ def test_importances_say_why_they_are_missing(study: StoredStudy) -> None:
 
 def test_slices_cover_the_range_of_each_parameter(study: StoredStudy) -> None:
     rows = study.trials()
-    found = dict(slices(study, rows, percent=True, title="v"))
+    found = slices(study, rows, percent=True)
     families = {
         row.candidate.family.name
         for row in rows

@@ -18,7 +18,7 @@ from pdsearch.data import load_dataset
 from pdsearch.errors import InputError
 from pdsearch.expression import parse, x
 from pdsearch.family import load_family
-from pdsearch.report.confirm_curves import row_curves
+from pdsearch.report.confirm_figures import row_curves
 from pdsearch.study import load_study_file, search
 from pdsearch.trial import (
     TrialSettings,

@@ -1,17 +1,18 @@
 """The command line: words to calls, results to text or JSON, errors to exit statuses.
 
-It has no logic of its own, and imports nothing heavy until a command runs.
+Each command is a module, listed in `pdsearch.cli.parser`, and imports nothing heavy until it runs.
 """
 
 import errno
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from pdsearch import interrupt
-from pdsearch.cli.arguments import parse
 from pdsearch.cli.output import data_only, flush, note
+from pdsearch.cli.parser import COMMANDS, parse
 from pdsearch.errors import PdsearchError
 from pdsearch.masking import mask
 
@@ -36,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done · 1 a required criterion does not hold, or something needs attention · 2 bad input ·
         130 interrupted · 70 a bug of ours.
     """
-    # Before torch is imported: OpenMP's threads wait by spinning unless told otherwise, and spin
-    # away the cores that others use. A search of the digits on two threads, beside two other busy
-    # processes on two cores, took 400 s (374 of CPU time), and 96 s (59) with threads that sleep.
+    # Before torch is imported: OpenMP's threads spin while they wait unless this is set, on cores
+    # that others could use. A search of the digits on two threads took 400 s (374 of CPU time) next
+    # to two other busy processes on two cores, and 96 s (59) with threads that sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     status = _run(sys.argv[1:] if argv is None else list(argv))
     flush()
@@ -51,11 +52,9 @@ def _run(argv: list[str]) -> int:
         with interrupt.handled(leave=True):
             arguments = parse(argv)
             trains = "device" in arguments
-            from pdsearch.cli import commands
-
-            commands.configure(arguments)
+            _configure(getattr(arguments, "verbose", 0))
             with data_only():
-                status: int = getattr(commands, arguments.command.replace("-", "_"))(arguments)
+                status: int = COMMANDS[arguments.command].run(arguments)
         return status
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else OK
@@ -63,7 +62,7 @@ def _run(argv: list[str]) -> int:
         note(f"pdsearch: error: {error}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        kept = "; everything finished so far is kept, run the same command again to go on"
+        kept = "; everything finished so far is kept, run the same command again to resume"
         note("pdsearch: interrupted" + (kept if trains else ""))
         return INTERRUPTED
     except OSError as error:
@@ -74,6 +73,13 @@ def _run(argv: list[str]) -> int:
         return BAD_INPUT
     except Exception:
         return _bug()
+
+
+def _configure(verbose: int) -> None:
+    """Set how much the loggers write to stderr."""
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("pdsearch").setLevel(levels[min(verbose, 2)])
 
 
 def _shortened(path: str) -> str:

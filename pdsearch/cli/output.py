@@ -2,15 +2,16 @@
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+import textwrap
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from pdsearch.masking import mask
+from pdsearch.plain import plain
+from pdsearch.text import escaped
 
 __all__ = [
     "can_draw",
@@ -19,9 +20,8 @@ __all__ = [
     "emit_json",
     "flush",
     "note",
-    "plain",
-    "table",
     "width",
+    "wrapped",
 ]
 
 _data: TextIO | None = None
@@ -29,7 +29,7 @@ _data: TextIO | None = None
 
 @contextlib.contextmanager
 def data_only() -> Iterator[None]:
-    """Stdout for `emit` alone: what a user's own model prints as it runs would break the JSON."""
+    """Keep stdout for `emit` alone: what a user's model prints would break the JSON."""
     global _data
     before, _data = _data, sys.stdout
     try:
@@ -44,13 +44,13 @@ def _stdout() -> TextIO:
 
 
 def one_line(text: str) -> str:
-    """The text with line breaks joined by `; ` and control characters escaped."""
+    """Return the text with line breaks joined by `; ` and control characters escaped."""
     joined = "; ".join(line.strip() for line in text.splitlines() if line.strip())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
+    return escaped(joined)
 
 
 def note(text: str) -> None:
-    """One line on stderr, without the password of a URL in it."""
+    """Write one line to stderr, without the password of any URL in it."""
     try:
         print(mask(one_line(text)), file=sys.stderr, flush=True)
     except (BrokenPipeError, ValueError):
@@ -58,7 +58,7 @@ def note(text: str) -> None:
 
 
 def emit(text: str) -> None:
-    """Text on stdout; a reader that has gone, such as `head`, is no error."""
+    """Write text to stdout; a reader that has gone, such as `head`, is no error."""
     encoding = _stdout().encoding or "ascii"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=_stdout())
@@ -67,7 +67,7 @@ def emit(text: str) -> None:
 
 
 def emit_json(data: Any) -> None:
-    """Exactly one JSON document on stdout; non-finite numbers as null."""
+    """Write exactly one JSON document to stdout, with null for numbers that are not finite."""
     emit(json.dumps(plain(data), indent=2, allow_nan=False))
 
 
@@ -84,47 +84,21 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout().fileno())
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON can hold it: NaN and infinities become None, numpy's numbers Python's."""
-    if value is None or isinstance(value, bool | str | int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
-    if hasattr(value, "item"):
-        return plain(value.item())
-    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
-
-
 def can_draw() -> bool:
-    """Whether stdout is a terminal that shows block characters."""
+    """Return whether stdout is a terminal that shows block characters."""
     encoding = (_stdout().encoding or "").lower().replace("-", "")
     return _stdout().isatty() and encoding == "utf8" and os.environ.get("TERM") != "dumb"
 
 
 def width() -> int:
-    """Columns to fill: the terminal's up to 100, and 100 where stdout is none."""
+    """Return the width of the terminal, at most 100; 100 if stdout is none."""
     if not _stdout().isatty():
         return 100
     return max(40, min(100, shutil.get_terminal_size().columns))
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:
-    """Rows of cells as aligned columns, two blanks apart; columns in `right` are right-aligned."""
-    if not rows:
-        return ""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = set(right)
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append((indent + "  ".join(cells)).rstrip())
-    return "\n".join(lines)
+def wrapped(text: str) -> list[str]:
+    """Break a long text into indented lines as wide as stdout."""
+    return textwrap.wrap(
+        text, width(), initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+    )

@@ -14,6 +14,7 @@ from pdsearch.statistics import (
     paired_difference,
     pairs_needed,
 )
+from pdsearch.text import ends, p_value, points
 from pdsearch.trial import length_of
 
 if TYPE_CHECKING:
@@ -370,14 +371,14 @@ def _headline(confirmation: Confirmation) -> str:
         return "Nothing has been compared with ReLU yet."
     if row.difference is None:
         return f"{row.name}: no seed finished together with ReLU yet."
-    text = f"{row.name} − ReLU = {100 * row.difference:+.2f} points"
+    text = f"{row.name} − ReLU = {points(row.difference)} points"
     if row.ci95 is not None:
-        text += f" [{100 * row.ci95[0]:+.2f}, {100 * row.ci95[1]:+.2f}]"
+        text += f" {ends(row.ci95)}"
     text += f", n = {row.paired.n}"
     if row.p_adjusted is None:
         why = "one seed" if row.paired.n == 1 else "no spread between seeds"
         return f"{text}: no statement ({why})."
-    text += f", adjusted p = {p_text(row.p_adjusted)}"
+    text += f", adjusted p = {p_value(row.p_adjusted)}"
     if row.significant:
         return f"{text}: {'better' if row.difference > 0 else 'worse'} than ReLU."
     if row.seeds_needed is None:
@@ -385,10 +386,3 @@ def _headline(confirmation: Confirmation) -> str:
     return (
         f"{text}: not significant (about {row.seeds_needed} seeds for 80 % power at this effect)."
     )
-
-
-def p_text(value: float | None) -> str:
-    """A p-value as shown; empty for None."""
-    if value is None:
-        return ""
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

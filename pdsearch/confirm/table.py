@@ -1,6 +1,7 @@
 """The confirmation as text, for a terminal and for a results file."""
 
-from pdsearch.confirm.outcome import Confirmation, Row, p_text
+from pdsearch.confirm.outcome import Confirmation, Row
+from pdsearch.text import columns, ends, p_value, points, spread
 
 COLUMNS = (
     "",
@@ -19,17 +20,15 @@ COLUMNS = (
 
 
 def _cells(row: Row, *, rate: bool) -> tuple[str, ...]:
-    spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
-    difference = row.difference if row.kind != "baseline" else None
     return (
         row.name,
         str(row.seeds),
-        f"{100 * row.mean:.2f}{spread}",
-        "" if difference is None else f"{100 * difference:+.2f}",
-        _interval(row.ci95),
-        _interval(row.ci95_bootstrap),
-        p_text(row.p_value),
-        p_text(row.p_adjusted) + ("*" if row.significant else ""),
+        spread(row.mean, row.std),
+        "" if row.kind == "baseline" else points(row.difference),
+        ends(row.ci95),
+        ends(row.ci95_bootstrap),
+        p_value(row.p_value),
+        p_value(row.p_adjusted) + ("*" if row.significant else ""),
         "" if row.seeds_needed is None else str(row.seeds_needed),
         *_reaching_cells(row),
         f"{row.learning_rate:g}" if rate else "",
@@ -47,13 +46,8 @@ def _reaching_cells(row: Row) -> tuple[str, str]:
     paired = found.paired
     if paired is None or not paired.n:
         return f"{found.mean:.1f}{of}", ""
-    ends = paired.interval
-    span = "" if ends is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]"
+    span = ends(paired.interval, "{:+.1f}".format, form=" [{}, {}]")
     return f"{found.mean:.1f}{of}", f"{paired.difference:+.1f}{span} ({paired.n})"
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"[{100 * ends[0]:+.2f}, {100 * ends[1]:+.2f}]"
 
 
 def _table(confirmation: Confirmation) -> list[tuple[str, ...]]:
@@ -94,12 +88,8 @@ _REACHING = (
 
 def confirm_table(confirmation: Confirmation) -> str:
     """The confirmation for a terminal: headline, table, notes; transfers below."""
-    lines = [confirmation.headline, _caption(confirmation), ""]
-    table = _table(confirmation)
-    first, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
-    for name, *cells in table:
-        shown = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        lines.append("  ".join((name.ljust(first), *shown)).rstrip())
+    table = columns(_table(confirmation), right=range(1, len(COLUMNS)))
+    lines = [confirmation.headline, _caption(confirmation), "", table]
     lines += ["", _legend(confirmation), *confirmation.notes]
     for other in confirmation.transfers:
         lines += ["", confirm_table(other)]

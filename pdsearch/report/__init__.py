@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdsearch.report.criteria_page import criteria_report
-    from pdsearch.report.figures import plot
     from pdsearch.report.files import write_html
     from pdsearch.report.maps import maps_text
+    from pdsearch.report.shape_figures import plot
     from pdsearch.report.study_page import study_report
     from pdsearch.report.terminal import criteria_text, sparkline
 
@@ -15,7 +15,7 @@ _OWNERS = {
     "criteria_report": "criteria_page",
     "criteria_text": "terminal",
     "maps_text": "maps",
-    "plot": "figures",
+    "plot": "shape_figures",
     "sparkline": "terminal",
     "study_report": "study_page",
     "write_html": "files",

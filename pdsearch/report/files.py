@@ -48,7 +48,7 @@ def write_text(text: str, path: Path, *, force: bool) -> Path:
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Looks whether a file can be written there, before what is to be written is made.
+    """Check that a file can be written there, before its content is made.
 
     Raises:
         InputError: it cannot, or may not.

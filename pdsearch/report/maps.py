@@ -1,23 +1,24 @@
-"""A family's parameter box cut into proved, refuted and undecided parts, drawn.
+"""Maps: a family's parameter box cut into proved, refuted and undecided parts.
 
-Of one parameter as a strip, of two as a plane; of more only the shares of the box are told.
+One parameter makes a strip, two make a plane; of more only the shares of the box are shown.
 """
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
+
 from pdsearch.family import at_share
-from pdsearch.report.markup import Markup, plain
-from pdsearch.report.terminal import number, takes_unicode
+from pdsearch.report.style import axis, faint, layout
+from pdsearch.report.terminal import takes_unicode
+from pdsearch.text import columns, number
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from pdsearch.criteria import FamilyMap, Part
     from pdsearch.family import Family
 
-__all__ = ["map_figure", "map_plot", "maps_section", "maps_text", "share"]
+__all__ = ["VERDICTS", "map_figure", "map_plot", "maps_text", "moving", "share"]
 
 VERDICTS = ("proved", "refuted", "undecided")
 TONES = {"proved": "#1a9c78", "refuted": "#d6455d", "undecided": "#7d8590"}
@@ -28,18 +29,18 @@ ASCII = {"proved": "#", "refuted": ".", "undecided": "?"}
 
 
 def moving(family: "Family") -> list[str]:
-    """The parameters that have a range: one that is held at a value is no side of the map."""
+    """Return the parameters that have a range; one held at a value is no side of the map."""
     return [name for name in family.space if (ends := _ends(family, name))[0] < ends[1]]
 
 
 def _ends(family: "Family", name: str) -> tuple[float, float]:
-    """A parameter's range."""
+    """Return a parameter's range."""
     d: Any = family.space[name]
     return float(d.low), float(d.high)
 
 
 def share(one: "FamilyMap", verdict: str) -> str:
-    """How much of the box has a verdict, in percent; nothing is shown as all or nothing but it."""
+    """Return the share of the box with a verdict, as text; only all of it is shown as 100 %."""
     percent = 100 * one.share(verdict)
     if 0 < percent < 0.05:
         return "< 0.1 %"
@@ -49,7 +50,7 @@ def share(one: "FamilyMap", verdict: str) -> str:
 
 
 def _scale(family: "Family", name: str) -> bool:
-    """Whether a parameter's axis is logarithmic."""
+    """Return whether a parameter's axis is logarithmic."""
     return bool(getattr(family.space[name], "log", False))
 
 
@@ -59,7 +60,7 @@ def _scale(family: "Family", name: str) -> bool:
 def map_plot(
     family: "Family", one: "FamilyMap", *, width: int = 60, height: int = 12, unicode: bool = True
 ) -> str:
-    """The map in characters, each showing the part that holds its middle; "" for more than two.
+    """Draw the map in characters, each for the part that holds its middle; "" in more than 2-D.
 
     Args:
         family: whose parameters span the map.
@@ -98,7 +99,7 @@ def map_plot(
 def maps_text(
     family: "Family", maps: Sequence["FamilyMap"], *, width: int = 100, unicode: bool | None = None
 ) -> str:
-    """The shares of each verdict as a table, and each map of one or two parameters as a plot.
+    """Draw the shares of each verdict as a table, and each map of one or two parameters as a plot.
 
     Args:
         family: whose parameters span the maps.
@@ -107,15 +108,9 @@ def maps_text(
         unicode: whether it shows more than ASCII; None: what stdout takes.
     """
     fancy = takes_unicode(unicode)
-    name = max(len("share of the parameter space"), *(len(one.criterion) for one in maps))
-    lines = [
-        "",
-        f"{'share of the parameter space':{name}}" + "".join(f"  {v:>9}" for v in VERDICTS),
-        *(
-            f"{one.criterion:{name}}" + "".join(f"  {share(one, v):>9}" for v in VERDICTS)
-            for one in maps
-        ),
-    ]
+    rows: list[tuple[str, ...]] = [("share of the parameter space", *VERDICTS)]
+    rows += [(one.criterion, *(share(one, verdict) for verdict in VERDICTS)) for one in maps]
+    lines = ["", columns(rows, right=range(1, 4))]
     plots = {
         one.criterion: map_plot(family, one, width=max(20, min(60, width - 14)), unicode=fancy)
         for one in maps
@@ -144,12 +139,8 @@ def _holds(part: "Part", point: dict[str, float]) -> bool:
 # ------------------------------------------------------------------------------------ figures
 
 
-def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
-    """The map as rectangles, a colour and pattern a verdict; None for more than two parameters."""
-    import plotly.graph_objects as go
-
-    from pdsearch.report.style import faint, layout
-
+def map_figure(family: "Family", one: "FamilyMap") -> go.Figure | None:
+    """Draw the map as rectangles, a colour and pattern for each verdict; None in more than 2-D."""
     names = moving(family)
     if len(names) not in (1, 2):
         return None
@@ -165,6 +156,8 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
             bottom, top = part.ranges[names[1]] if len(names) == 2 else (0.0, 1.0)
             xs += [left, right, right, left, left, None]
             ys += [bottom, bottom, top, top, bottom, None]
+        tone = TONES[verdict]
+        pattern = {"shape": PATTERNS[verdict], "fgcolor": tone, "size": 7, "fillmode": "overlay"}
         figure.add_trace(
             go.Scatter(
                 x=xs,
@@ -172,15 +165,9 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
                 mode="lines",
                 name=f"{verdict}: {share(one, verdict)}",
                 fill="toself",
-                fillcolor=faint(TONES[verdict], 0.45),
-                fillpattern={
-                    "shape": PATTERNS[verdict],
-                    "fgcolor": TONES[verdict],
-                    "size": 7,
-                    "fillmode": "overlay",
-                    "solidity": 0.2,
-                },
-                line={"color": faint(TONES[verdict], 0.7), "width": 0.6},
+                fillcolor=faint(tone, 0.45),
+                fillpattern={**pattern, "solidity": 0.2},
+                line={"color": faint(tone, 0.7), "width": 0.6},
                 hoveron="fills",
                 hoverinfo="name",
             )
@@ -197,39 +184,6 @@ def map_figure(family: "Family", one: "FamilyMap") -> "go.Figure | None":
 
 def _axis(family: "Family", name: str) -> dict[str, Any]:
     ends = list(_ends(family, name))
-    title = {"title": {"text": plain(name), "standoff": 8}}
     if _scale(family, name):
-        return {**title, "type": "log", "range": [math.log10(end) for end in ends]}
-    return {**title, "range": ends}
-
-
-def maps_section(family: "Family", maps: Sequence["FamilyMap"]) -> list[Markup | None]:
-    """The shares of the box as a table, and a figure for each map that can be drawn."""
-    from pdsearch.report.markup import h
-    from pdsearch.report.page import figure_box, table
-
-    sides = len(moving(family))
-    shares = table(
-        ["criterion", *({"text": verdict, "class_": "number"} for verdict in VERDICTS)],
-        [
-            [
-                h("code", one.criterion),
-                *({"text": share(one, verdict), "class_": "number"} for verdict in VERDICTS),
-            ]
-            for one in maps
-        ],
-    )
-    note = (
-        "Shares of the parameters' box, in each range's own scale. Proved: the criterion holds for "
-        "every point of the part; refuted: it fails for every point; undecided: neither was shown."
-    )
-    figures = [
-        figure_box(
-            map_figure(family, one),
-            f"where {one.criterion} is proved, refuted and undecided",
-            caption=f"{one.criterion} over the parameters' box.",
-            height=400 if sides == 2 else 190,
-        )
-        for one in maps
-    ]
-    return [shares, h("p", note, class_="quiet small"), *figures]
+        return axis(name, type="log", range=[math.log10(end) for end in ends])
+    return axis(name, range=ends)

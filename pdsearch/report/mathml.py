@@ -4,9 +4,8 @@ import html
 from typing import Any
 
 import sympy
+from markupsafe import Markup
 from sympy.printing.mathml import MathMLPresentationPrinter
-
-from pdsearch.report.markup import Markup
 
 __all__ = ["equation", "symbol"]
 
@@ -15,12 +14,12 @@ _LONG = 10_000
 
 
 def equation(expression: sympy.Expr, *, left: str = "g(x)") -> Markup:
-    """`left = expression` as a displayed formula."""
+    """Return `left = expression` as a displayed formula."""
     return _math(f"<mi>{html.escape(left)}</mi><mo>=</mo>{_print(expression)}", display="block")
 
 
 def symbol(name: str) -> Markup:
-    """A parameter's name as it looks in a formula: alpha as α."""
+    """Return a parameter's name as it looks in a formula: alpha as α."""
     return _math(_print(sympy.Symbol(name)), display="inline")
 
 

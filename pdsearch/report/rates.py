@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from pdsearch.report.markup import plain
-from pdsearch.report.style import INK, colour, faint, layout
+from pdsearch.report.style import INK, axis, colour, faint, label, layout, scatter
+from pdsearch.text import percent
 from pdsearch.trial import value_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["RateCurve", "best_run", "by_learning_rate", "rate_curves", "runs_by_
 def runs_by_rate(
     row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()
 ) -> dict[float, tuple[dict[str, Any], ...]]:
-    """A trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
+    """Return a trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
 
     A trial goes through its rates in the grid's order, whole runs of `settings.rounds` each; the
     last one that was begun may be shorter. Where it trains for several lengths one after the other
@@ -41,7 +41,7 @@ def runs_by_rate(
 
 
 def best_run(row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()) -> "TrialRow":
-    """The trial with the epochs of one run alone: at the rate that counts, or is best so far."""
+    """Return the trial with one run's epochs: at the rate that counts, or the best so far."""
     runs = runs_by_rate(row, settings, legs)
     if not runs or (len(runs) == 1 and len(legs) <= 1 and not settings.learning_rates):
         return row
@@ -67,7 +67,7 @@ class RateCurve:
 def rate_curves(
     stored: "StoredStudy", rows: Sequence["TrialRow"], confirmed: Sequence[Mapping[str, Any]]
 ) -> list[RateCurve]:
-    """Of every trial of the search, and of rows that a confirmation alone ran at every rate.
+    """Return the curves of all trials, and of rows that only a confirmation ran at every rate.
 
     Args:
         stored: the study.
@@ -123,7 +123,7 @@ def by_learning_rate(
     rates: Sequence[float],
     title: str = "validation accuracy",
 ) -> go.Figure | None:
-    """Accuracy against the learning rate: the best, ReLU, references and controls in colour.
+    """Draw accuracy against the learning rate: the best, ReLU, references and controls in colour.
 
     Args:
         curves: of all rows.
@@ -137,7 +137,7 @@ def by_learning_rate(
     faintly = [one for one in curves if one.kind == "candidate" and one.name != best]
     for number, one in enumerate(faintly):
         line = {"color": faint(INK, 0.38), "width": 1}
-        figure.add_trace(_line(one, line, size=4, named=number == 0 and "other candidates"))
+        figure.add_trace(_line(one, line, size=4, named=None if number else "other candidates"))
     used = 0
     for one in sorted((one for one in curves if one not in faintly), key=_order):
         if one.kind == "baseline":
@@ -151,20 +151,9 @@ def by_learning_rate(
         prefix = "best: " if one.kind == "candidate" else ""
         figure.add_trace(_line(one, line, size=7, named=prefix + one.name))
     ticks = sorted(rates)
-    figure.update_layout(
-        layout(
-            xaxis={
-                "title": {"text": "learning rate", "standoff": 8},
-                "type": "log",
-                "tickvals": ticks,
-                "ticktext": [f"{rate:g}" for rate in ticks],
-            },
-            yaxis={
-                "title": {"text": title, "standoff": 8},
-                "tickformat": ".1%",
-            },
-        )
-    )
+    shown = [f"{rate:g}" for rate in ticks]
+    xaxis = axis("learning rate", type="log", tickvals=ticks, ticktext=shown)
+    figure.update_layout(layout(xaxis=xaxis, yaxis=axis(title, percent=True)))
     return figure
 
 
@@ -172,18 +161,14 @@ def _order(one: RateCurve) -> int:
     return {"candidate": 0, "baseline": 1, "reference": 2, "given": 3}.get(one.kind, 4)
 
 
-def _line(one: RateCurve, line: dict[str, Any], *, size: int, named: str | bool) -> go.Scatter:
+def _line(one: RateCurve, line: dict[str, Any], *, size: int, named: str | None) -> go.Scatter:
     points = sorted(one.accuracy.items())
-    return go.Scatter(
-        x=[rate for rate, _ in points],
-        y=[accuracy for _, accuracy in points],
+    return scatter(
+        [rate for rate, _ in points],
+        [accuracy for _, accuracy in points],
+        name=named,
+        notes=[f"{label(one.name)}<br>at {rate:g}: {percent(value)}" for rate, value in points],
         mode="lines+markers",
         line=line,
         marker={"size": size, "color": line["color"]},
-        name=plain(named) if named else None,
-        showlegend=bool(named),
-        hoverinfo="text",
-        hovertext=[
-            f"{plain(one.name)}<br>at {rate:g}: {100 * accuracy:.2f} %" for rate, accuracy in points
-        ],
     )

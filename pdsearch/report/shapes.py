@@ -1,4 +1,4 @@
-"""Points of a pseudo-derivative's curve, its jumps drawn as jumps. Needs no torch."""
+"""The points of a pseudo-derivative's curve. Needs no torch."""
 
 import functools
 import itertools
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import sympy
 
 from pdsearch.enclosure import Program, cut
-from pdsearch.expression import exact, t, x
+from pdsearch.expression import exact, symbol, t, x
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
 
-__all__ = ["breakpoints", "curve", "evaluate", "span", "step"]
+__all__ = ["breakpoints", "curve", "evaluate", "sketch", "span", "step"]
 
 DIGITS = 53
 """Working precision in bits: a picture needs no more than a double."""
 
 
 @functools.lru_cache(maxsize=4_096)
-def _program(expression: sympy.Expr) -> Program:
-    return Program(expression, (x,))
+def _program(expression: sympy.Expr, parameters: tuple[str, ...] = ()) -> Program:
+    return Program(expression, (x, *map(symbol, parameters)))
 
 
 def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
@@ -29,13 +29,13 @@ def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
 
 
 def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
-    """G at a point; nan where it cannot be told, as at an irrational breakpoint itself."""
-    return _values(_program(_at(candidate, progress)), [point])[0]
+    """Return g at a point; nan where it cannot be told, as at an irrational breakpoint itself."""
+    return _value(_program(_at(candidate, progress)), point)
 
 
-def _values(program: Program, points: list[float]) -> list[float]:
-    values = (float(program.at([point], precision=DIGITS).mid()) for point in points)
-    return [value if math.isfinite(value) else math.nan for value in values]
+def _value(program: Program, *point: float) -> float:
+    value = float(program.at(point, precision=DIGITS).mid())
+    return value if math.isfinite(value) else math.nan
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -45,7 +45,7 @@ def _breakpoints(expression: sympy.Expr) -> tuple[float, ...]:
 
 
 def breakpoints(candidate: "Candidate", *, progress: float = 0.0) -> tuple[float, ...]:
-    """Where g may bend or jump, 0 always among them."""
+    """Return where g may bend or jump, 0 always among them."""
     return _breakpoints(_at(candidate, progress))
 
 
@@ -57,7 +57,7 @@ def curve(
     count: int = 241,
     progress: float = 0.0,
 ) -> tuple[list[float], list[float]]:
-    """Points (x, g(x)) to join by lines: a grid, and each breakpoint from both sides.
+    """Return points (x, g(x)) to join by lines: a grid, and each breakpoint from both sides.
 
     Args:
         candidate: the pseudo-derivative.
@@ -72,17 +72,82 @@ def curve(
         if low < place < high:
             places |= {place - aside, place + aside}
     xs = sorted(places)
-    return xs, _values(_program(_at(candidate, progress)), xs)
+    program = _program(_at(candidate, progress))
+    return xs, [_value(program, place) for place in xs]
 
 
 def step(low: float = -6.0, high: float = 4.0) -> tuple[list[float], list[float]]:
-    """ReLU's own derivative."""
+    """Return ReLU's own derivative."""
     return [low, 0.0, 0.0, high], [0.0, 0.0, 1.0, 1.0]
 
 
 def span(values: list[float]) -> tuple[float, float]:
-    """A range for g's axis: the step, and what the curves reach beyond it, up to a limit."""
+    """Return a range for g's axis: the step, and what the curves reach beyond it, up to a limit."""
     finite = [value for value in itertools.chain(values, (0.0, 1.0)) if math.isfinite(value)]
     low, high = max(min(finite), -2.0), min(max(finite), 3.0)
     margin = 0.06 * (high - low)
     return low - margin, high + margin
+
+
+# ----------------------------------------------------------------------------------- sketches
+
+WIDTH, HEIGHT = 84, 30
+_LOW, _HIGH, _BOTTOM, _TOP = -5.0, 3.0, -0.35, 1.35
+
+
+def _across(x: float) -> float:
+    return (x - _LOW) / (_HIGH - _LOW) * WIDTH
+
+
+def _down(g: float) -> float:
+    return (_TOP - min(max(g, _BOTTOM), _TOP)) / (_TOP - _BOTTOM) * HEIGHT
+
+
+def sketch(candidate: "Candidate") -> str:
+    """Return the SVG path of g in a picture of 84 by 30 pixels, with no more points than it needs.
+
+    It shows x from −5 to 3 and cuts g off at −0.35 and 1.35. The formula of the whole family is
+    compiled, once, and evaluated at the candidate's parameters: a page has a thousand sketches.
+    """
+    family = candidate.family
+    program = _program(family.expression.xreplace({t: exact(0.0)}), family.parameters)
+    values = [float(candidate.parameters[name]) for name in family.parameters]
+
+    def point(across: float) -> tuple[float, float]:
+        return across, _down(_value(program, _LOW + (_HIGH - _LOW) * across / WIDTH, *values))
+
+    def between(left: tuple[float, float], right: tuple[float, float]) -> list[tuple[float, float]]:
+        if right[0] - left[0] < 0.5:
+            return []
+        middle = point((left[0] + right[0]) / 2)
+        if not abs(middle[1] - (left[1] + right[1]) / 2) > 0.2:  # straight, or not a number
+            return []
+        return [*between(left, middle), middle, *between(middle, right)]
+
+    # Zero is among them: a jump there could pass for a slope whose middle fits by chance.
+    coarse = [point(across) for across in sorted({*range(0, WIDTH + 1, 7), _across(0.0)})]
+    found = coarse[:1]
+    for left, right in itertools.pairwise(coarse):
+        found += [*between(left, right), right]
+    return _path([one for one in found if not math.isnan(one[1])])
+
+
+def _path(points: list[tuple[float, float]]) -> str:
+    """Return the points joined by lines, without those on a line between their neighbours."""
+    kept: list[tuple[float, float]] = []
+    for place in points:
+        while len(kept) > 1 and _straight(kept[-2], kept[-1], place):
+            kept.pop()
+        kept.append(place)
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in kept) if kept else ""
+
+
+def _straight(
+    first: tuple[float, float], second: tuple[float, float], third: tuple[float, float]
+) -> bool:
+    share = (second[0] - first[0]) / (third[0] - first[0])
+    return abs(first[1] + share * (third[1] - first[1]) - second[1]) < 0.05
+
+
+STEP = _path([(_across(x), _down(g)) for x, g in zip(*step(_LOW, _HIGH), strict=True)])
+"""The step in the same picture."""

@@ -1,41 +1,39 @@
-"""A study as one HTML file."""
+"""A study as one HTML file: for each section its record, shown by `templates/study/<name>.html`."""
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pdsearch.confirm import Confirmation
-from pdsearch.report import outcome_figures
-from pdsearch.report.confirm_curves import row_curves
-from pdsearch.report.inside import EXPLAINED, by_layer
-from pdsearch.report.markup import Markup, h
-from pdsearch.report.page import document, facts, figure_box, table
-from pdsearch.report.study_sections import (
-    criteria,
-    curves,
-    dead,
-    history,
-    inside,
-    learned,
-    parameters,
-    rates,
-    shapes,
-)
-from pdsearch.report.study_tables import settings as settings_section
-from pdsearch.report.study_tables import trials
-from pdsearch.report.view import View, duration, name, p_value
+from pdsearch.confirm import Confirmation, read_runs
+from pdsearch.criteria import CRITERIA, PROFILES, check, gate
+from pdsearch.report import confirm_figures, curve_figures, trial_figures
+from pdsearch.report.page import Section, render
+from pdsearch.report.rates import by_learning_rate, rate_curves
+from pdsearch.report.shape_figures import criteria_figure, shapes_figure
+from pdsearch.report.trial_figures import name_of
+from pdsearch.report.view import View
 from pdsearch.study.rows import counts_of
+from pdsearch.text import number
 from pdsearch.trial import length_of
 
 if TYPE_CHECKING:
-    from pdsearch.study import StoredStudy
+    import plotly.graph_objects as go
+
+    from pdsearch.study import StoredStudy, TrialRow
 
 __all__ = ["study_report"]
+
+Record = dict[str, Any] | None
 
 DECIDE = 20
 """Candidates that a report decides itself: about a second. `search` and `criteria` leave none."""
 
+SHOWN = 4
+"""The best candidates of different shape that are drawn and whose criteria are decided."""
+
 
 def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
-    """A study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
+    """Return a study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
 
     Args:
         stored: the study, finished or not.
@@ -46,215 +44,338 @@ def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
         HTML text that loads nothing from anywhere.
     """
     view = View(stored, tuple(stored.trials()))
-    settings = stored.settings.trial
-    trained = (
-        "trained by a Python function"
-        if view.by_function
-        else f"{settings.model} on {settings.dataset}, a trial is "
-        f"{length_of(settings.model_dump(mode='json'))}"
-        if view.stream
-        else f"{settings.model} on {settings.dataset}, {settings.epochs} epochs a trial"
-    )
-    return document(
-        f"{stored.name}: pseudo-derivative search",
-        head=[
-            h(
-                "p",
-                f"{trained}, {stored.settings.study.sampler} sampler",
-                class_="quiet",
-            ),
-            headline(view),
-            numbers(view),
-        ],
+    records = {
+        "confirmation": ("Confirmation", confirmation(view)),
+        "shapes": ("Shapes", shapes(view)),
+        "criteria": ("Criteria", criteria(view)),
+        "history": ("History", history(view)),
+        "rates": ("By learning rate", rates(view)),
+        "curves": ("Learning curves", curves(view)),
+        "dead": ("Dead units", dead(view)),
+        "inside": ("Gradients", inside(view)),
+        "parameters": ("Parameters", parameters(view)),
+        "learned": ("Learned criteria", learned(view, decide=decide)),
+        "trials": ("All trials", trials(view)),
+        "settings": ("Settings", settings(view)),
+    }
+    return render(
+        "study.html",
+        title=f"{stored.name}: pseudo-derivative search",
+        view=view,
+        trained=_trained(view),
+        counts=counts_of(view.rows),
+        # Those stopped on the way were picked from as well.
+        picked=len({r.candidate for r in view.candidates if r.value is not None}),
         sections=[
-            ("confirmation", "Confirmation", confirmation(view)),
-            ("shapes", "Shapes", shapes(view)),
-            ("criteria", "Criteria", criteria(view)),
-            ("history", "History", history(view)),
-            ("rates", "By learning rate", rates(view)),
-            ("curves", "Learning curves", curves(view)),
-            ("dead", "Dead units", dead(view)),
-            ("inside", "Gradients", inside(view)),
-            ("parameters", "Parameters", parameters(view)),
-            ("learned", "Learned criteria", learned(view, decide=decide)),
-            ("trials", "All trials", trials(view)),
-            ("settings", "Settings", settings_section(view)),
+            Section(name, heading, record, f"study/{name}.html")
+            for name, (heading, record) in records.items()
         ],
     )
 
 
-def _what_counts(found: "Confirmation") -> str:
-    if found.stream is not None:
-        return found.protocol
-    return f"Test accuracy, {found.model} on {found.dataset}, {found.epochs} epochs"
-
-
-def headline(view: View) -> Markup:
-    found = view.confirmation
-    if found is not None:
-        return h(
-            "div",
-            h("p", found.headline, class_="big"),
-            h(
-                "p",
-                f"{_what_counts(found)}; paired "
-                "over seeds that the search did not use, 95 % interval in brackets, p adjusted by "
-                "Holm over all rows.",
-            ),
-            class_="headline",
-        )
-    best, baseline = view.best, view.baseline
-    if best is None or best.value is None:
-        return h(
-            "div",
-            h("p", "No candidate has been trained to the end yet.", class_="big"),
-            h("p", "Run the search again to go on where it stopped."),
-            class_="headline",
-        )
-    figure = f"{name(best)}: {view.value(best.value)} {view.title}"
-    if baseline is not None and baseline.status == "diverged":
-        figure += ", ReLU diverged"
-    elif baseline is not None and baseline.status == "complete" and baseline.value is not None:
-        figure += (
-            f", ReLU {view.value(baseline.value)} ({view.difference(best.value - baseline.value)})"
-        )
-    # Those stopped on the way were picked from as well.
-    begun = {r.candidate for r in view.rows if r.kind == "candidate" and r.value is not None}
-    picked = len(begun)
-    caution = (
-        f"One seed, and the best of {picked} trained shapes picked by this very figure, so it "
-        "flatters the pick: this is no significant evidence of a difference. "
-    )
+def _trained(view: View) -> str:
     if view.by_function:
-        advice: list[Any] = ["To get some, call the training function over several seeds for both."]
-    else:
-        advice = [
-            "To get some, on the test set and over fresh paired seeds: ",
-            h("code", view.command("confirm")),
-        ]
-    return h("div", h("p", figure, class_="big"), h("p", caution, advice), class_="headline")
+        return "trained by a Python function"
+    trial = view.stored.settings.trial
+    length = f"{trial.epochs} epochs a trial"
+    if view.stream:
+        length = f"a trial is {length_of(trial.model_dump(mode='json'))}"
+    return f"{trial.model} on {trial.dataset}, {length}"
 
 
-def numbers(view: View) -> Markup:
-    counts = counts_of(view.rows)
-    entries: dict[str, Any] = {}
-    if view.best is not None:
-        entries["best, validation"] = [
-            view.value(view.best.value),
-            h("small", f"trial {view.best.number}"),
-        ]
-    if view.baseline is not None:
-        whole = view.baseline.status == "complete"
-        entries["ReLU, validation"] = (
-            view.value(view.baseline.value) if whole else view.baseline.status
+def confirmation(view: View) -> Record:
+    """Return the confirmation's rows and figures, and those of each transfer."""
+    found = view.confirmation
+    if found is None:
+        return None
+    return {"parts": [confirmed(one) for one in (found, *found.transfers)]}
+
+
+def confirmed(found: Confirmation) -> dict[str, Any]:
+    """Return one confirmation's rows and figures; few seeds have no bootstrap intervals to show."""
+    unit, pick = confirm_figures.unit_of(found), found.pick
+    entries = [entry for row in found.rows for run in row.runs for entry in run]
+    looked = any(entry.get("diagnostics") for entry in entries)
+    return {
+        "found": found,
+        "unit": unit,
+        "bootstrapped": any(row.ci95_bootstrap is not None for row in found.rows),
+        "forest": confirm_figures.forest(found),
+        "curves": confirm_figures.row_curves(found),
+        "layers": curve_figures.by_layer(pick.runs, unit=unit) if pick is not None else {},
+        "explained": curve_figures.EXPLAINED.format(unit=unit) if looked else "",
+    }
+
+
+def shapes(view: View) -> Record:
+    """Return the best candidates and references next to the step, and the best's formula."""
+    top = [row for row in view.ranked[:SHOWN] if row.candidate is not None]
+    candidates = [row.candidate for row in top if row.candidate is not None]
+    others = [row.candidate for row in view.references if row.candidate is not None]
+    if not candidates and not others:
+        return None
+    labels = [f"{name_of(row)}, {view.value(row.value)}" for row in top]
+    figure = shapes_figure(candidates, labels=labels, dashed=others)
+    return {"figure": figure, "best": candidates[0] if candidates else None}
+
+
+# ----------------------------------------------------------------------------------- criteria
+
+
+def criteria(view: View) -> Record:
+    """Return the best's criteria, the certified ones of the others, what ruled trials out."""
+    record: dict[str, Any] = {
+        "ruled_out": _ruled_out(view),
+        "families": _families(view),
+        "own": view.stored.own_criteria,
+        "candidate": None,
+    }
+    if view.best is None or view.best.candidate is None:
+        return record if any(record.values()) else None
+    candidate = view.best.candidate
+    asked = view.stored.settings.criteria
+    report = check(candidate, profile=asked.profile, thresholds=asked.bounds())
+    # A study's own criteria are known from its trials alone.
+    entries = [*report.to_dict()["criteria"], *_own(view.best)]
+    figure = criteria_figure(candidate, entries)
+    return {
+        **record,
+        "candidate": candidate,
+        "profile": asked.profile,
+        "entries": entries,
+        "figure": figure if len(figure.data) > 2 else None,  # more than the shape and the step
+        **_compared(view),
+    }
+
+
+def _entries(row: "TrialRow") -> list[dict[str, Any]]:
+    """Return what the gate found."""
+    return list((row.criteria or {}).get("criteria", ()))
+
+
+def _own(row: "TrialRow") -> list[dict[str, Any]]:
+    """Return what the gate found of criteria that are not ours."""
+    return [entry for entry in _entries(row) if entry["name"] not in CRITERIA]
+
+
+def _families(view: View) -> list[dict[str, Any]]:
+    """Return what was decided for whole families before any candidate was drawn."""
+    own = [spec.rpartition(":")[2] for spec in view.stored.own_criteria]
+    required = PROFILES[view.stored.settings.criteria.profile]
+    found = []
+    for family, decided in view.stored.gates.items():
+        left = [name for name in CRITERIA if name in required and name not in decided.proved]
+        space: Any = view.stored.families[family].space
+        drawn = {
+            parameter: f"in [{number(low)}, {number(high)}] of "
+            f"[{number(float(space[parameter].low))}, {number(float(space[parameter].high))}]"
+            for parameter, (low, high) in decided.ranges.items()
+        }
+        found.append(
+            {
+                "name": family,
+                "proved": decided.proved,
+                "asked": left + own,
+                "drawn": drawn,
+                "hopeless": decided.hopeless,
+            }
         )
-    entries["trials"] = [
-        # The total may have been lowered since.
-        f"{counts['total']} of {max(counts['total'], view.stored.settings.study.trials)}",
-        h("small", f"{counts['complete']} complete"),
-    ]
-    entries["pruned"] = [
-        str(counts["pruned"]),
-        h("small", f"{counts['diverged']} of them diverged") if counts.get("diverged") else None,
-    ]
-    entries["ruled out"] = [str(counts["ruled_out"]), h("small", "by criteria, not trained")]
-    if counts.get("failed"):
-        entries["failed"] = str(counts["failed"])
-    seconds = sum(row.seconds or 0.0 for row in view.rows)
-    entries["training time"] = duration(seconds)
-    return facts(entries)
+    return found
 
 
-def confirmation(view: View) -> list[Any]:
-    if view.confirmation is None:
-        return []
-    parts = _confirmed(view.confirmation)
-    for other in view.confirmation.transfers:
-        parts += [h("h3", f"Transfer: {other.model} on {other.dataset}"), *_confirmed(other)]
-    return parts
+def _compared(view: View) -> dict[str, Any]:
+    """Return the certified criteria of the best, the baseline and the references, by name."""
+    bounds = view.stored.settings.criteria.bounds()
+    baseline = [view.baseline] if view.baseline else []
+    columns: dict[str, dict[str, Any]] = {}
+    for row in [*view.ranked[: SHOWN - 1], *baseline, *view.references]:
+        if row.candidate is not None:
+            certified = gate(row.candidate, profile="strict", thresholds=bounds).to_dict()
+            title = "ReLU" if row.kind == "baseline" else name_of(row)
+            entries = [*certified["criteria"], *_own(row)]
+            columns[title] = {entry["name"]: entry for entry in entries}
+    return {
+        "columns": columns,
+        "names": list(dict.fromkeys(name for entries in columns.values() for name in entries)),
+    }
 
 
-def _confirmed(found: Confirmation) -> list[Any]:
-    right = {"class_": "number"}
-    # Few seeds have no bootstrap interval; a column of dashes would push the last one out of sight.
-    bootstrapped = any(row.ci95_bootstrap is not None for row in found.rows)
-    rows, classes = [], []
-    for row in found.rows:
+def _ruled_out(view: View) -> dict[str, list["TrialRow"]]:
+    """Return the trials that each criterion ruled out."""
+    found: dict[str, list[TrialRow]] = {}
+    for row in view.rows:
+        for entry in _entries(row) if row.status == "ruled_out" else ():
+            if entry["required"] and not entry["passed"]:
+                found.setdefault(entry["name"], []).append(row)
+    return found
+
+
+# ------------------------------------------------------------------------------------ figures
+
+
+def history(view: View) -> Record:
+    """Return the trials in their order, and two objectives against each other."""
+    if all(row.value is None for row in view.rows):
+        return None
+    return {
+        "history": trial_figures.history(
+            view.stored, view.rows, percent=view.percent, title=view.title
+        ),
+        "objectives": trial_figures.objectives(view.stored, view.rows),
+    }
+
+
+def rates(view: View) -> Record:
+    """Return accuracy by learning rate, where the study has a grid of them."""
+    if not view.rates:
+        return None
+    trial = view.stored.settings.trial
+    figure = by_learning_rate(
+        rate_curves(view.stored, view.rows, list(read_runs(view.stored).values())),
+        best=None if view.best is None else name_of(view.best),
+        rates=view.rates,
+        title=view.measured,
+    )
+    length = "One stream of tasks" if view.stream else f"After {trial.epochs} epochs"
+    return None if figure is None else {"figure": figure, "length": length}
+
+
+def _by_epoch(view: View, *quantities: str, **changes: Any) -> "dict[str, go.Figure]":
+    """Return figures over epochs or tasks, by title; quantities without values are omitted."""
+    found = {}
+    for quantity in quantities:
+        figure = curve_figures.by_epoch(
+            view.runs, view.best_run, quantity, unit=view.unit, **changes
+        )
+        if figure is not None:
+            found[f"{quantity} by {view.unit}"] = figure
+    return found
+
+
+def curves(view: View) -> Record:
+    """Return value and loss by epoch or task, and what grows over a stream."""
+    title = "accuracy within the task" if view.stream else view.measured
+    figures = _by_epoch(view, "value", title=title, percent=view.percent)
+    figures |= _by_epoch(view, "training loss")
+    if view.stream:
+        figures |= _by_epoch(view, "accuracy after the task", "L2 norm of all weights")
+    return {"figures": figures, "rates": view.rates} if figures else None
+
+
+def dead(view: View) -> Record:
+    """Return dead units by epoch and by layer."""
+    figures = _by_epoch(view, "dead units, mean over layers")
+    by_layer = curve_figures.dead_by_layer(view.runs, view.best_run, unit=view.unit)
+    if by_layer is not None:
+        figures["dead units by layer"] = by_layer
+    return {"figures": figures, "unit": view.unit} if figures else None
+
+
+def inside(view: View) -> Record:
+    """Return what diagnostics saw, by epoch or task, and by layer of the best trial."""
+    figures = _by_epoch(view, *curve_figures.DIAGNOSED)
+    if not figures:
+        return None
+    best = view.best_run
+    return {
+        "explained": curve_figures.EXPLAINED.format(unit=view.unit),
+        "figures": figures,
+        "layers": curve_figures.by_layer([best.epochs], unit=view.unit) if best else {},
+    }
+
+
+def parameters(view: View) -> Record:
+    """Return value by family and along each parameter, importances."""
+    by_family = trial_figures.by_family(
+        view.stored, view.rows, percent=view.percent, title=view.title
+    )
+    if by_family is None:
+        return None
+    importances, notes = trial_figures.importances(view.stored, view.rows)
+    return {
+        "by_family": by_family,
+        "importances": importances,
+        "notes": notes,
+        "title": view.title,
+        "slices": trial_figures.slices(view.stored, view.rows, percent=view.percent),
+    }
+
+
+def learned(view: View, *, decide: int | None) -> Record:
+    """Return what the trials say about the criteria; `decide` as for `study_report`."""
+    from pdsearch.insight import learned_criteria
+
+    insight = learned_criteria(view.stored, rows=view.rows, decide=decide)
+    if not insight.criteria:
+        return None
+    rows = {row.number: row for row in view.rows}
+    figures = {
+        one.name: trial_figures.learned(insight, one, rows, percent=view.percent)
+        for one in insight.criteria
+        if one.correlation is not None
+    }
+    return {"insight": insight, "figures": figures}
+
+
+# ------------------------------------------------------------------------------------- tables
+
+
+def trials(view: View) -> Record:
+    """Return every trial, to be sorted and filtered."""
+    if not view.rows:
+        return None
+    rows = []
+    for row in view.rows:
+        required = [entry for entry in _entries(row) if entry["required"]]
+        held = sum(bool(entry["passed"]) for entry in required)
+        same = "" if row.duplicate_of is None else f"same g as trial {row.duplicate_of}"
         rows.append(
-            [
-                {
-                    "text": [
-                        h("code", row.name),
-                        h("div", row.kind.replace("_", " "), class_="quiet small"),
-                    ],
-                    "class_": "candidate",
-                },
-                {"text": row.seeds, **right},
-                {
-                    "text": f"{100 * row.mean:.2f}"
-                    + (f" ± {100 * row.std:.2f}" if row.std is not None else ""),
-                    **right,
-                },
-                {"text": _points(row.difference) if row.kind != "baseline" else "–", **right},
-                {"text": _interval(row.ci95), **right},
-                *([{"text": _interval(row.ci95_bootstrap), **right}] if bootstrapped else []),
-                {"text": p_value(row.p_value), **right},
-                {"text": p_value(row.p_adjusted) + (" *" if row.significant else ""), **right},
-                {"text": row.seeds_needed if row.seeds_needed is not None else "–", **right},
-            ]
+            {
+                "trial": row,
+                "criteria": f"{held}/{len(required)}" if required else "",
+                "held": held / len(required) if required else "",
+                "note": "; ".join(filter(None, (same, row.reason))),
+            }
         )
-        better = (row.difference or 0.0) > 0
-        classes.append(("better" if better else "worse") if row.significant else None)
-    value = "test accuracy, %" if found.stream is None else "accuracy, %"
-    heads = ["", "seeds", value, "− ReLU, points", "95 % (paired t)",
-             *(["95 % (bootstrap)"] if bootstrapped else []),
-             "p", "p adjusted", "seeds needed"]  # fmt: skip
-    return [
-        figure_box(
-            outcome_figures.forest(found),
-            "paired differences to ReLU with intervals",
-            caption="Mean paired difference to ReLU with its 95 % interval (paired t); small dots "
-            "are single seeds. A filled diamond: adjusted p below 0.05.",
-        ),
-        table([heads[0], *({"text": text, **right} for text in heads[1:])], rows, classes=classes),
-        h(
-            "p",
-            "± is the standard deviation over seeds. p adjusted: Holm, over the rows; * below "
-            "0.05, green for a row above ReLU and red for one below it. Seeds needed: for 80 % "
-            f"power at the effect seen. Device: {found.device or 'not recorded'}.",
-            class_="quiet small",
-        ),
-        [h("p", note, class_="small") for note in found.notes],
-        *_curves(found),
-    ]
+    return {"rows": rows, "best": view.best, "unit": view.unit}
 
 
-def _curves(found: Confirmation) -> list[Any]:
-    """The rows by epoch or task, and the layers of the first pick."""
-    unit = "epoch" if found.stream is None else "task"
-    boxes = [figure_box(one, title, height=470) for title, one in row_curves(found).items()]
-    if not boxes:
-        return []
-    note = (
-        f"Each row by {unit}: the mean over its seeds, and one standard deviation to either "
-        f"side. Of a run that diverged, the {unit}s before that."
+def settings(view: View) -> Record:
+    """Return the resolved study file, where it ran, and the commands."""
+    stored = view.stored
+    sections = {}
+    for section, values in stored.settings.model_dump(mode="json").items():
+        # A Python function knows nothing of the sections that say how images are trained on.
+        if isinstance(values, Mapping) and not (
+            view.by_function and section in ("trial", "confirm")
+        ):
+            shown = {k: v for k, v in values.items() if (section, k) != ("study", "storage")}
+            sections[f"[{section}]"] = _shown(shown)
+    attributes = stored.study.user_attrs
+    sections["Where it ran"] = _shown(
+        {
+            "storage": stored.storage,
+            "device": attributes.get("pdsearch:device"),
+            **dict(attributes.get("pdsearch:versions") or {}),
+        }
     )
-    looked = any(
-        entry.get("diagnostics") for row in found.rows for run in row.runs for entry in run
-    )
-    if looked:
-        note += f" {EXPLAINED.format(unit=unit)}"
-    pick = found.pick
-    layers = by_layer(pick.runs, unit=unit) if pick is not None else {}
-    if pick is not None and layers:
-        boxes.append(h("h3", "Layers of ", h("code", pick.name)))
-        boxes += [figure_box(one, title, height=400) for title, one in layers.items()]
-    return [h("p", note, class_="quiet"), *boxes]
+    again = "pdsearch search STUDY.toml      # with the settings above; the same command resumes"
+    if view.by_function:
+        again = "search(train=…) in Python, with the settings above; the same call resumes"
+    commands = [again, view.command("report", "-o report.html")]
+    commands += [] if view.by_function else [view.command("confirm")]
+    return {
+        "sections": sections,
+        "commands": [*commands, view.command("export", "-o pd_relu.py")],
+    }
 
 
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.2f}"
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "–" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"
+def _shown(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: value
+        if isinstance(value, str)
+        else "–"
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+        for key, value in values.items()
+    }

@@ -1,6 +1,24 @@
-"""Colours and layout that every figure shares."""
+"""What all figures share: colours, axes, layout, and the texts that hovering shows."""
 
+import html
+from collections.abc import Sequence
 from typing import Any
+
+import plotly.graph_objects as go
+
+from pdsearch.text import printable
+
+__all__ = [
+    "INK",
+    "PALETTE",
+    "axis",
+    "colour",
+    "epoch_axis",
+    "faint",
+    "label",
+    "layout",
+    "scatter",
+]
 
 INK = "#7d8590"
 """The step and ReLU: a grey that shows on white and on black."""
@@ -14,14 +32,62 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu 
 
 
 def colour(index: int) -> str:
-    """The palette's colour, over again where it ends."""
+    """Return a colour of the palette, which starts over at its end."""
     return PALETTE[index % len(PALETTE)]
 
 
 def faint(hex_colour: str, opacity: float) -> str:
-    """The colour with that opacity, for fills."""
+    """Return the colour with that opacity, for fills."""
     red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def label(text: object) -> str:
+    """Return a text for plotly, which reads tags, entities and %{…} in its labels."""
+    return html.escape(printable(text)).replace("%{", "%&#123;")
+
+
+def scatter(
+    x: Sequence[Any],
+    y: Sequence[Any],
+    *,
+    name: str | None = None,
+    notes: Sequence[str] | str | None = None,
+    mode: str = "markers",
+    **more: Any,
+) -> go.Scatter:
+    """Draw points, or a line where `mode` says so.
+
+    Args:
+        x: where.
+        y: how high.
+        name: in the legend; the trace has no entry there without one.
+        notes: what hovering shows, one for each point or one for all; nothing without, and
+            without a `hovertemplate`.
+        mode: plotly's.
+        **more: other properties of plotly's scatter.
+    """
+    shown = "skip" if notes is None and "hovertemplate" not in more else "text"
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode=mode,
+        name=None if name is None else label(name),
+        hoverinfo=shown,
+        hovertext=notes,
+        **{"showlegend": name is not None, **more},
+    )
+
+
+def axis(title: str = "", *, percent: bool = False, **more: Any) -> dict[str, Any]:
+    """Return an axis with its title; shares are labelled in percent."""
+    ticks = {"tickformat": ".1%"} if percent else {}
+    return {"title": {"text": label(title), "standoff": 8}, **ticks, **more}
+
+
+def epoch_axis(unit: str, most: int) -> dict[str, Any]:
+    """Return the axis of epochs or tasks: whole numbers where there are few."""
+    return axis(unit, dtick=1 if most <= 12 else None)
 
 
 AXIS: dict[str, Any] = {
@@ -38,7 +104,7 @@ AXIS: dict[str, Any] = {
 
 
 def layout(**changes: Any) -> dict[str, Any]:
-    """A figure's layout; nested settings are merged into the shared ones."""
+    """Return a figure's layout; nested settings are merged into the shared ones."""
     shared: dict[str, Any] = {
         "template": "none",
         "font": {"family": FONT, "size": 13, "color": "#24292f"},

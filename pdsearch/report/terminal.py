@@ -3,9 +3,10 @@
 import math
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pdsearch.report import shapes
+from pdsearch.text import bound, number, place
 
 if TYPE_CHECKING:
     from pdsearch.criteria import Report, Result
@@ -18,14 +19,14 @@ BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:=+*%#@"
 
 
 def takes_unicode(asked: bool | None) -> bool:
-    """What was asked for, or what stdout takes."""
+    """Return what was asked for, or what stdout takes."""
     if asked is not None:
         return asked
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool | None = None) -> str:
-    """G from x = −5 to 3 in one line of `width` characters.
+    """Draw g from x = −5 to 3 in one line of `width` characters.
 
     A column's height is g's value, a full block being 1 or more; `·` is 0, `-` negative.
 
@@ -53,7 +54,7 @@ def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool | None =
 def shape_plot(
     candidate: "Candidate", *, width: int = 64, height: int = 10, unicode: bool | None = None
 ) -> str:
-    """G with axes, the step dotted beside it; braille dots, or ASCII.
+    """Draw g with axes, with the step dotted; braille dots, or ASCII.
 
     Args:
         candidate: the pseudo-derivative.
@@ -121,52 +122,6 @@ def _ascii(dots: set[tuple[int, int]], marks: set[tuple[int, int]], i: int, j: i
     return "*" if (i, j) in dots else "." if (i, j) in marks else " "
 
 
-def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
-    """A number; an enclosure as its middle and its error, or as its ends where that is wide.
-
-    Args:
-        value: a number, a pair of ends (None: infinite), words, or None for nothing.
-        digits: significant ones.
-        error: whether an enclosure's half width is told.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, tuple | list):
-        low, high = value
-        if low is None or high is None:
-            return f"[{number(low) or '−∞'}, {number(high) or '∞'}]"
-        middle, half = (low + high) / 2, (high - low) / 2
-        if half > 0.05 * abs(middle):
-            return f"[{low:.3g}, {high:.3g}]"
-        shown = f"{middle:.{digits}g}"
-        return f"{shown} ± {half:.1g}" if half > 0 and error else shown
-    if isinstance(value, float):
-        return f"{value:.{digits}g}"
-    return str(value)
-
-
-def bound(value: Any) -> str:
-    """A criterion's bound: a number, a range, or words."""
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(number(end) for end in value) + "]"
-    return number(value)
-
-
-def place(witness: Any) -> str:
-    """A witness in words: where, and with which parameters."""
-    parts = []
-    for name, value in (witness or {}).items():
-        if isinstance(value, tuple | list):
-            ends = (
-                ("−∞" if value[0] is None else number(value[0], 8)),
-                ("∞" if value[1] is None else number(value[1], 8)),
-            )
-            parts.append(f"{name} in [{ends[0]}, {ends[1]}]")
-        else:
-            parts.append(f"{name} = {number(value, 8) if value is not None else '±∞'}")
-    return ", ".join(parts)
-
-
 def criteria_text(
     report: "Report",
     candidate: "Candidate | None" = None,
@@ -174,7 +129,7 @@ def criteria_text(
     width: int = 100,
     unicode: bool | None = None,
 ) -> str:
-    """A report for a terminal: the shape, then each criterion with verdict, value and witness.
+    """Return a report as text: the shape, then each criterion with verdict, value and witness.
 
     Args:
         report: of `check`.

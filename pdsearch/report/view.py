@@ -10,16 +10,17 @@ from pdsearch.report.rates import best_run
 from pdsearch.study.rows import ranked
 from pdsearch.study.settings import DEFAULT_STORAGE
 from pdsearch.study.stored import trained_by
+from pdsearch.text import number, percent, points
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, TrialRow
 
-__all__ = ["View", "duration", "name", "p_value"]
+__all__ = ["View"]
 
 
 @dataclass(frozen=True)
 class View:
-    """A study with its rows read once, so that every part of the page tells of the same moment."""
+    """A study with its rows read once, so that all parts of a page agree."""
 
     stored: "StoredStudy"
     rows: tuple["TrialRow", ...]
@@ -55,6 +56,11 @@ class View:
         rows = [r for r in self.rows if r.kind == "baseline" and r.value is not None]
         whole = [r for r in rows if r.status == "complete"]
         return whole[-1] if whole else rows[-1] if rows else None
+
+    @property
+    def candidates(self) -> list["TrialRow"]:
+        """The trials of candidates that the search drew."""
+        return [row for row in self.rows if row.kind == "candidate"]
 
     @cached_property
     def references(self) -> list["TrialRow"]:
@@ -101,17 +107,15 @@ class View:
         return "epoch" if self.by_function else self.stored.settings.trial.unit
 
     def value(self, value: float | None) -> str:
-        """A value as shown."""
-        if value is None:
-            return "–"
-        return f"{100 * value:.2f} %" if self.percent else f"{value:.5g}"
+        """Return a value as shown."""
+        return (percent(value) if self.percent else number(value)) or "–"
 
     def difference(self, value: float) -> str:
-        """A difference of two values as shown."""
-        return f"{100 * value:+.2f} points" if self.percent else f"{value:+.4g}"
+        """Return a difference of two values as shown."""
+        return f"{points(value)} points" if self.percent else f"{value:+.4g}"
 
     def command(self, verb: str, rest: str = "") -> str:
-        """A command about this study, as typed in a shell."""
+        """Return a command about this study, as typed in a shell."""
         parts = ["pdsearch", verb, shlex.quote(self.stored.name)]
         if self.stored.storage != DEFAULT_STORAGE:
             parts.append(f"--storage {shlex.quote(self.stored.storage)}")
@@ -122,22 +126,3 @@ class View:
         """What the storage holds of a confirmation."""
         found = load_confirmation(self.stored)
         return found if found is not None and found.rows else None
-
-
-def name(row: "TrialRow") -> str:
-    """A trial's candidate."""
-    return row.candidate.name if row.candidate is not None else "–"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a unit that fits."""
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
-
-
-def p_value(value: float | None) -> str:
-    """A p-value as shown."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

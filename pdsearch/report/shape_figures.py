@@ -1,8 +1,10 @@
-"""Figures of shapes: a candidate or several beside the step, a family's fan, witnesses."""
+"""Figures of shapes: candidates next to the step, a family's fan, witnesses and proofs."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -10,8 +12,7 @@ import plotly.graph_objects as go
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Family, at_share
 from pdsearch.report import shapes
-from pdsearch.report.markup import plain
-from pdsearch.report.style import INK, colour, faint, layout
+from pdsearch.report.style import INK, axis, colour, faint, label, layout, scatter
 
 if TYPE_CHECKING:
     from optuna.distributions import FloatDistribution, IntDistribution
@@ -30,7 +31,7 @@ STEP = "step (ReLU)"
 def plot(
     target: "Candidate | Family | Sequence[Candidate]", *, low: float = LOW, high: float = HIGH
 ) -> go.Figure:
-    """The shape of a pseudo-derivative beside the step, ReLU's own derivative.
+    """Draw the shape of a pseudo-derivative next to the step, ReLU's own derivative.
 
     Args:
         target: a candidate; several, drawn together; or a family, drawn as a fan of curves over
@@ -59,21 +60,14 @@ def plot(
 
 
 def _step(low: float, high: float) -> go.Scatter:
-    xs, ys = shapes.step(low, high)
-    return go.Scatter(
-        x=xs,
-        y=ys,
-        name=STEP,
-        mode="lines",
-        line={"color": INK, "width": 2, "dash": "dot"},
-        hoverinfo="text",
-        hovertext=f"{STEP}: the true derivative of max(x, 0)",
-    )
+    line = {"color": INK, "width": 2, "dash": "dot"}
+    note = f"{STEP}: the true derivative of max(x, 0)"
+    return scatter(*shapes.step(low, high), name=STEP, notes=note, mode="lines", line=line)
 
 
 def _curve(
     candidate: Candidate,
-    label: str,
+    name: str,
     *,
     low: float,
     high: float,
@@ -81,47 +75,35 @@ def _curve(
     line: Mapping[str, Any],
 ) -> go.Scatter:
     xs, ys = shapes.curve(candidate, low, high, progress=progress)
-    note = f"{plain(label)}<br>g(x) = {_wrapped(candidate.formula)}"
-    return go.Scatter(
-        x=xs,
-        y=[None if math.isnan(y) else y for y in ys],
-        name=plain(label),
+    # Six digits are more than a screen shows; one template for all points keeps the page small.
+    note = f"{label(name)}<br>g(x) = {_wrapped(candidate.formula)}"
+    return scatter(
+        [float(f"{x:.9g}") for x in xs],
+        [None if math.isnan(y) else float(f"{y:.6g}") for y in ys],
+        name=name,
+        hovertemplate=f"x = %{{x:.4g}}, g = %{{y:.5g}}<br>{note}<extra></extra>",
         mode="lines",
-        hoverinfo="text",
-        hovertext=[f"x = {x:.4g}, g = {y:.5g}<br>{note}" for x, y in zip(xs, ys, strict=True)],
         # Plotly otherwise leaves out points, and bends become corners.
         line={**line, "simplify": False},
     )
 
 
 def _wrapped(formula: str, width: int = 70) -> str:
-    """A formula on several lines of a hover text, cut at blanks."""
-    import textwrap
-
+    """Return a formula on several lines of a hover text, cut at blanks."""
     lines = textwrap.wrap(formula, width, break_long_words=False, break_on_hyphens=False)
-    return "<br>&nbsp;&nbsp;&nbsp;".join(plain(line) for line in lines[:12])
+    return "<br>&nbsp;&nbsp;&nbsp;".join(label(line) for line in lines[:12])
 
 
-def _axes(values: Sequence[float], low: float, high: float, **more: Any) -> dict[str, Any]:
-    bottom, top = shapes.span(list(values))
+def _axes(values: Sequence[float], low: float, high: float) -> dict[str, Any]:
+    line = {"type": "line", "layer": "below", "line": {"color": faint(INK, 0.45), "width": 1}}
     return layout(
-        xaxis={"title": {"text": "pre-activation x", "standoff": 8}, "range": [low, high]},
-        yaxis={
-            "title": {"text": "pseudo-derivative g(x)", "standoff": 8},
-            "range": [bottom, top],
-        },
+        xaxis=axis("pre-activation x", range=[low, high]),
+        yaxis=axis("pseudo-derivative g(x)", range=list(shapes.span(list(values)))),
         shapes=[
-            {
-                "type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1,
-                "line": {"color": faint(INK, 0.45), "width": 1}, "layer": "below",
-            },
-            {
-                "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0,
-                "line": {"color": faint(INK, 0.45), "width": 1}, "layer": "below",
-            },
+            {**line, "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1},
+            {**line, "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0},
         ],
-        **more,
-    )  # fmt: skip
+    )
 
 
 def _heights(figure: go.Figure) -> list[float]:
@@ -141,20 +123,19 @@ def shapes_figure(
     low: float = LOW,
     high: float = HIGH,
 ) -> go.Figure:
-    """Candidates beside the step; `dashed` ones, for comparison, thinner."""
+    """Draw candidates next to the step; `dashed` ones, for comparison, thinner."""
     figure = go.Figure()
+    curve = partial(_curve, low=low, high=high)
     labels = labels or [candidate.name for candidate in candidates]
-    for i, (candidate, label) in enumerate(zip(candidates, labels, strict=True)):
+    for i, (candidate, name) in enumerate(zip(candidates, labels, strict=True)):
         line = {"color": colour(i), "width": 3.2 if i == 0 else 2.2}
-        figure.add_trace(_curve(candidate, label, low=low, high=high, line=line))
+        figure.add_trace(curve(candidate, name, line=line))
         if candidate.annealed:
             line = {"color": colour(i), "width": 1.6, "dash": "dash"}
-            figure.add_trace(
-                _curve(candidate, f"{label}, t = 0.5", low=low, high=high, progress=0.5, line=line)
-            )
+            figure.add_trace(curve(candidate, f"{name}, t = 0.5", progress=0.5, line=line))
     for i, candidate in enumerate(dashed, start=len(candidates)):
         line = {"color": colour(i), "width": 1.6, "dash": "dash"}
-        figure.add_trace(_curve(candidate, candidate.name, low=low, high=high, line=line))
+        figure.add_trace(curve(candidate, candidate.name, line=line))
     figure.add_trace(_step(low, high))
     figure.update_layout(_axes(_heights(figure), low, high))
     return figure
@@ -164,50 +145,34 @@ def shapes_figure(
 
 
 def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go.Figure:
-    """A fan of curves over each parameter's range, chosen by buttons; the default is thick."""
-    figure = go.Figure()
-    owners: list[str] = []
-
-    def add(owner: str, trace: go.Scatter) -> None:
-        owners.append(owner)
-        figure.add_trace(trace)
-
+    """Draw a fan of curves over each parameter's range, chosen by buttons; the default is thick."""
+    curve = partial(_curve, low=low, high=high)
+    fans: dict[str, list[go.Scatter]] = {}
     for name in family.parameters:
         values = _fan_values(family.space[name])
         for i, value in enumerate(values):
-            tone = _tone(i / max(1, len(values) - 1))
-            add(
-                name,
-                _curve(
-                    family.bind(**{name: value}),
-                    f"{name} = {value:.4g}",
-                    low=low,
-                    high=high,
-                    line={"color": tone, "width": 1.8},
-                ),
-            )
+            line = {"color": _tone(i / max(1, len(values) - 1)), "width": 1.8}
+            member = family.bind(**{name: value})
+            fans.setdefault(name, []).append(curve(member, f"{name} = {value:.4g}", line=line))
     if family.annealed:
-        for i in range(5):
-            line = {"color": _tone(i / 4), "width": 1.8}
-            label = f"t = {i / 4:g}"
-            curve = _curve(family.default, label, low=low, high=high, progress=i / 4, line=line)
-            add("t", curve)
-    add("", _step(low, high))
+        for t in (0.0, 0.25, 0.5, 0.75, 1.0):
+            line = {"color": _tone(t), "width": 1.8}
+            one = curve(family.default, f"t = {t:g}", progress=t, line=line)
+            fans.setdefault("t", []).append(one)
     line = {"color": colour(0), "width": 3.4}
-    add("", _curve(family.default, f"default {family.default.name}", low=low, high=high, line=line))
-    choices = list(dict.fromkeys(owner for owner in owners if owner))
+    default = curve(family.default, f"default {family.default.name}", line=line)
 
     def shown(choice: str) -> list[bool]:
-        return [owner in ("", choice) for owner in owners]
+        return [name == choice for name in fans for _ in fans[name]] + [True, True]
 
-    if choices:
-        for trace, visible in zip(figure.data, shown(choices[0]), strict=True):
-            trace.visible = visible
+    figure = go.Figure([*(one for fan in fans.values() for one in fan), _step(low, high), default])
     figure.update_layout(_axes(_heights(figure), low, high))
-    if len(choices) > 1:
+    for trace, visible in zip(figure.data, shown(next(iter(fans), "")), strict=True):
+        trace.visible = visible
+    if len(fans) > 1:
         buttons = [
             {"label": f"vary {choice}", "method": "update", "args": [{"visible": shown(choice)}]}
-            for choice in choices
+            for choice in fans
         ]
         menu = {
             "type": "buttons", "direction": "right", "buttons": buttons, "showactive": True,
@@ -238,7 +203,7 @@ def _fan_values(distribution: Any) -> list[float]:
 
 
 def _tone(share: float) -> str:
-    """From blue through violet to orange: ordered, and visible on white and on black."""
+    """Return a colour from blue through violet to orange, visible on white and on black."""
     ends = ((64, 145, 220), (150, 105, 200), (230, 120, 40))
     first, second, within = (
         (ends[0], ends[1], share * 2) if share < 0.5 else (ends[1], ends[2], share * 2 - 1)
@@ -258,7 +223,7 @@ def criteria_figure(
     low: float = LOW,
     high: float = HIGH,
 ) -> go.Figure:
-    """The shape with its step, and where each refuted criterion fails.
+    """Draw the shape with its step, and where each refuted criterion fails.
 
     Args:
         candidate: the pseudo-derivative.
@@ -270,7 +235,7 @@ def criteria_figure(
     marked = [(entry, _ends(entry)) for entry in results]
     found = [(entry, ends) for entry, ends in marked if ends is not None]
     for _, ends in found:
-        # A witness at −10⁶ must not flatten the picture; it is told in the table.
+        # A witness at −10⁶ must not flatten the picture; the table has it.
         low = min([low, *(end - 1 for end in ends if -60 <= end < low)])
         high = max([high, *(end + 1 for end in ends if high < end <= 60)])
     figure = go.Figure()
@@ -282,34 +247,25 @@ def criteria_figure(
         visible = [end for end in ends if low <= end <= high]
         if not visible:
             continue
-        tone = colour(i + 4)
-        label = plain(str(entry["name"]))
-        text = f"{label}: {plain(str(entry['statement']))}<br>" + (
-            f"fails at x = {ends[0]:.8g}"
-            if len(ends) == 1
-            else f"fails over x in [{ends[0]:.8g}, {ends[1]:.8g}]"
-        )
+        tone, name = colour(i + 4), str(entry["name"])
+        where = f"at x = {ends[0]:.8g}"
         if len(ends) == 2:
+            where = f"over x in [{ends[0]:.8g}, {ends[1]:.8g}]"
             figure.add_vrect(
                 x0=max(low, ends[0]), x1=min(high, ends[1]),
                 fillcolor=faint(tone, 0.12), line_width=0, layer="below",
             )  # fmt: skip
         figure.add_trace(
-            go.Scatter(
-                x=visible,
-                y=[shapes.evaluate(candidate, end) for end in visible],
-                mode="markers",
-                name=f"{label} fails",
+            scatter(
+                visible,
+                [shapes.evaluate(candidate, end) for end in visible],
+                name=f"{name} fails",
+                notes=f"{label(name)}: {label(entry['statement'])}<br>fails {where}",
                 marker={
-                    "color": tone,
-                    "size": 11,
-                    "symbol": "circle-open-dot",
-                    "line": {"width": 2.5},
+                    "color": tone, "size": 11, "symbol": "circle-open-dot", "line": {"width": 2.5},
                 },
-                hoverinfo="text",
-                hovertext=text,
             )
-        )
+        )  # fmt: skip
     bottom, top = figure.layout.yaxis.range
     for i, (criterion, boxes) in enumerate((proofs or {}).items()):
         figure.add_trace(_proof(criterion, boxes, colour(i + 7), within=(low, high, bottom, top)))
@@ -325,7 +281,7 @@ def _proof(
     *,
     within: tuple[float, float, float, float],
 ) -> go.Bar:
-    """A proof's boxes as bars, each with its numbers; hidden until chosen in the legend."""
+    """Draw a proof's boxes as bars, each with its numbers; hidden until chosen in the legend."""
     low, high, bottom, top = within
     drawn = []
     for box in _merged([box for box in boxes if box.x[0] < high and box.x[1] > low], high - low):
@@ -351,7 +307,7 @@ def _proof(
 
 
 def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
-    """Neighbours that would be narrower than a pixel or so, joined: still an enclosure."""
+    """Join neighbours that would be narrower than a pixel or so: still an enclosure."""
     found: list[ProofBox] = []
     for box in boxes:
         last = found[-1] if found else None
@@ -364,7 +320,7 @@ def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
 
 
 def _ends(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """A witness's place on the x axis: a point or two ends."""
+    """Return a witness's place on the x axis: a point or two ends."""
     place = (entry.get("witness") or {}).get("x")
     values = place if isinstance(place, list | tuple) else [place]
     finite = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]

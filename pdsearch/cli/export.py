@@ -1,0 +1,108 @@
+"""`pdsearch export`."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.cli.options import (
+    STUDY,
+    TARGET,
+    add_set,
+    add_storage,
+    add_variant,
+    natural,
+    settings_of,
+    stored_study,
+)
+from pdsearch.cli.output import note
+from pdsearch.errors import InputError, PdsearchError
+
+if TYPE_CHECKING:
+    from pdsearch.family import Candidate
+    from pdsearch.study import StoredStudy
+
+SUMMARY = "write a candidate as a standalone torch file, JSON or LaTeX"
+ABOUT = f"""\
+{STUDY} Of a study the best candidate is taken, or --trial's;
+where a family of the library has the same name, the family.
+
+{TARGET.replace("--set or --param", "--set")}"""
+EXAMPLES = """\
+  pdsearch export studies/digits.toml -o pd_relu.py
+  pdsearch export exp_tail --set alpha=0.5 -o candidate.json
+  pdsearch export studies/digits.toml --trial 7 -o best.tex
+"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The candidate, and where it goes."""
+    command.add_argument("source", metavar="STUDY|TARGET")
+    add_set(command, "change a parameter's value (repeat for more)")
+    add_variant(command)
+    add_storage(command)
+    command.add_argument("--trial", type=natural, metavar="N", help="that trial's candidate")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.py|.json|.tex")
+    command.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write a candidate as a file."""
+    from pdsearch.export import export
+    from pdsearch.family import varied
+    from pdsearch.report.files import check_place
+
+    path, settings = Path(arguments.output), settings_of(arguments)
+    variant = {"fading": arguments.fade, "direction": arguments.direction}
+    check_place(path, force=arguments.force)
+    candidate, origin = _source(arguments, settings, variant)
+    if origin is not None and (settings or any(variant.values())):
+        candidate = varied(candidate, settings, **variant)
+        # Nobody has trained what it is now.
+        origin = {"study": origin["study"], "changed from trial": origin["trial"]}
+    export(candidate, path, force=arguments.force, provenance=origin)
+    note(f"wrote {path}: {candidate.name}")
+    return 0
+
+
+# What a study may be called, as against a formula or a file.
+_STUDY_NAME = re.compile(r"[\w][\w .-]*\Z")
+
+
+def _source(
+    arguments: argparse.Namespace, settings: dict[str, float], variant: dict[str, Any]
+) -> tuple["Candidate", dict[str, Any] | None]:
+    """A study's candidate, or a target's: a name is a family's before it is a study's."""
+    from pdsearch.family import is_library_name, load_target
+
+    text = arguments.source
+    if text.endswith(".toml") or arguments.storage or arguments.trial is not None:
+        return _of_study(stored_study(text, arguments.storage), arguments.trial)
+    try:
+        return load_target(text, settings=settings, **variant)[1], None
+    except InputError as no_target:
+        known = is_library_name(text)  # then it is its settings that are wrong
+        if known or not _STUDY_NAME.match(text) or text.endswith((".py", ".json")):
+            raise
+        try:
+            stored = stored_study(text, None)
+        except PdsearchError:
+            raise InputError(f"{text!r} is no study here, and as a target: {no_target}") from None
+    return _of_study(stored, None)
+
+
+def _of_study(stored: "StoredStudy", trial: int | None) -> tuple["Candidate", dict[str, Any]]:
+    from pdsearch.export import provenance
+
+    if trial is None:
+        row = stored.best()
+        if row is None:
+            raise InputError(f"study {stored.name!r} has no finished candidate to export yet")
+    else:
+        rows = {row.number: row for row in stored.trials()}
+        if trial not in rows:
+            raise InputError(f"study {stored.name!r} has no trial {trial} (it has {len(rows)})")
+        row = rows[trial]
+    if row.candidate is None:
+        raise InputError(f"trial {row.number} of study {stored.name!r} has no candidate")
+    return row.candidate, provenance(stored, row)

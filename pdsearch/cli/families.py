@@ -1,0 +1,65 @@
+"""`pdsearch families`."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from pdsearch.cli.options import add_json
+from pdsearch.cli.output import can_draw, emit, emit_json, wrapped
+from pdsearch.text import number
+
+if TYPE_CHECKING:
+    from pdsearch.family import Family
+
+SUMMARY = "list the library: name, formula, parameters, reference"
+ABOUT = ""
+EXAMPLES = """\
+  pdsearch families
+  pdsearch families --json
+"""
+
+add_arguments = add_json
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List the library; with small plots where the terminal can show them."""
+    from pdsearch.family import library
+
+    families = library().values()
+    if arguments.json:
+        emit_json([_entry(family) for family in families])
+    else:
+        emit("\n\n".join(_paragraph(family) for family in families))
+    return 0
+
+
+def _entry(family: "Family") -> dict[str, Any]:
+    space = family.to_dict()["space"]
+    return {
+        "name": family.name,
+        "aliases": list(family.aliases),
+        "formula": family.formula,
+        "latex": family.latex,
+        "parameters": {
+            name: {key: entry[key] for key in ("low", "high", "log")}
+            | {"default": family.defaults[name]}
+            for name, entry in space.items()
+        },
+        "reference": family.reference,
+        "origin": family.origin,
+    }
+
+
+def _paragraph(family: "Family") -> str:
+    head = family.name + (f" ({', '.join(family.aliases)})" if family.aliases else "")
+    if can_draw():
+        from pdsearch.report import sparkline
+
+        head = f"{head:34}{sparkline(family.default)}"
+    lines = [head.rstrip(), *wrapped("g(x) = " + family.formula)]
+    lines += [
+        f"    {name} in [{number(entry['low'])}, {number(entry['high'])}]"
+        + (" (log)" if entry["log"] else "")
+        + f", default {number(entry['default'])}"
+        for name, entry in _entry(family)["parameters"].items()
+    ]
+    return "\n".join([*lines, *wrapped(family.reference)])

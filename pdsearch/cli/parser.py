@@ -1,0 +1,114 @@
+"""The command line as a whole: the table of commands, and words into arguments."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from types import ModuleType
+
+from pdsearch import __version__
+from pdsearch.cli import (
+    check,
+    confirm,
+    criteria,
+    dashboard,
+    doctor,
+    export,
+    families,
+    init,
+    report,
+    search,
+    status,
+    worker,
+)
+from pdsearch.cli.options import Parser
+
+__all__ = ["COMMANDS", "parse"]
+
+# In the order of `pdsearch --help`. Each module has SUMMARY, ABOUT and EXAMPLES for its help,
+# `add_arguments`, and `run`, which returns the exit status.
+_MODULES = (
+    *(families, check, search, worker, status, report, confirm, export),
+    *(criteria, dashboard, doctor, init),
+)
+COMMANDS: dict[str, ModuleType] = {m.__name__.rpartition(".")[2]: m for m in _MODULES}
+
+# After each of these flags several values may follow; what still looks like one belongs to it.
+_SEVERAL = {
+    "--set": re.compile(r"[A-Za-z_][\w.]*=(?!=)"),
+    "--param": re.compile(r"[A-Za-z_]\w*=(?!=)"),
+    "--transfer": re.compile(r"[^-][^@]*@"),
+}
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the words after `pdsearch`.
+
+    Raises:
+        InputError: they make no command.
+    """
+    words: list[str] = []
+    pattern: re.Pattern[str] | None = None
+    flag = ""
+    for i, word in enumerate(argv):
+        if pattern is not None and argv[i - 1] != flag and pattern.match(word):
+            words.append(flag)  # `--set a=1 b=2` means `--set a=1 --set b=2`
+        elif pattern is None or argv[i - 1] != flag:
+            flag, pattern = word, _SEVERAL.get(word)
+            # In `confirm STUDY --candidate A B` B is a candidate too; else it may be the study.
+            if word == "--candidate" and _study_comes_first(argv[:i]):
+                pattern = re.compile(r"[^-]")
+        words.append(word)
+    return _parser().parse_args(words)
+
+
+def _study_comes_first(words: Sequence[str]) -> bool:
+    """Return whether the word after `confirm` is the study rather than a flag."""
+    after = list(words[words.index("confirm") + 1 :]) if "confirm" in words else []
+    return bool(after) and not after[0].startswith("-")
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = _shared()
+    form = argparse.RawDescriptionHelpFormatter
+    root = Parser(
+        prog="pdsearch",
+        description="Design, check and search pseudo-derivatives (surrogate gradients) for ReLU.",
+        epilog="pdsearch COMMAND --help has more about a command, with examples.\n\n"
+        "exit status: 0 done, 1 a required criterion does not hold (check) or something needs\n"
+        "attention (doctor), 2 bad input, 130 interrupted, 70 a bug of ours",
+        formatter_class=form,
+        parents=[shared],
+        allow_abbrev=False,
+    )
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        summary = module.SUMMARY
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.\n\n{module.ABOUT}".rstrip(),
+            epilog=f"examples:\n{module.EXAMPLES}".rstrip(),
+            formatter_class=form,
+            parents=[shared],
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+    return root
+
+
+def _shared() -> Parser:
+    """Return the flags that go before or after any command."""
+    shared = Parser(add_help=False)
+    group = shared.add_mutually_exclusive_group()
+    # SUPPRESS: given before the command, they would otherwise be reset by the command's default.
+    hidden = argparse.SUPPRESS
+    group.add_argument("-q", "--quiet", action="store_true", default=hidden, help="no progress")
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=hidden,
+        help="more messages on stderr; twice: all of them",
+    )
+    shared.add_argument("--version", action="version", version=f"pdsearch {__version__}")
+    return shared

@@ -1,0 +1,47 @@
+"""`pdsearch worker`."""
+
+import argparse
+
+from pdsearch.cli.options import (
+    STUDY,
+    TRUST,
+    add_begun_study,
+    add_training,
+    progress,
+    stored_study,
+    study_of,
+    training_of,
+)
+from pdsearch.errors import InputError
+
+SUMMARY = "join a study that others are running"
+ABOUT = f"{STUDY}\n{TRUST}"
+EXAMPLES = """\
+  pdsearch worker studies/alexnet_cifar10.toml --storage postgresql+psycopg://user@host/db
+"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The study, and how its trials are trained here."""
+    add_begun_study(command)
+    add_training(command, seed="must be the study's; may be omitted")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Join a study that others are running."""
+    from pdsearch.study import worker
+
+    seed = {} if arguments.seed is None else {"study.seed": str(arguments.seed)}
+    study = study_of(arguments, **seed)
+    if arguments.seed is not None:
+        kept = stored_study(study, arguments.storage).settings.study.seed
+        if arguments.seed != kept:
+            raise InputError(f"a worker trains with its study's seed, {kept}: omit --seed")
+    worker(
+        study,
+        storage=arguments.storage,
+        trust_study_code=arguments.trust_study_code,
+        progress=progress(arguments),
+        **training_of(arguments),
+    )
+    return 0

@@ -1,0 +1,143 @@
+"""How numbers and tables look, wherever they are shown: terminal, page, Markdown.
+
+A value that is not there is an empty text.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+__all__ = [
+    "bound",
+    "columns",
+    "duration",
+    "ends",
+    "escaped",
+    "number",
+    "p_value",
+    "percent",
+    "place",
+    "points",
+    "printable",
+    "signed",
+    "spread",
+]
+
+
+def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
+    """Return a number, or an enclosure as its middle and error; as its ends where it is wide.
+
+    Args:
+        value: a number, a pair of ends (None: infinite), words, or None.
+        digits: significant digits.
+        error: whether an enclosure's half width is shown.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        low, high = value
+        if low is None or high is None:
+            return f"[{number(low) or '−∞'}, {number(high) or '∞'}]"
+        middle, half = (low + high) / 2, (high - low) / 2
+        if half > 0.05 * abs(middle):
+            return f"[{low:.3g}, {high:.3g}]"
+        shown = f"{middle:.{digits}g}"
+        return f"{shown} ± {half:.1g}" if half > 0 and error else shown
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def bound(value: Any) -> str:
+    """Return a criterion's bound: a number, a range, or words."""
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(number(end) for end in value) + "]"
+    return number(value)
+
+
+def place(witness: Any) -> str:
+    """Return a witness in words: where, and with which parameters."""
+    parts = []
+    for name, value in (witness or {}).items():
+        if isinstance(value, tuple | list):
+            low = "−∞" if value[0] is None else number(value[0], 8)
+            high = "∞" if value[1] is None else number(value[1], 8)
+            parts.append(f"{name} in [{low}, {high}]")
+        else:
+            parts.append(f"{name} = {number(value, 8) or '±∞'}")
+    return ", ".join(parts)
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in percent, two decimals."""
+    return "" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def points(difference: float | None) -> str:
+    """Return a difference of two fractions in percentage points, with its sign."""
+    return "" if difference is None else f"{100 * difference:+.2f}"
+
+
+def signed(value: float | None) -> str:
+    """Return a number with its sign, two decimals."""
+    return "" if value is None else f"{value:+.2f}"
+
+
+def ends(
+    interval: tuple[float, float] | None,
+    shown: Callable[[float], str] = points,
+    form: str = "[{}, {}]",
+) -> str:
+    """Return an interval by its ends, each as `shown` has it."""
+    return "" if interval is None else form.format(*map(shown, interval))
+
+
+def spread(mean: float, std: float | None) -> str:
+    """Return a mean of fractions and its standard deviation, in percent without the sign."""
+    return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value: three decimals, or two digits where it is smaller."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds in the unit that fits."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
+
+
+def printable(text: object) -> str:
+    """Return the text with � for control characters, NUL and lone surrogates."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
+def escaped(text: object) -> str:
+    """Return the text on one line: line breaks and control characters as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:
+    """Return rows of cells as aligned columns, two blanks apart.
+
+    Args:
+        rows: the cells, equally many in each row.
+        right: the columns that are aligned to the right.
+        indent: what each line begins with.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = set(right)
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
