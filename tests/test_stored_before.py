@@ -103,7 +103,6 @@ def test_its_confirmation_goes_on(folder, monkeypatch):
 
 
 def test_a_copy_is_another_study(folder):
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     optuna.copy_study(
         from_study_name="tied-before",
         from_storage=STORAGE,

@@ -230,7 +230,7 @@ def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch)
 
 
 def test_a_study_that_goes_on_elsewhere_says_so(tiny, capsys):
-    told = "the study was begun on cuda:0 and goes on on cpu"
+    told = "the study was begun on cuda:0 and is resumed on cpu"
     stored = search(tiny, trials=2, workers=1, device="cpu").stored
     assert "was begun on" not in capsys.readouterr().err
     stored.study.set_user_attr("pdsearch:device", "cuda:0")

@@ -12,6 +12,7 @@ from pdsearch.report.rates import by_learning_rate, rate_curves
 from pdsearch.report.shape_figures import criteria_figure, shapes_figure
 from pdsearch.report.trial_figures import name_of
 from pdsearch.report.view import View
+from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.rows import counts_of
 from pdsearch.text import number
 from pdsearch.trial import length_of
@@ -351,13 +352,9 @@ def settings(view: View) -> Record:
         ):
             shown = {k: v for k, v in values.items() if (section, k) != ("study", "storage")}
             sections[f"[{section}]"] = _shown(shown)
-    attributes = stored.study.user_attrs
+    kept = StudyAttrs(stored.study)
     sections["Where it ran"] = _shown(
-        {
-            "storage": stored.storage,
-            "device": attributes.get("pdsearch:device"),
-            **dict(attributes.get("pdsearch:versions") or {}),
-        }
+        {"storage": stored.storage, "device": kept.device, **dict(kept.versions or {})}
     )
     again = "pdsearch search STUDY.toml      # with the settings above; the same command resumes"
     if view.by_function:

@@ -366,7 +366,7 @@ def _remark(stored: StoredStudy, display: Display, *, where: str) -> None:
     begun_on = attrs.device if "device" in attrs else where
     if str(begun_on).partition(":")[0] != where.partition(":")[0]:
         display.say(
-            f"the study was begun on {begun_on} and goes on on {where}: the same seed no "
+            f"the study was begun on {begun_on} and is resumed on {where}: the same seed no "
             "longer gives the same bits, so pairs are a little less alike (--device)"
         )
 

@@ -381,7 +381,7 @@ def check_name(name: str) -> str:
     """
     if name.endswith(".toml"):
         raise InputError(
-            f"a study's name does not end in .toml, by which a study's file is told, got {name!r}"
+            f"a study's name does not end in .toml, which marks a study file, got {name!r}"
         )
     if not _NAME.match(name):
         shown = ascii(name) if len(name) <= 60 else f"{name[:57]!a}... ({len(name)} long)"

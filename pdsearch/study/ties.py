@@ -87,7 +87,9 @@ def _further_seed(
             break
         except Machine as error:
             # The study is finished, and what is known decides well enough without this seed.
-            then = "trying again" if attempt < ATTEMPTS else "left out; the same search tries anew"
+            then = (
+                "trying again" if attempt < ATTEMPTS else "skipped; the same search tries it again"
+            )
             what = f"{type(error).__name__}: {first_line(error)}"
             display.note(f"trial {row.number}, seed {seed}: {what} ({then})")
     if outcome is None:
