@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import sympy
 from sympy import S, oo
@@ -426,7 +426,7 @@ def _enclosed(shape: Shape, stretch: _Stretch, box: Box) -> Interval:
 
 def _local(piece: Piece, stretch: _Stretch) -> Interval:
     """The local coordinates of a stretch, rounded outward, within the piece."""
-    low, high = Fraction(stretch.lo), Fraction(stretch.hi)
+    low, high = cast(Fraction, stretch.lo), cast(Fraction, stretch.hi)
     if piece.tail:
         low, high = (-high, -low) if piece.tail_side < 0 else (low, high)
     else:

@@ -42,15 +42,15 @@ def _at_point(
     cache: dict[float, Ends] = {}
 
     def evaluate(value: float) -> Ends:
+        known = cache.get(value)
+        if known is not None:
+            return known
         if not span[0] <= value <= span[1]:
             far = below if value < span[0] else above
             return far(value) if callable(far) else far
-        known = cache.get(value)
-        if known is None:
-            known = ball_interval(function(arb(value)))[:2]
-            if len(cache) > 20_000:  # bounded memory in long searches
-                cache.clear()
-            cache[value] = known
+        if len(cache) > 20_000:  # bounded memory in long searches
+            cache.clear()
+        cache[value] = known = ball_interval(function(arb(value)))[:2]
         return known
 
     return evaluate
