@@ -354,7 +354,9 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
         finest, most_open, key = radius / 2**22, math.inf, _by_length
 
     def cut(stretch: _Stretch) -> list[_Stretch] | None:
-        if stretch.length < finest or length[None] > most_open or clock.time_is_up():
+        if stretch.length < finest:
+            return None
+        if box and (length[None] > most_open or clock.time_is_up()):
             return None
         return stretch.halves() if box or budget.spend() else None
 
