@@ -12,6 +12,7 @@ What hangs nevertheless is left after `LEAVE` seconds, see `handled`.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -72,8 +73,7 @@ def came() -> bool:
 def check() -> None:
     """Raise KeyboardInterrupt where a signal has come: a step's end.
 
-    Also one whose exception was lost: Python drops what a handler raises inside of a finalizer or
-    a weak reference's callback.
+    Also one whose exception was lost: see `_would_be_lost`.
     """
     if came() and _here():
         _state.raised = True
@@ -140,13 +140,15 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _would_be_lost(frame: FrameType | None) -> bool:
-    """Whether a finalizer or a weak reference's callback runs: Python drops what is raised there.
+    """Whether a callback runs in which Python drops exceptions.
 
-    The thread that watches sends the signal again.
+    A finalizer, a weak reference's callback, or one that is told of a garbage collection. The
+    thread that watches sends the signal again.
     """
+    collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "__del__" or code.co_filename.endswith(_WEAK):
+        if code.co_name == "__del__" or code.co_filename.endswith(_WEAK) or code in collecting:
             return True
         frame = frame.f_back
     return False

@@ -192,7 +192,22 @@ def in_a_weak_references_callback() -> None:
         gc.collect()
 
 
-@pytest.mark.parametrize("how", [in_a_finalizer, in_a_weak_references_callback])
+def in_a_callback_of_a_garbage_collection() -> None:
+    def told(phase: str, info: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        sum(range(10))
+
+    gc.callbacks.append(told)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(told)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [in_a_finalizer, in_a_weak_references_callback, in_a_callback_of_a_garbage_collection],
+)
 def test_where_python_drops_exceptions_it_comes_a_little_later(how: Callable[[], None]) -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), interrupt.handled():
