@@ -4,7 +4,7 @@ import functools
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,11 +29,12 @@ from pdsearch.confirm.runs import (
 )
 from pdsearch.confirm.together import take_turns
 from pdsearch.errors import InputError
+from pdsearch.study.begin import other_versions
 from pdsearch.study.kept import clean
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.storage import storage_errors, waiting
 from pdsearch.study.stored import trained_by
-from pdsearch.study.trust import runnable
+from pdsearch.study.trust import check_output, runnable
 from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
 
 if TYPE_CHECKING:
@@ -280,6 +281,7 @@ def confirm(
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
+    check_output(stored.output)
     settings = stored.settings
     n = settings.confirm.seeds if seeds is None else seeds
     budget = settings.confirm.epochs if epochs is None else epochs
@@ -350,6 +352,8 @@ def confirm(
     if changes := other_content(begun_with, home):
         searched = {}
         remarks.append(f"The search was made with other content of {', '.join(changes)}.")
+    if line := other_versions(kept):
+        remarks.append(f"{line[:1].upper()}{line[1:]}.")
     # A remedy may not fit another model.
     fitting = [[one for one in contenders if one.fits(stage.trial)] for stage in stages]
     rows = sum(map(len, fitting))
@@ -391,7 +395,7 @@ def confirm(
         return len(helpers)
 
     session = _Session(stored, str(place), share.threads, progress, runs, recruit)
-    session.finished()
+    remarks += _of_other_versions(session.finished().values(), stages)
     with waiting(
         stored.study,
         seconds=storage_wait,
@@ -425,6 +429,24 @@ def confirm(
     told = [setting.to_dict() for setting in stages]
     found = assemble_all(stored, told, session.records.values())
     return replace(found, notes=(*found.notes, *notes, *remarks))
+
+
+def _of_other_versions(
+    records: Iterable[Mapping[str, Any]], stages: Sequence[Setting]
+) -> list[str]:
+    """A note on finished runs that would be among the rows, had other versions not made them."""
+
+    def alike(setting: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in setting.items() if key != "versions"}
+
+    told = [stage.to_dict() for stage in stages]
+    settings = [record["setting"] for record in records if record["split"] == "test"]
+    count = sum(
+        setting not in told and any(alike(setting) == alike(one) for one in told)
+        for setting in settings
+    )
+    one = "run is" if count == 1 else "runs are"
+    return [f"{count} finished {one} left out: other versions made them."] if count else []
 
 
 def _searched_rates(stored: "StoredStudy") -> dict[str, float]:

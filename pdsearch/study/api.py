@@ -13,7 +13,7 @@ import optuna
 from pdsearch import interrupt
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.study.begin import begin, versions, with_decided
+from pdsearch.study.begin import begin, other_versions, with_decided
 from pdsearch.study.content import CONTENT, content_of, other_content
 from pdsearch.study.kept import PREFIX
 from pdsearch.study.own import KEPT
@@ -41,7 +41,14 @@ from pdsearch.study.stored import StoredStudy, open_named, open_study, summary
 from pdsearch.study.ties import decide_ties
 from pdsearch.study.train import FunctionTrainer, Trainer
 from pdsearch.study.trust import check_output, runnable
-from pdsearch.study.workers import WORTH, end_all, parent_alive, share_out, start
+from pdsearch.study.workers import (
+    WORTH,
+    end_all,
+    is_helper,
+    parent_alive,
+    share_out,
+    start,
+)
 
 
 @dataclass(frozen=True)
@@ -345,23 +352,8 @@ def _run(
             recruit=recruit if further and settings.workers == "auto" else None,
         )
         display.say(f"study {stored.name}: {shown_url(url)}")
-        fixed = 1 + len(stored.study.user_attrs[PREFIX + "references"])
-        if settings.trials <= fixed:
-            display.note(
-                f"study.trials = {settings.trials} leaves no trial to a candidate: ReLU and the "
-                f"references take {fixed}"
-            )
-        begun_with = stored.study.user_attrs.get(PREFIX + "versions", {})
-        others = [
-            f"{name} {begun_with[name]}, now {version}"
-            for name, version in versions().items()
-            if begun_with.get(name, version) != version
-        ]
-        if others:
-            display.note(
-                f"the study was begun with {'; '.join(others)}: what is trained from here on may "
-                "differ in its last bits from what is there, or in more"
-            )
+        for line in () if is_helper() else _remarks(stored):
+            display.note(line)
         begun_on = stored.study.user_attrs.get(PREFIX + "device", where)
         if begun_on.partition(":")[0] != where.partition(":")[0]:
             display.say(
@@ -378,6 +370,19 @@ def _run(
             if killed := end_all(helpers):
                 fail_dead_trials(stored.study, ended=killed)
             settle(stored.study)
+
+
+def _remarks(stored: StoredStudy) -> Iterator[str]:
+    """What is said once before a study goes on."""
+    kept, total = stored.study.user_attrs, stored.settings.study.trials
+    fixed = 1 + len(kept[PREFIX + "references"])
+    if total <= fixed:
+        yield (
+            f"study.trials = {total} leaves no trial to a candidate: ReLU and the references take "
+            f"{fixed}"
+        )
+    if line := other_versions(kept):
+        yield line
 
 
 def _start_worker(

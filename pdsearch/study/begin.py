@@ -15,7 +15,7 @@ from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
 from pdsearch.study.content import CONTENT, other_content
-from pdsearch.study.innards import ENQUEUED
+from pdsearch.study.innards import ENQUEUED, study_names
 from pdsearch.study.kept import PREFIX, kept_settings, reading
 from pdsearch.study.own import KEPT, changed
 from pdsearch.study.owner import owner_of
@@ -90,7 +90,7 @@ def begin(
     with storage_errors(url):
         study = None
         with reading(name, url, backend):
-            names = optuna.get_all_study_names(backend)
+            names = study_names(backend)
         if name not in names:
             # Before anything is written: what fails here leaves nothing behind.
             attributes |= _decided_once(settings, decide, settle)
@@ -302,3 +302,26 @@ def versions() -> dict[str, str]:
         "torch": importlib.metadata.version("torch"),
         "optuna": optuna.__version__,
     }
+
+
+def other_versions(attributes: Mapping[str, Any]) -> str | None:
+    """What is said where a study goes on under other versions than it was begun with.
+
+    Args:
+        attributes: the study's own.
+
+    Returns:
+        One line; None under the same versions.
+    """
+    begun_with = attributes.get(PREFIX + "versions", {})
+    others = [
+        f"{name} {begun_with[name]}, now {version}"
+        for name, version in versions().items()
+        if begun_with.get(name, version) != version
+    ]
+    if not others:
+        return None
+    return (
+        f"the study was begun with {'; '.join(others)}: what is trained from here on may differ "
+        "in its last bits from what is there, or in more"
+    )

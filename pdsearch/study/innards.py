@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import (
     ExperimentalWarning,
     StorageInternalError,
@@ -123,6 +124,18 @@ def database_of(storage: BaseStorage) -> RDBStorage | None:
     """The database below a storage's cache, if there is one; None where it is no database."""
     backend = getattr(storage, "_backend", storage)
     return backend if isinstance(backend, RDBStorage) else None
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """The studies in a storage, in order.
+
+    Optuna's own call reads all that each of them keeps: one that is damaged would hide the others.
+    """
+    database = database_of(storage)
+    if database is None:
+        return sorted(optuna.get_all_study_names(storage))
+    with database.engine.connect() as connection:
+        return sorted(connection.scalars(sqlalchemy.text("SELECT study_name FROM studies")))
 
 
 def study_id(study: "optuna.Study") -> int:

@@ -148,6 +148,11 @@ def parent_alive() -> Callable[[], bool]:
     return lambda: os.getppid() == number
 
 
+def is_helper() -> bool:
+    """Whether another process of pdsearch has started this one, which says what is to be said."""
+    return bool(os.environ.get(PARENT))
+
+
 def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":
     """Starts `python -m module`, which reads a JSON document from its standard input."""
     process = subprocess.Popen(
