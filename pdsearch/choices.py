@@ -11,16 +11,37 @@ import sympy
 from sympy import Abs, Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
 from sympy.core.relational import StrictGreaterThan, StrictLessThan
 
+from pdsearch.enclosure.algebra import size
+from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.expression import x
 from pdsearch.saturating import map_condition
 
-__all__ = ["MOST_SPLITS", "hoisted", "may_overflow"]
+__all__ = ["MOST_SPLITS", "bounded", "hoisted", "may_overflow"]
 
 MOST_SPLITS = 4  # of a product into arms, one within the other
 
+LARGEST_FORM = 20_000
+"""Nodes of a rewritten form, written out as a tree. The library's largest, of the second derivative
+of `gelu_tanh`, has 6 402; one of 150 different nodes may have millions, and sympy walks trees."""
+
+
+def bounded(form: Any) -> Any:
+    """The form itself.
+
+    Raises:
+        OutOfReachError: it is too large to work with.
+    """
+    if size(form) > LARGEST_FORM:
+        raise OutOfReachError("a form grows too large")
+    return form
+
 
 def hoisted(node: Any, splits: int) -> Any:
-    """Products with a factor that chooses, and one that may overflow, as the arms of a choice."""
+    """Products with a factor that chooses, and one that may overflow, as the arms of a choice.
+
+    Raises:
+        OutOfReachError: they are too many.
+    """
     if not isinstance(node, sympy.Expr) or not node.args or not node.has(x):
         return node
     if isinstance(node, Piecewise):
@@ -36,7 +57,7 @@ def hoisted(node: Any, splits: int) -> Any:
                 (hoisted(node.xreplace({chooser: value}), splits - 1), condition)
                 for value, condition in _choices(chooser)
             ]
-            return Piecewise(*arms, evaluate=False)
+            return bounded(Piecewise(*arms, evaluate=False))
     args = [hoisted(arg, splits) for arg in node.args]
     if all(a is b for a, b in zip(args, node.args, strict=True)):
         return node

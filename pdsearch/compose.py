@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 import sympy
 from optuna.distributions import BaseDistribution, FloatDistribution
 
+from pdsearch.enclosure.clock import OutOfReachError
+from pdsearch.enclosure.nodes import derivative as slope
 from pdsearch.errors import FormulaError, InputError
 from pdsearch.expression import canonical, check_parameters_used, parse, symbol, x
 from pdsearch.family import Family, side
@@ -55,10 +57,10 @@ def family_of(
         else canonical(activation)
     )
     check_parameters_used(expression, space)
-    derivative = sympy.diff(expression, x)
-    derivative = derivative.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero).doit()
-    if derivative.has(sympy.Derivative, sympy.DiracDelta):
-        raise FormulaError(f"the derivative of {name} has no closed form that pdsearch can compile")
+    try:
+        derivative = slope(expression, x)
+    except OutOfReachError as error:
+        raise FormulaError(f"the activation {name!r} cannot be differentiated: {error}") from None
     return Family(
         name,
         derivative,

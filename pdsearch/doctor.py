@@ -302,13 +302,15 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
     import optuna
 
     from pdsearch.errors import PdsearchError
-    from pdsearch.study.attributes import SCHEMA, StudyAttrs, check_study, check_trial
+    from pdsearch.study.attributes import SCHEMA, StudyAttrs
+    from pdsearch.study.innards import study_names
     from pdsearch.study.storage import reading, shown_url
+    from pdsearch.study.stored import read
 
     shown, remedy = shown_url(url), "restore a copy, or move it away and start a new search"
     try:
         with reading("of any name", url, backend):
-            names = sorted(optuna.get_all_study_names(backend))
+            names = study_names(backend)
     except PdsearchError as error:
         yield Finding("storage", "attention", str(error), remedy)
         return
@@ -319,11 +321,14 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
             with reading(name, url, backend):
                 study = optuna.load_study(study_name=name, storage=backend)
                 finding = _study(study, backend)
-                attributes, trials = study.user_attrs, study.get_trials(deepcopy=False)
-            if StudyAttrs(attributes).schema == SCHEMA:
-                check_study(name, url, attributes)
-                for trial in trials:
-                    check_trial(name, url, trial.number, trial.user_attrs)
+                schema = StudyAttrs(study).schema
+            if isinstance(schema, int) and schema > SCHEMA:
+                yield Finding(
+                    f"study {name!r}", "attention", "written by a newer pdsearch", "update pdsearch"
+                )
+                continue
+            if schema is not None:  # else another program's, or not yet whole
+                read(study, url).trials()
             yield finding
         except PdsearchError as error:
             yield Finding(f"study {name!r}", "attention", str(error), remedy)
@@ -332,14 +337,11 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
 def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
     import optuna
 
-    from pdsearch.study.attributes import SCHEMA, StudyAttrs, TrialAttrs
+    from pdsearch.study.attributes import TrialAttrs
     from pdsearch.study.innards import trial_id
     from pdsearch.study.machine import owner_of
 
     name = f"study {study.study_name!r}"
-    schema = StudyAttrs(study).schema
-    if isinstance(schema, int) and schema > SCHEMA:
-        return Finding(name, "attention", "written by a newer pdsearch", "update pdsearch")
     running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
     silent = _silent(backend, study)
     gone = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch import __version__
-from pdsearch.errors import FormulaError, InputError
+from pdsearch.errors import InputError
 from pdsearch.plain import plain
 from pdsearch.report.files import write_text
 from pdsearch.text import escaped
@@ -122,15 +122,14 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
     family = candidate.family
     parameter_values(candidate)  # refuses what cannot be evaluated
-    parts = [kernel(family).part(order) for order in (0, 1)]
-    if parts[1].trouble:
-        raise FormulaError(parts[1].trouble)
-
-    def function(order: int) -> str:
-        expression = parts[order].expression
-        source = torch_source(expression, parameters=family.parameters, name=f"_g{order}")
-        return source.replace(SCALAR_HELPER, "").strip()
-
+    both = [kernel(family).part(order) for order in (0, 1)]
+    # Training needs no derivative of g.
+    parts = both[:1] if both[1].trouble else both
+    functions = [
+        torch_source(part.expression, parameters=family.parameters, name=f"_g{order}")
+        for order, part in enumerate(parts)
+    ]
+    names = ", ".join(f"_g{order}" for order in range(len(parts)))
     faded = fading(family)
     end = None if faded is None else faded.end
     end = candidate.parameters[end] if isinstance(end, str) else end
@@ -139,8 +138,10 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
         "@TITLE@": escaped(f"{candidate.name}, written by pdsearch {__version__}"),
         "@FACTS@": _comments(_facts(candidate, origin), "#"),
         "@HELPER@": SCALAR_HELPER.strip(),
-        "@G0@": function(0),
-        "@G1@": function(1),
+        "@SECOND@": _SECOND if len(parts) > 1 else _NO_SECOND,
+        "@FUNCTIONS@": "\n\n\n".join(f.replace(SCALAR_HELPER, "").strip() for f in functions),
+        "@DERIVATIVES@": f"({names},)" if len(parts) == 1 else f"({names})",
+        "@LAST@": "third" if len(parts) > 1 else "second",
         "@SPANS@": repr(tuple(part.span for part in parts)),
         "@NAME@": ascii(candidate.name),
         "@FORMULA@": ascii(candidate.formula),
@@ -158,6 +159,12 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     # In one pass: a study named @G0@ stays a name.
     return re.sub("@[A-Z0-9_]+@", lambda found: values[found[0]], _PYTHON)
 
+
+_SECOND = """Second derivatives (double backward) use g's own derivative away from
+# its jumps; a third derivative raises an error,"""
+
+_NO_SECOND = """A second derivative (double backward) raises an error: g's own
+# is too large to compile, or cannot be evaluated in floating point;"""
 
 _INIT = """    def __init__(self):
         super().__init__()
@@ -186,8 +193,8 @@ _PYTHON = '''# ReLU with a pseudo-derivative, for PyTorch, written by pdsearch.
 #
 # This file needs only torch. The forward pass is torch.relu; the backward pass multiplies the
 # incoming gradient by g(x) instead of by the step. Every floating-point dtype works: g is computed
-# in float64 and rounded once. Second derivatives (double backward) use g's own derivative away from
-# its jumps; a third derivative raises an error, and so does forward-mode differentiation.
+# in float64 and rounded once. @SECOND@
+# and so does forward-mode differentiation.
 @RULE@
 import torch
 
@@ -202,13 +209,10 @@ PROVENANCE = @PROVENANCE@
 @HELPER@
 
 
-@G0@
+@FUNCTIONS@
 
 
-@G1@
-
-
-_DERIVATIVES = (_g0, _g1)
+_DERIVATIVES = @DERIVATIVES@
 
 
 # Infinities count as the dtype's largest number; further out than this a power of x overflows.
@@ -253,7 +257,7 @@ class _Scale(torch.autograd.Function):
             to_grad_output = _Scale.apply(incoming, input, ctx.t, ctx.order)
         if ctx.needs_input_grad[1]:
             if ctx.order + 1 == len(_DERIVATIVES):
-                raise RuntimeError("pd_relu has no third derivative in this exported file")
+                raise RuntimeError("pd_relu has no @LAST@ derivative in this exported file")
             to_input = _Scale.apply(incoming * grad_output, input, ctx.t, ctx.order + 1)
         return to_grad_output, to_input, None, None
 

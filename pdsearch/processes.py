@@ -18,7 +18,7 @@ from typing import Any
 from pdsearch import interrupt
 from pdsearch.errors import PdsearchError
 
-__all__ = ["end_all", "parent_alive", "start"]
+__all__ = ["end_all", "is_helper", "parent_alive", "start"]
 
 PARENT = "PDSEARCH_PARENT"
 """In a process's environment: the process whose end is its end too."""
@@ -37,6 +37,11 @@ def parent_alive() -> Callable[[], bool]:
         return lambda: True
     number = int(parent)
     return lambda: os.getppid() == number
+
+
+def is_helper() -> bool:
+    """Whether another process of pdsearch has started this one, which says what is to be said."""
+    return bool(os.environ.get(PARENT))
 
 
 def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":

@@ -188,17 +188,25 @@ def _sum(total: sympy.Expr) -> sympy.Expr:
 
 def _joined(term: sympy.Expr, others: Sequence[Any]) -> tuple[sympy.Expr, sympy.Expr] | None:
     """Another term and what both are together."""
+    there, kind = {_kind(other) for other in others}, _kind(term)
     for node in Mul.make_args(term):
         function = node.base if isinstance(node, Pow) and node.exp == 2 else node
         if not isinstance(function, _LIMITS if node is function else _SQUARES):
             continue
-        factors = list(Mul.make_args(term))
-        factors.remove(node)
-        c, z = Mul(*factors), function.args[0]
+        rest, z = kind - {node}, function.args[0]
+        # Products are dear to make where there are dozens of factors: only what may be there.
+        if rest not in there and rest | {sigmoid(z)} not in there:
+            continue
+        c = Mul(*(factor for factor in Mul.make_args(term) if factor != node))
         for partner, value in _complements(node, function, c, z):
             if partner in others:
                 return partner, value
     return None
+
+
+def _kind(term: Any) -> frozenset[Any]:
+    """A product's factors without its number."""
+    return frozenset(factor for factor in Mul.make_args(term) if not factor.is_Rational)
 
 
 _SQUARES = (sympy.tanh, sigmoid)

@@ -17,7 +17,9 @@ import sympy
 from sympy import Abs, Add, Heaviside, Mul, Piecewise, Pow, S
 from sympy.core.relational import Relational
 
-from pdsearch.choices import MOST_SPLITS, hoisted, may_overflow
+from pdsearch.choices import MOST_SPLITS, bounded, hoisted, may_overflow
+from pdsearch.enclosure.algebra import size
+from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.expression import sigmoid, softplus, x
 from pdsearch.saturating import pd_erfc
 
@@ -69,7 +71,10 @@ class pd_softplus_ratio(sympy.Function):
     nargs = 1
 
 
-LARGEST_TREE = 4_000  # nodes; what is larger is printed as it is
+LARGEST_TREE = 4_000  # nodes of what is rewritten
+MOST_NESTED = 6
+"""Exponentials within exponentials: with each further one, what sympy asks of a new product takes
+two to three times as long."""
 MOST_CONSTANT = 300  # in an exponent: exp of it, and its square, are floats
 SLOW = 0.2  # exponents below it
 HIGH_DEGREE = 6  # powers of x up to it fit into float64 up to 1e51: for every float32 x
@@ -82,12 +87,26 @@ Exponents = Mapping[sympy.Expr, tuple[sympy.Expr, sympy.Expr]]
 
 @functools.lru_cache(maxsize=4_096)
 def finite_form(expression: sympy.Expr) -> sympy.Expr:
-    """The same function of x, in a form whose value is finite where the function's is."""
-    size = sum(1 for _ in sympy.preorder_traversal(expression))
-    if size > LARGEST_TREE or not expression.has(x):
+    """The same function of x, in a form whose value is finite where the function's is.
+
+    What is too large, or whose form would be, stays as it is.
+    """
+    if size(expression) > LARGEST_TREE or _nested(expression) > MOST_NESTED:
         return expression
-    split = hoisted(expression, MOST_SPLITS)
-    return _Scaler(split).value(split)
+    if not expression.has(x):
+        return expression
+    try:
+        split = hoisted(expression, MOST_SPLITS)
+        return _Scaler(split).value(split)
+    except OutOfReachError:
+        return expression
+
+
+@functools.lru_cache(maxsize=4_096)
+def _nested(node: sympy.Basic) -> int:
+    """How many exponentials stand within one another."""
+    exponential = isinstance(node, sympy.exp | sympy.sinh | sympy.cosh | sigmoid | softplus)
+    return exponential + max(map(_nested, node.args), default=0)
 
 
 @dataclass(frozen=True)
@@ -179,7 +198,7 @@ class _Scaler:
             return node
         found = self.known.get(node)
         if found is None:
-            found = self.known[node] = self._value(node)
+            found = self.known[node] = bounded(self._value(node))
         return found
 
     def condition(self, condition: Any) -> Any:
@@ -252,7 +271,15 @@ class _Scaler:
             node: the part.
             deep: whether to take the decay out of functions that vanish, such as `sigmoid`: only
                 next to what grows.
+
+        Raises:
+            OutOfReachError: it grows too large.
         """
+        found = self._scaled(node, deep=deep)
+        bounded(Add(found.mantissa, *found.exponents, evaluate=False))
+        return found
+
+    def _scaled(self, node: sympy.Expr, *, deep: bool) -> _Scaled:
         if node.is_number and not node.is_Rational:
             return _Scaled(node, {})
         if node.is_Rational:

@@ -12,7 +12,7 @@ done that sympy's own torch printer does not do:
 * Scalars (parameters, `t`) are arguments, so one text serves every candidate of a family.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import sympy
@@ -28,7 +28,25 @@ __all__ = ["SCALAR_HELPER", "torch_source"]
 
 
 class _TorchPrinter(StrPrinter):
-    """Prints one expression; whether a subexpression is a tensor follows from x being in it."""
+    """Prints one expression; whether a subexpression is a tensor follows from x being in it.
+
+    Args:
+        assign: gives a text a name, on a line of its own.
+    """
+
+    def __init__(self, assign: Callable[[str], sympy.Symbol]) -> None:
+        super().__init__({"order": None})
+        self._assign = assign
+
+    def _named(self, argument: sympy.Basic) -> str:
+        """An argument's text where it is needed more than once: nested, it would double each time.
+
+        A tensor, whatever it is made of.
+        """
+        text = self._print(argument)
+        if not _is_tensor(argument):
+            text = f"_s({text}, x)"
+        return text if text.isidentifier() else self._assign(text).name
 
     def _call(self, function: str, *arguments: sympy.Basic) -> str:
         return f"{function}({', '.join(self._print(a) for a in arguments)})"
@@ -126,10 +144,9 @@ class _TorchPrinter(StrPrinter):
     def _print_Function(self, expr: sympy.Function) -> str:
         name = type(expr).__name__
         if name == "softplus":
-            argument = self._print(expr.args[0])
-            scalar = argument if _is_tensor(expr.args[0]) else f"_s({argument}, x)"
+            z = self._named(expr.args[0])
             # logaddexp has no threshold beyond which it becomes the identity, unlike softplus.
-            return f"torch.logaddexp({scalar}, torch.zeros_like({scalar}))"
+            return f"torch.logaddexp({z}, torch.zeros_like({z}))"
         if name == "log" and expr.args[0].as_coeff_Add()[0] == 1:
             return self._unary("log1p", cast(sympy.Expr, expr.args[0] - 1))
         return self._unary(_FUNCTIONS[name], cast(sympy.Expr, expr.args[0]))
@@ -150,12 +167,12 @@ class _TorchPrinter(StrPrinter):
         return f"torch.atan2(torch.ones_like(x), {self._print(expr.args[0])})"
 
     def _print_pd_erfc_ratio(self, expr: sympy.Expr) -> str:
-        z = self._print(expr.args[0])
+        z = self._named(expr.args[0])
         # erfcx of a large negative number overflows, and is not taken there.
         return f"torch.where({z} > 0.0, torch.special.erfcx({z}), torch.erfc({z}))"
 
     def _print_pd_softplus_ratio(self, expr: sympy.Expr) -> str:
-        z = self._print(expr.args[0])
+        z = self._named(expr.args[0])
         near = (
             f"torch.logaddexp({z}, torch.zeros_like({z}))*torch.exp(-torch.clamp({z}, -40.0, 0.0))"
         )
@@ -166,10 +183,9 @@ class _TorchPrinter(StrPrinter):
 
     def _print_Heaviside(self, expr: sympy.Heaviside) -> str:
         argument, at_zero = expr.args
-        z = self._print(argument)
-        scalar = z if _is_tensor(argument) else f"_s({z}, x)"
+        z = self._named(argument)
         return (
-            f"torch.where({scalar} > 0.0, 1.0, torch.where({scalar} < 0.0, 0.0, "
+            f"torch.where({z} > 0.0, 1.0, torch.where({z} < 0.0, 0.0, "
             f"_s({self._print(at_zero)}, x)))"
         )
 
@@ -239,7 +255,7 @@ class _Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.count = 0
-        self.printer = _TorchPrinter({"order": None})
+        self.printer = _TorchPrinter(self.assign)
 
     def fresh(self) -> sympy.Symbol:
         self.count += 1

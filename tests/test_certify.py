@@ -14,7 +14,7 @@ from pdsearch.enclosure import cut
 from pdsearch.expression import parse, x
 from pdsearch.family import load_family
 from pdsearch.kernels import available, table
-from pdsearch.kernels.certify import Certificate, _same_sign, certify
+from pdsearch.kernels.certify import Certificate, Effort, _same_sign, certify
 from pdsearch.kernels.fit import LIMIT, SIGN_FLOOR, fit
 from pdsearch.kernels.layout import TOP, Cells, Stretch, Tree
 from pdsearch.kernels.pieces import Values, breakpoints
@@ -39,7 +39,9 @@ def fitted(name: str) -> tuple[Cells | Tree, Certificate]:
 def prove_about(
     layout: Cells | Tree, expression: sympy.Expr, *, aim: float = 1e-6
 ) -> Certificate | None:
-    return certify(cut(expression), expression, layout, aim=aim, limit=LIMIT, floor=SIGN_FLOOR)
+    return certify(
+        cut(expression), expression, layout, aim=aim, limit=LIMIT, floor=SIGN_FLOOR, effort=Effort()
+    )
 
 
 def points(seed: int, count: int) -> np.ndarray:
@@ -177,6 +179,22 @@ def test_the_value_at_a_breakpoint_counts() -> None:
         np.array([[0.0, 0.0], [1.0, 0.0]], dtype=np.float32),
     )
     assert prove_about(table_, shape) is None
+
+
+def test_a_proof_has_a_budget() -> None:
+    layout, proof = fitted("gelu")
+    expression = load_family("gelu").default.expression
+    for left, proved in ((10_000, True), (100, False)):
+        found = certify(
+            cut(expression),
+            expression,
+            layout,
+            aim=proof.error,
+            limit=LIMIT,
+            floor=SIGN_FLOOR,
+            effort=Effort(left=left),
+        )
+        assert (found is not None) is proved
 
 
 def test_what_cannot_be_proved_takes_the_formula() -> None:

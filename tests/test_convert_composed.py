@@ -2,7 +2,9 @@
 
 import copy
 import io
+import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,98 @@ def test_ddp(tmp_path: Path, wanted: list[torch.Tensor | None]) -> None:
         compare(gradients(convert(inner, ELU, example=GIVEN), GIVEN), wanted)
     finally:
         group.destroy_process_group()
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """As a user has it: compiled, and run once."""
+    fast = torch.compile(model, backend="eager")  # a graph of Dynamo's, no code made of it
+    gradients(fast, GIVEN)
+    fast.zero_grad()
+    return fast
+
+
+def compiled_in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.parametrize(
+    ("wrapped", "example"),
+    [
+        (compiled, GIVEN),
+        (compiled_in_place, None),
+        (nn.DataParallel, GIVEN),
+        (nn.DataParallel, None),
+    ],
+    ids=["compiled", "compiled in place", "parallel", "parallel, no example"],
+)
+def test_wrapped_before_it_is_converted(
+    wrapped: Any, example: Any, wanted: list[torch.Tensor | None]
+) -> None:
+    torch._dynamo.reset()
+    model = wrapped(plain())
+    for candidate in (LEAKY, ELU):
+        assert convert(model, candidate, example=example) is model
+        found = gradients(model, GIVEN)
+    compare(found, wanted)
+
+
+class Hooked(nn.Module):
+    """A ReLU in a hook, which runs outside of `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_hook(lambda module, given, output: F.relu(output))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("example", [torch.ones(2), None], ids=["example", "none"])
+@pytest.mark.parametrize(("root", "factor"), [(nn.ReLU, 1.0), (Hooked, 2.0)])
+def test_a_compiled_root_is_called_as_it_is_now(root: Any, factor: float, example: Any) -> None:
+    """What torch.compile returns keeps the `__call__` of the module that it was given."""
+    torch._dynamo.reset()
+    model = convert(torch.compile(root(), backend="eager"), ELU, example=example)
+    given = torch.tensor([-0.5, 0.5], requires_grad=True)
+    model(given).sum().backward()
+    slope = 0.7 * math.exp(-0.5 * factor)  # ELU's, by hand
+    assert given.grad.tolist() == pytest.approx([factor * slope, factor], rel=1e-6)
+
+
+class OutOfReach(nn.ReLU):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.relu(super().__call__(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_refused_conversion_leaves_what_was_compiled() -> None:
+    torch._dynamo.reset()
+    model = torch.compile(nn.Sequential(nn.ReLU(), OutOfReach()), backend="eager")
+    forward = model.forward
+    with pytest.raises(UnsupportedError, match="keeps ReLU's own gradient"):
+        convert(model, ELU, example=torch.ones(2))
+    assert model.forward is forward and type(model.get_submodule("_orig_mod.0")) is nn.ReLU
+
+
+def test_replicas_of_data_parallel() -> None:
+    """As on several devices: copies of all modules, each run by a thread of its own."""
+    model = convert(nn.DataParallel(plain()), ELU, example=GIVEN).module
+    copies = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in copies.items():
+        for name, child in module._modules.items():
+            replica._modules[name] = copies[child]
+        vars(replica).update(module._parameters)
+        replica._buffers.update(module._buffers)
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(copies[model], [GIVEN, GIVEN]))
+    sum(output.square().sum() for output in outputs).backward()
+    found = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    (2 * model(GIVEN).square().sum()).backward()
+    compare(found, [p.grad for p in model.parameters()])
 
 
 @pytest.mark.filterwarnings("ignore")

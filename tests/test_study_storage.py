@@ -337,6 +337,34 @@ def test_a_study_of_images(tiny, workdir):
     assert again.value == stored.baseline().value
 
 
+CALLS = """
+import torch.nn.functional as F
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(3 * 32 * 32, 16), nn.Linear(16, classes)
+
+    def forward(self, x):
+        return self.out(F.relu(self.hidden(x.flatten(1))))
+
+def build(classes):
+    return Net(classes)
+"""
+
+
+def test_a_model_that_calls_relu_as_a_function_has_a_best(tiny):
+    (tiny.parent / "tiny.py").write_text(CALLS)
+    text = tiny.read_text().replace('["b_silu"]', "[]")
+    tiny.write_text(text.replace("epochs = 2", "epochs = 1"))
+    result = search(tiny, trials=2, threads=1, device="cpu", progress=False)
+    best, baseline = result.best, result.stored.baseline()
+    assert [row.status for row in result.stored.trials()] == ["complete"] * 2
+    assert result.to_dict()["best"]["trial"] == best.number == 1
+    assert best.epochs[0]["loss"] != baseline.epochs[0]["loss"]  # by another backward pass
+
+
 @pytest.fixture
 def halved(tiny, monkeypatch):
     """A study by halving with looks, and the (candidate, epoch) that it trained."""

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from made_up import made_up_training
 
+import pdsearch.trial
 from pdsearch import InputError, search
 from pdsearch.cli import main
 from pdsearch.confirm import confirm
 from pdsearch.errors import StorageError
 from pdsearch.study import load_study_file, open_study, worker
+from pdsearch.study.trust import runnable
 
 MODEL = """
     from pathlib import Path
@@ -155,20 +158,62 @@ def test_on_the_command_line(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["worker", "tiny", "-q", "--trust-study-code"]) == 0 and ran() == {"mine.ran"}
 
 
-@pytest.mark.parametrize("output", ["../elsewhere", "{here}/../elsewhere"])
-def test_the_storage_does_not_say_where_to_write(tiny: Path, output: str, capfd: Any) -> None:
-    elsewhere = Path.cwd().parent / "elsewhere"
-    alexnet = {"model": "alexnet", "batch_size": 512}
-    for key, value in alexnet.items():  # a model that anybody may run
-        tamper("trial", key, value)
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [("worker", "../{0.name}"), ("confirm", "{0}"), ("worker", "link"), ("confirm", "link")],
+)
+def test_the_storage_does_not_say_where_to_write(tiny: Path, command: str, how: str) -> None:
+    """By name: it goes below the current folder, unless the user trusts the storage."""
+    here, outside = Path.cwd(), Path.cwd().with_name(f"beside-{Path.cwd().name}")
+    outside.mkdir()
+    (here / "link").symlink_to(outside)
+    output = how.format(outside)
+    # A model that anybody may run: what is trained, and on what, does not matter here.
+    tamper("trial", "model", "alexnet")
     study = optuna.load_study(study_name="tiny", storage="sqlite:///study.db")
     study.set_user_attr("pdsearch:content", {})
-    tamper("study", "output", output.format(here=Path.cwd()))
-    worker("tiny", storage="sqlite:///study.db", progress=False)
-    assert not elsewhere.exists() and (Path.cwd() / "results" / "tiny" / "checkpoints").is_dir()
-    assert "keeps its checkpoints in" in capfd.readouterr().err
-    with pytest.raises(InputError, match=r"trial\.batch_size 512 → 128"):
-        worker(tiny, progress=False)
+    tamper("study", "output", output)
+    for trust, below in ((False, here / "results" / "tiny"), (True, outside / "tiny")):
+        said: list[str] = []
+        found = runnable(
+            open_study("tiny", storage="sqlite:///study.db"),
+            gates=command == "worker",
+            trust=trust,
+            say=said.append,
+        )
+        assert found.output.resolve() == below and len(said) == (not trust)
+        assert write(command, trust=trust).is_relative_to(below)
+        assert (outside / "tiny").exists() is trust
+    with pytest.raises(InputError, match=r"trial\.model 'alexnet' → 'mine\.py:build'"):
+        joins(tiny, command)
+
+
+@pytest.mark.parametrize("command", ["worker", "confirm"])
+def test_a_folder_that_cannot_be_written_is_told_first(tiny: Path, command: str) -> None:
+    shutil.rmtree(tiny.parent / "results" / "tiny")
+    (tiny.parent / "results" / "tiny").touch()
+    with pytest.raises(InputError, match=r"study\.output: .*tiny is no folder"):
+        joins(tiny, command)
+
+
+def write(command: str, *, trust: bool) -> Path:
+    """Joins by name, nothing trained; where the first checkpoint would go."""
+    found: list[Path] = []
+
+    class Ends(KeyboardInterrupt):
+        """What a user may do before the first epoch."""
+
+    def trains(*_: Any, checkpoint: Path, **__: Any) -> Any:
+        found.append(checkpoint.resolve())
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        raise Ends
+
+    with made_up_training(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pdsearch.trial, "run_over_learning_rates", trains)
+        patch.setattr(pdsearch.trial, "run_trial", trains)
+        with pytest.raises(KeyboardInterrupt):
+            joins("tiny", command, trust_study_code=trust)
+    return found[0]
 
 
 def test_settings_given_to_the_search_are_given_to_the_worker(tiny: Path) -> None:

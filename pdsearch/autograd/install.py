@@ -2,12 +2,20 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 
-from pdsearch.autograd.calls import ANYWHERE, ATTRIBUTE, Calls, unwrap, wrap, wrapped_methods
+from pdsearch.autograd.calls import (
+    ANYWHERE,
+    ATTRIBUTE,
+    Calls,
+    original_class,
+    unwrap,
+    wrap,
+    wrapped_methods,
+)
 from pdsearch.autograd.module import PDReLU
 from pdsearch.autograd.patterns import Choice
 from pdsearch.autograd.sites import Caller, Entry, Survey
@@ -91,6 +99,7 @@ class Installer:
             self._redirect(caller, [e for e in found.entries if e.owner is caller.module])
         if found.callers:
             self._shield(found)
+        self._renew()
         return result
 
     def _made(self, entry: Entry, pattern: str) -> nn.Module:
@@ -192,6 +201,19 @@ class Installer:
         else:
             self.undo.callback(unwrap, module)
         wrap(module, calls, methods)
+
+    def _renew(self) -> None:
+        """Have what `torch.compile(module)` returned call the module as it is now.
+
+        It keeps the module's bound `__call__`, which may be another module's or class's by now.
+        """
+        for module in self.model.modules():
+            kind = original_class(module)
+            # Private, as is the method; read in torch 2.14. To import it takes a second.
+            if (kind.__module__, kind.__name__) == ("torch._dynamo.eval_frame", "OptimizedModule"):
+                attributes = vars(module)
+                self.undo.callback(attributes.__setitem__, "forward", attributes["forward"])
+                cast(Any, module)._initialize()
 
     def _shield(self, found: Survey) -> None:
         """Keep what must not change from seeing the function mode of a module around it.

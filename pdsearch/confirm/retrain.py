@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.processes import end_all, parent_alive, start
 from pdsearch.study.attributes import StudyAttrs, clean
+from pdsearch.study.begin import other_versions
 from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.settings import validate
 from pdsearch.study.storage import storage_errors, waiting
 from pdsearch.study.stored import open_study, trained_by
-from pdsearch.study.trust import runnable
+from pdsearch.study.trust import check_output, runnable
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
@@ -93,6 +94,7 @@ def confirm(
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
+    check_output(stored.output)
     defaults, trial = stored.settings.confirm, stored.settings.trial
     tuning = defaults.rate_epochs if rate_epochs is None else rate_epochs
     asked = Asked(
@@ -127,6 +129,7 @@ def confirm(
     # The candidate that ReLU at a raised early rate is compared with; that is a row more of each.
     raised = best_of(contenders) if controls else None
     session, helpers = _session(stored, stages, asked, candidates, progress, workers, raised)
+    remarks += _of_other_versions(session.finished().values(), stages)
     with waiting(
         stored.study,
         seconds=storage_wait,
@@ -242,6 +245,8 @@ def _stages(
     if changes := other_content(begun_with, home):
         searched = {}
         remarks.append(f"The search was made with other content of {', '.join(changes)}.")
+    if line := other_versions(StudyAttrs(stored.study)):
+        remarks.append(f"{line[:1].upper()}{line[1:]}.")
     where, made_with = hardware(place), versions()
     stages: list[_Stage] = []
     for trial in trials:
@@ -257,6 +262,22 @@ def _stages(
         known = {} if stages else searched
         stages.append(_Stage(setting, data[trial.dataset], fitting, known))
     return stages, remarks
+
+
+def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[_Stage]) -> list[str]:
+    """A note on finished runs that would be among the rows, had other versions not made them."""
+
+    def alike(setting: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in setting.items() if key != "versions"}
+
+    told = [stage.setting.to_dict() for stage in stages]
+    settings = [record["setting"] for record in records if record["split"] == "test"]
+    count = sum(
+        setting not in told and any(alike(setting) == alike(one) for one in told)
+        for setting in settings
+    )
+    runs = "run is" if count == 1 else "runs are"
+    return [f"{count} finished {runs} left out: other versions made them."] if count else []
 
 
 def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Path) -> None:

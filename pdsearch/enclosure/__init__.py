@@ -9,7 +9,7 @@ from pdsearch.enclosure.integral import gaussian_integral
 from pdsearch.enclosure.interval import Interval
 from pdsearch.enclosure.limits import limit_at_infinity
 from pdsearch.enclosure.nodes import prepare
-from pdsearch.enclosure.pieces import Domain, Piece, cut
+from pdsearch.enclosure.pieces import Domain, Piece, cut, stretches
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Minimum, Smooth, minimum
 
@@ -26,4 +26,5 @@ __all__ = [
     "limit_at_infinity",
     "minimum",
     "prepare",
+    "stretches",
 ]

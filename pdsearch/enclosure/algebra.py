@@ -32,6 +32,13 @@ def size(expression: sympy.Basic) -> int:
 
 
 @functools.lru_cache(maxsize=16_384)
+def nesting(expression: sympy.Basic) -> int:
+    """How many functions stand within one another."""
+    inner = max(map(nesting, expression.args), default=0)
+    return inner + isinstance(expression, sympy.Function)
+
+
+@functools.lru_cache(maxsize=16_384)
 def derivative_size(expression: sympy.Basic, v: sympy.Symbol) -> int:
     """An upper estimate of the size of the derivative in v."""
     if expression == v or not expression.has(v):
@@ -45,14 +52,14 @@ def derivative_size(expression: sympy.Basic, v: sympy.Symbol) -> int:
     return sum(parts) + 2 * size(expression) + 4
 
 
-def check_derivative(expression: sympy.Expr, v: sympy.Symbol) -> None:
-    """Refuse to differentiate what would grow too large.
+def check_derivative(expression: sympy.Expr, v: sympy.Symbol, *, most: int = MOST_NODES) -> None:
+    """Refuse to differentiate what would grow beyond `most` nodes.
 
     Raises:
         OutOfReachError: It would, or the time is up.
     """
     clock.check()
-    if derivative_size(expression, v) > MOST_NODES:
+    if derivative_size(expression, v) > most:
         raise OutOfReachError("a derivative grows too large")
 
 

@@ -12,7 +12,7 @@ import sympy
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
 
 from pdsearch.enclosure import clock
-from pdsearch.enclosure.algebra import check_derivative
+from pdsearch.enclosure.algebra import MOST_NODES, check_derivative
 from pdsearch.expression import sigmoid, softplus
 
 NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
@@ -228,37 +228,54 @@ def _prepare_product(product: Mul) -> sympy.Expr:
     return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
 
 
-def derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr:
+def derivative(expression: sympy.Expr, v: sympy.Symbol, *, most: int = MOST_NODES) -> sympy.Expr:
     """The derivative where there is one: of what jumps 0, of |u| sign(u)·u′.
 
     For those nodes sympy's own asks whether their arguments are real, which it may not find an end
     of, and leaves deltas behind.
 
+    Args:
+        expression: to be differentiated.
+        v: in which variable.
+        most: how many nodes the derivative may have.
+
     Raises:
         OutOfReachError: It would be too large.
     """
-    check_derivative(expression, v)
-    if not expression.has(sympy.Abs, sympy.sign, Heaviside):
-        return cast(sympy.Expr, expression.diff(v))
-    held: dict[sympy.Expr, sympy.Expr] = {}
+    check_derivative(expression, v, most=most)
+    return _slope(expression, v, {v: S.One})
 
-    def constant(value: sympy.Expr) -> sympy.Expr:
-        stand_in = sympy.Dummy(real=True)
-        held[stand_in] = value
-        return cast(sympy.Expr, stand_in)
 
-    def smooth(e: sympy.Expr) -> sympy.Expr:
-        if not e.has(sympy.Abs, sympy.sign, Heaviside):
-            return e
-        if isinstance(e, sympy.sign | Heaviside):
-            return constant(e)
-        if isinstance(e, sympy.Abs):
-            return constant(sympy.sign(e.args[0])) * smooth(cast(sympy.Expr, e.args[0]))
-        if isinstance(e, Piecewise):
-            return cast(sympy.Expr, Piecewise(*((smooth(a.expr), a.cond) for a in e.args)))
-        return cast(sympy.Expr, e.func(*(smooth(cast(sympy.Expr, arg)) for arg in e.args)))
+def _slope(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Expr]) -> sympy.Expr:
+    """The derivative by the chain rule, of each node once, as sympy's own rules put it.
 
-    return cast(sympy.Expr, smooth(expression).diff(v).xreplace(held))
+    sympy's own calls itself a dozen times a level: forty nested functions are too many for Python.
+    """
+    found = known.get(node)
+    if found is None:
+        found = known[node] = _by_rule(node, v, known)
+    return found
+
+
+def _by_rule(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Expr]) -> sympy.Expr:
+    if not node.args or isinstance(node, sympy.sign | Heaviside):
+        return S.Zero
+    if isinstance(node, Piecewise):
+        return cast(sympy.Expr, Piecewise(*((_slope(a.expr, v, known), a.cond) for a in node.args)))
+    slopes = [_slope(cast(sympy.Expr, arg), v, known) for arg in node.args]
+    if isinstance(node, Add):
+        return Add(*slopes)
+    moving = [(place, slope) for place, slope in enumerate(slopes) if slope != 0]
+    if isinstance(node, Mul):
+        return Add(*(Mul(*node.args[:i], slope, *node.args[i + 1 :]) for i, slope in moving))
+    if isinstance(node, Pow):
+        base, exponent = node.args
+        rate = slopes[0] * exponent / base if slopes[0] != 0 else S.Zero
+        rate += slopes[1] * sympy.log(base) if slopes[1] != 0 else S.Zero
+        return cast(sympy.Expr, node * rate)
+    if isinstance(node, sympy.Abs):
+        return cast(sympy.Expr, sympy.sign(node.args[0]) * slopes[0])
+    return Add(*(node.fdiff(place + 1) * slope for place, slope in moving))
 
 
 def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr | None:

@@ -189,14 +189,20 @@ def cut(
         at: Further places to cut, exact numbers in order.
     """
     domain = domain or Domain()
-    cuts = [-sympy.oo, *at, sympy.oo]
-    stretches: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
-    for lo, hi in itertools.pairwise(cuts):
-        stretches += _resolve(expression, lo, hi, domain, frozenset())
     pieces: list[Piece] = []
-    for lo, hi, formula in stretches:
+    for lo, hi, formula in stretches(expression, domain, at=at):
         pieces += _localised(lo, hi, formula, domain)
     return pieces
+
+
+def stretches(
+    expression: sympy.Expr, domain: Domain | None = None, *, at: Sequence[sympy.Expr] = (S.Zero,)
+) -> list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]]:
+    """As `cut`: the ends of each piece and its formula, before it is localised."""
+    found: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
+    for lo, hi in itertools.pairwise([-sympy.oo, *at, sympy.oo]):
+        found += _resolve(expression, lo, hi, domain or Domain(), frozenset())
+    return found
 
 
 def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> list[Piece]:

@@ -302,6 +302,11 @@ class Program:
             else:
                 self._interval_code.append((operation.interval, args))
 
+    @property
+    def length(self) -> int:
+        """How many operations it runs, each different part of the expression once."""
+        return len(self._operations)
+
     def enclose(self, box: Box) -> Interval:
         """An interval that holds every value over the box where the expression is defined."""
         values: list[Any] = list(box)

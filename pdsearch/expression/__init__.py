@@ -7,7 +7,7 @@ an interpreter that knows names, numbers, arithmetic, comparisons, `and`/`or`/`n
 """
 
 from pdsearch.expression.assumptions import Values, check_assumptions, check_constant
-from pdsearch.expression.definedness import check_binding, undefined_at
+from pdsearch.expression.definedness import check_binding, check_size, undefined_at
 from pdsearch.expression.functions import (
     FUNCTIONS,
     RELATIONS,
@@ -33,6 +33,7 @@ __all__ = [
     "check_binding",
     "check_constant",
     "check_parameters_used",
+    "check_size",
     "clamp",
     "exact",
     "format_formula",

@@ -58,6 +58,29 @@ def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Ra
                     )
 
 
+def check_size(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> None:
+    """Refuse values that would have sympy compute without end: exp(exp(exp(10*t))) at t = 1.
+
+    Args:
+        expression: in x and the symbols of `values`.
+        values: of t and the parameters.
+
+    Raises:
+        FormulaError: a part without x is too large to compute.
+    """
+    for node in expression.atoms(sympy.Pow, sympy.Function) - expression.atoms(sympy.Piecewise):
+        for part in (*node.args, node):
+            if part.free_symbols and part.free_symbols <= values.keys():
+                try:
+                    evaluate(part, values)
+                except Undefined:
+                    continue  # in an arm that is not taken there, perhaps
+                except Unknown:
+                    raise FormulaError(
+                        f"{shown(str(part))} is too large to compute at the ends of t"
+                    ) from None
+
+
 _POINTS = tuple(
     sorted(
         {Fraction(n) for n in (0, 1, -1, 2, -2, 10, -10, 100, -100)}

@@ -141,13 +141,17 @@ class Family:
         where = f"family {self.name!r}"
         at = [f"{name} = {value:g}" for name, value in values.items()]
         exact = {_expression.symbol(n): _expression.exact(v) for n, v in values.items()}
+        numbers = {s: Fraction(int(v.p), int(v.q)) for s, v in exact.items()}
+        moments = (0, 1) if self.annealed else (0,)
         try:
             _expression.check_binding(self.expression, exact)
+            for progress in moments if self.annealed else ():
+                at_time = {**numbers, _expression.t: Fraction(progress)}
+                _expression.check_size(self.expression, at_time)
         except FormulaError as error:
             there = f" at {', '.join(at)}" if at else ""
             raise FormulaError(f"{where}: {error}{there}: {short(self.formula)}") from None
-        for progress in (0, 1) if self.annealed else (0,):
-            numbers = {s: Fraction(int(v.p), int(v.q)) for s, v in exact.items()}
+        for progress in moments:
             trouble = _expression.undefined_at(
                 self.expression, {**numbers, _expression.t: Fraction(progress)}
             )

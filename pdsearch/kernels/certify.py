@@ -24,7 +24,7 @@ from pdsearch.expression import x
 from pdsearch.kernels.layout import TOP, Cells, Stretch, Tree
 from pdsearch.kernels.pieces import as_float
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["Certificate", "Effort", "certify"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +35,9 @@ RHO = 4.0
 
 PRECISION = 80  # bits
 CELLS = 1_500  # looked at in all; then it is not certified. The library takes up to 320
+WORK = 60_000
+"""Cells times operations of g, over all attempts at a table: a second or two. The library takes up
+to 8 640."""
 WIDEST = 1e3  # of a cell for interpolation: further out g hardly changes, and intervals do
 FURTHEST = 1e300  # breakpoint: places beside it are floats, too
 NARROW = 2.0**-40  # relative: a cell is not cut below this
@@ -55,6 +58,18 @@ class Certificate:
     low: float
     high: float
     cells: int
+
+
+@dataclass
+class Effort:
+    """What the proofs of one candidate's tables may still cost, see `WORK`."""
+
+    left: int = WORK
+
+    def spend(self, work: int) -> bool:
+        """Whether there was so much left."""
+        self.left -= work
+        return self.left >= 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ def certify(
     aim: float,
     limit: float,
     floor: float,
+    effort: Effort,
 ) -> Certificate | None:
     """Proves a bound on a table's error, and that it loses no sign.
 
@@ -94,6 +110,7 @@ def certify(
         aim: the error that is expected; cells are cut until their bound is not much above it.
         limit: what must be proved.
         floor: no g that is larger than this in size may become 0 or change its sign.
+        effort: what it may cost; it is spent.
 
     Returns:
         None where it could not be proved.
@@ -113,7 +130,7 @@ def certify(
         while cells:
             cell = cells.pop()
             looked += 1
-            if looked > CELLS:
+            if looked > CELLS or not effort.spend(cell.side.program.length):
                 return None
             error, least, most = _bounds(cell)
             noise = cell.stretch.noise

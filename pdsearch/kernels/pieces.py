@@ -9,8 +9,9 @@ import sympy
 import torch
 
 from pdsearch import codegen
-from pdsearch.enclosure import Piece
-from pdsearch.expression import exact, t, x
+from pdsearch.enclosure import Piece, stretches
+from pdsearch.enclosure.points import evaluated
+from pdsearch.expression import exact, t
 from pdsearch.family import Candidate
 
 __all__ = ["Values", "at_progress", "breakpoints", "sides"]
@@ -41,13 +42,13 @@ def at_progress(candidate: Candidate, progress: float) -> sympy.Expr:
 def sides(candidate: Candidate, progress: float) -> tuple[float, float] | None:
     """G below (and at) zero and above it, if that is all that g depends on; decided exactly."""
     expression = at_progress(candidate, progress)
-    positive = sympy.Symbol("p", positive=True)
-    below, above, zero = (
-        sympy.sympify(expression.subs(x, point)) for point in (-positive, positive, sympy.S.Zero)
-    )
-    if below.free_symbols or above.free_symbols or zero != below:
+    formulas = [formula for _, _, formula in stretches(expression)]
+    if len(formulas) != 2 or any(formula.free_symbols for formula in formulas):
         return None
-    return as_float(below), as_float(above)
+    below, above = formulas
+    return (
+        (as_float(below), as_float(above)) if evaluated(expression, sympy.S.Zero) == below else None
+    )
 
 
 def as_float(number: sympy.Expr) -> float:

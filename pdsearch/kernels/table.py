@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from pdsearch.enclosure import cut
+from pdsearch.enclosure.algebra import nesting
 from pdsearch.family import Candidate
 from pdsearch.kernels.accuracy import corrected
-from pdsearch.kernels.certify import Certificate, certify
+from pdsearch.kernels.certify import Certificate, Effort, certify
 from pdsearch.kernels.fit import LIMIT, SIGN_FLOOR, fit
 from pdsearch.kernels.layout import Cells, Tree
 from pdsearch.kernels.pieces import Values, at_progress, breakpoints
@@ -34,13 +35,22 @@ class Segments:
     proof: Certificate
 
 
+MOST_NESTED = 12
+"""Functions within functions in a g that a table is made of; the library's have three. Cutting the
+line of 1 - exp(1 - exp(…)), nested as deeply as a formula may be, alone takes ten seconds."""
+
+
 def segments(candidate: Candidate, progress: float) -> Segments | None:
     """The float32 table of a candidate, or None where none can be proved good enough."""
     expression = at_progress(candidate, progress)
-    pieces = cut(expression)
+    if nesting(expression) > MOST_NESTED:
+        return None
+    pieces, effort = cut(expression), Effort()
 
     def prove(layout: Cells | Tree, worst: float) -> Certificate | None:
-        return certify(pieces, expression, layout, aim=worst, limit=LIMIT, floor=SIGN_FLOOR)
+        return certify(
+            pieces, expression, layout, aim=worst, limit=LIMIT, floor=SIGN_FLOOR, effort=effort
+        )
 
     found = fit(Values(candidate, progress), breakpoints(pieces), prove)
     if found is None:

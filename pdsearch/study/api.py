@@ -13,9 +13,9 @@ import optuna
 from pdsearch import interrupt
 from pdsearch.errors import InputError
 from pdsearch.family import Family
-from pdsearch.processes import end_all, parent_alive, start
+from pdsearch.processes import end_all, is_helper, parent_alive, start
 from pdsearch.study.attributes import StudyAttrs
-from pdsearch.study.begin import Plan, begin, versions
+from pdsearch.study.begin import Plan, begin, other_versions
 from pdsearch.study.families import settle_families
 from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
@@ -330,7 +330,8 @@ def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
             recruit=recruit if further and settings.workers == "auto" else None,
         )
         display.say(f"study {stored.name}: {shown_url(stored.url)}")
-        _remark(stored, display, where=part.where)
+        if not is_helper():
+            _remark(stored, display, where=part.where)
         try:
             if settings.workers != "auto":
                 recruit(math.inf, settings.trials)
@@ -352,17 +353,8 @@ def _remark(stored: StoredStudy, display: Display, *, where: str) -> None:
             f"study.trials = {trials} leaves no trial to a candidate: ReLU and the references take "
             f"{fixed}"
         )
-    begun_with = attrs.versions or {}
-    others = [
-        f"{name} {begun_with[name]}, now {version}"
-        for name, version in versions().items()
-        if begun_with.get(name, version) != version
-    ]
-    if others:
-        display.note(
-            f"the study was begun with {'; '.join(others)}: what is trained from here on may "
-            "differ in its last bits from what is there, or in more"
-        )
+    if line := other_versions(attrs):
+        display.note(line)
     begun_on = attrs.device if "device" in attrs else where
     if str(begun_on).partition(":")[0] != where.partition(":")[0]:
         display.say(

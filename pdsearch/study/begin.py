@@ -17,7 +17,7 @@ from pdsearch.errors import InputError
 from pdsearch.family import Family, load_family
 from pdsearch.study.attributes import FIXED, SCHEMA, StudyAttrs, TrialAttrs, kept_settings
 from pdsearch.study.families import BASELINE, grid, offered
-from pdsearch.study.innards import ENQUEUED
+from pdsearch.study.innards import ENQUEUED, study_names
 from pdsearch.study.machine import owner_of
 from pdsearch.study.queue import ENDED, current
 from pdsearch.study.settings import OBJECTIVES, StudyFile
@@ -121,7 +121,7 @@ def begin(
     with storage_errors(url):
         study = None
         with reading(name, url, backend):
-            names = optuna.get_all_study_names(backend)
+            names = study_names(backend)
         if name not in names:
             # Before anything is written: what fails here leaves nothing behind.
             attributes = plan.attributes() | _decided_once(plan.settings, decide, settle)
@@ -365,3 +365,19 @@ def versions() -> dict[str, str]:
         "torch": importlib.metadata.version("torch"),
         "optuna": optuna.__version__,
     }
+
+
+def other_versions(attrs: StudyAttrs) -> str | None:
+    """One line where a study is resumed under other versions than it was begun with, else None."""
+    begun_with = attrs.versions or {}
+    others = [
+        f"{name} {begun_with[name]}, now {version}"
+        for name, version in versions().items()
+        if begun_with.get(name, version) != version
+    ]
+    if not others:
+        return None
+    return (
+        f"the study was begun with {'; '.join(others)}: what is trained from here on may differ "
+        "in its last bits from what is there, or in more"
+    )

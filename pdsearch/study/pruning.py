@@ -166,8 +166,8 @@ def leads(study: optuna.Study, number: int, step: int, value: float, *, minimize
     sign = -1 if minimize else 1
     return math.isfinite(value) and not any(
         sign * other.intermediate_values.get(step, -sign * math.inf) > sign * value
-        for other in study.get_trials(deepcopy=False)
-        if other.number != number and not TrialAttrs(other).fixed
+        for other in current(study.get_trials(deepcopy=False))
+        if other.number != number and other.state != TrialState.FAIL and not TrialAttrs(other).fixed
     )
 
 

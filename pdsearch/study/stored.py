@@ -18,7 +18,7 @@ from pdsearch.study.attributes import (
     clean,
     with_storage,
 )
-from pdsearch.study.innards import storage_of
+from pdsearch.study.innards import storage_of, study_names
 from pdsearch.study.machine import owner_of
 from pdsearch.study.queue import current
 from pdsearch.study.rows import Status, TrialRow, best_of, counts_of, finite, latest, ranked
@@ -249,9 +249,9 @@ def open_named(name: str, url: str, *, write: bool = False) -> StoredStudy:
     backend = connect(url, write=write)
     shown = shown_url(url)
     with reading(name, url, backend):
-        names = optuna.get_all_study_names(backend)
+        names = study_names(backend)
         if name not in names:
-            known = ", ".join(sorted(names)[:20]) or "none yet"
+            known = ", ".join(names[:20]) or "none yet"
             raise InputError(f"{shown} holds no study {name!r} (it holds: {known})")
         study = optuna.load_study(study_name=name, storage=backend)
     stored = read(study, url)
