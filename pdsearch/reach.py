@@ -28,7 +28,7 @@ finite beyond it, and was before it, is a power that float64 cannot hold."""
 
 PROGRESS = 0.25  # t at which annealed formulas are looked at
 SETTLED = 1e-12  # relative to max(1, |g|): how near a value is to stand for the limit
-LARGEST = 1.7e308
+LARGEST = 1e290  # with room for factors that are multiplied in another order
 UNDERFLOWS = 1e6
 """Size of x to which an exponential may come to zero."""
 
