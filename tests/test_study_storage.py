@@ -136,13 +136,19 @@ def test_a_file_that_cannot_be_written():
     assert open_study("pdsearch", storage="sqlite:///study.db").counts()["total"] == 3
 
 
-def test_another_optunas_tables():
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE alembic_version SET version_num = 'v2.4.0.a'", "optuna storage upgrade"),
+        ("INSERT INTO alembic_version VALUES ('v2.4.0.a')", "has more than one head"),
+        ("UPDATE alembic_version SET version_num = 'nonsense'", "try updating optuna"),
+    ],
+)
+def test_another_optunas_tables(statement, said):
     find()
-    connection = sqlite3.connect("study.db")
-    connection.execute("UPDATE alembic_version SET version_num = 'v2.4.0.a'")
-    connection.commit()
-    connection.close()
-    with pytest.raises(StorageError, match=r"optuna storage upgrade|compatible"):
+    with contextlib.closing(sqlite3.connect("study.db")) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises(StorageError, match=said):
         find()
 
 
