@@ -43,7 +43,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_run_is_made_once_and_all_take_part(folder: Path) -> None:
     context = multiprocessing.get_context("fork")
-    others = [context.Process(target=take_part, args=(folder, 0.05)) for _ in range(3)]
+    all_there = context.Barrier(3)
+
+    def together() -> None:
+        all_there.wait(timeout=60)
+        take_part(folder, 0.2)
+
+    others = [context.Process(target=together) for _ in range(3)]
     for other in others:
         other.start()
     for other in others:
