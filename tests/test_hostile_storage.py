@@ -1,6 +1,7 @@
 """Damaged and tampered storages: one line, exit 2, naming study and key; nothing is run."""
 
 import contextlib
+import functools
 import json
 import random
 import shutil
@@ -16,6 +17,12 @@ from made_up import made_up_study, made_up_training
 import pdsearch.doctor
 import pdsearch.trial
 from pdsearch.cli import main
+from pdsearch.confirm import confirm_table
+from pdsearch.confirm.outcome import assemble
+from pdsearch.confirm.runs import read_runs
+from pdsearch.errors import StorageError
+from pdsearch.study import open_study
+from pdsearch.study.attributes import check_study
 from pdsearch.study.run import Session
 
 # Of each kind of value, JSON that is of another one.
@@ -181,6 +188,16 @@ def test_a_missing_value_is_named(key: str, storage: Path, capsys: Any) -> None:
         ("UPDATE trial_values SET value_type = 'LARGE' WHERE trial_id = 4", "LARGE"),
         ("UPDATE trial_user_attributes SET value_json = x'ff' WHERE trial_id = 4", ""),
         ("UPDATE trial_user_attributes SET value_json = NULL WHERE trial_id = 4", ""),
+        (
+            "UPDATE trial_user_attributes SET value_json = CAST(x'7b22ff227d' AS TEXT) "
+            "WHERE trial_id = 4 AND key = 'pdsearch:epochs'",
+            "trial 3's 'pdsearch:epochs' is no JSON",
+        ),
+        (
+            "UPDATE study_user_attributes SET value_json = CAST(x'ff' AS TEXT) "
+            "WHERE key = 'pdsearch:settings'",
+            "'pdsearch:settings' is no JSON",
+        ),
         ("DROP TABLE trial_user_attributes", "no such table"),
         ("DROP TABLE trials", "no such table"),
         ("DELETE FROM study_directions", ""),
@@ -203,6 +220,45 @@ def test_the_doctor_names_study_and_key(storage: Path, capsys: Any) -> None:
             full = tamper(storage, table, key, values[-1] if number % 2 else "{")
             told = examined(storage, capsys)
             assert "study 'made-up'" in told and (key in OTHERWISE or full in told), told
+
+
+def paths(value: Any, *begun: Any) -> Iterator[tuple[Any, ...]]:
+    """Where in a JSON value something stands; of a list the first alone."""
+    inside = value.items() if isinstance(value, dict) else list(enumerate(value))[:1]
+    for key, part in inside:
+        yield (*begun, key)
+        if isinstance(part, dict | list):
+            yield from paths(part, *begun, key)
+
+
+def test_a_part_of_a_run_is_damaged(storage: Path) -> None:
+    """Each part of a confirmation's run in turn: it is refused by name, or of no importance."""
+    runs = read_runs(open_study("made-up", storage=f"sqlite:///{storage}"))
+    baseline, other = (
+        next((key, run) for key, run in runs.items() if run["kind"] == kind)
+        for kind in ("baseline", "candidate")
+    )
+    damaged = 0
+    for full, whole in (baseline, other):
+        rest = [run for key, run in (baseline, other) if key != full]
+        for path in paths(whole):
+            for wrong in (None, "x"):
+                record = json.loads(json.dumps(whole))
+                place = functools.reduce(lambda part, key: part[key], path[:-1], record)
+                if wrong is None:
+                    del place[path[-1]]
+                else:
+                    place[path[-1]] = wrong
+                try:
+                    check_study("made-up", "sqlite:///study.db", {full: record}, whole=False)
+                except StorageError as error:
+                    assert full in str(error) and "\n" not in str(error)
+                    damaged += 1
+                    continue
+                if record.get("schema") == 1:  # else it is passed over
+                    found = assemble("made-up", record["setting"], [record, *rest])
+                    confirm_table(found), json.dumps(found.to_dict())
+    assert damaged > 80
 
 
 def test_a_damaged_study_hides_no_other(storage: Path, capsys: Any) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pdsearch.confirm.reaching import Reaching, reaching
 from pdsearch.statistics import (
@@ -14,6 +14,7 @@ from pdsearch.statistics import (
     paired_difference,
     pairs_needed,
 )
+from pdsearch.study.attributes import RunKind
 from pdsearch.text import ends, p_value, points
 from pdsearch.trial import length_of
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 
 # In the order of the table.
-KINDS = ("baseline", "reference", "candidate", "given", "forward_control", "activation", "remedy")
+KINDS = get_args(RunKind)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,11 @@
 """`search` and `worker`: a study from its file, or from Python around one's own training."""
 
-import contextlib
 import math
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import optuna
 
 from pdsearch import interrupt
 from pdsearch.errors import InputError
@@ -39,7 +36,13 @@ from pdsearch.study.rows import TrialRow
 from pdsearch.study.sampler import check_installed
 from pdsearch.study.settings import FamilySpec, StudyFile, validate
 from pdsearch.study.sources import content_of, other_content
-from pdsearch.study.storage import settle, shown_url, storage_errors, waiting
+from pdsearch.study.storage import (
+    optunas_errors_only,
+    settle,
+    shown_url,
+    storage_errors,
+    waiting,
+)
 from pdsearch.study.stored import StoredStudy, open_named, open_study, summary
 from pdsearch.study.ties import decide_ties
 from pdsearch.study.trainer import Trainer
@@ -136,7 +139,7 @@ def search(
         references=references,
     )
     check_call(settings, train=train, criteria=criteria, direction=direction)
-    with interrupt.handled(), _optunas_errors_only():
+    with interrupt.handled(), optunas_errors_only():
         named = resolved(settings)
         check_installed(settings.study)
         # Wrong data or a wrong model must be reported before anything is written.
@@ -220,7 +223,7 @@ def worker(
         StorageError: the storage cannot be used.
         KeyboardInterrupt: on Ctrl-C or SIGTERM.
     """
-    with interrupt.handled(), _optunas_errors_only():
+    with interrupt.handled(), optunas_errors_only():
         found = open_study(study, storage=storage)
         found.trials()  # what is damaged is reported before anything is run or written
         with storage_errors(found.url):
@@ -372,18 +375,3 @@ def _start_worker(stored: StoredStudy, part: Part) -> "subprocess.Popen[str]":
         "storage_wait": part.storage_wait,
     }
     return start("pdsearch.study.api", request)
-
-
-@contextlib.contextmanager
-def _optunas_errors_only() -> Iterator[None]:
-    """Keep Optuna's log to its errors.
-
-    Not WARNING: it prints a traceback for every interrupted trial and every one tried again, which
-    this package tells in a line.
-    """
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)

@@ -160,14 +160,40 @@ class _Gate(_Record):
     hopeless: str | None
 
 
+class _Stream(_Record):
+    tasks: Count
+    last: Count
+    change: str
+
+
 class _Trial(_Record):
     model: str
     dataset: str
     epochs: Count
+    learning_rate: Number
+    learning_rates: list[Number] | None = None
+    stream: _Stream | None = None
 
 
 class _Setting(_Record):
     trial: _Trial
+    device: str
+    versions: dict[str, str]
+
+
+class _RunEpoch(_Record):
+    epoch: Count
+    accuracy: Number | None
+    final_accuracy: Number | None = None
+    dead: dict[str, Number] | None = None
+    weight_norms: dict[str, Number | None] | None = None
+    diagnostics: _Diagnosis | None = None
+
+
+RunKind = Literal[
+    "baseline", "reference", "candidate", "given", "forward_control", "activation", "remedy"
+]
+"""What a row of a confirmation is, in the order of its rows."""
 
 
 class _Run(_Record):
@@ -176,8 +202,8 @@ class _Run(_Record):
     schema_: Annotated[int, Field(alias="schema")]
     setting: _Setting
     name: str
-    kind: str
-    place: Any
+    kind: RunKind
+    place: Count = 0
     how: str
     formula: str
     candidate: dict[str, Any] | None
@@ -185,9 +211,12 @@ class _Run(_Record):
     split: Literal["test", "validation"]
     learning_rate: Number
     accuracy: Number
-    chance: Number | None = None
+    chance: Number
     diverged: str | None
     finished: str
+    seconds: Number
+    epochs: list[_RunEpoch] = []
+    changes: dict[str, Any] = {}
 
 
 class _As(NamedTuple):

@@ -324,14 +324,14 @@ def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
 
 
 _QUERIES = {
-    "its {key!r}": "SELECT a.key, a.value_json, 0 FROM study_{kind}_attributes a "
+    "its {key!r}": "SELECT a.key, {value}, 0 FROM study_{kind}_attributes a "
     "JOIN studies s ON s.study_id = a.study_id WHERE s.study_name = :name",
-    "trial {number}'s {key!r}": "SELECT a.key, a.value_json, t.number FROM trial_{kind}_attributes "
+    "trial {number}'s {key!r}": "SELECT a.key, {value}, t.number FROM trial_{kind}_attributes "
     "a JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id "
     "WHERE s.study_name = :name",
 }
 _PARAMETERS = (
-    "SELECT p.param_name, p.distribution_json, t.number FROM trial_params p "
+    "SELECT p.param_name, {value}, t.number FROM trial_params p "
     "JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s.study_id = t.study_id "
     "WHERE s.study_name = :name"
 )
@@ -342,12 +342,15 @@ def find_damage(name: str, backend: BaseStorage) -> str | None:
     database = database_of(backend)
     if database is None:
         return None
+    # SQLite gives bytes as they are, and text only where it is text.
+    value = "CAST({} AS BLOB)" if database.engine.dialect.name == "sqlite" else "{}"
     queries = [
-        (said, text.format(kind=kind))
+        (said, text.format(kind=kind, value=value.format("a.value_json")))
         for said, text in _QUERIES.items()
         for kind in ("user", "system")
     ]
-    queries.append(("trial {number}'s parameter {key!r}", _PARAMETERS))
+    parameters = _PARAMETERS.format(value=value.format("p.distribution_json"))
+    queries.append(("trial {number}'s parameter {key!r}", parameters))
     try:
         with database.engine.connect() as connection:
             for said, text in queries:

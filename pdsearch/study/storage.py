@@ -247,6 +247,21 @@ def damaged(name: str, url: str, what: str) -> StorageError:
 
 
 @contextlib.contextmanager
+def optunas_errors_only() -> Iterator[None]:
+    """Keep Optuna's log to its errors.
+
+    Not WARNING: it prints a traceback for every interrupted trial and every one tried again, and
+    SQLAlchemy's whole text where a value cannot be read, which this package reports in a line.
+    """
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
 def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iterator[None]:
     """Report in a line what Optuna cannot read: no JSON, no such state, no time.
 
@@ -258,10 +273,14 @@ def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iter
         backend: the open storage, in which the damage is looked for.
     """
     try:
-        with storage_errors(url):
+        with optunas_errors_only(), storage_errors(url):
             yield
-    except PdsearchError:
-        raise
+    except PdsearchError as error:
+        # Bytes that are no text are an error of the database, which does not say where they are.
+        found = find_damage(name, backend) if "decode" in str(error) else None
+        if found is None:
+            raise
+        raise damaged(name, url, found) from error
     except Exception as error:  # of a dozen kinds, by what was hit
         found = find_damage(name, backend)
         said = found or f"{type(error).__name__}: {one_line(error)[:120]}"
