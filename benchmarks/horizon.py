@@ -18,19 +18,19 @@ command again goes on where it was stopped.
 """
 
 import argparse
-import copy
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
+from search import write_images
 
 from pdsearch import Candidate, fade, load_family
 from pdsearch.data import load_dataset
 from pdsearch.study.horizon import lengths, weights
+from pdsearch.study.image_trainer import WORST_LOSS
 from pdsearch.trial import TrialSettings, run_trial
 
 TAIL = {"alpha": 0.355, "beta": 2.39}
@@ -65,6 +65,7 @@ def one(
     candidate: Candidate, epochs: int, seed: int, dataset: Any, arguments: Any
 ) -> dict[str, Any]:
     """A run's numbers."""
+    checkpoint = arguments.folder / "runs" / f"{arguments.part.replace('/', '-')}.safetensors"
     settings = TrialSettings(
         model="alexnet", epochs=epochs, batch_size=128, learning_rate=arguments.rate,
         schedule="step", milestones=(0.75,), weight_decay=5e-4, validation=0.2,
@@ -72,28 +73,20 @@ def one(
     )  # fmt: skip
     result = run_trial(
         candidate, settings, dataset, seed=seed, threads=1, device="cpu", diagnostics=True,
-        checkpoint=arguments.folder / "runs" / f"{seed}-{epochs}.safetensors",
+        checkpoint=checkpoint,
     )  # fmt: skip
-    first, last = result.epochs[0], result.epochs[-1]
-    return {
-        "accuracy": result.value if result.diverged is None else 0.1,
-        "loss": last.evaluation_loss,
-        "cosine": first.diagnostics.cosine if first.diagnostics else None,
+    whole = result.diverged is None
+    looked = result.epochs[0].diagnostics if result.epochs else None
+    found = {
+        # One that diverged can claim the accuracy of guessing, and comes last by the other scores.
+        "accuracy": result.value if whole else 1 / len(dataset.classes),
+        "loss": result.epochs[-1].evaluation_loss if whole else WORST_LOSS,
+        "cosine": looked.cosine if whole and looked is not None else -1.0,
         "diverged": result.diverged,
         "seconds": result.seconds,
     }
-
-
-def fifth(dataset: Any, images: int) -> Any:
-    """The first images of each class."""
-    each = images // len(dataset.classes)
-    chosen = torch.cat(
-        [torch.nonzero(dataset.train_labels == n)[:each, 0] for n in range(len(dataset.classes))]
-    )
-    small = copy.copy(dataset)
-    object.__setattr__(small, "train_images", dataset.train_images[chosen])
-    object.__setattr__(small, "train_labels", dataset.train_labels[chosen])
-    return small
+    checkpoint.unlink(missing_ok=True)
+    return found
 
 
 def scores(runs: dict[tuple[str, int, int], dict[str, Any]], arguments: Any) -> dict[str, Any]:
@@ -114,7 +107,7 @@ def scores(runs: dict[tuple[str, int, int], dict[str, Any]], arguments: Any) -> 
         f"accuracy at {arguments.epochs}": lambda n: mean(n, "accuracy", arguments.epochs),
         f"accuracy at {longer}": lambda n: mean(n, "accuracy", longer),
         f"horizon from {short}": lambda n: predicted(n, short),
-        f"horizon from {short[1:]}": lambda n: predicted(n, short[1:]),
+        **({f"horizon from {short[1:]}": lambda n: predicted(n, short[1:])} if short[2:] else {}),
         f"loss at {arguments.epochs}": lambda n: -mean(n, "loss", arguments.epochs),
         "early cosine": lambda n: mean(n, "cosine", arguments.epochs),
     }
@@ -151,7 +144,10 @@ def main() -> int:
     for line in kept.read_text().splitlines() if kept.exists() else []:
         entry = json.loads(line)
         runs[entry["shape"], entry["epochs"], entry["seed"]] = entry
-    dataset = fifth(load_dataset(arguments.dataset), arguments.images)
+    images = arguments.folder / "images"
+    if not images.exists():
+        write_images(images, spec=arguments.dataset, train=arguments.images, test=10)
+    dataset = load_dataset(f"folder:{images}")
     every = [*lengths(arguments.epochs), round(1.75 * arguments.epochs), arguments.truth]
     wanted = [
         (name, epochs, seed)

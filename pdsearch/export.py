@@ -78,7 +78,7 @@ def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
 
 
 def _comments(lines: Mapping[str, object], mark: str) -> str:
-    """Return one comment line, or several short ones, for each entry that says something."""
+    """Return each entry that is not empty as a comment, wrapped to short lines."""
     out = []
     for name, value in lines.items():
         if value is None or value == "":
@@ -131,8 +131,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     ]
     names = ", ".join(f"_g{order}" for order in range(len(parts)))
     faded = fading(family)
-    end = None if faded is None else faded.end
-    end = candidate.parameters[end] if isinstance(end, str) else end
+    end = None if faded is None else faded.end_of(candidate)
     # Names from outside reach the text as comments of one line and as ASCII literals only.
     values = {
         "@TITLE@": escaped(f"{candidate.name}, written by pdsearch {__version__}"),

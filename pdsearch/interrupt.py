@@ -142,7 +142,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def _would_be_lost(frame: FrameType | None) -> bool:
     """Whether a callback runs in which Python drops exceptions.
 
-    A finalizer, a weak reference's callback, or one that is told of a garbage collection. The
+    These are finalizers and the callbacks of weak references and of garbage collections. The
     thread that watches sends the signal again.
     """
     collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}

@@ -8,8 +8,9 @@ one there, and whether it has reached its limit: then the last good point stands
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import sympy
 
@@ -85,10 +86,11 @@ def find_reach(
             if bool(torch.isfinite(got).all()) and not (rooted and bool((got == 0).any())):
                 continue
             real = Exact(expression, dict(zip(ranges, values, strict=True)))
-            for side, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
-                _look(found, function, values, real, side, sizes, part)
+            for sign, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
+                side = _Side(function, values, real, sign, sizes, part)
+                side.look(found)
                 if rooted and not found.trouble:
-                    found.trouble = _lost(function, values, real, side, sizes, part)
+                    found.trouble = side.lost()
     return found
 
 
@@ -96,47 +98,6 @@ def _is_root(power: sympy.Basic) -> bool:
     """Whether it is far from zero where its base underflows."""
     base, p = power.args
     return bool(base.has(x)) and not (p.is_integer or (p.is_number and abs(p) >= 1))
-
-
-def _lost(
-    function: Function,
-    values: tuple[float, ...],
-    real: "Exact",
-    side: float,
-    sizes: "torch.Tensor",
-    got: "torch.Tensor",
-) -> str:
-    """What is wrong where the text has come to zero, and the function has not."""
-    nothing = got == 0
-    first = int(nothing.long().argmax())
-    if not bool(nothing[first]) or first == 0 or sizes[first] > UNDERFLOWS:
-        return ""
-    ends = sizes[first - 1].item(), sizes[first].item()
-    point = side * _first_bad(function, values, side, *ends, good=lambda one: one != 0)[1]
-    value = real.value(point)
-    return "" if value is None or abs(value) < LEAST else real.trouble(point)
-
-
-def _first_bad(
-    function: Function,
-    values: tuple[float, ...],
-    side: float,
-    good_size: float,
-    bad_size: float,
-    *,
-    good: Callable[[Any], Any],
-) -> tuple[float, float]:
-    """Two sizes of x next to each other, between which a text's value is no longer good."""
-    import torch
-
-    for _ in range(40):
-        middle = 0.5 * (good_size + bad_size)
-        place = torch.tensor([side * middle], dtype=torch.float64, device="cpu")
-        if bool(good(function(place, PROGRESS, *values)).all()):
-            good_size = middle
-        else:
-            bad_size = middle
-    return good_size, bad_size
 
 
 def _sizes() -> "torch.Tensor":
@@ -149,60 +110,101 @@ def _sizes() -> "torch.Tensor":
     return torch.cat([near, far, last])
 
 
-def _look(
-    found: Reach,
-    function: Function,
-    values: tuple[float, ...],
-    real: "Exact",
-    side: float,
-    sizes: "torch.Tensor",
-    got: "torch.Tensor",
-) -> None:
-    """Move one end of the reach to before what is not finite, or say why that will not do."""
-    import torch
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A text on one side of zero, at one corner of the parameters' ranges.
 
-    finite = torch.isfinite(got)
-    if bool(finite.all()):
-        return
-    first = int(finite.long().argmin())
-    size = sizes[first].item()
-    missing = torch.isnan(got)
-    if size < FAR:
-        wanted = real.value(side * size)
-        if wanted is not None and abs(wanted) > LARGEST:
-            # It grows beyond float64 there: what follows is its largest number.
-            if bool(missing.any()):
-                _shorten(found, side, sizes[int(missing.long().argmax()) - 1].item())
-            return
-        if wanted is None and not bool(missing.any()):
-            return
-    else:
-        if bool(missing.any()) and first > 0:
-            # A tenth is left for what lies between the corners.
-            _shorten(found, side, max(FAR, 0.1 * sizes[first - 1].item()))
-        return
-    before = 0.0 if first == 0 else sizes[first - 1].item()
-    good, _ = _first_bad(function, values, side, before, size, good=torch.isfinite)
-    place = torch.tensor([side * good], dtype=torch.float64, device="cpu")
-    limit = function(place, PROGRESS, *values).item()
-    allowed = SETTLED * max(1.0, abs(limit))
-    # Also where balls cannot tell the values further out, these must have settled.
-    ahead = [0.5 * good, *(sizes[index].item() for index in range(first, len(sizes), 40))]
-    for index, further in enumerate(ahead):
-        beyond = real.value(side * further)
-        if (beyond is None and index == 0) or (
-            beyond is not None and not abs(beyond - limit) <= allowed
-        ):
-            found.trouble = real.trouble(side * size)
-            return
-    _shorten(found, side, good)
+    Attributes:
+        function: the text, compiled.
+        values: the parameters.
+        real: the function itself.
+        sign: of x.
+        sizes: of x, ascending.
+        got: what the text comes to at them.
+    """
 
+    function: Function
+    values: tuple[float, ...]
+    real: "Exact"
+    sign: float
+    sizes: "torch.Tensor"
+    got: "torch.Tensor"
 
-def _shorten(found: Reach, side: float, size: float) -> None:
-    if side > 0:
-        found.high = min(found.high, size)
-    else:
-        found.low = max(found.low, -size)
+    def look(self, found: Reach) -> None:
+        """Move one end of the reach to before what is not finite, or say why that will not do."""
+        import torch
+
+        finite = torch.isfinite(self.got)
+        if bool(finite.all()):
+            return
+        first = int(finite.long().argmin())
+        size = self.sizes[first].item()
+        missing = torch.isnan(self.got)
+        if size < FAR:
+            wanted = self.real.value(self.sign * size)
+            if wanted is not None and abs(wanted) > LARGEST:
+                # It grows beyond float64 there: what follows is its largest number.
+                if bool(missing.any()):
+                    self.shorten(found, self.sizes[int(missing.long().argmax()) - 1].item())
+                return
+            if wanted is None and not bool(missing.any()):
+                return
+        else:
+            if bool(missing.any()) and first > 0:
+                # A tenth is left for what lies between the corners.
+                self.shorten(found, max(FAR, 0.1 * self.sizes[first - 1].item()))
+            return
+        before = 0.0 if first == 0 else self.sizes[first - 1].item()
+        good, _ = self.border(before, size, good=torch.isfinite)
+        limit = self.at(good).item()
+        allowed = SETTLED * max(1.0, abs(limit))
+        # Also where balls cannot tell the values further out, these must have settled.
+        ahead = [0.5 * good, *(self.sizes[i].item() for i in range(first, len(self.sizes), 40))]
+        for index, further in enumerate(ahead):
+            beyond = self.real.value(self.sign * further)
+            if (beyond is None and index == 0) or (
+                beyond is not None and not abs(beyond - limit) <= allowed
+            ):
+                found.trouble = self.real.trouble(self.sign * size)
+                return
+        self.shorten(found, good)
+
+    def lost(self) -> str:
+        """What is wrong where the text has come to zero, and the function has not."""
+        nothing = self.got == 0
+        first = int(nothing.long().argmax())
+        if not bool(nothing[first]) or first == 0 or self.sizes[first] > UNDERFLOWS:
+            return ""
+        ends = self.sizes[first - 1].item(), self.sizes[first].item()
+        point = self.sign * self.border(*ends, good=lambda one: one != 0)[1]
+        value = self.real.value(point)
+        return "" if value is None or abs(value) < LEAST else self.real.trouble(point)
+
+    def at(self, size: float) -> "torch.Tensor":
+        """What the text comes to at a size of x; one element."""
+        import torch
+
+        place = torch.tensor([self.sign * size], dtype=torch.float64, device="cpu")
+        return cast("torch.Tensor", self.function(place, PROGRESS, *self.values))
+
+    def border(
+        self, good_size: float, bad_size: float, *, good: Callable[[Any], Any]
+    ) -> tuple[float, float]:
+        """Two sizes of x next to each other, between which the text's value is no longer good."""
+        for _ in range(40):
+            middle = 0.5 * (good_size + bad_size)
+            if bool(good(self.at(middle)).all()):
+                good_size = middle
+            else:
+                bad_size = middle
+        return good_size, bad_size
+
+    def shorten(self, found: Reach, size: float) -> None:
+        """Move the reach's end on this side inwards, to a size of x."""
+        if self.sign > 0:
+            found.high = min(found.high, size)
+        else:
+            found.low = max(found.low, -size)
 
 
 class Exact:

@@ -257,7 +257,7 @@ def test_the_factor_is_the_mean_of_the_ratios_while_it_lasts(
     ("candidate", "run", "why"),
     [
         (TAIL, record([1.2], diverged="the loss exploded"), "diverged at seed 7"),
-        (fade(TAIL.family, "switch").bind(end=0.1), record([1.2, 1.0]), "of its first epoch"),
+        (fade(TAIL.family, "switch").bind(end=0.1), record([1.2, 1.0]), "after its first epoch"),
         (TAIL, record([None, None]), "no gradient of its own"),
         (TAIL, {**record([1.0]), "epochs": [{"epoch": 1}]}, "measured no gradients"),
     ],

@@ -47,7 +47,7 @@ def folder(made: Path, workdir: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def wanted(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What is told of the study as it is."""
+    """What each command prints for the study before anything is added."""
     folder = tmp_path_factory.mktemp("wanted")
     copied(made, folder)
     with pytest.MonkeyPatch.context() as patch, made_up_training():

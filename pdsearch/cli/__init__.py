@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pdsearch import interrupt
 from pdsearch.cli.output import data_only, flush, note
 from pdsearch.cli.parser import COMMANDS, parse
-from pdsearch.errors import PdsearchError
+from pdsearch.errors import PdsearchError, without_middle
 from pdsearch.masking import mask
 
 __all__ = ["INTERRUPTED", "main"]
@@ -68,7 +68,7 @@ def _run(argv: list[str]) -> int:
     except OSError as error:
         if error.errno not in _REFUSALS:
             return _bug()
-        where = f"{_shortened(str(error.filename))}: " if error.filename else ""
+        where = f"{without_middle(str(error.filename))}: " if error.filename else ""
         note(f"pdsearch: error: {where}{error.strerror}")
         return BAD_INPUT
     except Exception:
@@ -80,10 +80,6 @@ def _configure(verbose: int) -> None:
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("pdsearch").setLevel(levels[min(verbose, 2)])
-
-
-def _shortened(path: str) -> str:
-    return path if len(path) <= 300 else f"{path[:120]}...{path[-120:]}"
 
 
 def _bug() -> int:

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
 from pdsearch.errors import InputError, UnsupportedError, shortened
+from pdsearch.family import Candidate, fading, load_family
 from pdsearch.study.twins import Shape, same_shape, shape_of
 
 if TYPE_CHECKING:
-    from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy
     from pdsearch.trial import TrialSettings
 
@@ -57,7 +57,7 @@ class Contender:
     kind: str
     how: str  # see `how_of`; "forward": the formula is its true derivative; "activation"
     formula: str
-    candidate: "Candidate"
+    candidate: Candidate
     module: Callable[[], Any] | None = None
     place: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -91,13 +91,11 @@ def choose_contenders(
     stored: "StoredStudy",
     *,
     top: int,
-    given: Sequence["Candidate"],
+    given: Sequence[Candidate],
     forward_control: bool,
     activations: bool,
 ) -> tuple[list[Contender], list[str]]:
     """Baseline, the study's best, references, the user's, controls; each g once. And notes."""
-    from pdsearch.family import load_family
-
     baseline = load_family("relu").default
     ranked = stored.ranked()
     if top > 0 and not ranked and not given:
@@ -108,7 +106,7 @@ def choose_contenders(
     shapes: list[Shape] = []
     found: list[Contender] = []
 
-    def add(candidate: "Candidate", kind: str) -> bool:
+    def add(candidate: Candidate, kind: str) -> bool:
         """Whether it is a new shape; one that is not adds its name to the row it equals."""
         shape = shape_of(candidate)
         for index, other in enumerate(shapes):
@@ -146,7 +144,7 @@ def choose_contenders(
 
 
 def _plain_controls(
-    baseline: "Candidate", trial: "TrialSettings", notes: list[str]
+    baseline: Candidate, trial: "TrialSettings", notes: list[str]
 ) -> list[Contender]:
     """The activations, and for a stream the remedies that fit the model."""
     from torch import nn
@@ -207,7 +205,7 @@ def _forward_control(found: Sequence[Contender], notes: list[str]) -> list[Conte
     ]
 
 
-def _name(candidate: "Candidate") -> str:
+def _name(candidate: Candidate) -> str:
     """Its name; of a formula that was typed the formula, for all of those have the same name."""
     if candidate.family.name != "formula":
         return candidate.name
@@ -235,7 +233,8 @@ def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str
     Returns:
         The control; or, in a sentence, why there is none.
     """
-    until = _faded_out(contender.candidate)
+    faded = fading(contender.candidate.family)
+    until = 1.0 if faded is None else faded.end_of(contender.candidate)
     entries = run["epochs"]
     ratios = []
     for entry in entries:
@@ -248,11 +247,9 @@ def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str
     if not any(entry.get("diagnostics") for entry in entries):
         return f"{without} was trained by a version of pdsearch that measured no gradients."
     if not ratios:
-        return f"{without} has no gradient of its own at the end of its first {_unit(run)}."
+        return f"{without} has no gradient of its own after its first epoch or task."
     factor = float(f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.3g}")
     early = "" if until == 1 else f" until {until:.3g}"
-    from pdsearch.family import load_family
-
     relu = load_family("relu").default
     return Contender(
         f"ReLU at {factor:g}× its rate{early}",
@@ -262,17 +259,3 @@ def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str
         relu,
         changes={"early_rate": {"factor": factor, "until": until}},
     )
-
-
-def _faded_out(candidate: "Candidate") -> float:
-    """The share of training after which a candidate's g is the step; 1 if it does not fade."""
-    from pdsearch.family import fading
-
-    found = fading(candidate.family)
-    if found is None:
-        return 1.0
-    return float(candidate.parameters[found.end] if isinstance(found.end, str) else found.end)
-
-
-def _unit(run: Mapping[str, Any]) -> str:
-    return "task" if run["setting"]["trial"].get("stream") else "epoch"

@@ -129,7 +129,7 @@ def confirm(
     # The candidate that ReLU at a raised early rate is compared with; that is a row more of each.
     raised = best_of(contenders) if controls else None
     session, helpers = _session(stored, stages, asked, candidates, progress, workers, raised)
-    remarks += _of_other_versions(session.finished().values(), stages)
+    remarks += _of_other_versions(session.records.values(), stages)
     with waiting(
         stored.study,
         seconds=storage_wait,

@@ -138,7 +138,7 @@ _TEN: Final = (
     ),
     Criterion(
         "alive_below_zero",
-        "|g(x)| >= {epsilon:g} on [-{radius:g}, 0) but for at most {bound:.3g} of its length",
+        "|g(x)| >= {epsilon:g} on [-{radius:g}, 0), except on at most {bound:.3g} of its length",
         0.01,
         f'{_ABSTRACT}: "alleviate the zero derivative problem"',
         _PAPER,

@@ -43,9 +43,13 @@ class Fading:
     shape: str
     end: float | str
 
+    def end_of(self, candidate: Candidate) -> float:
+        """The progress from which w is 0 for a candidate."""
+        return candidate.parameters[self.end] if isinstance(self.end, str) else self.end
+
     def weight(self, candidate: Candidate, progress: float) -> float:
         """W at a training progress in [0, 1]: exactly 1 at 0, exactly 0 from `end` on."""
-        end = candidate.parameters[self.end] if isinstance(self.end, str) else self.end
+        end = self.end_of(candidate)
         if progress >= end:
             return 0.0
         if self.shape == "linear":

@@ -29,7 +29,7 @@ def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
 
 
 def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
-    """Return g at a point; nan where it cannot be told, as at an irrational breakpoint itself."""
+    """Return g at a point; nan where that cannot be decided, as at an irrational breakpoint."""
     return _value(_program(_at(candidate, progress)), point)
 
 

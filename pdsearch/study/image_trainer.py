@@ -128,25 +128,25 @@ class ImageTrainer:
         return float(result.kept_bytes)
 
     def tie_margin(self, best: float) -> float:
-        """One standard error of the difference of two such accuracies, as if independent."""
-        share = min(max(best, 0.0), 1.0)
+        """One standard error of the difference of two such values, as if independent."""
+        return self._error(best, self._legs)
+
+    def _error(self, value: float, lengths: Sequence[int]) -> float:
+        """The same for values that are predicted from some of a trial's lengths."""
+        share = min(max(value, 0.0), 1.0)
         stream = self._settings.trial.stream
         if stream is not None:
             images = float(stream.images * stream.last)
         else:
             images = max(1.0, self._settings.trial.validation * len(self._dataset.train_labels))
-        return self._noise(self._legs) * math.sqrt(2 * share * (1 - share) / images)
-
-    def _noise(self, lengths: Sequence[int]) -> float:
-        """How many times a value's standard error is that of an accuracy."""
         horizon = self._settings.study.horizon
-        return 1.0 if horizon is None else noise(lengths, horizon=horizon)
+        larger = 1.0 if horizon is None else noise(lengths, horizon=horizon)
+        return larger * math.sqrt(2 * share * (1 - share) / images)
 
     def _hope(self, legs: Sequence["_Leg"]) -> Reached:
         """What a candidate may come to, as far as its lengths tell."""
         predicted = max(legs[-1].predicted().values())
-        error = self.tie_margin(predicted) / self._noise(self._legs)
-        error *= self._noise([leg.length for leg in legs])
+        error = self._error(predicted, [leg.length for leg in legs])
         step = legs[-1].end * self.looks
         return Reached(step, predicted, predicted, None, most=predicted + 2 * error)
 
