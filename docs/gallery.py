@@ -1,8 +1,8 @@
-"""Writes docs/gallery.md and its pictures: `python docs/gallery.py`.
+"""Write docs/gallery.md and its pictures: `python docs/gallery.py`.
 
-A picture a family: g at its defaults, at both ends of its first parameter's range, or at three
-training progresses where it is annealed, and the step behind them. SVG written here, so that it
-needs no browser and the same library gives the same files.
+Each picture shows the step and g at the family's defaults and at both ends of its first parameter's
+range. An annealed family is shown at three values of t instead. The script writes SVG itself, so it
+needs no browser, and the same library gives the same files.
 """
 
 import itertools
@@ -21,26 +21,26 @@ LOW, HIGH = -6.0, 4.0
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 34, 10, 12, 26  # margins around the plot's area
 FAR = 1.75
-"""Curves are cut off this far above 0 (and at the lowest shown below it)."""
+"""Curves are cut off above this value."""
 
 INK, SOFT, STEP = "#0b57d0", "#7aa7ee", "#8c959f"
 
 THEMES = {
-    "steps": ("Steps", "The step itself, moved, tilted or with another constant below zero."),
-    "activations": ("Derivatives of activations", "By `sympy.diff` of the activation."),
+    "steps": ("Steps", "The step, shifted, tilted or with another constant below zero."),
+    "activations": ("Derivatives of activations", "Each by `sympy.diff` of its activation."),
     "spiking": (
         "Surrogates of spiking networks",
-        "There a bump stands in for a spike's derivative; what suits ReLU is its primitive.",
+        "Spiking networks replace a spike's derivative by a bump. These are primitives of such bumps.",
     ),
-    "tails": ("Tails below zero", "1 above zero, and below it something that dies away."),
-    "knots": ("Knots", "Monotone through knots whose heights are the parameters."),
-    "two_sided": ("Two-sided", "A tail on either side of zero."),
-    "annealed": ("Annealed", "They turn into the step as training progress t goes from 0 to 1."),
+    "tails": ("Tails below zero", "1 above zero, and a tail that decays below it."),
+    "knots": ("Knots", "Monotone curves through knots, whose heights are the parameters."),
+    "two_sided": ("Two-sided", "A tail on each side of zero."),
+    "annealed": ("Annealed", "Shapes that turn into the step as t goes from 0 to 1."),
 }
 
 
 def shown(family: Family) -> list[tuple[str, Candidate, float]]:
-    """What a family's picture shows, the defaults last: label, candidate, t."""
+    """Return (label, candidate, t) for each curve of a family's picture, the defaults last."""
     default = family.default
     if family.annealed:
         return [(f"t = {t:g}", default, t) for t in (1.0, 0.5, 0.0)]
@@ -57,7 +57,7 @@ def shown(family: Family) -> list[tuple[str, Candidate, float]]:
 
 
 def picture(family: Family) -> str:
-    """The family's SVG."""
+    """Return the family's picture as SVG."""
     curves = [
         (label, *curve(candidate, LOW, HIGH, count=161, progress=t))
         for label, candidate, t in shown(family)
@@ -144,7 +144,7 @@ def picture(family: Family) -> str:
     )
     svg = element(
         "svg",
-        element("title", f"{family.name}: {said(family)}"),
+        element("title", f"{family.name}: {described(family)}"),
         element("rect", width=WIDTH, height=HEIGHT, fill="#ffffff", rx="6"),
         element("g", grid, axes, lines, fill="none"),
         text,
@@ -160,7 +160,7 @@ def picture(family: Family) -> str:
 def element(
     tag: str, *children: str | ET.Element | list[ET.Element], **attributes: object
 ) -> ET.Element:
-    """An SVG element; attributes that are None are left out, underscores become hyphens."""
+    """Make an SVG element. Attributes that are None are omitted; underscores become hyphens."""
     named = {k.replace("_", "-"): str(v) for k, v in attributes.items() if v is not None}
     found = ET.Element(tag, named)
     for child in children:
@@ -171,18 +171,18 @@ def element(
     return found
 
 
-def said(family: Family) -> str:
-    """What the lines of its picture are."""
+def described(family: Family) -> str:
+    """Describe the lines of a family's picture."""
     labels = [label for label, _, _ in shown(family)]
     styles = {1: ["solid"], 2: ["dashed", "solid"], 3: ["dotted", "dashed", "solid"]}[len(labels)]
     if labels == [""]:
-        return "it has no parameter"
+        return "no parameters"
     pairs = zip(reversed(styles), reversed(labels), strict=True)
     return ", ".join(f"{style}: {label}" for style, label in pairs)
 
 
 def page() -> str:
-    """docs/gallery.md."""
+    """Return the text of docs/gallery.md."""
     return "\n".join(_page()) + "\n"
 
 
@@ -192,9 +192,9 @@ def _page() -> Iterator[str]:
     yield "<!-- written by `python docs/gallery.py` -->"
     yield ""
     yield (
-        f"The {len(library())} families that come with pdsearch, each with the step (grey, dotted) "
-        "behind it. `pdsearch families` lists them in a terminal, `pdsearch check NAME` decides "
-        "the design criteria for one."
+        f"The {len(library())} built-in families. Each picture also shows the step (grey, dotted). "
+        "`pdsearch families` lists them in a terminal; `pdsearch check NAME` decides the design "
+        "criteria for one."
     )
     themed = {
         theme: list(families)
@@ -207,7 +207,7 @@ def _page() -> Iterator[str]:
         yield from ("", f"## {title}", "", about)
         for family in themed[theme]:
             yield from ("", f"### {family.name}", "")
-            yield f"![{family.name} beside the step](pictures/gallery/{family.name}.svg)"
+            yield f"![{family.name} and the step](pictures/gallery/{family.name}.svg)"
             yield from ("", f"$$g(x) = {family.latex}$$", "")
             if family.aliases:
                 yield f"- also known as: {', '.join(f'`{alias}`' for alias in family.aliases)}"
@@ -218,7 +218,7 @@ def _page() -> Iterator[str]:
                     f"default {family.defaults[name]:g}"
                 )
             yield f"- {family.reference}"
-            yield f"- the picture: {said(family)}"
+            yield f"- picture: {described(family)}"
 
 
 def _theme(family: Family) -> str:
@@ -226,7 +226,7 @@ def _theme(family: Family) -> str:
 
 
 def main() -> None:
-    """Write the page and its pictures; pictures of families that are gone go too."""
+    """Write the page and its pictures, and delete the pictures of removed families."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for path in PICTURES.glob("*.svg"):
         if path.stem not in library():

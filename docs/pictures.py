@@ -1,7 +1,7 @@
-"""Draws the pictures of the documentation: `python docs/pictures.py [hero]`.
+"""Draw the pictures of the documentation: `python docs/pictures.py [hero]`.
 
-Each is a plotly figure of pdsearch's own, photographed by headless Chromium or Chrome, which must
-be on the PATH (Debian: `apt install chromium`); PDSEARCH_CHROME names another one.
+Each picture is a screenshot of one of pdsearch's plotly figures, taken by headless Chromium or
+Chrome. The browser must be on the PATH (Debian: `apt install chromium`) or in PDSEARCH_CHROME.
 """
 
 import os
@@ -21,7 +21,7 @@ CHROMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def hero() -> go.Figure:
-    """Three pseudo-derivatives beside the step: the README's first picture."""
+    """Draw three pseudo-derivatives and the step, the README's first picture."""
     shown = {
         "exp_tail: α·exp(βx) below zero": load_family("exp_tail").bind(alpha=0.3, beta=1.0),
         "b_silu: SUGAR's B-SiLU": load_family("b_silu").default,
@@ -44,7 +44,7 @@ PICTURES = {"hero": (hero, 1200, 620)}
 
 
 def chrome() -> str:
-    """The browser, or an error that says how to get one."""
+    """Return the path of the browser, or exit with a hint."""
     for name in (os.environ.get("PDSEARCH_CHROME"), *CHROMES):
         if name and (found := shutil.which(name)):
             return found
@@ -52,7 +52,7 @@ def chrome() -> str:
 
 
 def photograph(figure: go.Figure, path: Path, *, width: int, height: int) -> None:
-    """The figure as a PNG of twice as many pixels."""
+    """Save the figure as a PNG at twice its size in pixels."""
     browser = chrome()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
@@ -70,11 +70,11 @@ def photograph(figure: go.Figure, path: Path, *, width: int, height: int) -> Non
 
 
 def main(names: list[str]) -> None:
-    """Draw the named pictures, or all."""
+    """Draw the named pictures, or all of them."""
     FOLDER.mkdir(exist_ok=True)
     for name in names or list(PICTURES):
         if name not in PICTURES:
-            raise SystemExit(f"pictures.py: no picture {name!r} (there are: {', '.join(PICTURES)})")
+            raise SystemExit(f"pictures.py: no picture {name!r} (known: {', '.join(PICTURES)})")
         draw, width, height = PICTURES[name]
         photograph(draw(), FOLDER / f"{name}.png", width=width, height=height)
         print(FOLDER / f"{name}.png")

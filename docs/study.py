@@ -1,4 +1,4 @@
-"""Writes docs/study.md, every key of a study file, from the code: `python docs/study.py`."""
+"""Write docs/study.md, the list of all keys of a study file: `python docs/study.py`."""
 
 import json
 from pathlib import Path
@@ -17,40 +17,45 @@ PAGE = Path(__file__).parent / "study.md"
 HEAD = """\
 # The study file
 
-`pdsearch search FILE.toml` reads a TOML file of four sections. Only `name` and `families` must be
-there. Paths are relative to the file. Unknown keys, wrong types and impossible values are all told
-at once, before anything runs.
+`pdsearch search FILE.toml` reads a TOML file of four sections. Only `name` and `families` are
+required. Paths are relative to the file. Unknown keys, wrong types and impossible values are
+reported all at once, before anything runs.
 
-A study that has begun keeps its settings, for its trials would not compare otherwise. These may
-change from run to run:
-{free}.
-Anything else needs a new name: `pdsearch search FILE.toml --set study.name=other trial.epochs=4`.
+**Changing a study.** A study that has begun keeps its settings, because its trials would not be
+comparable otherwise. Only these may change from run to run: {free}. Anything else needs a new
+name: `pdsearch search FILE.toml --set study.name=other trial.epochs=4`.
 
-Environment variables: `PDSEARCH_STORAGE` is the storage where none is named (a password in it does
-not show in the list of processes), `PDSEARCH_CACHE` the folder of decoded data sets and compiled
-kernels, `PDSEARCH_FUSED=0` does without the compiled kernels, and `OMP_NUM_THREADS` sets the
-threads of a new study's trials where `--threads` does not; one that has begun keeps its own.
+**Environment variables.** `PDSEARCH_STORAGE` is the storage if none is named. `PDSEARCH_CACHE` is
+the folder of decoded data sets and compiled kernels. `PDSEARCH_FUSED=0` disables the compiled
+kernels. `OMP_NUM_THREADS` sets the threads of a new study's trials unless `--threads` does; a
+study that has begun keeps its own number.
 
-`pdsearch worker` and `pdsearch confirm` take the study file or the study's name. With the file, its
-settings must be those that the study was begun with, `--set` and a worker's `--seed` included. With
-the name, the settings come from the storage, and everybody who can write to it may have changed
-them: no Python file is then run that only the storage names (a model's, a criterion's), and nothing
-is written outside of the current folder, unless `--trust-study-code` is given.
+**Halving.** With `pruner = "halving"`, every candidate pauses at a few points: in a long enough
+trial, after a quarter of an epoch, one epoch and four epochs. It continues only while its
+validation loss is among the best quarter of those that reached that point, and may be resumed
+later.
 
-A server that goes away while trials run is waited for, 10 minutes at most (`--storage-wait
-SECONDS`); at the start one that does not answer within 4 seconds is an error, unless the URL has a
-`connect_timeout` of its own. The storage's URL is not kept with the study. Passwords in URLs are
-masked wherever pdsearch prints them; in your own command line everybody on the machine can read
-them, so put such a URL into `PDSEARCH_STORAGE`.
+**Security.** `pdsearch worker` and `pdsearch confirm` take the study file or the study's name.
+With the file, its settings must match those that the study began with, including `--set` and a
+worker's `--seed`. With the name, the settings come from the storage, which anyone with write
+access may have changed. pdsearch then runs no Python file that only the storage names (a model's,
+a criterion's) and writes nothing outside the current folder, unless you pass
+`--trust-study-code`. The storage's URL is not kept with the study. pdsearch masks passwords in
+URLs wherever it prints them; your own command line is visible to everyone on the machine, so put
+such a URL into `PDSEARCH_STORAGE`.
 
-Ctrl-C and SIGTERM end a command with status 130 within 5 seconds. Trials that were running are
-queued again; whatever does not end within 2.5 seconds (a driver that hangs) is left where it is, as
-if it had been killed, which uses up one of a trial's three attempts. Only a C function that keeps
+**Outages.** If a database server goes away while trials run, pdsearch waits for it for up to 10
+minutes (`--storage-wait SECONDS`). A server that does not answer within 4 seconds at the start is
+an error, unless the URL has its own `connect_timeout`.
+
+**Interrupts.** Ctrl-C and SIGTERM end a command with status 130 within 5 seconds. Running trials
+are queued again. Whatever does not end within 2.5 seconds (a driver that hangs) is abandoned as
+if it had been killed, which uses up one of a trial's three attempts. Only a C function that holds
 Python's interpreter lock can delay this.
 """
 
 ABOUT = {
-    "study": "What is searched, how, and where it is kept.",
+    "study": "What is searched, how, and where it is stored.",
     "criteria": "What a candidate must meet before it is trained ([criteria.md](criteria.md)).",
     "trial": "One training run of one candidate.",
     "confirm": "How `pdsearch confirm` retrains.",
@@ -60,7 +65,7 @@ SYMBOLS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 
 
 def page() -> str:
-    """The page's text."""
+    """Return the text of the page."""
     free = [f"`{name}`" for name in FREE]
     parts = [HEAD.format(free=", ".join(free))]
     for name, field in StudyFile.model_fields.items():
@@ -76,7 +81,7 @@ def page() -> str:
 
 
 def _keys(section: type[BaseModel], name: str) -> str:
-    lines = ["| key | default | values | what it is |", "|---|---|---|---|"]
+    lines = ["| key | default | values | meaning |", "|---|---|---|---|"]
     for key, info in section.model_fields.items():
         assert info.description, f"{name}.{key} has no description"
         cells = (f"`{key}`", _default(info), values(info), info.description)
@@ -85,7 +90,7 @@ def _keys(section: type[BaseModel], name: str) -> str:
 
 
 def _inner_keys(table: type[BaseModel]) -> str:
-    """The keys of a table within a section, as a list."""
+    """Return the keys of a table within a section as a list."""
     return "".join(
         f"- `{key}` ({values(info)}; default {_default(info)}): {info.description}\n"
         for key, info in table.model_fields.items()
@@ -93,7 +98,7 @@ def _inner_keys(table: type[BaseModel]) -> str:
 
 
 def _table(kind: Any) -> type[BaseModel] | None:
-    """The model of a key that holds a table with keys of its own."""
+    """Return the model of a key that holds a table with its own keys, else None."""
     for one in (kind, *get_args(kind)):
         if isinstance(one, type) and issubclass(one, BaseModel):
             return one
@@ -101,7 +106,7 @@ def _table(kind: Any) -> type[BaseModel] | None:
 
 
 def _sentence(table: type[BaseModel]) -> str:
-    """What a table is for, from its docstring."""
+    """Return the purpose of a table, from its docstring."""
     text = (table.__doc__ or "").splitlines()[0].partition(": ")[2]
     return text[0].upper() + text[1:]
 
@@ -116,7 +121,7 @@ def _default(info: FieldInfo) -> str:
 
 
 def values(info: FieldInfo) -> str:
-    """What a key may hold."""
+    """Describe the values that a key takes."""
     return _values(info.annotation, info.metadata)
 
 
@@ -138,7 +143,7 @@ def _values(kind: Any, metadata: list[Any]) -> str:
             f"{sign} {getattr(item, type(item).__name__.lower()):g}"
             for item in found
             for known, sign in SYMBOLS.items()
-            # A limit that nobody meets is only there to catch a slip.
+            # Larger limits only catch typing errors; nobody meets them.
             if isinstance(item, known) and getattr(item, type(item).__name__.lower()) < 1e5
         ]
         return " ".join([noun, ", ".join(bounds)]).strip()
