@@ -6,24 +6,24 @@ STAMP  := $(VENV)/.installed
 STUDY  ?= studies/digits.toml
 PYTEST_ARGS ?=
 
-# The first interpreter that is new enough and can make virtual environments; PYTHON=… overrides.
+# The first interpreter that is new enough and can create virtual environments; PYTHON=… overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: help install search test slow lint types format clean
 
 help:
-	@echo "make search   search pseudo-derivatives on the digits data set (STUDY=… for another study file)"
-	@echo "make test     run the tests           make slow    also the ones that take minutes"
-	@echo "make lint     ruff, style and layout  make types   mypy"
-	@echo "make format   let ruff format         make clean   remove .venv and caches, keep results"
+	@echo "make search   search pseudo-derivatives on the digits data set (STUDY=… selects another study file)"
+	@echo "make test     run the tests           make slow    also tests that take minutes"
+	@echo "make lint     check style and layout  make types   mypy"
+	@echo "make format   fix style and layout   make clean   remove .venv and caches, keep results"
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "make: pdsearch needs Python 3.11 or newer with its venv module, and none was found;" >&2; \
-		echo "      install it (Debian, Ubuntu: apt install python3-venv) or name one: make PYTHON=/path/to/python3.12 …" >&2; \
+		echo "make: pdsearch needs Python 3.11 or newer with its venv module; none was found." >&2; \
+		echo "      Install it (Debian, Ubuntu: apt install python3-venv) or name one: make PYTHON=/path/to/python3.12 …" >&2; \
 		exit 1; fi
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -1,16 +1,16 @@
-"""What the backward pass of pd_relu costs, against ReLU's own, for every family of the library.
+"""Measure the backward pass of pd_relu relative to ReLU's, for every family of the library.
 
     python benchmarks/backward.py [--json] [--families exp_tail,b_silu] [--device cuda] [--portable]
         [--variants]
 
-Kernel: `Plan.scale` against `torch.ops.aten.threshold_backward`. Autograd: `torch.autograd.grad`
-of `pd_relu` against that of `torch.relu`, both with their forward pass. Every ratio is taken
-within one interleaved run: round by round ReLU's pass and ours follow each other, and the medians
-over the rounds are divided. 2 threads on the CPU.
+Kernel: `Plan.scale` relative to `torch.ops.aten.threshold_backward`. Autograd:
+`torch.autograd.grad` of `pd_relu` relative to that of `torch.relu`, both with their forward pass.
+The passes alternate round by round within one run, and each ratio divides medians over the rounds.
+The CPU uses 2 threads.
 
 With `--variants`: the kernel half-way through a linear fade, with direction "up", and with both,
-against the kernel of the same shape with neither; and the whole op once it has faded out, against
-ReLU's own.
+relative to the kernel of the same shape with neither; and the whole op after it has faded out,
+relative to ReLU's.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from pdsearch import Candidate, fade, kernels, library, pd_relu
 
 SIZES = {"64Ki": 1 << 16, "512Ki": 1 << 19, "4Mi": 1 << 22}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Tensors of 32 MiB and more pay page faults at every allocation: 4 Mi float32 ones have 16 MiB.
+# Tensors of 32 MiB and more cause page faults at every allocation; 4 Mi float32 values take 16 MiB.
 
 
 def medians(
     functions: Sequence[Callable[[], object]], *, device: str, seconds: float
 ) -> list[float]:
-    """Median seconds of each function, called in turn for about `seconds` in all."""
+    """Return the median seconds of each function; they run in turn for about `seconds` in all."""
 
     def timed(function: Callable[[], object]) -> float:
         if device == "cuda":
@@ -125,7 +125,7 @@ def measure_variants(
 
 def show_variants(names: Sequence[str], arguments: argparse.Namespace) -> None:
     columns = ("fade", "up", "both", "ended")
-    print("ratio: geometric mean over the families (worst, which); ended: against ReLU")
+    print("ratio: geometric mean over the families (worst, family); ended: relative to ReLU")
     print(f"{'':16} " + " ".join(f"{column:>30}" for column in columns))
     for dtype_name in arguments.dtypes.split(","):
         for size_name, size in SIZES.items():
@@ -154,9 +154,7 @@ def main() -> None:
     parser.add_argument("--families", default="")
     parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--seconds", type=float, default=0.4, help="for each family, dtype and size"
-    )
+    parser.add_argument("--seconds", type=float, default=0.4, help="per family, dtype and size")
     parser.add_argument("--portable", action="store_true", help="without AVX-512")
     parser.add_argument("--variants", action="store_true", help="fade and direction")
     arguments = parser.parse_args()
@@ -204,7 +202,7 @@ def main() -> None:
         print(json.dumps(report, indent=1))
         return
     print(f"{hardware}; torch {torch.__version__}; fused kernels: {report['fused']}")
-    print("ratio to ReLU's own: geometric mean over the families (worst, which)")
+    print("ratio to ReLU's own: geometric mean over the families (worst, family)")
     print(f"{'':16} {'ReLU us':>8} {'kernel':>34} {'uint8':>34} {'through autograd':>34}")
     for summary in report["summary"]:
         rows = [

@@ -1,13 +1,17 @@
-"""How long the criteria take: certified ones of each library family, and the gate of a study.
+"""Measure how long the criteria take: the certified ones per family, and a study's gate.
 
     OMP_NUM_THREADS=1 python benchmarks/criteria.py [--json] [--rounds 5] [--families]
 
-Prints, over the library at its defaults: the time of all seven certified criteria of a candidate
-seen for the first time (median and maximum over families), and of the gate for further candidates
-of a family, all of its required criteria decided for each (gate), all proved for the family
-(gate_known), or what a study proves when it is begun (gate_study). start_* is what that costs a
-study: for the families of studies/digits.toml together, and for the library's slowest.
-`--families` also decides every criterion over every parameter space and counts what is left
+Prints, over the library at its defaults:
+
+- certified_*: all seven certified criteria of a new candidate (median and maximum over families);
+- gate_*: the gate for further candidates of a family, with every required criterion decided for the
+  candidate (gate), everything proved for the family (gate_known), or what a study proves at its
+  start (gate_study);
+- start_*: what a study decides at its start, for the families of studies/digits.toml together and
+  for the slowest family of the library.
+
+`--families` also decides every criterion over every parameter space and counts what stays
 undecided.
 """
 
@@ -39,7 +43,7 @@ DIGITS = ("exp_tail", "rational_tail", "gaussian_tail", "leaky")  # studies/digi
 
 
 def certified_seconds(family: Family) -> float:
-    """All certified criteria of the default candidate, with nothing cached for it."""
+    """Time all certified criteria of the default candidate, with nothing cached."""
     sympy.core.cache.clear_cache()
     expression = family.default.expression
     wanted = demands("strict")
@@ -51,7 +55,7 @@ def certified_seconds(family: Family) -> float:
 
 
 def gate_seconds(family: Family, *, known: dict[str, str], rounds: int) -> float:
-    """The median gate time over candidates not seen before."""
+    """Return the median time of the gate over new candidates."""
     times = []
     for i in range(rounds + 1):
         values = {
@@ -65,7 +69,7 @@ def gate_seconds(family: Family, *, known: dict[str, str], rounds: int) -> float
 
 
 def settled(family: Family) -> tuple[float, FamilyGate]:
-    """What a study decides of a family when it is begun, and the seconds it takes."""
+    """Return the time and the result of what a study decides about a family at its start."""
     sympy.core.cache.clear_cache()
     begun = time.perf_counter()
     found = settle(family)
@@ -73,7 +77,7 @@ def settled(family: Family) -> tuple[float, FamilyGate]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)

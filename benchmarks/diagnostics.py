@@ -1,9 +1,9 @@
-"""What diagnostics cost: trials with them against the same trials without, in one run.
+"""Measure the cost of diagnostics: trials with them relative to the same trials without.
 
     python benchmarks/diagnostics.py [--rounds 5] [--json]
 
-Each round trains one trial each way, in turn (which goes first alternates); the figure is the
-median over the rounds of the ratio of their times, the model's setup included.
+Each round trains one trial each way (which goes first alternates). The result is the median over
+the rounds of the ratio of their times, including the model's setup.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PLACES: dict[str, dict[str, Any]] = {
 
 
 def images(count: int) -> Dataset:
-    """Noise in the layout of CIFAR-10: what it shows does not matter for the time."""
+    """Return noise in the layout of CIFAR-10; the content does not affect the time."""
     draw = torch.Generator().manual_seed(0)
     made = torch.randint(0, 256, (count + 2000, 3, 32, 32), generator=draw).to(torch.uint8)
     labels = torch.arange(count + 2000) % 10
@@ -38,7 +38,7 @@ def images(count: int) -> Dataset:
 
 
 def main() -> int:
-    """The table."""
+    """Measure and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")

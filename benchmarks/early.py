@@ -1,11 +1,11 @@
-"""How early the order of candidates shows: looks within the first epochs against the last one.
+"""Measure how early the order of candidates shows within a training.
 
     python benchmarks/early.py --dataset folder:PATH [--shapes 14] [--epochs 6] [--batch 256]
 
-ReLU, B-SiLU and candidates drawn from five families (those that pass the `paper` profile) are
-trained over one seed, on the same initial weights and batches. Printed is Spearman's rank
-correlation of the validation loss (negated) and of the validation accuracy with the accuracy after
-the last epoch, after each batch of the first epoch and after each epoch.
+Trains ReLU, B-SiLU and candidates drawn from five families (those that pass the `paper` profile)
+with one seed, the same initial weights and the same batches. Prints Spearman's rank correlation of
+the validation loss (negated) and of the validation accuracy with the accuracy after the last epoch,
+after each batch of the first epoch and after each epoch.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FAMILIES = ("exp_tail", "rational_tail", "gaussian_tail", "ramp", "leaky")
 
 
 def shapes(count: int) -> list[Candidate]:
-    """ReLU, B-SiLU and `count` candidates, drawn evenly (in the logarithm where a range is so)."""
+    """Return ReLU, B-SiLU and `count` candidates, drawn uniformly over each (log) range."""
     draw = np.random.default_rng(5)
     found = [load_family("relu").default, load_family("b_silu").default]
     while len(found) < count + 2:
@@ -65,7 +65,7 @@ def main() -> None:
             on_look=seen.append,
         )  # fmt: skip
         if result.diverged:
-            print(f"{candidate.name}: {result.diverged}: left out", file=sys.stderr)
+            print(f"{candidate.name}: {result.diverged}: omitted", file=sys.stderr)
             continue
         losses.append([one.loss for one in seen] + [e.evaluation_loss for e in result.epochs])
         accuracies.append([one.accuracy for one in seen] + [e.accuracy for e in result.epochs])

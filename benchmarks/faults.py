@@ -1,16 +1,17 @@
-"""A hunt for what a crash loses: processes of a study are killed at random, and the books compared.
+"""Kill processes of studies at random, and check that the storage loses nothing.
 
     python benchmarks/faults.py --kills 300 --writes 60 --outages 3
 
-Each study is run over and over by as many processes as its kind says, which are killed (KILL),
-interrupted (INT, TERM, now and then twice) or stopped for a while (STOP, CONT) at random moments,
-or interrupt themselves at a random line of Optuna or SQLAlchemy within a random write. In an outage
-a PostgreSQL server is shut down under its processes and started again. In the end each study must
-hold as many trials as it was asked for, none more, those that were finished at a kill as they were
-then, and none that seems to run; every process must end with 0, 2, 130 or by KILL, within five
-seconds of INT or TERM, and leave none behind.
+Each study is run repeatedly by as many processes as its kind specifies. They are killed (KILL),
+interrupted (INT, TERM, sometimes twice) or stopped for a while (STOP, CONT) at random moments, or
+interrupt themselves at a random line of Optuna or SQLAlchemy within a random write. In an outage, a
+PostgreSQL server is shut down under its processes and started again.
 
-Prints a tally, and exits with 1 where anything was wrong.
+In the end, each study must hold exactly the requested number of trials. Trials that were finished
+at a kill must not have changed, and none may seem to run. Every process must end with 0, 2, 130 or
+by KILL, within five seconds of INT or TERM, and leave no process behind.
+
+Prints a tally; exits with 1 if anything was wrong.
 """
 
 import argparse
@@ -33,9 +34,9 @@ from typing import Any
 
 from hunted import TOTAL, Forked
 
-KILLS = 12  # of a study, after which it is left to finish
-SOON = 5.0  # seconds to end within
-PATIENCE = 300.0  # seconds until a process that does not end by itself counts as hanging
+KILLS = 12  # per study; then it may finish
+SOON = 5.0  # seconds within which a process must end
+PATIENCE = 300.0  # seconds after which a process that has not ended counts as hanging
 
 TINY = """
     from torch import nn
@@ -68,12 +69,12 @@ FILE = """
 Process = subprocess.Popen[bytes] | Forked
 
 
-# ----------------------------------------------------------------------------------------- the hunt
+# --------------------------------------------------------------------------------------- the attack
 
 
 @dataclass
 class Tally:
-    """What was done, and what came of it."""
+    """Count what was done and what happened."""
 
     done: Counter[str] = field(default_factory=Counter)
     exits: Counter[str] = field(default_factory=Counter)
@@ -84,7 +85,7 @@ class Tally:
     slowest: float = 0.0
 
     def show(self) -> str:
-        """As lines of text."""
+        """Return the tally as lines of text."""
         kills = sum(count for what, count in self.done.items() if what != "outage")
         return "\n".join(
             (
@@ -101,7 +102,7 @@ class Tally:
 
 @dataclass
 class Study:
-    """A study that is hunted, and where it is kept."""
+    """A study under attack, and its storage."""
 
     kind: str  # sqlite, sqlite2, cli2, postgres3
     folder: Path
@@ -112,11 +113,11 @@ class Study:
 
     @property
     def side_by_side(self) -> int:
-        """Processes at once."""
+        """Number of processes at once."""
         return {"sqlite": 1, "sqlite2": 2, "cli2": 1, "postgres3": 3}[self.kind]
 
     def start(self, *, in_a_write: bool = False) -> Process:
-        """One process of it."""
+        """Start one process of the study."""
         errors = self.folder / "stderr.txt"
         if self.kind == "cli2":
             words = ["search", "study.toml", "--workers", "2", "-q"]
@@ -127,12 +128,12 @@ class Study:
                     stdout=subprocess.DEVNULL,
                     stderr=file,
                 )
-        # Of some 8 writes a trial, and some 600 lines a write.
+        # A trial has some 8 writes, and a write some 600 lines.
         at = self.draw.randint(1, 3 * 8) if in_a_write else 0
         return Forked(self.url, at=at, line=self.draw.randint(1, 500), errors=errors)
 
     def trials(self) -> list[Any]:
-        """As they are stored now."""
+        """Return the trials as they are stored now."""
         import optuna
 
         from pdsearch.study.storage import connect
@@ -140,12 +141,12 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
             found = optuna.load_study(study_name="hunted", storage=connect(self.url)).trials
-        except Exception:  # not begun, or its server is away
+        except Exception:  # not begun, or the server is down
             return []
         return found
 
     def owners(self) -> set[int]:
-        """The processes that have begun a trial."""
+        """Return the processes that have begun a trial."""
         import sqlalchemy
 
         query = "SELECT value_json FROM trial_user_attributes WHERE key = 'pdsearch:owner'"
@@ -158,7 +159,7 @@ class Study:
         return {json.loads(text)["pid"] for (text,) in rows}
 
     def look(self) -> None:
-        """Remembers what is finished, and compares it with what was remembered."""
+        """Compare the finished trials with those seen before, and remember them."""
         now = {trial.number: trial for trial in self.trials()}
         for number, trial in self.finished.items():
             if now and now.get(number) != trial:
@@ -166,7 +167,7 @@ class Study:
         self.finished.update({n: t for n, t in now.items() if t.state.is_finished()})
 
     def ended(self, process: Process, *, told: float | None) -> None:
-        """Books how a process has ended; `told` when it was interrupted."""
+        """Record how a process ended; `told` is the time at which it was interrupted."""
         try:
             process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -177,7 +178,7 @@ class Study:
         self.tally.slowest = max(self.tally.slowest, took)
         code = process.returncode
         self.tally.exits[str(code)] += 1
-        # A signal before the handlers are there ends a process as the system does it.
+        # Before the handlers are installed, a signal ends a process by the system's default.
         if code not in (0, 2, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
             self.tally.wrong.append(f"{self.folder}: a process ended with {code}")
         if took > SOON:
@@ -186,7 +187,7 @@ class Study:
             self.tally.wrong.append(f"{self.folder}: left running: {left}")
 
     def hunt(self, kills: int, writes: int) -> None:
-        """Kills processes of it, that many times, and lets it finish."""
+        """Kill processes of the study that many times, then let it finish."""
         how = ["write"] * writes + self.draw.choices(
             ["KILL", "INT", "TERM", "INT INT", "TERM INT", "STOP"], (4, 2, 2, 1, 1, 2), k=kills
         )
@@ -211,9 +212,9 @@ class Study:
         self.finish(running)
 
     def await_trials(self, running: list[Process], *, of_all: bool = False) -> None:
-        """Until one of them, or each, has begun a trial: before that a kill hits an import, mostly.
+        """Wait until one of them (or each) has begun a trial; earlier kills mostly hit imports.
 
-        Now and then not even one.
+        Now and then, do not wait at all.
         """
         wanted = {process.pid for process in running}
         until = time.monotonic() + 120
@@ -224,7 +225,7 @@ class Study:
             time.sleep(0.1)
 
     def strike(self, victim: Process, what: str) -> None:
-        """Sends it one signal or two, and books its end."""
+        """Send it one or two signals, and record its end."""
         if what == "STOP":
             victim.send_signal(signal.SIGSTOP)
             time.sleep(self.draw.uniform(0.2, 2))
@@ -240,7 +241,7 @@ class Study:
         self.ended(victim, told=None if what == "KILL" else time.monotonic())
 
     def begin_anew(self, running: list[Process]) -> None:
-        """Lets it finish, and puts another one in its place."""
+        """Let the study finish, and replace it by a new one."""
         self.finish(running)
         running.clear()
         self.renew()
@@ -255,10 +256,10 @@ class Study:
             self.begin_anew(running)
 
     def finish(self, running: list[Process]) -> None:
-        """Lets it come to its total, and looks through its books."""
+        """Let the study reach its total, and check its trials."""
         for process in running:
             self.ended(process, told=None)
-        for _ in range(6):  # a baseline that was killed three times ends a study: once more
+        for _ in range(6):  # a baseline that was killed three times ends the study: retry
             process = self.start()
             self.ended(process, told=None)
             if process.returncode == 0:
@@ -280,7 +281,7 @@ class Study:
             self.tally.wrong.append(f"{self.folder}: {said}")
 
     def renew(self) -> None:
-        """A study of the same kind in the place of one that is finished."""
+        """Delete the finished study, so that a new one can start."""
         import optuna
 
         from pdsearch.study.storage import EmptyStorageError, connect
@@ -291,7 +292,7 @@ class Study:
 
 
 def _left_behind(parent: int) -> list[int]:
-    """Processes that were started by one that has ended, once they had time to notice."""
+    """Return the processes that an ended process left running, after a grace period."""
     wanted = f"PDSEARCH_PARENT={parent}".encode()
     until = time.monotonic() + SOON
     while True:
@@ -306,7 +307,7 @@ def _left_behind(parent: int) -> list[int]:
 
 
 def new_study(kind: str, root: Path, url: str, tally: Tally, draw: random.Random) -> Study:
-    """A study of a kind in a folder of its own."""
+    """Return a study of the given kind in its own folder."""
     folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=root))
     url = url or f"sqlite:///{folder}/study.db"
     if kind == "cli2":
@@ -317,7 +318,7 @@ def new_study(kind: str, root: Path, url: str, tally: Tally, draw: random.Random
 
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[Any]:
-    """A server, and its URL as `server.get_uri()`."""
+    """Run a PostgreSQL server; `server.get_uri()` is its URL."""
     import pgserver
 
     server = pgserver.get_server(folder)
@@ -328,7 +329,7 @@ def postgres(folder: Path) -> Iterator[Any]:
 
 
 def outage(root: Path, tally: Tally, draw: random.Random, *, seconds: float) -> None:
-    """Three processes of a study whose server goes away for a while: all of them go on."""
+    """Stop the server of a study's three processes for a while; all of them must continue."""
     import pgserver
 
     data = Path(tempfile.mkdtemp(prefix="pg-", dir=root))
@@ -357,27 +358,29 @@ def _pg_ctl(word: str, data: Path, *options: str) -> None:
 
     program = Path(pgserver.__file__).parent / "pginstall" / "bin" / "pg_ctl"
     command = [str(program), "-w", "-D", str(data), *options, word]
-    # PostgreSQL refuses to run as root; pgserver has given the folder to a user of its own.
+    # PostgreSQL refuses to run as root, so pgserver gives the folder to another user.
     owner = data.stat().st_uid
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=owner, cwd="/")
 
 
 def main() -> int:
-    """The hunt."""
+    """Attack studies until the requested numbers are reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--writes", type=int, default=60, help="of the kills, those in a write")
+    parser.add_argument(
+        "--writes", type=int, default=60, help="how many of the kills are within a write"
+    )
     parser.add_argument("--outages", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of an outage")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of an outage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=["sqlite", "sqlite2", "cli2", "postgres3"])
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import torch  # noqa: F401  # once, for all those that are forked
+    import torch  # noqa: F401  # once, for all forked processes
 
     import pdsearch.study  # noqa: F401
 
-    # Shells start background jobs with SIGINT ignored, which processes started here would inherit.
+    # Shells start background jobs with SIGINT ignored, and child processes would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tally, draw = Tally(), random.Random(arguments.seed)
     root = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -395,7 +398,7 @@ def main() -> int:
             kind = draw.choice(arguments.kinds)
             study = new_study(kind, root, uri if kind == "postgres3" else "", tally, draw)
             if kind == "postgres3":
-                study.renew()  # the last one's
+                study.renew()  # removes the previous one
             writes = 0 if kind == "cli2" else round(KILLS * share * 4 / 3)
             study.hunt(KILLS - writes, writes)
             print(tally.show(), flush=True)

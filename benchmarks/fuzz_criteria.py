@@ -1,18 +1,18 @@
-"""Throw functions whose truth is known at the criteria: no wrong verdict, no crash, no delay.
+"""Test the criteria on functions whose truth is known: no wrong verdict, no crash, no delay.
 
     OMP_NUM_THREADS=1 python benchmarks/fuzz_criteria.py --functions 2000 --seed 0
 
-Each function begins as one of which all criteria's truths are known (a step with an exponential,
-rational or linear tail, a sigmoid, a ramp), and is given at most one defect, written in a way that
-simplifying, floats or cutting the line may lose: a value at a single point or on a stretch (at
-powers of two, far out, beyond all floats, next to 0, at irrational points), a pole that cancels, a
-logarithm or root of a negative number behind a factor that is zero once multiplied out. So which
-statements are true follows from how the function was made; nothing is evaluated to know it. One in
-ten is a family whose breakpoint is a parameter, decided over its whole range.
+Each function starts from one for which the truth of every criterion is known (a step with an
+exponential, rational or linear tail, a sigmoid, a ramp) and gets at most one defect. The defect is
+written so that simplification, floats or cutting the line may lose it: a value at a single point or
+on a stretch (at powers of two, far out, beyond all floats, next to 0, at irrational points), a pole
+that cancels, a logarithm or root of a negative number behind a factor that is zero once multiplied
+out. The truth follows from the construction; nothing is evaluated to find it. One in ten functions
+is a family whose breakpoint is a parameter, decided over its whole range.
 
-Counts verdicts by truth, and what must not be: `proved` of what is false, `refuted` of what is true
-and defined, any exception, a decision of more than twice its budget of seconds (of this process: a
-busy machine is no fault of a formula). Exit status 1 after one of them.
+Counts verdicts by truth and lists errors: a false statement `proved`, a true and defined one
+`refuted`, any exception, or a decision that takes more than twice its budget of CPU seconds. Exits
+with 1 after an error.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from pdsearch.family import Family
 SHAPES = ("sign_preserving", "bounded", "non_decreasing")
 BUDGET = Budget(boxes=400, seconds=1.0)
 
-# (formula, greatest value): non-negative, bounded, rising, 0 at -oo and 1 at +oo
+# Non-negative, bounded, non-decreasing, 0 at -oo and 1 at +oo.
 RISING = (
     "Piecewise((1, x > 0), (0.3*exp(x), True))", "Piecewise((1, x > 0), (0.5*exp(2*x), True))",
     "Piecewise((1, x >= 0), (0.3/(1 + x**2), True))", "sigmoid(4*x)", "(1 + tanh(x))/2",
@@ -69,7 +69,7 @@ DEFINED = (
     "log(1 + exp(x))", "1/(2 + sin(x))", "Piecewise((log(x - ({p})), x > ({p})), (0, True))",
     "Piecewise((sqrt(x - ({p})), x >= ({p})), (0, True))", "sqrt(abs(x - ({p})))",
 )  # fmt: skip
-ONES = (  # 1 where they are defined, which at {p}, or at 2, 0 or 2**(1/14), they are not
+ONES = (  # 1 wherever they are defined; undefined at {p}, or at 2, 0 or 2**(1/14)
     "(x**2 - ({p})**2)/((x - ({p}))*(x + ({p})))",
     "min(x - ({p}), 1e9)/(min(x, 1e9 + ({p})) - ({p}))",
     "(x**14 - 2)*(x**14 + 2)/(x**28 - 4)", "(x**3 - 8)/((x - 2)*(x**2 + 2*x + 4))",
@@ -81,7 +81,7 @@ ONES = (  # 1 where they are defined, which at {p}, or at 2, 0 or 2**(1/14), the
 
 @dataclass
 class Made:
-    """A function and what is known of it: False is false, True is true, absent is not known."""
+    """A function, and which statements about it are true or false; absent ones are unknown."""
 
     text: str
     kind: str
@@ -90,8 +90,8 @@ class Made:
 
 
 def make(rng: random.Random) -> Made:
-    """One function with at most one defect."""
-    base, place = rng.choice(RISING), rng.choice(PLACES[:-7])  # without 0: x**2/(x*x) is 1 as read
+    """Make a function with at most one defect."""
+    base, place = rng.choice(RISING), rng.choice(PLACES[:-7])  # not 0: x**2/(x*x) is read as 1
     kind = rng.choice(
         ("sound", "point", "point", "stretch", "tail", "zero", "zero", "one", "family")
     )
@@ -134,7 +134,7 @@ def make(rng: random.Random) -> Made:
 
 
 def verdicts(made: Made) -> dict[str, tuple[str, float]] | None:
-    """Each criterion's verdict and seconds; None where the parser refuses the text."""
+    """Return each criterion's verdict and seconds, or None if the parser refuses the text."""
     try:
         expression = parse(made.text, parameters=made.space)
     except FormulaError:
@@ -160,7 +160,7 @@ def verdicts(made: Made) -> dict[str, tuple[str, float]] | None:
 
 
 def run(functions: int, seed: int, *, log: bool = True) -> dict[str, object]:
-    """Make and decide that many; what went wrong is listed."""
+    """Make and decide that many functions, and list what went wrong."""
     rng = random.Random(seed)
     counts: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
@@ -197,7 +197,7 @@ def run(functions: int, seed: int, *, log: bool = True) -> dict[str, object]:
 
 
 def main() -> int:
-    """Run it and print the tally."""
+    """Run the functions and print the tally."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--functions", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,14 +1,14 @@
-"""Throw texts at the formula parser: none may run anything, hang, or fail but in one clear line.
+"""Test the formula parser on random texts: none may run code, hang, or fail without a clear line.
 
     python benchmarks/fuzz_formula.py --texts 100000 --seed 0
 
-Three kinds in equal parts: formulas from a grammar (most of them valid, many near the caps),
-mutations of the library's formulas and of known attacks, and random characters. Each text is
-parsed; what parses must be a fixed point of text -> expression -> text, and is made a family,
-so that binding and the search for points where it is undefined run too. An audit hook counts
-as a failure every event that running code, files, sockets or processes would raise.
+A third each: formulas from a grammar (most of them valid, many near the limits), mutations of the
+library's formulas and of known attacks, and random characters. Each text is parsed. A parsed
+formula must be a fixed point of text -> expression -> text, and becomes a family, so that binding
+and the search for undefined points run too. An audit hook counts every event of running code,
+files, sockets or processes as a failure.
 
-Prints counts, times and peak memory; exit status 1 after a failure (the text is printed).
+Prints counts, times and peak memory, and the text of each failure; exits with 1 after a failure.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from pdsearch.family import Family, library
 
 SECONDS = 1.0
 MEGABYTES = 500
-HANG = 20  # seconds after which a text is given up
+HANG = 20  # seconds after which a text is abandoned
 
 ATTACKS = (
     "__import__('os').system('id')", "().__class__.__bases__", "x.__class__", "x.__class__()",
@@ -108,7 +108,7 @@ class Grammar:
         return f"{self.number(min(depth, 2))} {operator} {self.number(min(depth, 2) - 1)}"
 
     def wide(self) -> str:
-        """Long chains of one kind: what is slow is mostly slow in the number of its parts."""
+        """Return a long chain of one kind: run time mostly grows with the number of parts."""
         rng = self.rng
         part = self.number(rng.randint(0, 2))
         count = rng.choice((10, 30, 60, 100, 300))
@@ -138,7 +138,7 @@ class Grammar:
 
 
 def mutated(rng: random.Random, corpus: list[str]) -> str:
-    """One to six random edits of a known text."""
+    """Apply one to six random edits to a known text."""
     text = rng.choice(corpus)
     for _ in range(rng.randint(1, 6)):
         at, length = rng.randint(0, len(text)), rng.randint(1, 12)
@@ -163,7 +163,7 @@ def mutated(rng: random.Random, corpus: list[str]) -> str:
 
 
 def noise(rng: random.Random) -> str:
-    """Random characters, or random words of the language."""
+    """Return random characters, or random words of the language."""
     if rng.random() < 0.3:
         return "".join(chr(rng.choice((rng.randint(0, 127), rng.randint(0, 0x2FFFF)))) for _ in
                        range(rng.randint(0, 60))).replace("\ud800", "")  # fmt: skip
@@ -185,11 +185,11 @@ broken: list[str] = []
 
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook: what no formula may ever cause."""
+    """Record, as an audit hook, the events that no formula may cause."""
     if not armed:
         return
     if event == "compile":
-        # ast.parse compiles to a tree only; it announces itself with the text and no code object.
+        # ast.parse only compiles to a tree, but it raises the same event.
         if sys._getframe(1).f_code.co_name != "parse":
             broken.append(f"compile {arguments!r:.80}")
             if len(broken) == 1:
@@ -221,7 +221,7 @@ def _give_up(*_: object) -> None:
 
 
 def attempt(text: str) -> str:
-    """Parse a text and make it a family; how that ended."""
+    """Parse a text, make it a family, and return the outcome."""
     try:
         expression = parse(text)
     except InputError as error:
@@ -242,13 +242,13 @@ def attempt(text: str) -> str:
 
 
 def check_message(message: str) -> None:
-    """One line, printable, not the size of the text."""
+    """Check that a message is one printable line of moderate length."""
     if "\n" in message or not message.isprintable() or not 10 < len(message) < 600:
         raise AssertionError(f"a poor message: {message!r:.300}")
 
 
 def peak_megabytes() -> float:
-    """Of this process alone: getrusage also counts the process that it was forked from."""
+    """Return this process's own peak; getrusage also counts the process it was forked from."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -257,7 +257,7 @@ def peak_megabytes() -> float:
 
 
 def main() -> int:
-    """Run it."""
+    """Run the texts and print the result."""
     global armed
     parser = argparse.ArgumentParser(description="Fuzz the formula parser.")
     parser.add_argument("--texts", type=int, default=100_000)
@@ -305,7 +305,7 @@ def main() -> int:
             outcome = "failed"
         counts[outcome] += 1
         worst = sorted([*worst, (cpu, wall, text)], reverse=True)[:5]
-        if number % 2_000 == 0:  # sympy's caches would otherwise measure the run, not a text
+        if number % 2_000 == 0:  # otherwise the peak memory would be that of sympy's caches
             sympy.core.cache.clear_cache()
     peak = peak_megabytes()
     slow = worst[0][0] > SECONDS or peak > MEGABYTES

@@ -1,21 +1,21 @@
-"""Evaluate random finite formulas, as people write them, and compare with ball arithmetic.
+"""Evaluate random finite formulas, written the way users write them, against ball arithmetic.
 
     python benchmarks/fuzz_numerics.py --formulas 20000 --seed 0
 
 Styles: quotients of exponentials, activations and their derivatives by hand and by `sympy.diff`,
 mixtures of steps, nested `Piecewise`, `Min`, `Max` and `clamp` of exponentials, rational tails.
-Each formula is a family with a candidate. g is evaluated at finite numbers of float64, float32,
-bfloat16 and float16, the largest included, and compared with Arb; of every `--slopes`-th formula g′
-and g″ too, which are to be finite. Every `--routes`-th formula also goes through the backward pass
-itself (tables) and its exported file.
+Each formula becomes a family with one candidate. g is evaluated at finite numbers of float64,
+float32, bfloat16 and float16, including the largest, and compared with Arb. For every `--slopes`-th
+formula, g′ and g″ are checked for finiteness. Every `--routes`-th formula also goes through the
+backward pass (tables) and its exported file.
 
-The bound that is stated, and checked for g: abs(got - g) ≤ 1e-12·abs(g) + 1e-15 +
-`PDReLU(candidate, exact=True).error_bound(dtype)`, and half a unit in the last place of a dtype
-narrower than float64; g beyond the dtype's largest number counts as that number. What is finite by
-Arb must be finite. Where the sides of a condition are nearer than their rounding, either arm will
-do: those points are left out.
+The bound checked for g is abs(got - g) ≤ 1e-12·abs(g) + 1e-15 + `PDReLU(candidate,
+exact=True).error_bound(dtype)`, plus half a unit in the last place for a dtype narrower than
+float64; g beyond the dtype's largest number counts as that number. What is finite by Arb must be
+finite. Points where the sides of a condition differ by less than their rounding are skipped,
+because either arm is right there.
 
-Prints counts, and each failure; exit status 1 after one.
+Prints counts and each failure; exits with 1 after a failure.
 """
 
 import argparse
@@ -69,7 +69,7 @@ ONE: dict[str, Callable[[Any], Any]] = {
 
 
 class Undecided(Exception):
-    """More digits are needed."""
+    """The precision does not suffice to decide a sign."""
 
 
 def sign(z: arb) -> int:
@@ -83,7 +83,7 @@ def sign(z: arb) -> int:
 
 
 def ball(node: Any, point: arb, known: dict[Any, Any]) -> arb:
-    """An expression in x at a point, straight from its tree."""
+    """Evaluate an expression in x at a point, straight from its tree."""
     if node not in known:
         known[node] = _ball(node, point, known)
     return known[node]
@@ -147,7 +147,7 @@ def truth(condition: Any, part: Callable[[Any], arb]) -> bool:
 
 
 def exactly(expression: sympy.Expr, point: float) -> float | None:
-    """The value to 60 bits; None where it is not finite or Arb cannot tell."""
+    """Return the value to 60 bits, or None if it is not finite or Arb cannot decide."""
     for precision in (128, 600, 4_000):
         with ctx.workprec(precision):
             try:
@@ -163,7 +163,7 @@ def exactly(expression: sympy.Expr, point: float) -> float | None:
 
 
 class Outcome:
-    """What was counted."""
+    """Counts and failures."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -187,7 +187,7 @@ def candidate_of(text: str, rng: random.Random) -> Candidate:
 
 
 def points_of(dtype: torch.dtype, rng: random.Random, count: int) -> torch.Tensor:
-    """Numbers of a dtype: near zero, on all scales, the ends."""
+    """Return numbers of a dtype: near zero, on all scales, and the extremes."""
     info = torch.finfo(dtype)
     reach = math.log10(info.max)
     numbers = [0.0, -0.0, info.max, -info.max, info.tiny, -info.tiny, 800.0, -800.0, -28.0, 1000.0]
@@ -198,7 +198,7 @@ def points_of(dtype: torch.dtype, rng: random.Random, count: int) -> torch.Tenso
 
 
 def breaks(expression: sympy.Expr) -> set[float]:
-    """Places that are given as numbers in the text, where a breakpoint may be rounded."""
+    """Return the inexact numbers of the text, where a breakpoint may be rounded."""
     found: set[float] = set()
     for node in sympy.preorder_traversal(expression):
         if node.is_Rational and Fraction(float(node)) != Fraction(int(node.p), int(node.q)):
@@ -207,7 +207,7 @@ def breaks(expression: sympy.Expr) -> set[float]:
 
 
 def at_a_break(expression: sympy.Expr, point: float) -> bool:
-    """Whether the two sides of some condition are so near that rounding decides between arms."""
+    """Return whether rounding decides between the arms of some condition."""
     sides = [node.args[0] for node in expression.atoms(sympy.Heaviside, sympy.sign)]
     sides += [r.lhs - r.rhs for r in expression.atoms(sympy.core.relational.Relational)]
     values = (exactly(side, point) for side in sides)
@@ -215,7 +215,7 @@ def at_a_break(expression: sympy.Expr, point: float) -> bool:
 
 
 def allowed(want: float, dtype: torch.dtype, bound: float) -> float:
-    """The error that is stated."""
+    """Return the stated error bound."""
     info = torch.finfo(dtype)
     rounding = 0.0 if dtype == torch.float64 else 0.5 * info.eps * abs(want)
     smallest = 0.5 * info.smallest_normal * info.eps
@@ -225,7 +225,7 @@ def allowed(want: float, dtype: torch.dtype, bound: float) -> float:
 def check(
     text: str, rng: random.Random, outcome: Outcome, *, count: int, orders: int, routes: bool
 ) -> None:
-    """One formula: counts what is wrong with it."""
+    """Check one formula and count its failures."""
     try:
         candidate = candidate_of(text, rng)
         g = candidate.expression
@@ -266,7 +266,7 @@ def check(
                 if not math.isfinite(got):
                     outcome.fail("not finite", text, f"{where}; {candidate.name}")
                 elif order == 0 and abs(got - clamped) > allowed(clamped, dtype, 0.0):
-                    # The bound is measured only where it is needed, which takes the longest.
+                    # Measuring the bound is slow, so it is measured only if needed.
                     bound = module.error_bound(dtype)
                     if abs(got - clamped) <= allowed(clamped, dtype, bound):
                         outcome.counts["values within a bound above 0"] += 1
@@ -284,7 +284,7 @@ def check(
 def check_routes(
     candidate: Candidate, points: torch.Tensor, dtype: torch.dtype, text: str, outcome: Outcome
 ) -> None:
-    """The backward pass: tables, codes, double backward; all finite, tables within their bound."""
+    """Check that the backward pass is finite and its tables are within their bound."""
     infinite = torch.tensor([math.inf, -math.inf], dtype=dtype)
     given = torch.cat([points, infinite]).repeat(40_000 // len(points))
     module = PDReLU(candidate)
@@ -307,7 +307,7 @@ def check_routes(
 
 
 def check_export(candidate: Candidate, text: str, rng: random.Random, outcome: Outcome) -> None:
-    """The exported file gives the op's own bits."""
+    """Check that the exported file gives the same bits as the op."""
     with TemporaryDirectory() as folder:
         path = export(candidate, Path(folder) / "g.py")
         namespace: dict[str, Any] = {"__name__": "exported"}
@@ -321,7 +321,7 @@ def check_export(candidate: Candidate, text: str, rng: random.Random, outcome: O
 def run(
     formulas: int, seed: int, *, count: int = 24, slopes: int = 4, routes: int = 100
 ) -> Outcome:
-    """Check so many formulas."""
+    """Check that many formulas."""
     rng = random.Random(seed)
     writer, outcome = Writer(rng), Outcome()
     seen: set[str] = set()
@@ -350,7 +350,7 @@ FAILURES = ("not finite", "crash", "beyond the bound", "refused, not evaluated")
 
 
 def main() -> int:
-    """Run it."""
+    """Run the formulas and print the result."""
     parser = argparse.ArgumentParser(description="Fuzz the evaluation of formulas.")
     parser.add_argument("--formulas", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)

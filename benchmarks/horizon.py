@@ -1,20 +1,22 @@
-"""Does `horizon` pick better than short accuracy? Predictions at 40 epochs against the truth.
+"""Does `horizon` pick better than short accuracy? Compare predictions at 40 epochs with the truth.
 
     python benchmarks/horizon.py --dataset folder:PATH --folder FOLDER [--images 10000]
         [--truth 40] [--epochs 8] [--seeds 2] [--rate 0.02] [--json]
 
-Shapes over families, fades and directions train AlexNet (step schedule) for a quarter, a half and
-all of `--epochs`, each with its whole schedule, and for `--truth` epochs, from the same seeds. What
-is compared, by the Spearman correlation of each score's mean over the seeds with the true one, and
-by its regret (the true best accuracy less that of the shape it would pick):
+Shapes from several families, fades and directions train AlexNet (step schedule) for a quarter, a
+half and all of `--epochs`, each with its whole schedule, and for `--truth` epochs, from the same
+seeds. For each score, the script prints the Spearman correlation of its mean over the seeds with
+the true one, and its regret (the true best accuracy minus that of the shape it picks). The scores
+are:
 
-- accuracy after `--epochs` epochs, and after 1.75 times as many, which costs what the horizon does;
+- accuracy after `--epochs` epochs, and after 1.75 times as many, which costs as much as the
+  horizon;
 - the prediction of `pdsearch.study.horizon` from the three lengths, and from the longer two;
-- minus the validation loss after `--epochs`;
+- the negated validation loss after `--epochs`;
 - the cosine of the pseudo-gradient to the exact one after the first epoch.
 
-Every run is kept in FOLDER/runs.jsonl as it ends, and its checkpoint after each epoch: the same
-command again goes on where it was stopped.
+Each finished run goes into FOLDER/runs.jsonl, and a checkpoint follows every epoch, so the same
+command resumes where it stopped.
 """
 
 import argparse
@@ -37,7 +39,7 @@ TAIL = {"alpha": 0.355, "beta": 2.39}
 
 
 def shapes() -> dict[str, Candidate]:
-    """ReLU and a dozen others; those that fade have the tail's parameters."""
+    """Return ReLU and a dozen other shapes; those that fade have the tail's parameters."""
     tail, leaky = load_family("exp_tail"), load_family("leaky")
     rational = load_family("rational_tail")
     found = {
@@ -64,7 +66,7 @@ def shapes() -> dict[str, Candidate]:
 def one(
     candidate: Candidate, epochs: int, seed: int, dataset: Any, arguments: Any
 ) -> dict[str, Any]:
-    """A run's numbers."""
+    """Train one run and return its numbers."""
     checkpoint = arguments.folder / "runs" / f"{arguments.part.replace('/', '-')}.safetensors"
     settings = TrialSettings(
         model="alexnet", epochs=epochs, batch_size=128, learning_rate=arguments.rate,
@@ -78,7 +80,7 @@ def one(
     whole = result.diverged is None
     looked = result.epochs[0].diagnostics if result.epochs else None
     found = {
-        # One that diverged can claim the accuracy of guessing, and comes last by the other scores.
+        # A diverged run has the accuracy of guessing, and ranks last by the other scores.
         "accuracy": result.value if whole else 1 / len(dataset.classes),
         "loss": result.epochs[-1].evaluation_loss if whole else WORST_LOSS,
         "cosine": looked.cosine if whole and looked is not None else -1.0,
@@ -90,7 +92,7 @@ def one(
 
 
 def scores(runs: dict[tuple[str, int, int], dict[str, Any]], arguments: Any) -> dict[str, Any]:
-    """By the name of a score, the mean over the seeds of each shape's."""
+    """Compare each score, averaged over the seeds, with the truth."""
     names = list(dict.fromkeys(name for name, _, _ in runs))
     short = lengths(arguments.epochs)
     longer = round(1.75 * arguments.epochs)
@@ -125,7 +127,7 @@ def scores(runs: dict[tuple[str, int, int], dict[str, Any]], arguments: Any) -> 
 
 
 def main() -> int:
-    """Trains what is missing, and the table."""
+    """Train the missing runs, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--folder", type=Path, required=True)
@@ -135,7 +137,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--part", default="0/1", help="of the runs, every n-th from the k-th: k/n")
+    parser.add_argument("--part", default="0/1", help="k/n: train every n-th run, from the k-th")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

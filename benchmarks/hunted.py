@@ -1,4 +1,4 @@
-"""A process that `faults.py` hunts: a search of a tiny study, which may interrupt itself."""
+"""The process that `faults.py` attacks: a search of a tiny study that may interrupt itself."""
 
 import contextlib
 import multiprocessing
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-TOTAL = 8  # trials of a study
+TOTAL = 8  # trials per study
 
 
 def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
-    """A search of a tiny study, ended as the command line would end it.
+    """Search a tiny study, and end as the command line would.
 
     Args:
-        url: of its storage.
-        at: the write in which it interrupts itself; none where 0.
-        line: at which line of it.
-        told: a file descriptor on which it says that it does.
+        url: The URL of its storage.
+        at: The number of the write in which it interrupts itself; 0 for none.
+        line: The line of that write.
+        told: A file descriptor on which it announces the interrupt.
     """
     from pdsearch import interrupt, search
     from pdsearch.errors import PdsearchError
@@ -48,7 +48,7 @@ def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
                 progress=False,
             )
     except KeyboardInterrupt:
-        os._exit(130)  # as the command does
+        os._exit(130)  # like the command
     except PdsearchError as error:
         print(f"pdsearch: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -56,7 +56,7 @@ def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
 
 
 def _interrupt_itself(at: int, line: int, told: int) -> None:
-    """Sends a signal at a line of Optuna's or SQLAlchemy's, or ours, in the so-manieth write."""
+    """Send a signal at a line (of Optuna, SQLAlchemy or pdsearch) within the given write."""
     from pdsearch.study import innards
 
     inner, calls = innards.PatientStorage.__dict__["set_trial_user_attr"], 0
@@ -87,7 +87,7 @@ def _interrupt_itself(at: int, line: int, told: int) -> None:
 
 
 class Forked:
-    """A process like this one, which has imported everything already; used as a `Popen`."""
+    """A fork of this process, with everything already imported; used like a `Popen`."""
 
     def __init__(self, url: str, *, at: int, line: int, errors: Path) -> None:
         self._reader, writer = os.pipe()
@@ -106,16 +106,16 @@ class Forked:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             hunted(url, at, line, writer)
-        except KeyboardInterrupt:  # before the search has begun
+        except KeyboardInterrupt:  # before the search begins
             os._exit(130)
 
     def poll(self) -> int | None:
-        """How it ended, if it has."""
+        """Return the exit status, or None while it runs."""
         self.returncode = self._process.exitcode
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """How it ends."""
+        """Wait for the end and return the exit status."""
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired("a forked process", timeout or 0)
@@ -125,14 +125,14 @@ class Forked:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Sends it a signal."""
+        """Send a signal."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Kills it."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def interrupts_itself(self) -> bool:
-        """Whether it does; waits until it does or has ended."""
+        """Wait until it interrupts itself or ends; return whether it did."""
         return os.read(self._reader, 1) != b""

@@ -4,10 +4,10 @@ from torch import nn
 
 
 def plain(depth: int, classes: int, *, width: int = 32) -> nn.Sequential:
-    """`depth` convolutions of 3×3, each before a ReLU, and a linear layer; images of 32×32.
+    """Return `depth` 3×3 convolutions, each with a ReLU, and a linear layer, for 32×32 images.
 
-    The first has stride 2; half of them come before a pooling to 8×8, after which the width is
-    twice as large, so that most cost the same.
+    The first convolution has stride 2. Half-way, a pooling layer reduces the maps to 8×8 and the
+    width doubles, so most layers cost the same.
     """
     layers: list[nn.Module] = [nn.Conv2d(3, width, 3, stride=2, padding=1), nn.ReLU()]
     channels = width

@@ -1,16 +1,16 @@
-"""Where does a pseudo-derivative help? The same few over training recipes, beside ReLU.
+"""Where does a pseudo-derivative help? Compare the same few with ReLU in several training recipes.
 
     python benchmarks/recipes.py --dataset folder:PATH --folder FOLDER [--images 10000]
         [--epochs 20] [--rate-epochs 8] [--seeds 4] [--batch 128] [--precision float32]
         [--recipes step he ...] [--candidates exp_tail:alpha=0.355,beta=2.39 ...]
         [--forward-control] [--workers auto] [--figure FILE.html] [--json]
 
-Each recipe is a study of its own in FOLDER/recipes.db, and what is shown is its `pdsearch confirm`:
-every row (ReLU, B-SiLU, the candidates) has its own best learning rate of the same grid, chosen on
-images held back from the training set, and is then retrained over the same seeds on the whole
-training set and scored on the test set. The same command again goes on where it was stopped.
+Each recipe is a study in FOLDER/recipes.db, and the result is its `pdsearch confirm`. Every row
+(ReLU, B-SiLU, the candidates) chooses its best learning rate from the same grid, on images held
+back from the training set. It is then retrained over the same seeds on the whole training set and
+scored on the test set. The same command resumes where it stopped.
 
-Only recipes differ between studies: initialisation, schedule, augmentation, dropout, depth,
+Studies differ only in the recipe: initialisation, schedule, augmentation, dropout, depth,
 optimiser, length of training. The images are the first of each class, `--images` for training and
 up to 10 000 for testing.
 """
@@ -44,20 +44,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no-dropout": {"dropout": 0.0},
     "plain-6": {"model": f"{HERE / 'plain.py'}:depth6", "initialisation": "he"},
 }
-"""What each changes of `COMMON`. The plain networks are of `plain.py`."""
+"""What each recipe changes in `COMMON`. The plain networks are in `plain.py`."""
 
-FAR = 6.0  # points: what is further from ReLU would leave the figure no room for the rest
+FAR = 6.0  # points; larger differences would leave the figure no room for the rest
 PALETTE = ("#e0701a", "#2f7ed8", "#1a9c78", "#a05fd0", "#d6455d")
 
 LENGTHS = {"step-half": ("step", 0.5), "step-double": ("step", 2.0)}
-"""Recipes confirmed at another multiple of `--epochs`, at the learning rates of the first one."""
+"""Recipes with another multiple of `--epochs`, at the learning rates of the base recipe."""
 
 CANDIDATES = ("exp_tail:alpha=0.355,beta=2.39", "rational_tail:alpha=0.996,beta=4.37")
-"""What searches on all of CIFAR-10 came to (studies/results)."""
+"""Found by the searches on all of CIFAR-10 (studies/results)."""
 
 
 def bound(text: str) -> Any:
-    """A candidate from `family:name=value,…`."""
+    """Return the candidate that `family:name=value,…` describes."""
     from pdsearch import load_family
 
     family, _, rest = text.partition(":")
@@ -66,7 +66,7 @@ def bound(text: str) -> Any:
 
 
 def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namespace) -> Any:
-    """The confirmation of a recipe: begun, gone on with or read back."""
+    """Begin, resume or read back the confirmation of a recipe."""
     from pdsearch.confirm import confirm
     from pdsearch.study import search
     from pdsearch.study.settings import validate
@@ -83,7 +83,7 @@ def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namesp
         "learning_rates": list(RATES), **RECIPES[name],
     }  # fmt: skip
     settings = validate({"study": study, "trial": trial}, directory=folder)
-    # Two trials: ReLU and B-SiLU, no candidate; their runs are those that choose their rates.
+    # Two trials, ReLU and B-SiLU, and no candidate; their runs also choose their rates.
     stored = search(settings, workers=arguments.workers, threads=1, device="cpu").stored
     return confirm(
         stored,
@@ -105,12 +105,12 @@ def told(text: str) -> None:
 
 
 def names_of(found: dict[str, Any]) -> list[str]:
-    """Of every row but ReLU's, in the order in which they come."""
+    """Return the names of all rows except ReLU's, in order."""
     return list(dict.fromkeys(row.name for one in found.values() for row in one.rows[1:]))
 
 
 def cell(row: Any) -> str:
-    """A row's difference to ReLU, in points."""
+    """Format a row's difference to ReLU, in points."""
     if len(row.diverged) == row.seeds:
         return "diverged"
     span = "" if row.ci95 is None else " [{:+.2f}, {:+.2f}]".format(
@@ -120,7 +120,7 @@ def cell(row: Any) -> str:
 
 
 def map_table(found: dict[str, Any]) -> str:
-    """Markdown: a row a recipe, ReLU's accuracy, each one's paired difference and rate."""
+    """Return a Markdown table: per recipe, ReLU's accuracy and each paired difference and rate."""
     names = names_of(found)
     lines = [
         "| recipe | n | ReLU % (rate) | " + " | ".join(f"{name} − ReLU (rate)" for name in names),
@@ -140,14 +140,14 @@ def map_table(found: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Points of test accuracy, 95 % intervals by the paired t, in brackets the learning rate; "
+        "Points of test accuracy, 95 % paired t intervals, learning rate in brackets; "
         "* p < 0.05, adjusted over the rows of one recipe, not over the recipes.",
     ]
     return "\n".join(lines)
 
 
 def figure(found: dict[str, Any]) -> Any:
-    """Differences to ReLU by recipe, with their intervals; those beyond `FAR` stand at the edge."""
+    """Plot the differences to ReLU by recipe with intervals; those beyond `FAR` are at the edge."""
     import plotly.graph_objects as go
 
     names = names_of(found)
@@ -219,7 +219,9 @@ def figure(found: dict[str, Any]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="as in a study file")
-    parser.add_argument("--folder", type=Path, required=True, help="for the images and the studies")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where the images and studies go"
+    )
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rate-epochs", type=int, default=8)
@@ -242,7 +244,7 @@ def main() -> None:
     name = hashlib.sha256(arguments.dataset.encode()).hexdigest()[:8]
     images = folder / f"images-{arguments.images}-{name}"
     if not images.exists():
-        # Under another name until it is whole: an interruption leaves nothing that looks like it.
+        # Written under another name first, so that an interruption leaves no incomplete folder.
         with tempfile.TemporaryDirectory(dir=folder) as place:
             made = Path(place) / "images"
             write_images(made, spec=arguments.dataset, train=arguments.images, test=10_000)

@@ -1,10 +1,10 @@
-"""How long a study's report takes, by its number of trials: made up, stored, and read back.
+"""Measure how long a study's report takes, by its number of trials.
 
     python benchmarks/report.py [--trials 300 1000 3000] [--epochs 8]
 
-Nothing is trained: finished trials are written as a search would have left them. Printed are CPU
-seconds of opening the study, of the report and of `status`, and how often Optuna was asked for the
-study's attributes and trials meanwhile.
+Nothing is trained: the script writes finished trials as a search would have left them. It prints
+the CPU seconds of opening the study, of the report and of `status`, and how often Optuna was
+queried for the study's attributes and trials meanwhile.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LAYERS = ("features.1", "features.4", "features.7", "features.9", "features.11",
 
 
 def made(folder: Path, *, trials: int, epochs: int = 8, name: str = "made-up") -> StoredStudy:
-    """A finished study of that many trials in a SQLite file of the folder."""
+    """Write a finished study of that many trials to a SQLite file in the folder."""
     url = f"sqlite:///{folder / f'{name}-{trials}.db'}"
     settings = validate(
         {
@@ -54,7 +54,7 @@ def made(folder: Path, *, trials: int, epochs: int = 8, name: str = "made-up") -
     )  # fmt: skip
     stored = begin(plan, decide=lambda file: file)
     random.seed(trials)
-    # Not the queued ones: what is measured is a study that is over.
+    # Fail the queued trials, because the measured study is over.
     for waiting in stored.study.get_trials(states=(optuna.trial.TrialState.WAITING,)):
         stored.study._storage.set_trial_state_values(
             waiting._trial_id, state=optuna.trial.TrialState.FAIL
@@ -104,7 +104,7 @@ def _trial(family: Family, kind: str, epochs: int) -> optuna.trial.FrozenTrial:
         "status": "pruned" if pruned else "complete",
     }
     if kind == "candidate":
-        # One check a family: it takes longer than all else here, and its size is what counts.
+        # One check per family: checks are slow, and only the size of the result matters.
         report = _REPORTS.setdefault(family.name, gate(candidate).to_dict())
         attributes["criteria"] = {**report, "target": candidate.name}
     distributions: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def _trial(family: Family, kind: str, epochs: int) -> optuna.trial.FrozenTrial:
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """How often the storage is asked."""
+    """Count the queries to the storage."""
     storage = optuna.storages._CachedStorage
     asked: Counter[str] = Counter()
     names = ("get_study_user_attrs", "get_all_trials", "get_study_directions")
@@ -149,7 +149,7 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def measured(folder: Path, *, trials: int, epochs: int) -> dict[str, Any]:
-    """CPU seconds of each step, and the numbers of questions to the storage."""
+    """Return the CPU seconds of each step and the numbers of queries to the storage."""
     stored = made(folder, trials=trials, epochs=epochs)
     with counted() as asked:
         start = time.process_time()

@@ -1,27 +1,27 @@
-"""A whole search beside the tutorials' way of it: speed, wall time, overhead, memory.
+"""Compare a whole search with a tutorial-style script: speed, wall time, overhead, memory.
 
     python benchmarks/search.py [--parts speed study overhead memory] [--dataset folder:PATH]
         [--images 20000] [--trials 30] [--epochs 8] [--rounds 5] [--seeds 5] [--json]
 
-The other side is `benchmarks/tutorial.py`: same network, families, ranges, recipe, number of trials
-and epochs, on the same files and the same machine, in the same run.
+The other side is `benchmarks/tutorial.py`, with the same network, families, ranges, recipe, number
+of trials and epochs, on the same files and the same machine, in the same run.
 
-* speed: images a second through a trial of one epoch, evaluation and model building included. The
-  tutorial's script, one trial of ours on all threads, and as many of ours side by side as
-  `workers = "auto"` comes to take turns, round by round; each round gives a ratio.
-* study: wall time of both commands from their start to their end, then the test accuracy of what
-  either selected, retrained by `pdsearch confirm` over the same seeds. Ours trains ReLU besides,
-  within the same number of trials; references it has none, for the tutorial has none.
-* overhead: wall time of a `pdsearch search` of one worker less the seconds its epochs took (their
-  evaluation included), where a trial takes 20 s or a little more; the image files are decoded
-  before. It is told apart into what comes before the first trial, what each trial adds, and what
-  comes after the last.
-* memory: the largest resident set of a `pdsearch search` process of one worker on as many images as
-  CIFAR-10 has; the first run decodes the files, the second finds them decoded.
+* speed: images per second in a one-epoch trial, including evaluation and model building. The
+  tutorial's script, one pdsearch trial on all threads, and as many pdsearch trials side by side as
+  `workers = "auto"` starts take turns, round by round; each round gives a ratio.
+* study: the wall time of both commands from start to end, then the test accuracy of what each
+  selected, retrained by `pdsearch confirm` over the same seeds. pdsearch also trains ReLU within
+  the same number of trials; it has no references, because the tutorial has none.
+* overhead: the wall time of a one-worker `pdsearch search` minus the time of its epochs (including
+  their evaluation), with trials of 20 s or a little more and decoded image files. It is split into
+  the time before the first trial, per trial, and after the last one.
+* memory: the peak resident set of a one-worker `pdsearch search` on as many images as CIFAR-10 has.
+  The first run decodes the files, the second finds them decoded.
 
-The fused kernel is compiled before anything is timed, which takes some 12 s, once a machine.
+The fused kernel is compiled before anything is timed (some 12 s, once per machine).
 
-Without --dataset, images are made up: ten low-frequency patterns in noise, written as PNG files.
+Without --dataset, the images are made up: ten low-frequency patterns in noise, written as PNG
+files.
 """
 
 import argparse
@@ -68,7 +68,7 @@ initialisation = "he"
 
 
 def write_images(folder: Path, *, spec: str | None, train: int, test: int) -> Path:
-    """Image files of a data set, or of one made up, as many of each class."""
+    """Write image files of a data set, or of a made-up one, equally many per class."""
     import numpy as np
     from PIL import Image
 
@@ -113,7 +113,7 @@ def write_images(folder: Path, *, spec: str | None, train: int, test: int) -> Pa
 
 # ------------------------------------------------------------------------ (a) speed through a trial
 
-_READY: Any = None  # in a pool's process: what its trials need
+_READY: Any = None  # what the trials in a pool's process need
 
 
 def _tutorial_begin(folder: str, batch: int) -> None:
@@ -175,10 +175,10 @@ def _throughput(pool: ProcessPoolExecutor, trial: Callable[[], int], together: i
 
 
 def speed(folder: Path, *, batch: int, rounds: int, share: Any, cores: int) -> dict[str, Any]:
-    """Images a second of the three ways, and ours relative to the tutorial's by round."""
+    """Measure images per second in three ways, and the ratios to the tutorial by round."""
     tutorial = _pool(1, _tutorial_begin, str(folder), batch)
-    tutorial.submit(int).result()  # starts it, with OpenMP waiting as it does by default
-    # As the command line does, see pdsearch/cli/__init__.py.
+    tutorial.submit(int).result()  # starts it with OpenMP's default wait policy
+    # Like the command line, see pdsearch/cli/__init__.py.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     alone = _pool(1, _ours_begin, str(folder), batch, cores, None)
     settings = {"one trial, all threads": alone.submit(_ours_settings).result()}
@@ -231,7 +231,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 def study(
     folder: Path, place: Path, *, trials: int, epochs: int, batch: int, seeds: int, pruner: str
 ) -> dict[str, Any]:
-    """Wall time of both searches, and the accuracy of what they select."""
+    """Measure the wall time of both searches and the accuracy of what they select."""
     file = place / "study.toml"
     text = STUDY.format(
         name="ours", references=[], trials=trials, pruner=pruner, folder=folder, epochs=epochs,
@@ -273,7 +273,7 @@ def _epochs_trained(place: Path) -> int:
 
 
 def _confirmed(file: Path, place: Path, theirs: dict[str, Any], *, seeds: int) -> dict[str, Any]:
-    """Test accuracy of the two selected candidates over the same seeds."""
+    """Return the test accuracy of the two selected candidates over the same seeds."""
     from pdsearch import load_family
     from pdsearch.statistics import paired_difference
 
@@ -302,11 +302,11 @@ def _confirmed(file: Path, place: Path, theirs: dict[str, Any], *, seeds: int) -
 def overhead(
     folder: Path, place: Path, *, trials: int, batch: int, images: int, per_second: float
 ) -> dict[str, Any]:
-    """What a study of one worker takes beside its training, where a trial takes about 20 s."""
+    """Measure the time that a one-worker study with 20 s trials spends outside training."""
     from pdsearch.data import load_dataset
     from pdsearch.study import open_study
 
-    load_dataset(f"folder:{folder}")  # decodes it into the cache
+    load_dataset(f"folder:{folder}")  # decodes the files into the cache
     epochs = math.ceil(TRIAL_SECONDS * per_second / (0.9 * images))
     file = place / "overhead.toml"
     text = STUDY.format(
@@ -340,7 +340,7 @@ def overhead(
 
 
 def memory(folder: Path, place: Path, *, batch: int) -> dict[str, Any]:
-    """The largest resident set of a search on as many images as CIFAR-10 has, in bytes."""
+    """Measure the peak resident set, in bytes, of a search on as many images as CIFAR-10 has."""
     peaks = []
     for name in ("first", "second"):
         file = place / f"{name}.toml"
@@ -354,7 +354,7 @@ def memory(folder: Path, place: Path, *, batch: int) -> dict[str, Any]:
 
 
 def _pdsearch(words: list[str], place: Path) -> tuple[dict[str, Any], float, int]:
-    """A command's document, its wall time, and its process's largest resident set."""
+    """Run a command; return its JSON, its wall time and its peak resident set."""
     environment = {
         **os.environ,
         "PDSEARCH_STORAGE": f"sqlite:///{place / 'study.db'}",
@@ -375,7 +375,7 @@ def _pdsearch(words: list[str], place: Path) -> tuple[dict[str, Any], float, int
         return json.load(out), seconds, usage.ru_maxrss * unit
 
 
-# ---------------------------------------------------------------------------------------- the whole
+# ---------------------------------------------------------------------------------- the whole
 
 
 def told(text: str) -> None:
@@ -432,8 +432,8 @@ def show(report: dict[str, Any]) -> None:
         )
     if found := report.get("memory"):
         print(
-            f"memory: {found['decoding'] / 1e9:.2f} GB where the files are decoded, "
-            f"{found['decoded'] / 1e9:.2f} GB where they are"
+            f"memory: {found['decoding'] / 1e9:.2f} GB if the run decodes the files, "
+            f"{found['decoded'] / 1e9:.2f} GB if they were decoded before"
         )
 
 
@@ -441,14 +441,14 @@ def main() -> None:
     parts = ("speed", "study", "overhead", "memory")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
-    parser.add_argument("--dataset", help="as in a study file; made up when left out")
+    parser.add_argument("--dataset", help="as in a study file; default: made-up images")
     parser.add_argument("--images", type=int, default=20_000, help="training images to use")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=5, help="of the confirmation; 0: none")
-    parser.add_argument("--pruner", default="halving", help="of our study")
+    parser.add_argument("--seeds", type=int, default=5, help="of the confirmation; 0 for none")
+    parser.add_argument("--pruner", default="halving", help="of the pdsearch study")
     parser.add_argument("--overhead-trials", type=int, default=30)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -524,7 +524,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the processor's name, as far as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

@@ -1,11 +1,11 @@
-"""A whole training step of AlexNet with pd_relu against one with ReLU: time, and bytes kept.
+"""Measure a training step of AlexNet with pd_relu relative to one with ReLU: time and bytes kept.
 
     python benchmarks/step.py [--json] [--precision bfloat16] [--families exp_tail leaky]
 
-Time: forward, backward and update on one batch that lies ready in memory; round by round each
-variant makes one step, in turn, and the ratio is the median over the rounds of its time to ReLU's
-in the same round. Bytes: what autograd holds between the passes, each storage once, less the
-model's own weights; ReLU keeps its output, which the next layer keeps anyway.
+Time: forward, backward and update on one batch that is ready in memory. In each round every variant
+makes one step; the ratio is the median over the rounds of its time to ReLU's in the same round.
+Bytes: what autograd keeps between the passes, each storage once, excluding the model's weights.
+ReLU keeps its output, which the next layer keeps anyway.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pdsearch.trial.speed import autocast, memory_format
 
 
 def model_for(variant: tuple[str, str] | None, *, layout: str, device: torch.device) -> nn.Module:
-    """AlexNet as a trial has it; with ReLU for None, else a family's default and what to save."""
+    """Return AlexNet as in a trial: with ReLU for None, else a family's default and `save`."""
     torch.manual_seed(0)
     model = build_model("alexnet", classes=10, initialisation="he")
     if variant is not None:
@@ -41,7 +41,7 @@ def model_for(variant: tuple[str, str] | None, *, layout: str, device: torch.dev
 
 
 def kept_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]) -> int:
-    """Bytes of the storages that the graph of a loss holds, the weights' own left out."""
+    """Return the bytes that the graph of a loss keeps, excluding the model's weights."""
     own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -108,7 +108,7 @@ def main() -> None:
     taken: list[list[float]] = [[] for _ in models]
     for number in range(arguments.rounds + 2):
         for index in range(len(models)):
-            # Every other round backwards, so that no variant always follows the same one.
+            # Every other round runs in reverse, so no variant always follows the same one.
             place = index if number % 2 else len(models) - 1 - index
             seconds = step(place)
             if number >= 2:

@@ -1,10 +1,10 @@
-"""Images a second through a trial, beside a plain training step of the same network.
+"""Measure images per second in a trial, relative to a plain training step of the same network.
 
     python benchmarks/trial.py [--dataset folder:PATH] [--threads 2] [--rounds 5]
 
-The plain step is torch's textbook one: AlexNet with nn.ReLU in float32, SGD, on one batch that lies
-ready in memory: no data to fetch, no augmentation, no evaluation. A trial does all of that, and
-replaces the derivative. They run in turn, round by round; each round gives a ratio.
+The plain step is torch's textbook one: AlexNet with nn.ReLU in float32, SGD, and one batch that is
+ready in memory, with no data loading, augmentation or evaluation. A trial does all of that and
+replaces the derivative. They take turns, round by round; each round gives a ratio.
 """
 
 import argparse
@@ -25,7 +25,7 @@ STEPS = 20
 
 
 def synthetic() -> Dataset:
-    """Noise in the shape of CIFAR-10: the time of a step does not depend on what is shown."""
+    """Return noise in the shape of CIFAR-10; the content does not affect the time."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (12_000, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.arange(12_000) % 10
@@ -55,7 +55,7 @@ def plain(dataset: Dataset, *, batch: int, device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", help="as in a study file; noise when left out")
+    parser.add_argument("--dataset", help="as in a study file; default: noise")
     parser.add_argument("--images", type=int, default=10_000, help="training images to use")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,12 +1,11 @@
-"""A search for a pseudo-derivative in the way of Optuna's and torchvision's tutorials.
+"""Search for a pseudo-derivative in the style of the Optuna and torchvision tutorials.
 
     python benchmarks/tutorial.py FOLDER [--trials 30] [--epochs 8] [--batch 256] [--json]
 
-What `benchmarks/search.py` measures pdsearch against: one file, no pdsearch in its training path
-but the network and the parameters' ranges, so that both search the same. It is meant to be what a
-careful user would write in an afternoon: the images lie decoded in memory as in
-torchvision.datasets.CIFAR10, the DataLoader's workers persist over epochs and trials, bad trials
-are pruned.
+`benchmarks/search.py` compares pdsearch with this script. Its training path uses only the network
+and the parameters' ranges from pdsearch, so that both search the same. It is what a careful user
+would write in an afternoon: the images are decoded in memory as in torchvision.datasets.CIFAR10,
+the DataLoader's workers persist over epochs and trials, and bad trials are pruned.
 
 FOLDER holds train/CLASS/*.png, as torchvision.datasets.ImageFolder reads it.
 """
@@ -91,7 +90,7 @@ def replace_relu(module: nn.Module, family: str, parameters: dict[str, float]) -
 
 
 class InMemory(Dataset):
-    """Images as one array, each made a PIL image when it is asked for: as CIFAR10 has them."""
+    """Images in one array, each converted to a PIL image on access, as in CIFAR10."""
 
     def __init__(self, folder: Path, transform: Callable[[Any], torch.Tensor]) -> None:
         files = datasets.ImageFolder(str(folder))
@@ -108,7 +107,7 @@ class InMemory(Dataset):
 
 
 def loaders(folder: Path, *, batch: int) -> tuple[DataLoader, DataLoader, int]:
-    """Of the training images less a tenth, and of that tenth; and the number of classes."""
+    """Return loaders of the training images, of a held-back tenth, and the number of classes."""
     normalise = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     for_training = transforms.Compose(
         [
@@ -142,7 +141,7 @@ def train(
     *,
     epochs: int,
 ) -> Iterator[float]:
-    """Trains for some epochs, giving the validation accuracy after each."""
+    """Train for some epochs, yielding the validation accuracy after each."""
     train_loader, held_loader, classes = data
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(SEED)
@@ -174,7 +173,7 @@ def train(
 def search(
     data: tuple[DataLoader, DataLoader, int], *, trials: int, epochs: int
 ) -> tuple[optuna.Study, int]:
-    """The study, and how many epochs it trained in all."""
+    """Run the study; return it and the total number of trained epochs."""
     trained = 0
 
     def objective(trial: optuna.Trial) -> float:

@@ -1,4 +1,4 @@
-"""Random formulas in the styles that people write them in, for `fuzz_numerics.py`."""
+"""Random formulas in common styles, for `fuzz_numerics.py`."""
 
 import random
 
@@ -8,35 +8,35 @@ from pdsearch.expression import parse, x
 
 
 def slope(expression: sympy.Expr) -> sympy.Expr:
-    """The derivative away from jumps."""
+    """Return the derivative away from jumps."""
     found = sympy.diff(expression, x).replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
     return found.doit().replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
 
 
 class Writer:
-    """Random formulas, finite everywhere, in the styles that people use."""
+    """Writes random formulas that are finite everywhere, in common styles."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
 
     def k(self) -> str:
-        """A slope."""
+        """Return a slope."""
         return self.rng.choice(
             ("1", "1", "1", "2", "0.5", "25", "1.702", "0.01", "4", "3.7", "a", "a", "10/3")
         )
 
     def c(self) -> str:
-        """A positive number."""
+        """Return a positive number."""
         return self.rng.choice(("1", "1", "2", "0.3", "0.5", "1/3", "0.01", "b", "5", "pi/4"))
 
     def z(self) -> str:
-        """A line."""
+        """Return a line."""
         shift = self.rng.choice(("x", "x", "x", "(x - 1)", "(x + 2.5)", "(x - b)", "(x + 20)"))
         k = self.k()
         return shift if k == "1" else f"{k}*{shift}"
 
     def any(self, depth: int = 1) -> str:
-        """A formula in one style, or a mixture of two."""
+        """Return a formula in one style, or a mixture of two."""
         rng = self.rng
         kinds = (self.quotient, self.activation, self.by_hand, self.steps, self.pieces,
                  self.extremes, self.derived, self.tails)  # fmt: skip
@@ -79,7 +79,7 @@ class Writer:
         ))  # fmt: skip
 
     def by_hand(self) -> str:
-        """Derivatives of activations, written out."""
+        """Return a derivative of an activation, written out."""
         z, k = self.z(), self.k()
         return self.rng.choice((
             f"1/(1 + exp(-{k}*x)) + {k}*x*exp(-{k}*x)/(1 + exp(-{k}*x))**2",
@@ -106,7 +106,7 @@ class Writer:
         ))  # fmt: skip
 
     def grown(self) -> str:
-        """Something that is fine below zero, or not even there."""
+        """Return a formula for the side below zero."""
         z, c = self.z(), self.c()
         return self.rng.choice((
             f"{c}*exp({z})", f"exp({z})/(1 + exp({z}))", f"{c}*x*exp({z})", f"{c}*exp({z})*cos(x)",
@@ -151,7 +151,7 @@ class Writer:
         ))  # fmt: skip
 
     def derived(self) -> str:
-        """By sympy.diff, printed as sympy prints it."""
+        """Return a derivative by sympy.diff, as sympy prints it."""
         rng = self.rng
         source = rng.choice((
             f"x/(1 + exp(-{self.z()}))", f"x*sigmoid({self.z()})", "x*tanh(log(1 + exp(x)))",

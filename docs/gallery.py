@@ -30,7 +30,7 @@ THEMES = {
     "activations": ("Derivatives of activations", "Each by `sympy.diff` of its activation."),
     "spiking": (
         "Surrogates of spiking networks",
-        "Spiking networks replace a spike's derivative by a bump. These are primitives of such bumps.",
+        "Spiking networks replace a spike's derivative by a bump; these are their primitives.",
     ),
     "tails": ("Tails below zero", "1 above zero, and a tail that decays below it."),
     "knots": ("Knots", "Monotone curves through knots, whose heights are the parameters."),

@@ -1,7 +1,6 @@
-"""Shapes that turn into ReLU's own derivative as training goes on: at t = 1 the exact step. Ours.
+"""Shapes that turn into ReLU's own derivative during training: at t = 1 they are the step. Ours.
 
-Each is the convex mixture (1 - t)·shape + t·step, in which what is left of the shape fades out
-linearly in training progress t.
+Each is the mixture (1 - t)·shape + t·step, linear in training progress t.
 """
 
 import sympy
@@ -16,7 +15,7 @@ RATE = FloatDistribution(0.1, 10.0, log=True)
 
 
 def annealed(below: sympy.Expr, *, above: sympy.Expr) -> sympy.Expr:
-    """(1 - t)·shape + t·step from the two sides of the shape."""
+    """Return (1 - t)·shape + t·step, given the two sides of the shape."""
     return sympy.Piecewise(((1 - t) * above + t, x > 0), ((1 - t) * below, True))
 
 
@@ -36,7 +35,7 @@ annealed_rational_tail = Family(
     reference="ours; rational_tail that fades out as t goes to 1",
 )
 
-# 1 - (1 - t)·σ(-αx) above zero, so that nothing is lost near 1
+# Above zero, 1 - (1 - t)·σ(-αx) loses no digits near 1.
 annealed_sigmoid = Family(
     "annealed_sigmoid",
     sympy.Piecewise(

@@ -1,8 +1,8 @@
-"""Monotone tails through knots: the tail's values themselves are the parameters. Ours.
+"""Monotone tails through knots; the parameters set the tail's values. Ours.
 
-The tail meets zero from below at `r0`; at -1, -2, ... each value is the last one times a ratio in
-[0, 1], and it ends in 0 one unit after the last knot. Values that only shrink to the left make the
-tail non-decreasing whatever the parameters: monotone by construction.
+The tail reaches `r0` as x approaches 0 from below. At -1, -2, ... each value is the previous one
+times a ratio in [0, 1], and one unit after the last knot it is 0. The values only shrink to the
+left, so the tail is non-decreasing for all parameters.
 """
 
 import sympy
@@ -14,36 +14,36 @@ KNOTS = 4
 
 
 def ratios(count: int) -> list[sympy.Symbol]:
-    """The parameters r0, r1, ..."""
+    """Return the parameters r0, r1, ..."""
     return [sympy.Symbol(f"r{i}", nonnegative=True) for i in range(count)]
 
 
 def values(count: int) -> list[sympy.Expr]:
-    """The tail at 0, -1, ..., -count: r0, r0·r1, ..., and 0 at the end."""
+    """Return the tail at 0, -1, ..., -count: r0, r0·r1, ..., and 0 at the end."""
     parameters = ratios(count)
     return [sympy.Mul(*parameters[: i + 1]) for i in range(count)] + [sympy.S.Zero]
 
 
 def linear(count: int) -> sympy.Expr:
-    """Straight lines between the values."""
+    """Connect the values by straight lines."""
     v = values(count)
     arms = [(v[i] * (x + i + 1) + v[i + 1] * (-x - i), x >= -i - 1) for i in range(count)]
     return sympy.Piecewise((1, x > 0), *arms, (0, True))
 
 
 def cubic(count: int) -> sympy.Expr:
-    """A cubic a segment with a continuous slope below zero.
+    """Connect the values by one cubic per segment, with a continuous slope below zero.
 
-    The slope at a knot is the smaller of the two neighbouring secants' (at 0 the last secant's, at
-    the end 0), so the four Bernstein coefficients of a segment never decrease: neither does it
-    (Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)).
+    The slope at a knot is the smaller slope of the two neighbouring secants (at 0 that of the last
+    secant, at the end 0). The four Bernstein coefficients of a segment then never decrease, so
+    neither does the segment (Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)).
     """
     v = values(count)
     rise = [v[i] - v[i + 1] for i in range(count)]
     slope = [rise[0], *(sympy.Min(rise[i - 1], rise[i]) for i in range(1, count)), sympy.S.Zero]
     arms = []
     for i in range(count):
-        s = x + i + 1  # from 0 at the segment's left end to 1 at its right end
+        s = x + i + 1  # 0 at the segment's left end, 1 at its right end
         arms.append(
             (
                 v[i + 1] * (1 - s) ** 3

@@ -1,8 +1,9 @@
 """Primitives of the bumps that spiking networks use as surrogates of a spike's derivative.
 
-A spike's surrogate approximates the derivative *of the step*; what replaces the step itself, as
-ReLU's derivative is one, is the bump's integral. Where the textbook form is a half plus a
-difference, it is written per side, so that the tails keep their digits; the functions are the same.
+A spike's surrogate approximates the derivative *of the step*. ReLU's derivative is the step itself,
+so its replacement is the integral of the bump. Where the textbook form is a half plus a difference,
+the formula is written for each side, so that the tails keep their digits; the functions are the
+same.
 """
 
 import sympy
@@ -15,7 +16,7 @@ alpha = sympy.Symbol("alpha", positive=True)
 
 
 def odd_about_half(below: sympy.Expr) -> sympy.Expr:
-    """g with g(x) + g(-x) = 1 from its negative side."""
+    """Return g with g(x) + g(-x) = 1, given its negative side."""
     return sympy.Piecewise((1 - below.xreplace({x: -x}), x > 0), (below, True))
 
 
@@ -85,7 +86,7 @@ rect = Family(
     reference="primitive of the rectangle of STBP, Wu et al. 2018, arXiv:1706.02609; SpikingJelly",
 )
 
-# Singular at alpha = 1. Libraries disagree on alpha - 1 or alpha + 1; this is SpikingJelly's.
+# Singular at alpha = 1. Libraries use alpha - 1 or alpha + 1; this follows SpikingJelly.
 q_pseudo_spike = Family(
     "q_pseudo_spike",
     odd_about_half((1 - 2 * x / (alpha - 1)) ** (1 - alpha) / 2),
