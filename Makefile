@@ -14,9 +14,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 
 help:
 	@echo "make search   search pseudo-derivatives on the digits data set (STUDY=… selects another study file)"
-	@echo "make test     run the tests           make slow    also tests that take minutes"
-	@echo "make lint     check style and layout  make types   mypy"
-	@echo "make format   fix style and layout   make clean   remove .venv and caches, keep results"
+	@echo "make test     run the tests           make slow    also run tests that take minutes"
+	@echo "make lint     check style and layout  make types   run mypy"
+	@echo "make format   fix style and layout    make clean   remove .venv and caches, keep results"
 
 install: $(STAMP)
 
