@@ -73,7 +73,7 @@ def main() -> None:
     final = [row[-1] for row in accuracies]
     names = [f"batch {n}" for n in range(1, batches)]
     names += [f"epoch {n}" for n in range(1, arguments.epochs + 1)]
-    print(f"{len(final)} shapes, {batches} batches an epoch: rank correlation of loss, accuracy")
+    print(f"{len(final)} shapes, {batches} batches per epoch: rank correlation of loss, accuracy")
     for at, name in enumerate(names):
         by_loss = spearmanr([-row[at] for row in losses], final).statistic
         by_accuracy = spearmanr([row[at] for row in accuracies], final).statistic

@@ -166,15 +166,15 @@ class Study:
                 self.tally.wrong.append(f"{self.folder}: trial {number} was lost or changed")
         self.finished.update({n: t for n, t in now.items() if t.state.is_finished()})
 
-    def ended(self, process: Process, *, told: float | None) -> None:
-        """Record how a process ended; `told` is the time at which it was interrupted."""
+    def ended(self, process: Process, *, interrupted_at: float | None) -> None:
+        """Record how a process ended; `interrupted_at` is None if it was not."""
         try:
             process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             self.tally.wrong.append(f"{self.folder}: a process did not end")
-        took = 0.0 if told is None else time.monotonic() - told
+        took = 0.0 if interrupted_at is None else time.monotonic() - interrupted_at
         self.tally.slowest = max(self.tally.slowest, took)
         code = process.returncode
         self.tally.exits[str(code)] += 1
@@ -203,7 +203,7 @@ class Study:
             time.sleep(self.draw.uniform(0, 1.5))
             victim = running.pop(self.draw.randrange(len(running)))
             if victim.poll() is not None:  # it had reached the total
-                self.ended(victim, told=None)
+                self.ended(victim, interrupted_at=None)
                 self.begin_anew(running)
                 continue
             self.look()
@@ -238,7 +238,7 @@ class Study:
             for name in further:
                 time.sleep(self.draw.uniform(0, 0.3))
                 victim.send_signal(getattr(signal, f"SIG{name}"))
-        self.ended(victim, told=None if what == "KILL" else time.monotonic())
+        self.ended(victim, interrupted_at=None if what == "KILL" else time.monotonic())
 
     def begin_anew(self, running: list[Process]) -> None:
         """Let the study finish, and replace it by a new one."""
@@ -249,19 +249,19 @@ class Study:
     def _in_a_write(self, running: list[Process]) -> None:
         process = self.start(in_a_write=True)
         assert isinstance(process, Forked)
-        told = time.monotonic() if process.interrupts_itself() else None
-        self.tally.done["in a write"] += told is not None
-        self.ended(process, told=told)
-        if told is None:  # it had reached the total before
+        interrupted_at = time.monotonic() if process.interrupts_itself() else None
+        self.tally.done["in a write"] += interrupted_at is not None
+        self.ended(process, interrupted_at=interrupted_at)
+        if interrupted_at is None:  # it had reached the total before
             self.begin_anew(running)
 
     def finish(self, running: list[Process]) -> None:
         """Let the study reach its total, and check its trials."""
         for process in running:
-            self.ended(process, told=None)
+            self.ended(process, interrupted_at=None)
         for _ in range(6):  # a baseline that was killed three times ends the study: retry
             process = self.start()
-            self.ended(process, told=None)
+            self.ended(process, interrupted_at=None)
             if process.returncode == 0:
                 break
         self.look()
@@ -277,8 +277,8 @@ class Study:
         self.tally.counted += len(counted)
         self.tally.studies[self.kind] += 1
         if len(counted) != TOTAL or over:
-            said = f"{len(counted)} trials of {TOTAL}, running or waiting: {over}"
-            self.tally.wrong.append(f"{self.folder}: {said}")
+            problem = f"{len(counted)} trials of {TOTAL}, running or waiting: {over}"
+            self.tally.wrong.append(f"{self.folder}: {problem}")
 
     def renew(self) -> None:
         """Delete the finished study, so that a new one can start."""
@@ -346,7 +346,7 @@ def outage(root: Path, tally: Tally, draw: random.Random, *, seconds: float) -> 
     _pg_ctl("start", data, "-o", f"-h '' -k {data}", "-l", str(data / "log"))
     tally.done["outage"] += 1
     for process in running:
-        study.ended(process, told=None)
+        study.ended(process, interrupted_at=None)
         if process.returncode != 0:
             tally.wrong.append(f"{study.folder}: {mode} outage ended a process")
     study.finish([])

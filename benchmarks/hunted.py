@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 TOTAL = 8  # trials per study
 
 
-def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
+def hunted(url: str, at: int, line: int, notify: int) -> NoReturn:
     """Search a tiny study, and end as the command line would.
 
     Args:
         url: The URL of its storage.
         at: The number of the write in which it interrupts itself; 0 for none.
         line: The line of that write.
-        told: A file descriptor on which it announces the interrupt.
+        notify: A file descriptor on which it announces the interrupt.
     """
     from pdsearch import interrupt, search
     from pdsearch.errors import PdsearchError
@@ -33,7 +33,7 @@ def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
 
     mild = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}}
     if at:
-        _interrupt_itself(at, line, told)
+        _interrupt_itself(at, line, notify)
     try:
         with interrupt.handled(leave=True):
             search(
@@ -55,7 +55,7 @@ def hunted(url: str, at: int, line: int, told: int) -> NoReturn:
     sys.exit(0)
 
 
-def _interrupt_itself(at: int, line: int, told: int) -> None:
+def _interrupt_itself(at: int, line: int, notify: int) -> None:
     """Send a signal at a line (of Optuna, SQLAlchemy or pdsearch) within the given write."""
     from pdsearch.study import innards
 
@@ -73,7 +73,7 @@ def _interrupt_itself(at: int, line: int, told: int) -> None:
             nonlocal seen
             seen += event == "line"
             if seen == line and event == "line":
-                os.write(told, b"!")
+                os.write(notify, b"!")
                 os.kill(os.getpid(), number)
             return trace
 

@@ -96,11 +96,11 @@ def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namesp
         workers=arguments.workers,
         threads=1,
         device="cpu",
-        progress=told,
+        progress=log,
     )
 
 
-def told(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -252,7 +252,7 @@ def main() -> None:
     found = {}
     for name in arguments.recipes:
         found[name] = one_recipe(name, folder, images, arguments)
-        told(f"{name}: {found[name].headline}")
+        log(f"{name}: {found[name].headline}")
     if arguments.figure is not None:
         figure(found).write_html(
             arguments.figure, include_plotlyjs=True, config={"displayModeBar": False}

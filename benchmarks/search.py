@@ -203,7 +203,7 @@ def speed(folder: Path, *, batch: int, rounds: int, share: Any, cores: int) -> d
         for name, value in one.items():
             if number:  # the first round warms up
                 ways[name].append(value)
-        told(f"round {number} of {rounds}: " + ", ".join(f"{k} {v:.0f}" for k, v in one.items()))
+        log(f"round {number} of {rounds}: " + ", ".join(f"{k} {v:.0f}" for k, v in one.items()))
     for pool in (tutorial, alone, together):
         pool.shutdown()
     base = ways["tutorial"]
@@ -239,14 +239,14 @@ def study(
     )  # fmt: skip
     file.write_text(text + f"\n[confirm]\nepochs = {epochs}\n", encoding="utf-8")
     ours, seconds, _ = _pdsearch(["search", str(file), "--json"], place)
-    told(f"ours: {seconds:.0f} s, {ours['trials']}")
+    log(f"ours: {seconds:.0f} s, {ours['trials']}")
     begin = time.perf_counter()
     command = [sys.executable, str(HERE / "tutorial.py"), str(folder), "--json"]
     sizes = ["--trials", str(trials), "--epochs", str(epochs), "--batch", str(batch)]
     output = subprocess.run([*command, *sizes], check=True, capture_output=True, text=True).stdout
     theirs = json.loads(output)
     theirs["seconds"] = time.perf_counter() - begin
-    told(f"tutorial: {theirs['seconds']:.0f} s, {theirs['epochs']} epochs")
+    log(f"tutorial: {theirs['seconds']:.0f} s, {theirs['epochs']} epochs")
     found: dict[str, Any] = {
         "trials": trials,
         "epochs": epochs,
@@ -362,15 +362,15 @@ def _pdsearch(words: list[str], place: Path) -> tuple[dict[str, Any], float, int
     }
     command = [sys.executable, "-m", "pdsearch", *words]
     begin = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, env=environment, cwd=place, stdout=out, stderr=said)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, env=environment, cwd=place, stdout=out, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         if process.returncode:
-            said.seek(0)
-            raise RuntimeError(f"pdsearch {' '.join(words)}: {process.returncode}\n{said.read()}")
+            errors.seek(0)
+            raise RuntimeError(f"pdsearch {' '.join(words)}: {process.returncode}\n{errors.read()}")
         unit = 1 if sys.platform == "darwin" else 1024
         return json.load(out), seconds, usage.ru_maxrss * unit
 
@@ -378,7 +378,7 @@ def _pdsearch(words: list[str], place: Path) -> tuple[dict[str, Any], float, int
 # ---------------------------------------------------------------------------------- the whole
 
 
-def told(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -392,7 +392,7 @@ def show(report: dict[str, Any]) -> None:
     if found := report.get("speed"):
         print(
             f"speed, n = {found['rounds']} rounds, {found['workers']} side by side "
-            f"on {found['threads']} thread(s) each:"
+            f"with {found['threads']} thread(s) each:"
         )
         for name, value in found["images_per_second"].items():
             ratio = found["ratio"].get(name)
@@ -406,10 +406,10 @@ def show(report: dict[str, Any]) -> None:
     if found := report.get("study"):
         ours, theirs = found["ours"], found["tutorial"]
         print(
-            f"study of {found['trials']} trials, {found['epochs']} epochs each at most, "
-            f"our pruner {found['pruner']}:"
+            f"study of {found['trials']} trials, at most {found['epochs']} epochs each, "
+            f"pruner of pdsearch: {found['pruner']}:"
         )
-        print(f"  ours     {ours['seconds']:8.0f} s, {ours['epochs']} epochs trained")
+        print(f"  pdsearch {ours['seconds']:8.0f} s, {ours['epochs']} epochs trained")
         print(f"  tutorial {theirs['seconds']:8.0f} s, {theirs['epochs']} epochs trained")
         print(f"  ratio    {found['ratio']:8.2f}")
         if sure := found.get("confirmed"):
@@ -418,16 +418,16 @@ def show(report: dict[str, Any]) -> None:
                 f", 95 % [{100 * interval[0]:+.2f}, {100 * interval[1]:+.2f}]" if interval else ""
             )
             print(
-                f"  test accuracy over {sure['seeds']} seeds: ours {100 * sure['ours']:.2f} %, "
-                f"tutorial's {100 * sure['tutorial']:.2f} %, ReLU {100 * sure['relu']:.2f} %; "
-                f"ours less the tutorial's {100 * sure['difference']:+.2f}{shown} points"
+                f"  test accuracy over {sure['seeds']} seeds: pdsearch {100 * sure['ours']:.2f} %, "
+                f"tutorial {100 * sure['tutorial']:.2f} %, ReLU {100 * sure['relu']:.2f} %; "
+                f"pdsearch minus tutorial {100 * sure['difference']:+.2f}{shown} points"
             )
     if found := report.get("overhead"):
         print(
             f"overhead: {100 * found['share']:.2f} % of {found['seconds']:.0f} s "
             f"({found['trained']} of {found['trials']} trials trained, "
             f"{found['trial_seconds']:.1f} s each): {found['before_seconds']:.1f} s before the "
-            f"first, {found['each_seconds']:.2f} s a trial, {found['after_seconds']:.1f} s after "
+            f"first, {found['each_seconds']:.2f} s per trial, {found['after_seconds']:.1f} s after "
             "the last"
         )
     if found := report.get("memory"):
@@ -474,9 +474,9 @@ def main() -> None:
         place = Path(made)
         os.environ["PDSEARCH_CACHE"] = str(place / "cache")
         small = arguments.images // 5
-        told("compiling the kernel")
+        log("compiling the kernel")
         kernels.available()
-        told("writing the images")
+        log("writing the images")
         files = write_images(
             place / "images", spec=arguments.dataset, train=arguments.images, test=small
         )

@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", PAGE, re.MULTILINE
 
 
 def test_the_examples_run(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one namespace, in their order; files are written, and the commands use them."""
+    """Run the blocks in order in one namespace; write their files, which the commands use."""
     namespace: dict[str, Any] = {}
     for language, file, text in BLOCKS:
         if file:

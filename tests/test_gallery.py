@@ -1,4 +1,4 @@
-"""The gallery shows the library as it is."""
+"""The gallery matches the library."""
 
 import math
 import re
@@ -21,7 +21,7 @@ def gallery() -> ModuleType:
 
 
 def _numbers(text: str) -> tuple[str, list[float]]:
-    """A text without its numbers, and they."""
+    """Return a text without its numbers, and the numbers."""
     number = r"-?\d+(?:\.\d+)?"
     return re.sub(number, "#", text), [float(found) for found in re.findall(number, text)]
 
@@ -40,7 +40,7 @@ def test_every_family_has_its_picture_and_no_other(gallery: ModuleType) -> None:
 
 @pytest.mark.parametrize("name", sorted(library()))
 def test_the_picture_is_current(gallery: ModuleType, name: str) -> None:
-    """Up to a tenth of a pixel, by which machines' last digits may round differently."""
+    """Compare up to a tenth of a pixel, because last digits may round differently on other machines."""
     kept = (DOCS / "pictures" / "gallery" / f"{name}.svg").read_text(encoding="utf-8")
     drawn = gallery.picture(load_family(name)) + "\n"
     (text, numbers), (wanted, places) = _numbers(kept), _numbers(drawn)
@@ -49,7 +49,7 @@ def test_the_picture_is_current(gallery: ModuleType, name: str) -> None:
 
 
 def test_a_curve_is_where_its_axes_say() -> None:
-    """exp_tail at its defaults, 0.3·exp(x) below zero, read off the picture by its tick labels."""
+    """Read exp_tail at its defaults, 0.3·exp(x) below zero, off the picture by its tick labels."""
     root = ET.parse(DOCS / "pictures" / "gallery" / "exp_tail.svg").getroot()
     ticks = [
         (float(e.text.replace("−", "-")), float(e.get("x", "")), float(e.get("y", "")))

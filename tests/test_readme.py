@@ -34,7 +34,7 @@ def test_only_languages_that_are_run() -> None:
 
 
 def test_python_blocks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one namespace, in their order, as a reader would paste them."""
+    """Run them in order in one namespace, as a reader would paste them."""
     namespace: dict[str, Any] = {}
     for block in _blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
@@ -76,9 +76,9 @@ def test_the_study_file_is_valid(workdir: Path) -> None:
 
 
 def test_console_blocks(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One after the other, as a reader would type them, in a copy of what they need.
+    """Run them in order, as a reader would type them, in a copy of the files they need.
 
-    In this process: to import torch for each of a dozen commands would take most of the time.
+    They run in this process, because importing torch for each command would take most of the time.
     """
     shutil.copytree(ROOT / "studies", workdir / "studies", ignore=shutil.ignore_patterns("results"))
     for command in _commands():

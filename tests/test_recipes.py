@@ -1,4 +1,4 @@
-"""What benchmarks/recipes.py trains: its recipes are settings, its networks what they are said."""
+"""benchmarks/recipes.py: its recipes are valid settings, and its networks match their description."""
 
 from pathlib import Path
 from types import ModuleType, SimpleNamespace

@@ -1,4 +1,4 @@
-"""A report of many trials: the study is read once, and a trial adds little to the page."""
+"""A report of many trials reads the study once, and a trial adds little to the page."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The study files that are shipped: each can be begun as it is."""
+"""The shipped study files: each can be started as it is."""
 
 import tomllib
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_names_differ():
 
 
 def test_cifar100_drops_the_rate_where_its_source_does():
-    """After epochs 81 and 122 of 164, and at the same shares of any other number."""
+    """The rate drops after epochs 81 and 122 of 164."""
     trial = load_study_file(Path(STUDIES[0]).parent / "alexnet_cifar100.toml").trial
     trial = trial.model_copy(update={"epochs": 164, "learning_rate": 0.1})
     rates = [learning_rate_at(trial, epoch, steps=1) for epoch in range(164)]

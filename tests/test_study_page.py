@@ -1,4 +1,4 @@
-"""docs/study.md tells every key of a study file as the code has it."""
+"""docs/study.md lists every key of a study file as the code defines it."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The script that benchmarks/search.py compares with is right: its g is the library's g."""
+"""The g of the script that benchmarks/search.py compares with is the library's g."""
 
 from pathlib import Path
 from types import ModuleType
