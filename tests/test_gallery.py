@@ -40,7 +40,7 @@ def test_every_family_has_its_picture_and_no_other(gallery: ModuleType) -> None:
 
 @pytest.mark.parametrize("name", sorted(library()))
 def test_the_picture_is_current(gallery: ModuleType, name: str) -> None:
-    """Compare up to a tenth of a pixel, because last digits may round differently on other machines."""
+    """Compare up to a tenth of a pixel, because machines round last digits differently."""
     kept = (DOCS / "pictures" / "gallery" / f"{name}.svg").read_text(encoding="utf-8")
     drawn = gallery.picture(load_family(name)) + "\n"
     (text, numbers), (wanted, places) = _numbers(kept), _numbers(drawn)

@@ -1,4 +1,4 @@
-"""benchmarks/recipes.py: its recipes are valid settings, and its networks match their description."""
+"""benchmarks/recipes.py: its recipes are valid settings, its networks match their description."""
 
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
