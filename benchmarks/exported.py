@@ -51,10 +51,6 @@ BY_HAND: dict[str, tuple[dict[str, float], Callable[[Tensor], Tensor]]] = {
         {"alpha": 1.67},
         lambda x: torch.sigmoid(x) + (x + 1.67) * torch.sigmoid(x) * (1 - torch.sigmoid(x)),
     ),
-    "two_sided_exp": (
-        {"alpha": 1.0},
-        lambda x: torch.exp(-x.abs()),
-    ),
     "gelu": (
         {},
         lambda x: (
