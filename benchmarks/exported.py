@@ -47,10 +47,6 @@ BY_HAND: dict[str, tuple[dict[str, float], Callable[[Tensor], Tensor]]] = {
         {"alpha": 0.3, "beta": 1.0, "gamma": 0.2, "delta": 2.0},
         lambda x: torch.where(x > 0, 1 - 0.2 * torch.exp(-2 * x), 0.3 * torch.exp(x)),
     ),
-    "b_silu": (
-        {"alpha": 1.67},
-        lambda x: torch.sigmoid(x) + (x + 1.67) * torch.sigmoid(x) * (1 - torch.sigmoid(x)),
-    ),
     "gelu": (
         {},
         lambda x: (
