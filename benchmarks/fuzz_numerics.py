@@ -307,15 +307,24 @@ def check_routes(
 
 
 def check_export(candidate: Candidate, text: str, rng: random.Random, outcome: Outcome) -> None:
-    """Check that the exported file gives the same bits as the op."""
+    """Check the exported file: the op's bits in float64, elsewhere float32 arithmetic's bound."""
     with TemporaryDirectory() as folder:
         path = export(candidate, Path(folder) / "g.py")
         namespace: dict[str, Any] = {"__name__": "exported"}
         exec(compile(path.read_text(encoding="utf-8"), "exported", "exec"), namespace)
     for dtype in DTYPES:
         points = points_of(dtype, rng, 40)
-        if not torch.equal(namespace["g"](points), candidate(points)):
-            outcome.fail("beyond the bound", text, f"the exported file differs in {dtype}")
+        got, limits = namespace["g"](points), torch.finfo(dtype)
+        exact = candidate(points) if dtype == torch.float64 else candidate(points.double())
+        exact = exact.double().clamp(-limits.max, limits.max)
+        room = 0.0 if dtype == torch.float64 else 2e-6 * exact.abs().clamp(min=1.0)
+        room = room + (limits.eps * exact.abs() / 2 + limits.tiny) * (dtype != torch.float64)
+        at = (got.double() - exact).abs() > room
+        if bool(at.any()) or bool(got.isnan().any()):
+            outcome.fail(
+                "beyond the bound", text,
+                f"the exported file in {dtype} at {points[at][:1].tolist()}",
+            )  # fmt: skip
 
 
 def run(

@@ -4,12 +4,14 @@ The Python file holds the text that `pdsearch.codegen` prints for the op, so tha
 same bits as the op's formula route, and imports nothing but torch.
 """
 
+import functools
 import json
-import re
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import jinja2
 
 from pdsearch import __version__
 from pdsearch.errors import InputError
@@ -117,185 +119,68 @@ def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
 def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     """Return the text of a Python file with `pd_relu` and `PDReLU` that needs only torch."""
-    from pdsearch.codegen import SCALAR_HELPER, kernel, parameter_values, torch_source
+    import torch
+
+    from pdsearch.codegen import SCALAR_HELPER, evaluate, kernel, parameter_values, torch_source
     from pdsearch.family import fading
+    from pdsearch.float32_source import BOUND, float32_source
 
     family = candidate.family
     parameter_values(candidate)  # refuses what cannot be evaluated
     both = [kernel(family).part(order) for order in (0, 1)]
     # Training needs no derivative of g.
     parts = both[:1] if both[1].trouble else both
-    functions = [
+    exact = [
         torch_source(part.expression, parameters=family.parameters, name=f"_g{order}")
         for order, part in enumerate(parts)
     ]
-    names = ", ".join(f"_g{order}" for order in range(len(parts)))
+    fast = [
+        float32_source(candidate, name=f"_f{order}", order=order) for order in range(len(parts))
+    ]
     faded = fading(family)
-    end = None if faded is None else faded.end_of(candidate)
+    # In float32 and both 16-bit formats.
+    points = torch.tensor([-64.0, -8.0, *(k / 4 for k in range(-12, 13)), 8.0, 64.0]).double()
+    known = zip(points.tolist(), evaluate(candidate, points).tolist(), strict=True)
     # Names from outside reach the text as comments of one line and as ASCII literals only.
-    values = {
-        "@TITLE@": escaped(f"{candidate.name}, written by pdsearch {__version__}"),
-        "@FACTS@": _comments(_facts(candidate, origin), "#"),
-        "@HELPER@": SCALAR_HELPER.strip(),
-        "@SECOND@": _SECOND if len(parts) > 1 else _NO_SECOND,
-        "@FUNCTIONS@": "\n\n\n".join(f.replace(SCALAR_HELPER, "").strip() for f in functions),
-        "@DERIVATIVES@": f"({names},)" if len(parts) == 1 else f"({names})",
-        "@LAST@": "third" if len(parts) > 1 else "second",
-        "@SPANS@": repr(tuple(part.span for part in parts)),
-        "@NAME@": ascii(candidate.name),
-        "@FORMULA@": ascii(candidate.formula),
-        "@PARAMETERS@": ascii(dict(candidate.parameters)),
-        "@PROVENANCE@": ascii(dict(origin)),
-        "@SIGNATURE@": ", t=0.0" if candidate.annealed else "",
-        "@T@": "t" if candidate.annealed else "0.0",
-        "@T_DOC@": "; t is training progress in [0, 1]" if candidate.annealed else "",
-        "@INIT@": _INIT if candidate.annealed else "",
-        "@SELF_T@": ", t=self.t" if candidate.annealed else "",
-        "@RULE@": _RULE if candidate.direction == "up" else "",
-        "@PASSING@": _PASSING if candidate.direction == "up" else "",
-        "@ENDED@": "" if end is None else _ENDED.format(end=end),
-    }
-    # In one pass: a study named @G0@ stays a name.
-    return re.sub("@[A-Z0-9_]+@", lambda found: values[found[0]], _PYTHON)
+    return (
+        _environment()
+        .get_template("pd_relu.py.jinja")
+        .render(
+            title=escaped(f"{candidate.name}, written by pdsearch {__version__}"),
+            facts=_comments(_facts(candidate, origin), "#"),
+            name=ascii(candidate.name),
+            formula=ascii(candidate.formula),
+            parameters=ascii(dict(candidate.parameters)),
+            provenance=ascii(dict(origin)),
+            exact=exact,
+            fast=fast,
+            functions=[
+                SCALAR_HELPER.strip(),
+                *(text.replace(SCALAR_HELPER, "").strip() for text in exact),
+                *(text.strip() for text in fast if text is not None),
+            ],
+            bound=BOUND,
+            spans=repr(tuple(part.span for part in parts)),
+            annealed=candidate.annealed,
+            t_doc="; t is training progress in [0, 1]" if candidate.annealed else "",
+            up=candidate.direction == "up",
+            weight="" if faded is None else faded.shape,
+            end="" if faded is None else repr(faded.end_of(candidate)),
+            known=[(repr(point), repr(value)) for point, value in known],
+        )
+    )
 
 
-_SECOND = """Second derivatives (double backward) use g's own derivative away from
-# its jumps; a third derivative raises an error,"""
-
-_NO_SECOND = """A second derivative (double backward) raises an error: g's own
-# is too large to compile, or cannot be evaluated in floating point;"""
-
-_INIT = """    def __init__(self):
-        super().__init__()
-        self.t = 0.0  # training progress in [0, 1]: set it as training goes on
-
-"""
-
-_RULE = """
-# Where x <= 0 only gradients pass for which a descent step raises x: grad_output < 0.
-"""
-
-_PASSING = """
-        grad_input = grad_input.masked_fill((input <= 0) & (grad_output >= 0), 0.0)"""
-
-_ENDED = """
-    if t >= {end!r}:  # faded out: ReLU with its own backward pass
-        return torch.relu(input)"""
-
-# The first two lines hold nothing from outside: Python looks for an encoding's name in them, and
-# finds one where a parameter is called coding.
-_PYTHON = '''# ReLU with a pseudo-derivative, for PyTorch, written by pdsearch.
-#
-# @TITLE@
-#
-@FACTS@
-#
-# This file needs only torch. The forward pass is torch.relu; the backward pass multiplies the
-# incoming gradient by g(x) instead of by the step. Every floating-point dtype works: g is computed
-# in float64 and rounded once. @SECOND@
-# and so does forward-mode differentiation.
-@RULE@
-import torch
-
-__all__ = ["PDReLU", "g", "pd_relu"]
-
-NAME = @NAME@
-FORMULA = @FORMULA@
-PARAMETERS = @PARAMETERS@
-PROVENANCE = @PROVENANCE@
-
-
-@HELPER@
-
-
-@FUNCTIONS@
-
-
-_DERIVATIVES = @DERIVATIVES@
-
-
-# Infinities count as the dtype's largest number; further out than this a power of x overflows.
-_SPANS = @SPANS@
-
-
-def _evaluate(x, t, order):
-    largest = torch.finfo(x.dtype).max
-    low, high = _SPANS[order]
-    wide = torch.clamp(x.to(torch.float64), max(low, -largest), min(high, largest))
-    value = _DERIVATIVES[order](wide, t, *PARAMETERS.values())
-    value = torch.where(torch.isnan(wide), wide, value).clamp(-largest, largest)
-    if x.dtype in (torch.float16, torch.bfloat16):
-        # Torch rounds to them by way of float32: to odd first, so that it is rounded once.
-        bits, low_bits = value.view(torch.int64), (1 << 38) - 1
-        value = ((bits | ((bits & low_bits) + low_bits)) & ~low_bits).view(torch.float64)
-    return value.to(x.dtype)
-
-
-def g(x@SIGNATURE@):
-    """The pseudo-derivative at each element of a floating-point tensor@T_DOC@."""
-    return _evaluate(x, @T@, 0)
-
-
-class _Scale(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(grad_output, input, t, order):
-        return grad_output * _evaluate(input, t, order)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        grad_output, input, ctx.t, ctx.order = inputs
-        ctx.save_for_backward(grad_output, input)
-
-    @staticmethod
-    def backward(ctx, incoming):
-        grad_output, input = ctx.saved_tensors
-        to_grad_output = to_input = None
-        if ctx.needs_input_grad[0]:
-            to_grad_output = _Scale.apply(incoming, input, ctx.t, ctx.order)
-        if ctx.needs_input_grad[1]:
-            if ctx.order + 1 == len(_DERIVATIVES):
-                raise RuntimeError("pd_relu has no @LAST@ derivative in this exported file")
-            to_input = _Scale.apply(incoming * grad_output, input, ctx.t, ctx.order + 1)
-        return to_grad_output, to_input, None, None
-
-
-class _PDReLU(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(input, t):
-        return torch.relu(input)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        input, ctx.t = inputs
-        ctx.save_for_backward(input)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        (input,) = ctx.saved_tensors
-        grad_input = _Scale.apply(grad_output, input, ctx.t, 0)@PASSING@
-        return grad_input, None
-
-
-def pd_relu(input@SIGNATURE@):
-    """torch.relu(input); in the backward pass grad_input = grad_output * g(input)@T_DOC@."""
-    if not input.is_floating_point():
-        raise TypeError(f"pd_relu needs a floating-point tensor, got {input.dtype}")@ENDED@
-    return _PDReLU.apply(input, @T@)
-
-
-class PDReLU(torch.nn.Module):
-    """pd_relu as a module, without parameters or state."""
-
-@INIT@    def forward(self, input):
-        return pd_relu(input@SELF_T@)
-
-    def extra_repr(self):
-        return NAME
-'''
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("pdsearch"),
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
 
 
 # ----------------------------------------------------------------------------------- .tex

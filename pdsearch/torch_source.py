@@ -24,7 +24,7 @@ from pdsearch.errors import InputError
 from pdsearch.saturating import saturating
 from pdsearch.scaled import finite_form
 
-__all__ = ["SCALAR_HELPER", "torch_source"]
+__all__ = ["SCALAR_HELPER", "printed", "torch_source"]
 
 
 class _TorchPrinter(StrPrinter):
@@ -252,9 +252,9 @@ def _is_tensor(expr: sympy.Basic) -> bool:
 class _Writer:
     """Writes the statements of one function, one `Piecewise` at a time from the inside out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, first: int = 1) -> None:
         self.lines: list[str] = []
-        self.count = 0
+        self.count = first - 1
         self.printer = _TorchPrinter(self.assign)
 
     def fresh(self) -> sympy.Symbol:
@@ -358,6 +358,20 @@ def torch_source(expression: sympy.Expr, *, parameters: Sequence[str] = (), name
     arguments = "".join(f", p_{p}" for p in parameters)
     lines = "".join(f"    {line}\n" for line in writer.lines)
     return f"{SCALAR_HELPER}\n\ndef {name}(x, t{arguments}):\n{lines}    return {body}\n"
+
+
+def printed(expression: sympy.Expr, point: str, *, first: int) -> tuple[list[str], str]:
+    """The statements that an expression in x alone needs, and the text of its value.
+
+    Args:
+        expression: without parameters.
+        point: the name of what stands for x; `x` itself is there too.
+        first: the number of the first name `_v<number>` that is free.
+    """
+    writer = _Writer(first=first)
+    writer.printer.point = point
+    result = writer.text(writer.write(finite_form(saturating(expression))))
+    return writer.lines, result
 
 
 SCALAR_HELPER = '''def _s(value, like):

@@ -290,13 +290,22 @@ def test_the_stated_error_is_true() -> None:
 
 
 @pytest.mark.parametrize("text", [WRITTEN[1], WRITTEN[3], WRITTEN[8]])
-def test_the_exported_file_gives_the_same_bits(text: str, tmp_path: Path) -> None:
+def test_the_exported_file_is_as_close_as_it_says(text: str, tmp_path: Path) -> None:
+    """In float64 the op's bits; in other dtypes float32's arithmetic, rounded once."""
     candidate = candidate_of(text)
     namespace: dict[str, Any] = {"__name__": "exported"}
     exec(export(candidate, tmp_path / "g.py").read_text(encoding="utf-8"), namespace)
+    points = everywhere(torch.float64)
+    assert torch.equal(namespace["g"](points), candidate(points))
     for dtype in DTYPES:
         points = everywhere(dtype)
-        assert torch.equal(namespace["g"](points), candidate(points))
+        got, exact = namespace["g"](points).double(), candidate(points.double())
+        largest = torch.finfo(dtype).max
+        exact = exact.clamp(-largest, largest)
+        unit = torch.finfo(dtype).eps * exact.abs() / 2 + torch.finfo(dtype).tiny
+        error = 2e-6 * exact.abs().clamp(min=1.0)
+        assert bool(((got - exact).abs() <= error + unit).all())
+        assert bool(((got.sign() == exact.sign()) | (exact.abs() <= 1e-6)).all())
 
 
 @pytest.mark.parametrize("text", [WRITTEN[1], WRITTEN[3]])
