@@ -21,12 +21,11 @@ from pdsearch.criteria.shape import Box, Shape
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Interval, rational_interval
 from pdsearch.enclosure.limits import limit_at_infinity
 from pdsearch.enclosure.numbers import as_float, enclosed, is_float
 from pdsearch.enclosure.pieces import Domain, Piece, germ
 from pdsearch.enclosure.points import ends_at, size_less
-from pdsearch.enclosure.program import rational_interval
 from pdsearch.enclosure.search import Bisection, Budget, Minimum, Smooth, minimum
 from pdsearch.expression import exact
 

@@ -8,9 +8,8 @@ import sympy
 from pdsearch.criteria.records import RECORDS, Demands
 from pdsearch.criteria.result import Result
 from pdsearch.criteria.shape import Box, Shape
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Interval, rational_interval
 from pdsearch.enclosure.pieces import Domain
-from pdsearch.enclosure.program import rational_interval
 from pdsearch.enclosure.search import Budget
 from pdsearch.expression import exact, symbol
 from pdsearch.family import Candidate, Family, Range, at_share, in_range

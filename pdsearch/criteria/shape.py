@@ -16,12 +16,12 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import factored
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.defined import is_defined
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Interval, to_arb
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.numbers import as_float
 from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.points import at_place, ends_at, sign_at
-from pdsearch.enclosure.program import Program, to_arb
+from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth, minimum
 from pdsearch.expression import t, x
 

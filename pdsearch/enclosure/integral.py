@@ -16,12 +16,12 @@ from flint import acb, arb, ctx
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import multiplied_out
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Interval, to_arb
 from pdsearch.enclosure.nodes import prepare, tail_form
 from pdsearch.enclosure.numbers import enclosed
 from pdsearch.enclosure.pieces import Domain, Piece
 from pdsearch.enclosure.pieces import y as y_symbol
-from pdsearch.enclosure.program import Program, to_arb
+from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Bisection, Budget, Smooth
 from pdsearch.expression import x
 

@@ -10,9 +10,10 @@ evaluated at the end points by Arb (python-flint), whose balls are rigorous.
 """
 
 import math
+from fractions import Fraction
 from typing import Final
 
-from flint import arb
+from flint import arb, fmpq
 
 Interval = tuple[float, float, int]
 
@@ -47,6 +48,41 @@ def ball_interval(ball: arb) -> Interval:
     if lo == hi and ball.is_exact() and arb(lo) == ball:
         return (lo, hi, 0)
     return (_nextafter(lo, -INF), _nextafter(hi, INF), 0)
+
+
+def rational_interval(value: Fraction) -> Interval:
+    """The floats around an exact rational."""
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return (1.7e308, INF, 0) if value > 0 else (-INF, -1.7e308, 0)
+    exact = Fraction(nearest)
+    if exact == value:
+        return (nearest, nearest, 0)
+    if exact < value:
+        return (nearest, up(nearest), 0)
+    return (down(nearest), nearest, 0)
+
+
+def to_arb(value: Fraction | float | int) -> arb:
+    """A rational as an Arb ball at the working precision."""
+    if isinstance(value, Fraction):
+        return arb(fmpq(value.numerator, value.denominator))
+    return arb(value)
+
+
+def weak_sign(a: Interval) -> int | None:
+    """1 where a ≥ 0, -1 where a ≤ 0; None where both may occur, or a is flagged."""
+    if a[2]:
+        return None
+    return 1 if a[0] >= 0.0 else (-1 if a[1] <= 0.0 else None)
+
+
+def strict_sign(a: Interval) -> int | None:
+    """1 where a > 0, -1 where a < 0; None where neither is certain, or a is flagged."""
+    if a[2]:
+        return None
+    return 1 if a[0] > 0.0 else (-1 if a[1] < 0.0 else None)
 
 
 def add(a: Interval, b: Interval) -> Interval:
