@@ -13,8 +13,8 @@ from sympy.core.relational import StrictGreaterThan, StrictLessThan
 
 from pdsearch.enclosure.algebra import size
 from pdsearch.enclosure.clock import OutOfReachError
+from pdsearch.enclosure.nodes import map_condition
 from pdsearch.expression import x
-from pdsearch.saturating import map_condition
 
 __all__ = ["MOST_SPLITS", "bounded", "hoisted", "may_overflow"]
 

@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import sympy
 from sympy import Add, Mul, Piecewise, Pow, S
-from sympy.core.relational import Relational
 
+from pdsearch.enclosure.nodes import map_condition
 from pdsearch.expression import sigmoid, softplus, x
 
-__all__ = ["map_condition", "pd_erfc", "saturating"]
+__all__ = ["pd_erfc", "saturating"]
 
 
 class pd_erfc(sympy.Function):
@@ -45,18 +45,6 @@ def saturating(expression: sympy.Expr) -> sympy.Expr:
         if isinstance(rebuilt, kind):
             return rule(rebuilt)
     return rebuilt
-
-
-def map_condition(condition: Any, function: Any) -> Any:
-    """A condition with a function applied to both sides of each comparison in it."""
-    if isinstance(condition, Relational):
-        sides = [function(side) for side in condition.args]
-        if all(a is b for a, b in zip(sides, condition.args, strict=True)):
-            return condition
-        return condition.func(*sides, evaluate=False)
-    if condition.args:
-        return condition.func(*(map_condition(arg, function) for arg in condition.args))
-    return condition
 
 
 def exponential(term: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:

@@ -6,14 +6,21 @@ combinations into single nodes, each of which is a monotone or even function of 
 """
 
 import functools
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, cast
 
 import sympy
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
+from sympy.core.relational import Relational
 
 from pdsearch.enclosure import clock
-from pdsearch.enclosure.algebra import MOST_NODES, check_derivative
+from pdsearch.enclosure.algebra import derivative_size
+from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.expression import sigmoid, softplus
+
+MOST_NODES = 6_000
+"""Size of a derivative, written out: some hundred times what the library's families need."""
 
 NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
 """Nodes that may bend or jump."""
@@ -22,8 +29,8 @@ NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
 class InternalNode(sympy.Function):
     """A positive function of one argument that only enclosures know.
 
-    sympy must not know the name: it evaluates a function by mpmath's of the same name, and prints
-    it by a printer's, so that a class called `bell` stands for the Bell numbers there.
+    sympy must not know its name. It evaluates and prints a function by the name of its class, so
+    that a class called `bell` would mean the Bell numbers.
     """
 
     nargs = 1
@@ -81,44 +88,49 @@ def prepare(expression: sympy.Expr) -> sympy.Expr:
         return expression
     clock.check()
     if isinstance(expression, sympy.DiracDelta):
-        return S.Zero  # jumps are looked at on their own
+        return S.Zero  # jumps are decided separately
     args = [prepare(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
     if isinstance(expression, Piecewise):
-        arms = [(prepare(arm.expr), _prepare_condition(arm.cond)) for arm in expression.args]
+        arms = [
+            (prepare(arm.expr), map_condition(arm.cond, prepare, evaluate=True))
+            for arm in expression.args
+        ]
         return cast(sympy.Expr, Piecewise(*arms, evaluate=False))
     if isinstance(expression, Heaviside):
         return expression.func(*args)
     changed = any(a is not b for a, b in zip(args, expression.args, strict=True))
     rebuilt = expression.func(*args) if changed else expression
-    if isinstance(rebuilt, Add):
-        return _prepare_sum(rebuilt)
-    if isinstance(rebuilt, Mul):
-        return _prepare_product(rebuilt)
-    if isinstance(rebuilt, Pow):
-        return _prepare_power(rebuilt)
-    if isinstance(rebuilt, sympy.log):
-        rest = _one_plus_exp(rebuilt.args[0])
-        if rest is not None:
-            return cast(sympy.Expr, softplus(rest))
+    for kind, rule in _RULES.items():
+        if isinstance(rebuilt, kind):
+            return rule(rebuilt)
     return rebuilt
 
 
-def _prepare_condition(condition: Any) -> Any:
-    if isinstance(condition, sympy.core.relational.Relational):
-        left, right = condition.args
-        return condition.func(prepare(left), prepare(right))
+def map_condition(condition: Any, function: Callable[[Any], Any], *, evaluate: bool = False) -> Any:
+    """A condition with a function applied to both sides of each comparison in it."""
+    if isinstance(condition, Relational):
+        sides = [function(side) for side in condition.args]
+        if all(a is b for a, b in zip(sides, condition.args, strict=True)):
+            return condition
+        return condition.func(*sides, evaluate=evaluate)
     if condition.args:
-        return condition.func(*(_prepare_condition(arg) for arg in condition.args))
+        parts = (map_condition(arg, function, evaluate=evaluate) for arg in condition.args)
+        return condition.func(*parts)
     return condition
 
 
 def _one_plus_exp(expression: sympy.Expr) -> sympy.Expr | None:
-    """U where the expression is 1 + exp(u)."""
+    """Return u where the expression is 1 + exp(u)."""
     if isinstance(expression, Add) and len(expression.args) == 2:
         one, power = expression.args
         if one is S.One and isinstance(power, sympy.exp):
             return cast(sympy.Expr, power.args[0])
     return None
+
+
+def _prepare_log(node: sympy.Expr) -> sympy.Expr:
+    u = _one_plus_exp(cast(sympy.Expr, node.args[0]))
+    return node if u is None else cast(sympy.Expr, softplus(u))
 
 
 def _prepare_power(power: Pow) -> sympy.Expr:
@@ -160,96 +172,92 @@ def _plain_number(term: sympy.Expr) -> bool:
 
 def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
     """C - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and so on."""
-    node = next((f for f in Mul.make_args(term) if f.func in _JOINED or _is_tanh_squared(f)), None)
-    if node is None:
-        return None
-    # No cancelling: a factor (x² - 1)/((x - 1)·(x + 1)) is 1 but at two places.
-    factor = term / node / constant
-    if isinstance(node, sympy.atan):
-        factor = factor * sympy.pi / 2
-    if isinstance(node, sympy.erfc):
-        factor = factor * 2  # 2 - erfc(u) = erfc(-u)
-        constant = constant / 2
-    if factor not in (S.One, S.NegativeOne):
-        return None
-    sign = int(factor)
-    if isinstance(node, sympy.erfc):
-        return cast(sympy.Expr, constant * sympy.erfc(-node.args[0])) if sign == -1 else None
-    if isinstance(node, Pow):
-        return cast(sympy.Expr, constant * sech2(node.base.args[0])) if sign == -1 else None
-    argument = node.args[0]
+    for node in Mul.make_args(term):
+        for limit, complement in _complements(node):
+            # No cancelling: a factor (x² - 1)/((x - 1)·(x + 1)) is 1 except at two places.
+            if term / node / constant * limit == -1:
+                return cast(sympy.Expr, constant * complement)
+    return None
+
+
+def _complements(node: Any) -> list[tuple[sympy.Expr, sympy.Expr]]:
+    """Limits of a function at ±∞, and for each limit L the function 1 - node/L."""
+    u = node.args[0] if node.args else node
+    both = (S.One, S.NegativeOne)
     if isinstance(node, sigmoid):
-        return cast(sympy.Expr, constant * sigmoid(-argument)) if sign == -1 else None
+        return [(S.One, sigmoid(-u))]
     if isinstance(node, sympy.tanh):
-        return cast(sympy.Expr, 2 * constant * sigmoid(2 * sign * argument))
+        return [(sign, 2 * sigmoid(-2 * sign * u)) for sign in both]
     if isinstance(node, sympy.erf):
-        return cast(sympy.Expr, constant * sympy.erfc(-sign * argument))
-    return cast(sympy.Expr, 2 * constant / sympy.pi * arccot(-sign * argument))
-
-
-_JOINED = (sigmoid, sympy.tanh, sympy.erf, sympy.erfc, sympy.atan)
-
-
-def _is_tanh_squared(node: sympy.Expr) -> bool:
-    return isinstance(node, Pow) and node.exp == 2 and isinstance(node.base, sympy.tanh)
+        return [(sign, sympy.erfc(sign * u)) for sign in both]
+    if isinstance(node, sympy.atan):
+        return [(sign * sympy.pi / 2, 2 / sympy.pi * arccot(sign * u)) for sign in both]
+    if isinstance(node, Pow) and node.exp == 2 and isinstance(node.base, sympy.tanh):
+        return [(S.One, sech2(u.args[0]))]
+    return []
 
 
 def _prepare_product(product: Mul) -> sympy.Expr:
     """exp(-u)·σ(u) → σ(-u) and σ(u)·σ(-u) → sigmoid_bell(u), as often as the powers allow."""
-    powers: dict[sympy.Expr, int] = {}
+    powers: Counter[sympy.Expr] = Counter()
     rest: list[sympy.Expr] = []
     for factor in product.args:
         base, exponent = factor.as_base_exp()
         if isinstance(base, sigmoid) and isinstance(exponent, sympy.Integer) and exponent > 0:
-            powers[base.args[0]] = powers.get(base.args[0], 0) + int(exponent)
+            powers[base.args[0]] += int(exponent)
         else:
             rest.append(cast(sympy.Expr, factor))
-    if not powers:
-        return product
-    changed = False
+    before = Counter(powers)
     for index, factor in enumerate(rest):
-        if isinstance(factor, sympy.exp):
-            u = -factor.args[0]
-            if powers.get(u, 0) > 0:
-                powers[u] -= 1
-                powers[-u] = powers.get(-u, 0) + 1
-                rest[index] = S.One
-                changed = True
+        if isinstance(factor, sympy.exp) and powers[u := -factor.args[0]] > 0:
+            powers[u] -= 1
+            powers[-u] += 1
+            rest[index] = S.One
     bells: list[sympy.Expr] = []
     for u in list(powers):
-        count = min(powers[u], powers.get(-u, 0))
+        count = min(powers[u], powers[-u])
         if count > 0:
             powers[u] -= count
             powers[-u] -= count
             bells.append(sigmoid_bell(u) ** count)
-            changed = True
-    if not changed:
+    if powers == before:
         return product
     return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
+
+
+_RULES: dict[type, Callable[[Any], sympy.Expr]] = {
+    Add: _prepare_sum,
+    Mul: _prepare_product,
+    Pow: _prepare_power,
+    sympy.log: _prepare_log,
+}
 
 
 def derivative(expression: sympy.Expr, v: sympy.Symbol, *, most: int = MOST_NODES) -> sympy.Expr:
     """The derivative where there is one: of what jumps 0, of |u| sign(u)·u′.
 
-    For those nodes sympy's own asks whether their arguments are real, which it may not find an end
-    of, and leaves deltas behind.
+    For those nodes sympy's own `diff` asks whether their arguments are real, which may never end,
+    and leaves deltas behind.
 
     Args:
-        expression: to be differentiated.
-        v: in which variable.
-        most: how many nodes the derivative may have.
+        expression: What to differentiate.
+        v: The variable.
+        most: How many nodes the derivative may have.
 
     Raises:
-        OutOfReachError: It would be too large.
+        OutOfReachError: It would be too large, or the time is up.
     """
-    check_derivative(expression, v, most=most)
+    clock.check()
+    if derivative_size(expression, v) > most:
+        raise OutOfReachError("a derivative grows too large")
     return _slope(expression, v, {v: S.One})
 
 
 def _slope(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Expr]) -> sympy.Expr:
-    """The derivative by the chain rule, of each node once, as sympy's own rules put it.
+    """The derivative by the chain rule, of each node once, in the form of sympy's own rules.
 
-    sympy's own calls itself a dozen times a level: forty nested functions are too many for Python.
+    sympy's `diff` recurses a dozen calls for each level: forty nested functions exceed Python's
+    limit.
     """
     found = known.get(node)
     if found is None:
@@ -281,13 +289,13 @@ def _by_rule(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Ex
 def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr | None:
     """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold.
 
-    None where f is zero on an arm of its own.
+    None where f is zero on a whole arm.
     """
     return _finite(_rate(expression, y, y))
 
 
 def log_derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr | None:
-    """f′(v)/f(v), factor by factor; None where f is zero on an arm of its own."""
+    """f′(v)/f(v), factor by factor; None where f is zero on a whole arm."""
     return _finite(_rate(expression, v, S.One))
 
 
@@ -307,16 +315,18 @@ def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.E
         return cast(sympy.Expr, times * derivative(expression.args[0], v))
     if isinstance(expression, Pow) and not expression.exp.has(v):
         return cast(sympy.Expr, expression.exp * _rate(expression.base, v, times))
-    if isinstance(expression, sigmoid | sigmoid_bell | sech2 | sympy.erfc):
+    if rate := _LOG_DERIVATIVES.get(type(expression)):
         u = expression.args[0]
-        rate = {
-            sigmoid: lambda: sigmoid(-u),
-            sigmoid_bell: lambda: -sympy.tanh(u / 2),
-            sech2: lambda: -2 * sympy.tanh(u),
-            sympy.erfc: lambda: -erfc_ratio(u),
-        }[type(expression)]()
-        return cast(sympy.Expr, times * derivative(u, v) * rate)
+        return cast(sympy.Expr, times * derivative(u, v) * rate(u))
     return cast(sympy.Expr, times * derivative(expression, v) / expression)
+
+
+_LOG_DERIVATIVES: dict[type, Callable[[sympy.Expr], sympy.Expr]] = {
+    sigmoid: lambda u: sigmoid(-u),
+    sigmoid_bell: lambda u: -sympy.tanh(u / 2),
+    sech2: lambda u: -2 * sympy.tanh(u),
+    sympy.erfc: lambda u: -erfc_ratio(u),
+}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -327,17 +337,12 @@ def tail_form(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
     remaining bracket has a limit.
     """
     clock.check()
-    if not expression.has(y) or not expression.args:
-        return expression
-    if isinstance(expression, Piecewise):
+    if not expression.has(y) or not expression.args or isinstance(expression, Piecewise):
         return expression
     args = [tail_form(arg, y) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
     rebuilt = expression.func(*args)
     if isinstance(rebuilt, Add):
-        powers = []
-        for term in rebuilt.args:
-            coefficient, exponent = term.as_coeff_exponent(y)
-            powers.append((coefficient, exponent))
+        powers = [term.as_coeff_exponent(y) for term in rebuilt.args]
         if all(exponent.is_Rational for _, exponent in powers):
             # Only where some bracket's sizes really differ, and not for what decays anyway.
             leading = max(exponent for _, exponent in powers)

@@ -1,12 +1,12 @@
 """Exact numbers: whether one is zero, its sign, its float; at a bounded cost.
 
-Signs come from Arb. That a number is exactly zero is shown by multiplying it out, and of an
-algebraic number by its size: one that is not zero is at least 1/M, where M bounds its Mahler
-measure, so that enough bits tell.
+Signs come from Arb. Multiplying a number out may show that it is exactly zero. An algebraic number
+other than zero is at least 1/M, where M bounds its Mahler measure, so enough bits decide.
 """
 
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, cast
@@ -15,15 +15,23 @@ import mpmath
 import sympy
 from flint import arb, ctx
 from sympy import Add, Mul, Pow, S
+from sympy.utilities.iterables import sift
 
 from pdsearch.enclosure.algebra import expanded, size
 from pdsearch.enclosure.interval import ball_interval
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.program import Program
-from pdsearch.expression.values import CONTEXT, Evaluator, Undefined, Unknown
+from pdsearch.expression.values import (
+    CONTEXT,
+    Evaluator,
+    Undefined,
+    Unknown,
+    rational,
+    wide,
+)
 
 LARGEST_ARGUMENT = 10**6
-"""exp of a constant beyond it is left alone: sympy would ask for its digits."""
+"""exp of a constant beyond it is not evaluated: sympy would compute its digits."""
 MOST_ZERO_BITS = 30_000
 
 
@@ -34,7 +42,7 @@ def enclosed(number: sympy.Expr, *, precision: int = 64) -> arb:
 
 
 def float_ends(number: sympy.Expr) -> tuple[float, float]:
-    """The floats around a constant; infinite beyond them."""
+    """The floats around a constant; infinite beyond the largest."""
     lo, hi, _ = ball_interval(enclosed(number))
     return lo, hi
 
@@ -44,16 +52,16 @@ def is_float(number: sympy.Expr) -> bool:
     if not number.is_Rational:
         return False
     near = as_float(number)
-    return math.isfinite(near) and Fraction(near) == Fraction(int(number.p), int(number.q))
+    return math.isfinite(near) and Fraction(near) == rational(number)
 
 
 def as_float(number: sympy.Expr) -> float:
-    """The nearest float or one beside it; infinite beyond them."""
+    """The nearest float or one next to it; infinite beyond the largest."""
     if number in (sympy.oo, -sympy.oo):
         return math.inf if number is sympy.oo else -math.inf
     if number.is_Rational:
         try:
-            return float(Fraction(int(number.p), int(number.q)))
+            return float(rational(number))
         except OverflowError:
             return math.copysign(math.inf, int(number.p))
     return float(enclosed(number).mid())
@@ -61,7 +69,7 @@ def as_float(number: sympy.Expr) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def exact_sign(number: sympy.Expr) -> int | None:
-    """The sign of an exact real number; None where 1000 bits and multiplying out cannot tell."""
+    """The sign of an exact real number; None where 1000 bits and multiplying out do not decide."""
     if number.is_Rational:
         return 0 if number.is_zero else (1 if number > 0 else -1)
     program = Program(prepare(number), ())
@@ -84,14 +92,12 @@ def _is_zero(number: sympy.Expr) -> bool:
     simple = expanded(number)
     if simple.is_Rational:
         return bool(simple == 0)
-    # Grouped by what is transcendental: the sum is zero if all the groups' factors are.
-    groups: dict[sympy.Expr, list[sympy.Expr]] = {}
+    # Collected by their transcendental factors: zero if the coefficient of each is.
+    coefficients: dict[sympy.Expr, sympy.Expr] = defaultdict(lambda: S.Zero)
     for term in Add.make_args(simple):
-        factors = Mul.make_args(term)
-        algebraic = [f for f in factors if _is_algebraic(f)]
-        rest = Mul(*(f for f in factors if not _is_algebraic(f)))
-        groups.setdefault(rest, []).append(Mul(*algebraic))
-    return all(_algebraic_zero(Add(*parts)) for parts in groups.values())
+        rest, algebraic = sift(Mul.make_args(term), _is_algebraic, binary=True)
+        coefficients[Mul(*rest)] += Mul(*algebraic)
+    return all(map(_algebraic_zero, coefficients.values()))
 
 
 def _is_algebraic(node: sympy.Expr) -> bool:
@@ -137,7 +143,7 @@ def _measure(node: sympy.Expr) -> tuple[int, float]:
     return degree, bits
 
 
-# --------------------------------------------------------------- putting a number in for x
+# ------------------------------------------------------------------ evaluation at a number
 
 _INTERNAL: Mapping[str, Any] = {
     "sigmoid_bell": lambda u: 1 / (4 * CONTEXT.cosh(u / 2) ** 2),
@@ -153,29 +159,20 @@ class _Sizes(Evaluator):
         function = _INTERNAL.get(type(node).__name__)
         if function is None:
             return super().compute(node)
-        argument = CONTEXT.mpf(1) * _wide(self.value(node.args[0]))
+        argument = CONTEXT.mpf(1) * wide(self.value(node.args[0]))
         return function(argument) if abs(argument) < LARGEST_ARGUMENT else CONTEXT.mpf(0)
 
 
-def _wide(value: Any) -> Any:
-    if isinstance(value, Fraction):
-        return CONTEXT.mpf(value.numerator) / value.denominator
-    return value
-
-
 def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr]) -> bool:
-    """Whether sympy may be given the expression at a point: no constant of monstrous size arises.
+    """Whether sympy can evaluate the expression at a point: no constant is too large.
 
-    sympy asks each constant that it builds for its sign, and computes exp(exp(exp(exp(9)))) for it.
+    sympy asks each constant that it builds for its sign, and would compute exp(exp(exp(exp(9)))).
     """
-    values = {}
-    for symbol, place in at.items():
-        if place.free_symbols:
-            continue
-        if place.is_Rational:
-            values[symbol] = Fraction(int(place.p), int(place.q))
-        else:
-            values[symbol] = CONTEXT.mpf(mpmath.mpf(as_float(place)))
+    values = {
+        symbol: rational(place) if place.is_Rational else CONTEXT.mpf(as_float(place))
+        for symbol, place in at.items()
+        if not place.free_symbols
+    }
     sizes = _Sizes(values, quick=False)
     for node in expression.atoms(Pow, sympy.Function):
         if isinstance(node, sympy.Piecewise | sympy.Min | sympy.Max):
@@ -185,9 +182,9 @@ def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr])
             continue
         parts = node.args if isinstance(node, sympy.Function) or power else (node.exp,)
         if any(part.free_symbols - set(values) for part in parts):
-            continue  # no constant comes of it
+            continue  # not a constant
         try:
-            found = [_wide(sizes.value(part)) for part in parts]
+            found = [wide(sizes.value(part)) for part in parts]
             largest = max(abs(value) for value in found)
             if power:  # by the size of its logarithm
                 largest = abs(found[1]) * (1 + abs(CONTEXT.log(abs(found[0]) or 1)))
@@ -195,20 +192,10 @@ def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr])
             continue  # a rounded root may seem to divide by zero
         except (Unknown, ArithmeticError, mpmath.libmp.ComplexResult, ValueError):
             return False
-        if not largest <= LARGEST_ARGUMENT and not _saturates(node):
+        if not largest <= LARGEST_ARGUMENT and not isinstance(node, _SLOW):
             return False
     return True
 
 
-def _saturates(node: Any) -> bool:
-    return isinstance(node, sympy.Abs | sympy.sign | sympy.Heaviside | sympy.log | sympy.atan)
-
-
-def substituted(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr]) -> sympy.Expr | None:
-    """The expression with numbers put in; None where it is not finite or too large to compute."""
-    if not is_computable(expression, at):
-        return None
-    value = cast(sympy.Expr, expression.xreplace(dict(at)))
-    if value.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity):
-        return None
-    return value
+_SLOW = (sympy.Abs, sympy.sign, sympy.Heaviside, sympy.log, sympy.atan)
+"""Functions that sympy can evaluate far out."""
