@@ -1,18 +1,21 @@
-"""The questions to the criteria: about a candidate, a family, and before a study is begun."""
+"""Questions to the criteria: about a candidate, about a family, and before a study begins."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from pdsearch.criteria.decide import Claim
 from pdsearch.criteria.direction import never_pushes_down
 from pdsearch.criteria.family import (
     FamilyGate,
     FamilyMap,
+    FamilyShape,
     decide_criterion,
     family_gate,
     map_criterion,
 )
-from pdsearch.criteria.family_shape import FamilyShape
 from pdsearch.criteria.own import UserCriterion, own_results, worst_of
-from pdsearch.criteria.proof import ProofBox, boxes_of
 from pdsearch.criteria.records import (
     CERTIFIED,
     CRITERIA,
@@ -24,27 +27,28 @@ from pdsearch.criteria.records import (
 )
 from pdsearch.criteria.result import PROVED, Outcome, Report, Result, Threshold
 from pdsearch.criteria.shape import Shape
+from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
-from pdsearch.enclosure.search import Budget
+from pdsearch.enclosure.search import Budget, minimum
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Family
 
 FAMILY_BUDGET = Budget(boxes=100_000, seconds=10.0)
 """What each criterion of a family may cost. All of them take half a minute for a hard family.
 
-Seconds end a decision here, not boxes: 20 000 boxes take two seconds and leave the gain of `circle`
+Here seconds end a decision, not boxes: 20 000 boxes take two seconds and leave the gain of `circle`
 undecided, which 30 000 prove.
 """
 
 STUDY_BUDGET = Budget(boxes=20_000, seconds=6.0)
-"""What a study spends on a family when it is begun: boxes for each decision, seconds for all.
+"""What a study spends on a family at its start: boxes for each decision, seconds for all.
 
-Boxes should end a decision, so that the ranges a sampler draws from do not depend on how busy the
-machine is. Under `paper` the library's slowest family, `knots_cubic`, takes 4 s.
+Boxes should end a decision, so that the ranges for the sampler do not depend on how busy the
+machine is. Under `paper` the slowest family of the library, `knots_cubic`, takes 4 s.
 """
 
 STUDY_PARTS = 48
-"""Parts of a map that only gives a range: more parts cost more and cut off little more."""
+"""Parts of a map that only narrows ranges: more parts cost more and cut off little more."""
 
 
 def check(
@@ -67,8 +71,8 @@ def check(
         budget: What each decision may cost, in boxes and seconds.
 
     Raises:
-        InputError: An unknown profile or threshold, an extra criterion that returns neither, or
-            a target of another kind.
+        InputError: An unknown profile or threshold, an extra criterion that returns neither, or a
+            target of another type.
     """
     wanted = demands(profile, thresholds)
     if isinstance(target, Family):
@@ -88,10 +92,10 @@ def gate(
     known: Mapping[str, str] | None = None,
     budget: Budget | None = None,
 ) -> Report:
-    """Decide only what the profile requires: the question before each training run.
+    """Decide only what the profile requires, before a training run.
 
     Args:
-        candidate: The candidate that is about to be trained.
+        candidate: The candidate to train.
         profile: `paper` or `strict`.
         thresholds: As for `check`.
         extra: As for `check`.
@@ -104,6 +108,19 @@ def gate(
     wanted = demands(profile, thresholds)
     names = [name for name in CRITERIA if wanted.required(name)]
     return _report(candidate, wanted, names, extra, budget, known=known or {})
+
+
+@dataclass(frozen=True)
+class ProofBox:
+    """An interval of x and a certified enclosure of g over it.
+
+    Attributes:
+        x: Its ends, to the nearest float; infinite at the ends of the line.
+        g: A lower and an upper bound of g there.
+    """
+
+    x: tuple[float, float]
+    g: tuple[float, float]
 
 
 def proof_boxes(
@@ -122,7 +139,7 @@ def proof_boxes(
         budget: As for `check`.
 
     Returns:
-        Boxes that cover the line, from left to right; none where there is no such proof.
+        Boxes that cover the line, from left to right; none if there is no such proof.
 
     Raises:
         InputError: Another criterion, or an unknown threshold.
@@ -139,9 +156,36 @@ def proof_boxes(
         return ()
     try:
         with time_limit(OVERTIME * shape.budget.seconds):
-            return boxes_of(shape, record.claim(wanted))
+            return _boxes_of(shape, record.claim(wanted))
     except OutOfReachError:
         return ()
+
+
+def _boxes_of(shape: Shape, claim: Claim) -> tuple[ProofBox, ...]:
+    """The boxes of a claim's proof from left to right; none where boxes do not prove it.
+
+    The single points where pieces meet are decided by exact arithmetic, without a box.
+
+    Raises:
+        OutOfReachError: The time is up.
+    """
+    found = []
+    for index, function in enumerate(shape.functions):
+        ends: set[float] = set(function.start[:2])
+        for asked, floor in claim.floors(shape, index):
+            leaves: list[tuple[iv.Interval, ...]] = []
+            low = minimum(asked, shape.budget.fresh(), above=floor, below=floor, leaves=leaves)
+            if not (low.complete and low.lo >= floor):
+                return ()
+            ends |= {end for ((left, right, _),) in leaves for end in (left, right)}
+        for left, right in itertools.pairwise(sorted(ends)):
+            places = sorted(float(shape.x_at(index, end)) for end in (left, right))
+            bounds = []
+            for oriented in (function, function.negated):
+                lo, _, flag = oriented.lower(((left, right, 0),))
+                bounds.append(-math.inf if flag & iv.UNDEFINED else lo)
+            found.append(ProofBox((places[0], places[1]), (bounds[0], -bounds[1])))
+    return tuple(sorted(found, key=lambda box: box.x))
 
 
 def _report(
@@ -170,7 +214,7 @@ def _report(
 
 
 def _target(checked: Candidate | Family) -> str:
-    """What a report is about: a name, or the text of a formula that was typed."""
+    """The target of a report: a name, or the text of a typed formula."""
     family = checked if isinstance(checked, Family) else checked.family
     return checked.formula if family.origin == "formula" else checked.name
 
@@ -187,7 +231,7 @@ def decide_family(
 ) -> dict[str, str]:
     """Return the verdict on the whole parameter space for each required, certified criterion.
 
-    `gate` takes it as `known`: a criterion proved here is not decided again for each candidate.
+    Pass it to `gate` as `known`: a criterion proved here is not decided again for each candidate.
 
     Raises:
         InputError: An unknown profile or threshold.
@@ -212,12 +256,12 @@ def family_map(
     """Cut a family's parameter space into parts where a criterion is proved, refuted, undecided.
 
     Args:
-        family: With at least one parameter.
-        criterion: A certified one.
+        family: A family with at least one parameter.
+        criterion: A certified criterion.
         profile: `paper` or `strict`.
         thresholds: As for `check`.
         budget: As for `check`.
-        parts: The most parts.
+        parts: The largest number of parts.
 
     Raises:
         InputError: No such criterion, one that is measured, or a family without parameters.
@@ -238,10 +282,10 @@ def settle(
     thresholds: Mapping[str, Threshold] | None = None,
     budget: Budget | None = None,
 ) -> FamilyGate:
-    """Decide once, when a study is begun, what it then need not ask about each candidate.
+    """Decide, before a study begins, what holds or fails for whole ranges of a family.
 
     Args:
-        family: The family that is searched.
+        family: The family to search.
         profile: `paper` or `strict`.
         thresholds: As for `check`.
         budget: Boxes for each decision, seconds for the family.

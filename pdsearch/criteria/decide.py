@@ -1,4 +1,4 @@
-"""How each certified criterion is decided, over a box of parameters.
+"""How each certified criterion is decided over a box of parameters.
 
 A candidate is a box without sides. It has a value and, where the criterion fails, a witness. A box
 with sides is proved if the criterion holds for every point of it, and refuted if it fails for every
@@ -23,11 +23,11 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.interval import Interval, rational_interval
 from pdsearch.enclosure.limits import limit_at_infinity
-from pdsearch.enclosure.numbers import as_float, enclosed, is_float
+from pdsearch.enclosure.numbers import as_float, enclosed, ends_at, is_float, size_less
 from pdsearch.enclosure.pieces import Domain, Piece, germ
-from pdsearch.enclosure.points import ends_at, size_less
 from pdsearch.enclosure.search import Bisection, Budget, Minimum, Smooth, minimum
 from pdsearch.expression import exact
+from pdsearch.expression.values import rational
 
 if TYPE_CHECKING:
     from pdsearch.criteria.records import Demands
@@ -53,11 +53,11 @@ class Within:
 
     @classmethod
     def size(cls, bound: float) -> "Within":
-        """|g(x)| ≤ bound."""
+        """Return the claim that |g(x)| ≤ bound."""
         return cls(-bound - SLACK, bound + SLACK)
 
     def floors(self, shape: Shape, index: int) -> Iterator[tuple[Smooth, float]]:
-        """Functions on a piece that must not fall below a number."""
+        """Functions on a piece, each with the number it must not fall below."""
         if self.high < math.inf:
             yield shape.functions[index].negated, -self.high
         yield shape.functions[index], self.low
@@ -84,7 +84,7 @@ class Within:
         return ends is not None and bool(ends[1] < self.low or ends[0] > self.high)
 
     def evidence(self, shape: Shape, near: float) -> Outcome | None:
-        """A float near a place at which the failure is certified by g itself."""
+        """A float near a place, at which the value of g certifies the failure."""
         for place in (near, math.nextafter(near, 0.0), math.nextafter(near, 2 * near)):
             if self.fails(shape, place, ()):
                 return Outcome(REFUTED, witness={"x": place})
@@ -92,7 +92,7 @@ class Within:
 
     def evidence_where_pieces_meet(self, shape: Shape, place: sympy.Expr) -> Outcome | None:
         """G's exact value there."""
-        where = "" if is_float(place) else f" x = {place}, which is no float"
+        where = "" if is_float(place) else f" x = {place}, which is not a float"
         number = sum(ends_at(shape.expression, place) or (math.nan,)) / 2
         detail = f"g = {number:.6g} at the breakpoint{where}"
         return Outcome(REFUTED, witness={"x": as_float(place)}, detail=detail)
@@ -103,7 +103,7 @@ class Rising:
     """G never falls: g′ ≥ 0 on every piece, no jump down; value: a certified fall."""
 
     def floors(self, shape: Shape, index: int) -> Iterator[tuple[Smooth, float]]:
-        """Functions on a piece that must not fall below a number."""
+        """Functions on a piece, each with the number it must not fall below."""
         piece, function = shape.pieces[index], shape.functions[index]
         if function.local.has(piece.variable):
             slope = function.partial(0)
@@ -158,7 +158,7 @@ Claim = Within | Rising
 
 
 def everywhere(claim: Claim, shape: Shape, box: Box, budget: Budget) -> Outcome:
-    """Decide a claim, which over a box with sides is proved or left undecided.
+    """Decide a claim. Over a box with sides it is either proved or undecided.
 
     Each search for a candidate may cost the whole budget; the searches over a box share it.
     """
@@ -192,7 +192,7 @@ def everywhere(claim: Claim, shape: Shape, box: Box, budget: Budget) -> Outcome:
 
 
 Finding = tuple[Outcome | None, str]
-"""A refutation of a candidate, or None and what is left open."""
+"""A refutation of a candidate; or None, and what remains open."""
 
 
 def _where_pieces_meet(claim: Claim, shape: Shape, box: Box) -> Iterator[Finding]:
@@ -246,12 +246,7 @@ def limits(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcom
         whole = piece.smooth or box
         local = piece.local if whole else germ(shape.expression, piece.tail_side)
         limit = limit_at_infinity(local, domain)
-        if limit is None:
-            signs.append(None)
-        elif limit in (oo, -oo):
-            signs.append(1)
-        else:
-            signs.append(domain.exact_sign(limit - wanted))
+        signs.append(None if limit is None else domain.exact_sign(limit - wanted))
         if not box:
             away.append(math.nan if limit is None else abs(as_float(limit - wanted)))
             shown.append("unknown" if limit is None else _shown(limit))
@@ -335,37 +330,44 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
     length: dict[bool | None, Place] = {True: 0, False: 0, None: 0}  # alive, dead, open
 
     def alive(stretch: _Stretch) -> bool | None:
+        if constant(stretch):
+            local = shape.functions[stretch.piece].local
+            size = size_less(local, S.Zero, exact(demands.epsilon))
+            return None if size is None else size >= 0
         if clock.time_is_up():
             return None
         if box:
-            budget.spend()  # counted, not limited: the parts of the space are
+            budget.spend()  # counted, but not limited: the cuts of the space are limited
         lo, hi, flag = iv.absolute(_enclosed(shape, stretch, box))
         if flag & iv.UNDEFINED:
             return None
         return True if lo >= most else (False if hi < least else None)
 
-    if box:  # from left to right, no finer than decides most boxes, while it may still be proved
-        parts = [_Stretch(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
-        finest, most_open, key = radius / 2**11, (bound + 0.02) * demands.radius, _from_the_left
-    else:  # the widest first: what the budget leaves open should be short
-        budget = budget.fresh()
-        parts = list(_on_smooth_pieces(shape, radius))
-        finest, most_open, key = radius / 2**22, math.inf, _by_length
+    def constant(stretch: _Stretch) -> bool:
+        return not box and not shape.functions[stretch.piece].local.free_symbols
 
     def cut(stretch: _Stretch) -> list[_Stretch] | None:
-        if stretch.length < finest:
+        if stretch.length < finest or constant(stretch):
             return None
         if box and (length[None] > most_open or clock.time_is_up()):
             return None
-        return stretch.halves() if box or budget.spend() else None
+        return stretch.halves()
 
+    if box:  # from left to right, as finely as most boxes need, while a proof is still possible
+        parts = [_Stretch(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
+        finest, most_open = radius / 2**11, (bound + 0.02) * demands.radius
+    else:  # the widest first, so that the budget leaves only short ones open
+        parts = list(_on_smooth_pieces(shape, radius))
+        finest, most_open = radius / 2**22, math.inf
+    search = Bisection(
+        parts,
+        judge=alive,
+        cut=cut,
+        budget=None if box else budget.fresh(),
+        key=lambda stretch: float(stretch.lo if box else -stretch.length),
+    )
     found: list[tuple[_Stretch, bool | None]] = []
-    for stretch in [part for part in parts if _is_constant(shape, part)]:
-        parts.remove(stretch)
-        size = size_less(shape.functions[stretch.piece].local, S.Zero, exact(demands.epsilon))
-        found.append((stretch, None if size is None else size >= 0))
-        length[found[-1][1]] += stretch.length
-    for stretch, lives in Bisection(parts, judge=alive, cut=cut, key=key):
+    for stretch, lives in search:
         found.append((stretch, lives))
         length[lives] += stretch.length
         if box and length[False] > (bound + 1e-9) * demands.radius:
@@ -378,25 +380,13 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
     return replace(outcome, witness={"x": _longest_dead(found)})
 
 
-def _by_length(stretch: _Stretch) -> float:
-    return -float(stretch.length)
-
-
-def _from_the_left(stretch: _Stretch) -> float:
-    return float(stretch.lo)
-
-
 def _on_smooth_pieces(shape: Shape, radius: Place) -> Iterator[_Stretch]:
-    """What the pieces of a candidate hold of [-R, 0)."""
+    """The parts of [-R, 0) on the pieces of a candidate."""
     for index, piece in enumerate(shape.pieces):
         left = -radius if piece.lo is -oo else max(-radius, _fraction(piece.lo))
         right = Fraction(0) if piece.hi is oo else min(Fraction(0), _fraction(piece.hi))
         if left < right:
             yield _Stretch(left, right, index)
-
-
-def _is_constant(shape: Shape, stretch: _Stretch) -> bool:
-    return stretch.piece >= 0 and not shape.functions[stretch.piece].local.free_symbols
 
 
 def _longest_dead(found: Sequence[tuple[_Stretch, bool | None]]) -> tuple[float, float]:
@@ -411,7 +401,7 @@ def _longest_dead(found: Sequence[tuple[_Stretch, bool | None]]) -> tuple[float,
 
 def _fraction(number: sympy.Expr) -> Fraction:
     if number.is_Rational:
-        return Fraction(int(number.p), int(number.q))
+        return rational(number)
     mantissa, exponent = enclosed(number, precision=140).mid().man_exp()
     return Fraction(int(mantissa)) * Fraction(2) ** int(exponent)  # irrational: to 1e-40
 
@@ -421,7 +411,7 @@ def _enclosed(shape: Shape, stretch: _Stretch, box: Box) -> Interval:
     if stretch.piece >= 0:
         local = _local(shape.pieces[stretch.piece], stretch)
         return shape.functions[stretch.piece].enclose((local,))
-    # Neighbours share the nearest floats, so that nothing lies between them.
+    # Neighbours share the nearest floats, so that no gap lies between them.
     return shape.program.enclose(((float(stretch.lo), float(stretch.hi), 0), *box))
 
 

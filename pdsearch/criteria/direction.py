@@ -1,9 +1,8 @@
-"""The criterion of a direction: no gradient that passes pushes an inactive unit further down."""
+"""The criterion for a direction: no gradient that passes pushes an inactive unit further down."""
 
 import sympy
 
-from pdsearch.criteria.family import decide_criterion
-from pdsearch.criteria.family_shape import FamilyShape
+from pdsearch.criteria.family import FamilyShape, decide_criterion
 from pdsearch.criteria.records import NEVER_PUSHES_DOWN, Demands
 from pdsearch.criteria.result import Result
 from pdsearch.criteria.shape import Shape
@@ -15,10 +14,10 @@ from pdsearch.family import Candidate, Family, side
 def never_pushes_down(
     target: Candidate | Family, demands: Demands, budget: Budget | None
 ) -> list[Result]:
-    """Decide it for a candidate with direction "up", or a family with no other; else nothing.
+    """Decide it for a candidate or a family whose only direction is "up"; otherwise return [].
 
-    With direction "up" a gradient passes where x ≤ 0 only if grad_output < 0. The step that it
-    gives raises the pre-activation where g ≥ 0.
+    With direction "up", a gradient passes where x ≤ 0 only if grad_output < 0. Its step raises the
+    pre-activation where g ≥ 0.
     """
     expression = _below(target.expression)
     if isinstance(target, Candidate):

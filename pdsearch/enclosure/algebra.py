@@ -10,7 +10,7 @@ become symbols, so that sympy sees only polynomials with rational coefficients.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Add, Mul, Piecewise, Pow, S
@@ -30,10 +30,10 @@ def size(expression: sympy.Basic) -> int:
 
 
 @functools.lru_cache(maxsize=16_384)
-def nesting(expression: sympy.Basic) -> int:
-    """How many functions are nested within one another."""
-    inner = max(map(nesting, expression.args), default=0)
-    return inner + isinstance(expression, sympy.Function)
+def nesting(expression: sympy.Basic, kinds: tuple[type, ...] = (sympy.Function,)) -> int:
+    """How many functions, or nodes of some kinds, are nested within one another."""
+    inner = max((nesting(arg, kinds) for arg in expression.args), default=0)
+    return inner + isinstance(expression, kinds)
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -72,7 +72,7 @@ def _extent(node: sympy.Expr, symbols: int) -> _Extent:
         bits = int(node.p).bit_length() + int(node.q).bit_length()
         return _Extent(1, 1, 0, 0 if bits <= 4 else bits)
     if isinstance(node, Add | Mul):
-        parts = [_extent(cast(sympy.Expr, arg), symbols) for arg in node.args]
+        parts = [_extent(arg, symbols) for arg in node.args]
         degree, bits = sum(p.degree for p in parts), sum(p.bits for p in parts)
         if isinstance(node, Add) and all(p.below == 1 for p in parts):
             degree = max(p.degree for p in parts)
@@ -105,10 +105,10 @@ def _generators(node: sympy.Expr, found: dict[sympy.Expr, sympy.Dummy]) -> sympy
     if node.is_Rational or node.is_Symbol:
         return node
     if isinstance(node, Add | Mul):
-        args = [_generators(cast(sympy.Expr, arg), found) for arg in node.args]
-        return cast(sympy.Expr, node.func(*args))
+        args = [_generators(arg, found) for arg in node.args]
+        return node.func(*args)
     if _is_whole_power(node):
-        return cast(sympy.Expr, Pow(_generators(node.base, found), node.exp))
+        return Pow(_generators(node.base, found), node.exp)
     return found.setdefault(node, sympy.Dummy())
 
 
@@ -120,7 +120,7 @@ def _on_polynomials(
     polynomial = _generators(expression, found)
     if polynomial.has(S.ComplexInfinity, S.NaN):
         return None
-    return cast(sympy.Expr, function(polynomial).xreplace({v: part for part, v in found.items()}))
+    return function(polynomial).xreplace({v: part for part, v in found.items()})
 
 
 def _small(expression: sympy.Expr, *, degree: int = MOST_DEGREE) -> bool:
@@ -143,7 +143,7 @@ def _leaves(node: sympy.Expr) -> set[sympy.Expr]:
     if node.is_Rational:
         return set()
     if isinstance(node, Add | Mul) or _is_whole_power(node):
-        return set().union(*(_leaves(cast(sympy.Expr, arg)) for arg in node.args))
+        return set().union(*(_leaves(arg) for arg in node.args))
     return {node}
 
 
@@ -164,13 +164,13 @@ def expanded(expression: sympy.Expr) -> sympy.Expr:
     clock.check()
     if not expression.args or isinstance(expression, Piecewise) or not _expandable(expression):
         return expression
-    return cast(sympy.Expr, sympy.expand(expression))
+    return sympy.expand(expression)
 
 
 def multiplied_out(expression: sympy.Expr) -> sympy.Expr:
     """Products of sums as sums of products; unchanged where those are too many."""
     clock.check()
-    return cast(sympy.Expr, sympy.expand_mul(expression) if _expandable(expression) else expression)
+    return sympy.expand_mul(expression) if _expandable(expression) else expression
 
 
 def _expandable(expression: sympy.Expr) -> bool:
@@ -185,7 +185,7 @@ def _expandable(expression: sympy.Expr) -> bool:
 
 def quotient(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
     """A quotient without common factors, where finding them is cheap."""
-    whole = cast(sympy.Expr, above / below)
+    whole = above / below
     if (above.is_Rational and below.is_Rational) or not _small(whole):
         return whole
     reduced = _on_polynomials(sympy.cancel, whole)
@@ -233,4 +233,4 @@ def tidy(expression: sympy.Expr) -> sympy.Expr:
     args = [tidy(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
     if expression.is_Function:
         args = [expanded(arg) if isinstance(arg, sympy.Expr) else arg for arg in args]
-    return cast(sympy.Expr, expression.func(*args))
+    return expression.func(*args)

@@ -1,9 +1,10 @@
 """Elementary functions of intervals, evaluated by Arb at the ends and rounded outward.
 
-Monotone and even functions need their ends only; sine and cosine count their turns. Far out, where
-Arb's exponents would leave the floats, a bound with room to spare takes its place.
+Monotone and even functions need only the ends; sine and cosine count their turns. Far out, where
+Arb's exponents would leave the floats, a generous bound replaces the evaluation.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -35,23 +36,17 @@ def _at_point(
 
     Args:
         function: What Arb evaluates.
-        span: Where. Farther out its exponents leave the floats, or nothing moves any more.
-        below: Lower and upper bound of the function before the span.
-        above: The same behind it.
+        span: Where. Beyond it the exponents leave the floats, or the function is constant.
+        below: Lower and upper bound of the function below the span.
+        above: The same above it.
     """
-    cache: dict[float, Ends] = {}
 
+    @functools.lru_cache(maxsize=20_000)  # bounded memory in long searches
     def evaluate(value: float) -> Ends:
-        known = cache.get(value)
-        if known is not None:
-            return known
         if not span[0] <= value <= span[1]:
             far = below if value < span[0] else above
             return far(value) if callable(far) else far
-        if len(cache) > 20_000:  # bounded memory in long searches
-            cache.clear()
-        cache[value] = known = ball_interval(function(arb(value)))[:2]
-        return known
+        return ball_interval(function(arb(value)))[:2]
 
     return evaluate
 
@@ -140,7 +135,7 @@ def logarithm(a: Interval, *, zero_is_fine: bool = False) -> Interval:
     return (_log_at(lo)[0], _log_at(hi)[1], flag)
 
 
-# Beyond its span each function is as near to its limit as the bounds say.
+# The bounds beyond a span are those of the distance to the limit.
 exponential = _monotone(
     # exp(700) is above 1.01e304, exp(-700) below 9.9e-305
     _at_point(lambda v: v.exp(), span=(-700.0, 700.0), below=(0.0, 1e-304), above=(1e304, INF)),
@@ -234,7 +229,7 @@ def cosine(a: Interval) -> Interval:
 
 
 def real_power(a: Interval, exponent: Interval) -> Interval:
-    """A ** exponent through exp(exponent · log a); a must not be negative."""
+    """A ** exponent as exp(exponent · log a); a must not be negative."""
     flag = a[2] | exponent[2]
     if a[0] < 0.0:
         flag |= UNDEFINED

@@ -7,7 +7,6 @@ falls faster than some negative power of y and tends to 0. Other cases remain un
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import sympy
 from sympy import Add, Max, Min, Mul, Pow, S, oo
@@ -47,7 +46,7 @@ _AT_INFINITY: dict[type, tuple[sympy.Expr | None, sympy.Expr]] = {
     sympy.Abs: (oo, oo),
     sympy.sign: (S.NegativeOne, S.One),
 }
-_CONTINUOUS = (*_AT_INFINITY, sympy.sin, sympy.cos)
+_CONTINUOUS = (*_AT_INFINITY, sympy.sin, sympy.cos, Add, Min, Max)
 
 
 def limit_at_infinity(
@@ -77,7 +76,7 @@ def limit_at_infinity(
         return _product(e, inner, domain, depth)
     if isinstance(e, Pow):
         return _power(e, inner, domain, depth)
-    if not isinstance(e, (Add, Min, Max, *_CONTINUOUS)):
+    if not isinstance(e, _CONTINUOUS):
         return None
     limits = [limit for limit in map(inner, e.args) if limit is not None]
     if len(limits) < len(e.args):
@@ -108,7 +107,7 @@ def _applied(e: sympy.Expr, limits: list[sympy.Expr]) -> sympy.Expr | None:
     rest = [d if d in known else limit for d, limit in zip(stand_ins, limits, strict=True)]
     if known and not is_computable(e.func(*rest), known):
         return None
-    return cast(sympy.Expr, e.func(*limits))
+    return e.func(*limits)
 
 
 def _product(
@@ -144,7 +143,7 @@ def _product(
     if infinite:
         sign = iv.strict_sign(_far(e, domain))
         return None if sign is None else sign * oo
-    return cast(sympy.Expr, Mul(*(cast(sympy.Expr, limits[f]) for f in e.args)))
+    return Mul(*(limits[f] for f in e.args))
 
 
 def _power(
@@ -153,7 +152,7 @@ def _power(
     domain: Domain,
     depth: int,
 ) -> sympy.Expr | None:
-    base, exponent = cast(sympy.Expr, e.base), cast(sympy.Expr, e.exp)
+    base, exponent = e.base, e.exp
     if exponent.has(y):
         rewritten = tail_form(prepare(sympy.exp(exponent * sympy.log(base))), y)
         return limit_at_infinity(rewritten, domain, depth=depth + 1)

@@ -8,7 +8,7 @@ combinations into single nodes, each of which is a monotone or even function of 
 import functools
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import sympy
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
@@ -89,21 +89,33 @@ def prepare(expression: sympy.Expr) -> sympy.Expr:
     clock.check()
     if isinstance(expression, sympy.DiracDelta):
         return S.Zero  # jumps are decided separately
-    args = [prepare(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
-    if isinstance(expression, Piecewise):
-        arms = [
-            (prepare(arm.expr), map_condition(arm.cond, prepare, evaluate=True))
-            for arm in expression.args
-        ]
-        return cast(sympy.Expr, Piecewise(*arms, evaluate=False))
-    if isinstance(expression, Heaviside):
-        return expression.func(*args)
-    changed = any(a is not b for a, b in zip(args, expression.args, strict=True))
-    rebuilt = expression.func(*args) if changed else expression
+    node = rebuilt(expression, prepare, lambda c: map_condition(c, prepare, evaluate=True))
     for kind, rule in _RULES.items():
-        if isinstance(rebuilt, kind):
-            return rule(rebuilt)
-    return rebuilt
+        if isinstance(node, kind):
+            return rule(node)
+    return node
+
+
+def rebuilt(
+    node: sympy.Expr,
+    function: Callable[[Any], Any],
+    on_condition: Callable[[Any], Any] | None = None,
+) -> sympy.Expr:
+    """A node with a function applied to its arguments; the node itself if none of them changes.
+
+    Args:
+        node: If it is a `Piecewise`, the arguments are the values of its arms.
+        function: What to apply.
+        on_condition: What to apply to the conditions of arms; by default the function, to both
+            sides of each comparison.
+    """
+    if isinstance(node, Piecewise):
+        convert = on_condition or (lambda condition: map_condition(condition, function))
+        arms = [(function(arm.expr), convert(arm.cond)) for arm in node.args]
+        return Piecewise(*arms, evaluate=False)
+    args = [function(arg) for arg in node.args]
+    changed = any(a is not b for a, b in zip(args, node.args, strict=True))
+    return node.func(*args) if changed else node
 
 
 def map_condition(condition: Any, function: Callable[[Any], Any], *, evaluate: bool = False) -> Any:
@@ -124,23 +136,23 @@ def _one_plus_exp(expression: sympy.Expr) -> sympy.Expr | None:
     if isinstance(expression, Add) and len(expression.args) == 2:
         one, power = expression.args
         if one is S.One and isinstance(power, sympy.exp):
-            return cast(sympy.Expr, power.args[0])
+            return power.args[0]
     return None
 
 
 def _prepare_log(node: sympy.Expr) -> sympy.Expr:
-    u = _one_plus_exp(cast(sympy.Expr, node.args[0]))
-    return node if u is None else cast(sympy.Expr, softplus(u))
+    u = _one_plus_exp(node.args[0])
+    return node if u is None else softplus(u)
 
 
 def _prepare_power(power: Pow) -> sympy.Expr:
     base, exponent = power.args
     if isinstance(exponent, sympy.Integer) and exponent < 0:
-        rest = _one_plus_exp(cast(sympy.Expr, base))
+        rest = _one_plus_exp(base)
         if rest is not None:
-            return cast(sympy.Expr, sigmoid(-rest) ** (-exponent))
+            return sigmoid(-rest) ** (-exponent)
         if isinstance(base, sympy.cosh) and exponent == -2:
-            return cast(sympy.Expr, sech2(base.args[0]))
+            return sech2(base.args[0])
     return power
 
 
@@ -154,7 +166,7 @@ def _prepare_sum(total: Add) -> sympy.Expr:
     for index, term in enumerate(terms):
         joined = _with_constant(constant, term)
         if joined is not None:
-            return cast(sympy.Expr, Add(joined, *terms[:index], *terms[index + 1 :]))
+            return Add(joined, *terms[:index], *terms[index + 1 :])
     return total
 
 
@@ -176,7 +188,7 @@ def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
         for limit, complement in _complements(node):
             # No cancelling: a factor (x² - 1)/((x - 1)·(x + 1)) is 1 except at two places.
             if term / node / constant * limit == -1:
-                return cast(sympy.Expr, constant * complement)
+                return constant * complement
     return None
 
 
@@ -206,7 +218,7 @@ def _prepare_product(product: Mul) -> sympy.Expr:
         if isinstance(base, sigmoid) and isinstance(exponent, sympy.Integer) and exponent > 0:
             powers[base.args[0]] += int(exponent)
         else:
-            rest.append(cast(sympy.Expr, factor))
+            rest.append(factor)
     before = Counter(powers)
     for index, factor in enumerate(rest):
         if isinstance(factor, sympy.exp) and powers[u := -factor.args[0]] > 0:
@@ -222,7 +234,7 @@ def _prepare_product(product: Mul) -> sympy.Expr:
             bells.append(sigmoid_bell(u) ** count)
     if powers == before:
         return product
-    return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
+    return Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n))
 
 
 _RULES: dict[type, Callable[[Any], sympy.Expr]] = {
@@ -269,8 +281,8 @@ def _by_rule(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Ex
     if not node.args or isinstance(node, sympy.sign | Heaviside):
         return S.Zero
     if isinstance(node, Piecewise):
-        return cast(sympy.Expr, Piecewise(*((_slope(a.expr, v, known), a.cond) for a in node.args)))
-    slopes = [_slope(cast(sympy.Expr, arg), v, known) for arg in node.args]
+        return Piecewise(*((_slope(a.expr, v, known), a.cond) for a in node.args))
+    slopes = [_slope(arg, v, known) for arg in node.args]
     if isinstance(node, Add):
         return Add(*slopes)
     moving = [(place, slope) for place, slope in enumerate(slopes) if slope != 0]
@@ -280,9 +292,9 @@ def _by_rule(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Ex
         base, exponent = node.args
         rate = slopes[0] * exponent / base if slopes[0] != 0 else S.Zero
         rate += slopes[1] * sympy.log(base) if slopes[1] != 0 else S.Zero
-        return cast(sympy.Expr, node * rate)
+        return node * rate
     if isinstance(node, sympy.Abs):
-        return cast(sympy.Expr, sympy.sign(node.args[0]) * slopes[0])
+        return sympy.sign(node.args[0]) * slopes[0]
     return Add(*(node.fdiff(place + 1) * slope for place, slope in moving))
 
 
@@ -310,15 +322,15 @@ def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.E
     if expression == v:
         return times / v
     if isinstance(expression, Mul):
-        return cast(sympy.Expr, Add(*(_rate(factor, v, times) for factor in expression.args)))
+        return Add(*(_rate(factor, v, times) for factor in expression.args))
     if isinstance(expression, sympy.exp):
-        return cast(sympy.Expr, times * derivative(expression.args[0], v))
+        return times * derivative(expression.args[0], v)
     if isinstance(expression, Pow) and not expression.exp.has(v):
-        return cast(sympy.Expr, expression.exp * _rate(expression.base, v, times))
+        return expression.exp * _rate(expression.base, v, times)
     if rate := _LOG_DERIVATIVES.get(type(expression)):
         u = expression.args[0]
-        return cast(sympy.Expr, times * derivative(u, v) * rate(u))
-    return cast(sympy.Expr, times * derivative(expression, v) / expression)
+        return times * derivative(u, v) * rate(u)
+    return times * derivative(expression, v) / expression
 
 
 _LOG_DERIVATIVES: dict[type, Callable[[sympy.Expr], sympy.Expr]] = {
@@ -348,5 +360,5 @@ def tail_form(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
             leading = max(exponent for _, exponent in powers)
             if leading > 0 and any(not c.has(y) and e == leading for c, e in powers):
                 inner = Add(*(c * y ** (e - leading) for c, e in powers))
-                return cast(sympy.Expr, y**leading * inner)
-    return cast(sympy.Expr, rebuilt)
+                return y**leading * inner
+    return rebuilt

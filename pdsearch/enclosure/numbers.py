@@ -1,4 +1,4 @@
-"""Exact numbers: whether one is zero, its sign, its float; at a bounded cost.
+"""Exact numbers, and expressions in x at exact points: sign, floats and zero, at a bounded cost.
 
 Signs come from Arb. Multiplying a number out may show that it is exactly zero. An algebraic number
 other than zero is at least 1/M, where M bounds its Mahler measure, so enough bits decide.
@@ -9,7 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import mpmath
 import sympy
@@ -17,10 +17,11 @@ from flint import arb, ctx
 from sympy import Add, Mul, Pow, S
 from sympy.utilities.iterables import sift
 
-from pdsearch.enclosure.algebra import expanded, size
+from pdsearch.enclosure.algebra import expanded, has_long_power, size
 from pdsearch.enclosure.interval import ball_interval
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.program import Program
+from pdsearch.expression import x
 from pdsearch.expression.values import (
     CONTEXT,
     Evaluator,
@@ -93,18 +94,18 @@ def _is_zero(number: sympy.Expr) -> bool:
     if simple.is_Rational:
         return bool(simple == 0)
     # Collected by their transcendental factors: zero if the coefficient of each is.
-    coefficients: dict[sympy.Expr, sympy.Expr] = defaultdict(lambda: S.Zero)
+    coefficients: dict[sympy.Expr, list[sympy.Expr]] = defaultdict(list)
     for term in Add.make_args(simple):
         rest, algebraic = sift(Mul.make_args(term), _is_algebraic, binary=True)
-        coefficients[Mul(*rest)] += Mul(*algebraic)
-    return all(map(_algebraic_zero, coefficients.values()))
+        coefficients[Mul(*rest)].append(Mul(*algebraic))
+    return all(_algebraic_zero(Add(*parts)) for parts in coefficients.values())
 
 
 def _is_algebraic(node: sympy.Expr) -> bool:
     if node.is_Rational:
         return True
     if isinstance(node, Add | Mul):
-        return all(_is_algebraic(cast(sympy.Expr, arg)) for arg in node.args)
+        return all(_is_algebraic(arg) for arg in node.args)
     return isinstance(node, Pow) and node.exp.is_Rational and _is_algebraic(node.base)
 
 
@@ -129,10 +130,10 @@ def _measure(node: sympy.Expr) -> tuple[int, float]:
     if node.is_Rational:
         return 1, math.log2(max(abs(int(node.p)), int(node.q)))
     if isinstance(node, Pow):
-        degree, bits = _measure(cast(sympy.Expr, node.base))
+        degree, bits = _measure(node.base)
         p, q = abs(int(node.exp.p)), int(node.exp.q)
         return degree * q, bits * p
-    parts = [_measure(cast(sympy.Expr, arg)) for arg in node.args]
+    parts = [_measure(arg) for arg in node.args]
     degree, bits = parts[0]
     for other, more in parts[1:]:
         plus = degree * other if isinstance(node, Add) else 0
@@ -199,3 +200,109 @@ def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr])
 
 _SLOW = (sympy.Abs, sympy.sign, sympy.Heaviside, sympy.log, sympy.atan)
 """Functions that sympy can evaluate far out."""
+
+
+# -------------------------------------------------------------------- expressions at a point
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(expression: sympy.Expr) -> Program:
+    return Program(prepare(expression), (x,))
+
+
+def at_place(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
+    """An expression at a place that may hold parameters; None where sympy has no such form."""
+    if not is_computable(expression, {x: place}):
+        return None
+    try:
+        return expression.xreplace({x: place})
+    except ValueError:  # sympy's Min and Max: "the argument is not comparable"
+        return None
+
+
+def ball_at(expression: sympy.Expr, place: sympy.Expr, *, precision: int = 128) -> arb:
+    """Return a ball around an expression at a point; nan where it is undefined or undecided."""
+    if place.is_Integer:  # exactly, for conditions such as x == 10**300
+        precision = max(precision, abs(int(place)).bit_length() + 64)
+    with ctx.workprec(precision):
+        value = _compiled(expression).ball([enclosed(place, precision=precision)])
+        return value if value.is_finite() else arb.nan()
+
+
+def ends_at(expression: sympy.Expr, place: sympy.Expr) -> tuple[float, float] | None:
+    """Return the floats around an expression at an exact point; None where it is not known."""
+    value = evaluated(expression, place)
+    if value is not None:
+        return float_ends(value)
+    ball = ball_at(expression, place)
+    return ball_interval(ball)[:2] if ball.is_finite() else None
+
+
+def sign_at(expression: sympy.Expr, place: sympy.Expr, less: sympy.Expr = S.Zero) -> int | None:
+    """The exact sign of an expression minus another at an exact point; None if it is not known."""
+    ball = ball_at(expression, place) - ball_at(less, place)
+    if ball > 0:
+        return 1
+    if ball < 0:
+        return -1
+    value, other = evaluated(expression, place), evaluated(less, place)
+    return None if value is None or other is None else exact_sign(value - other)
+
+
+def size_less(expression: sympy.Expr, place: sympy.Expr, bound: sympy.Expr) -> int | None:
+    """The sign of |f| minus a bound at an exact point; None if it is not known."""
+    above, below = sign_at(expression, place, bound), sign_at(-bound, place, expression)
+    if 1 in (above, below):
+        return 1
+    return None if above is None or below is None else max(above, below)
+
+
+@functools.lru_cache(maxsize=4096)
+def evaluated(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
+    """An expression in x at an exact point; None where it is undefined or a condition is open."""
+    arm = _arm_at(expression, place)
+    if arm is None or not is_computable(arm, {x: place}):
+        return None
+    if has_long_power(arm):
+        with sympy.evaluate(False):
+            value = arm.xreplace({x: place})
+    else:
+        try:
+            value = _substituted(arm, place)
+        except ValueError:  # sympy's Min and Max: "the argument is not comparable"
+            return None
+    unusable = (sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity, sympy.Piecewise, sympy.I)
+    if value.free_symbols or value.has(*unusable):
+        return None
+    return value if enclosed(value, precision=106).is_finite() else None
+
+
+def _substituted(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr:
+    """The expression at a point, with arguments expanded where sympy cannot compare them.
+
+    At a breakpoint that is a cube root, for example, two arguments of `Min` may be the same number
+    in different forms.
+    """
+    try:
+        return expression.xreplace({x: place})
+    except ValueError:
+        arm = _arm_at(expression, place)
+        if isinstance(expression, sympy.Piecewise):
+            return _substituted(arm, place) if arm is not None else sympy.nan
+        args = (expanded(_substituted(a, place)) for a in expression.args)
+        return expression.func(*args)
+
+
+def _arm_at(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
+    """The arm of a Piecewise that applies at a point; any other expression itself."""
+    if isinstance(expression, sympy.Piecewise):
+        for value, condition in expression.args:
+            if not is_computable(condition, {x: place}):
+                return None
+            truth = condition.xreplace({x: place})
+            if truth == sympy.true:
+                return _arm_at(value, place)
+            if truth != sympy.false:
+                return None
+        return None  # a gap
+    return expression

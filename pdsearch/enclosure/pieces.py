@@ -13,7 +13,7 @@ Other nodes stay unchanged; their enclosures are wide where they are undecided, 
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import sympy
 from sympy import Heaviside, Max, Min, Piecewise, S
@@ -312,7 +312,7 @@ def _next_node(expression: sympy.Expr, opaque: frozenset[sympy.Basic]) -> sympy.
             and node not in opaque
             and not any(function.has(*NOT_SMOOTH) for function in _switches(node))
         ):
-            return cast(sympy.Basic, node)
+            return node
     return None
 
 
@@ -323,11 +323,11 @@ def _switches(node: sympy.Basic) -> list[sympy.Expr]:
         return [first - second]
     if isinstance(node, Piecewise):
         return [
-            cast(sympy.Expr, relation.args[0] - relation.args[1])
+            (relation.args[0] - relation.args[1])
             for _, condition in node.args
             for relation in _sorted(condition.atoms(Relational))
         ]
-    return [cast(sympy.Expr, node.args[0])]
+    return [node.args[0]]
 
 
 def _sorted(nodes: Iterable[Any]) -> list[Any]:
@@ -337,15 +337,15 @@ def _sorted(nodes: Iterable[Any]) -> list[Any]:
 def _decided(node: sympy.Basic, function: sympy.Expr, sign: int) -> sympy.Expr:
     """The node where its switching function is > 0 (sign 1), < 0 (-1) or ≡ 0 (0)."""
     if isinstance(node, sympy.Abs):
-        return cast(sympy.Expr, node.args[0] * (1 if sign >= 0 else -1))
+        return node.args[0] * (1 if sign >= 0 else -1)
     if isinstance(node, sympy.sign):
         return sympy.Integer(sign)
     if isinstance(node, Heaviside):
-        return cast(sympy.Expr, {1: S.One, 0: node.args[1], -1: S.Zero}[sign])
+        return {1: S.One, 0: node.args[1], -1: S.Zero}[sign]
     if isinstance(node, Min | Max):
         first, second, *rest = _sorted(node.args)
         keep = first if (sign >= 0) == isinstance(node, Max) else second
-        return cast(sympy.Expr, node.func(keep, *rest))
+        return node.func(keep, *rest)
     assert isinstance(node, Piecewise)
     truths: dict[Any, Any] = {}
     for _, condition in node.args:
@@ -354,7 +354,7 @@ def _decided(node: sympy.Basic, function: sympy.Expr, sign: int) -> sympy.Expr:
             if difference in (function, -function):
                 its = sign if difference == function else -sign
                 truths[relation] = sympy.sympify(RELATIONS[relation.rel_op](its, 0))
-    return cast(sympy.Expr, Piecewise(*((e, c.xreplace(truths)) for e, c in node.args)))
+    return Piecewise(*((e, c.xreplace(truths)) for e, c in node.args))
 
 
 def _roots(
