@@ -25,8 +25,6 @@ from pdsearch.enclosure.nodes import map_condition, rebuilt
 from pdsearch.expression import sigmoid, softplus, x
 from pdsearch.saturating import pd_erfc
 
-__all__ = ["finite_form"]
-
 
 class pd_positive(sympy.Function):
     """u⁺ = max(u, 0)."""
@@ -224,7 +222,7 @@ class _Scaler:
 
     def _sum_of_values(self, node: Add) -> sympy.Expr:
         """Term by term, unless terms overflow and may cancel."""
-        terms = [term for term in node.args]
+        terms = list(node.args)
         scaled = [self.scaled(term, deep=False) for term in terms]
         growing = {s.key for s in scaled if _grows(s.exponents)}
         grown = [s.mantissa for s in scaled if s.key in growing]

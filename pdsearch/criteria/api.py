@@ -4,9 +4,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+
+import sympy
 
 from pdsearch.criteria.decide import Claim
-from pdsearch.criteria.direction import never_pushes_down
 from pdsearch.criteria.family import (
     FamilyGate,
     FamilyMap,
@@ -19,6 +21,7 @@ from pdsearch.criteria.own import UserCriterion, own_results, worst_of
 from pdsearch.criteria.records import (
     CERTIFIED,
     CRITERIA,
+    NEVER_PUSHES_DOWN,
     OVERTIME,
     PROVED_BY_BOXES,
     RECORDS,
@@ -31,7 +34,8 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
 from pdsearch.enclosure.search import Budget, minimum
 from pdsearch.errors import InputError
-from pdsearch.family import Candidate, Family
+from pdsearch.expression import x
+from pdsearch.family import Candidate, Family, side
 
 FAMILY_BUDGET = Budget(boxes=100_000, seconds=10.0)
 """What each criterion of a family may cost. All of them take half a minute for a hard family.
@@ -76,11 +80,13 @@ def check(
     """
     wanted = demands(profile, thresholds)
     if isinstance(target, Family):
-        return _family_report(target, wanted, extra, budget)
-    if not isinstance(target, Candidate):
+        results, candidates = _family_results(target, wanted, budget)
+    elif isinstance(target, Candidate):
+        results, candidates = _results(target, wanted, CRITERIA, budget), [target]
+    else:
         raise InputError(f"check needs a Candidate or a Family, got {type(target).__name__}")
-    directed = never_pushes_down(target, wanted, budget)
-    return _report(target, wanted, CRITERIA, extra, budget, directed=directed)
+    results += _never_pushes_down(target, wanted, budget)
+    return _report(target, wanted, [*results, *own_results(extra, candidates)])
 
 
 def gate(
@@ -107,7 +113,8 @@ def gate(
     """
     wanted = demands(profile, thresholds)
     names = [name for name in CRITERIA if wanted.required(name)]
-    return _report(candidate, wanted, names, extra, budget, known=known or {})
+    results = _results(candidate, wanted, names, budget, known=known or {})
+    return _report(candidate, wanted, [*results, *own_results(extra, [candidate])])
 
 
 @dataclass(frozen=True)
@@ -188,35 +195,32 @@ def _boxes_of(shape: Shape, claim: Claim) -> tuple[ProofBox, ...]:
     return tuple(sorted(found, key=lambda box: box.x))
 
 
-def _report(
+def _results(
     candidate: Candidate,
     wanted: Demands,
     names: Sequence[str],
-    extra: Sequence[UserCriterion],
     budget: Budget | None,
     *,
-    known: Mapping[str, str] | None = None,
-    directed: Sequence[Result] = (),
-) -> Report:
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> list[Result]:
     shape = Shape(candidate.expression, budget=budget)
-    results: list[Result] = []
+    results = []
     for one in (RECORDS[name] for name in names):
-        if (known or {}).get(one.name) == PROVED:
+        if known.get(one.name) == PROVED:
             found = Outcome(PROVED, detail="for the whole family")
         elif one.measure is not None:
             found = one.measure(candidate, wanted)
         else:
             found = one.over(shape, wanted)
         results.append(one.result(found, wanted))
-    results += directed
-    results += own_results(extra, [candidate])
-    return Report(_target(candidate), wanted.profile, tuple(results))
+    return results
 
 
-def _target(checked: Candidate | Family) -> str:
-    """The target of a report: a name, or the text of a typed formula."""
-    family = checked if isinstance(checked, Family) else checked.family
-    return checked.formula if family.origin == "formula" else checked.name
+def _report(target: Candidate | Family, wanted: Demands, results: Sequence[Result]) -> Report:
+    """A report named after its target, or after the text of a typed formula."""
+    family = target if isinstance(target, Family) else target.family
+    name = target.formula if family.origin == "formula" else target.name
+    return Report(name, wanted.profile, tuple(results))
 
 
 # ---------------------------------------------------------------------------------- families
@@ -298,19 +302,46 @@ def settle(
     return family_gate(FamilyShape(family, wanted), wanted.decided, limit, parts=STUDY_PARTS)
 
 
-def _family_report(
-    family: Family, wanted: Demands, extra: Sequence[UserCriterion], budget: Budget | None
-) -> Report:
+def _family_results(
+    family: Family, wanted: Demands, budget: Budget | None
+) -> tuple[list[Result], list[Candidate]]:
+    """The results for a family, and the candidates for which it was measured."""
     shape = FamilyShape(family, wanted)
-    corners = [family.default, *(shape.candidate_at(shape.corner(end)) for end in (0, 1))]
-    results: list[Result] = []
+    corners = (shape.candidate_at(shape.corner(end)) for end in (0, 1))
+    candidates = list(dict.fromkeys([family.default, *corners]))
+    results = []
     for one in (RECORDS[name] for name in CRITERIA):
         if one.measure is None:
             results.append(decide_criterion(shape, one.name, (budget or FAMILY_BUDGET).fresh()))
             continue
-        asked = corners[:1] if one.once else list(dict.fromkeys(corners))
+        asked = candidates[:1] if one.once else candidates
         found = [(one.result(one.measure(at, wanted), wanted), at) for at in asked]
         results.append(worst_of(found, "measured at"))
-    results += never_pushes_down(family, wanted, budget)
-    results += own_results(extra, list(dict.fromkeys(corners)))
-    return Report(_target(family), wanted.profile, tuple(results))
+    return results, candidates
+
+
+def _never_pushes_down(
+    target: Candidate | Family, demands: Demands, budget: Budget | None
+) -> list[Result]:
+    """Decide it for a candidate or a family whose only direction is "up"; otherwise return [].
+
+    With direction "up", a gradient passes where x ≤ 0 only if grad_output < 0. Its step raises the
+    pre-activation where g ≥ 0.
+    """
+    below = side(target.expression, positive=False)
+    expression = sympy.Piecewise((0, x > 0), (below, True))
+    if isinstance(target, Candidate):
+        if target.direction != "up":
+            return []
+        return [NEVER_PUSHES_DOWN.check(Shape(expression, budget=budget), demands)]
+    if target.directions != ("up",):
+        return []
+    held = {symbol.name for symbol in expression.free_symbols}
+    lower = Family(
+        target.name,
+        expression,
+        space={name: d for name, d in target.space.items() if name in held},
+        defaults={name: v for name, v in target.defaults.items() if name in held},
+    )
+    shape = FamilyShape(lower, demands)
+    return [decide_criterion(shape, NEVER_PUSHES_DOWN.name, (budget or Budget()).fresh())]

@@ -41,12 +41,12 @@ Pair = tuple[sympy.Expr, sympy.Expr]
 """Two expressions in x of which the first must not be less than the second."""
 
 
-# -------------------------------------------------------------- what must hold at every x
+# ---------------------------------------------------------------- conditions at every x
 
 
 @dataclass(frozen=True)
 class Within:
-    """low ≤ g(x) ≤ high for all x; value: the infimum of g, or where there is a high, sup |g|."""
+    """The claim low ≤ g(x) ≤ high for all x; value: inf g, or if high is finite, sup |g|."""
 
     low: float
     high: float
@@ -63,7 +63,7 @@ class Within:
         yield shape.functions[index], self.low
 
     def pairs(self, g: sympy.Expr, before: sympy.Expr, after: sympy.Expr) -> list[Pair]:
-        """What must be in order where two pieces meet."""
+        """Pairs that must be in order where two pieces meet."""
         del before, after
         below = [(_exact(self.high), g)] if self.high < math.inf else []
         return [(g, _exact(self.low)), *below]
@@ -91,7 +91,7 @@ class Within:
         return None
 
     def evidence_where_pieces_meet(self, shape: Shape, place: sympy.Expr) -> Outcome | None:
-        """G's exact value there."""
+        """The exact value of g there."""
         where = "" if is_float(place) else f" x = {place}, which is not a float"
         number = sum(ends_at(shape.expression, place) or (math.nan,)) / 2
         detail = f"g = {number:.6g} at the breakpoint{where}"
@@ -100,7 +100,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Rising:
-    """G never falls: g′ ≥ 0 on every piece, no jump down; value: a certified fall."""
+    """The claim that g never falls: g′ ≥ 0 on each piece, no jump down; value: a certified fall."""
 
     def floors(self, shape: Shape, index: int) -> Iterator[tuple[Smooth, float]]:
         """Functions on a piece, each with the number it must not fall below."""
@@ -110,7 +110,7 @@ class Rising:
             yield (slope if piece.rising else slope.negated), 0.0
 
     def pairs(self, g: sympy.Expr, before: sympy.Expr, after: sympy.Expr) -> list[Pair]:
-        """What must be in order where two pieces meet."""
+        """Pairs that must be in order where two pieces meet."""
         return [(g, before), (after, g)]
 
     def extent(self, shape: Shape) -> tuple[Value, bool, set[int]]:
@@ -127,14 +127,9 @@ class Rising:
         """x₁ < x₂ near a place with g(x₁) > g(x₂), and by how much at least."""
         for exponent in range(-3, -53, -2):
             width = math.ldexp(max(abs(near), 2.0**-20), exponent)
-            # The pairs next to the place matter where it is itself a breakpoint.
-            for first, second in (
-                (near - width, near + width),
-                (near - width, near),
-                (near, near + width),
-                (near - 2 * width, near - width),
-                (near + width, near + 2 * width),
-            ):
+            # The pairs on one side matter where the place is itself a breakpoint.
+            for steps in ((-1, 1), (-1, 0), (0, 1), (-2, -1), (1, 2)):
+                first, second = (near + step * width for step in steps)
                 if first < second and self.fails(shape, (first, second), ()):
                     left, right = shape.ends(first), shape.ends(second)
                     assert left is not None and right is not None
@@ -154,7 +149,7 @@ class Rising:
 
 
 Claim = Within | Rising
-"""What must hold of g at every x: bounds on each piece, and an order where two pieces meet."""
+"""A condition on g at every x: bounds on each piece, and an order where two pieces meet."""
 
 
 def everywhere(claim: Claim, shape: Shape, box: Box, budget: Budget) -> Outcome:
@@ -236,7 +231,7 @@ def _open_box(shape: Shape, index: int, low: Minimum) -> str:
 
 
 def limits(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
-    """G → 0 at -∞ and → 1 at +∞; value: how far a candidate's limits are from that."""
+    """The limits 0 at -∞ and 1 at +∞; value: how far those of a candidate are from that."""
     del demands, budget
     domain = Domain(shape.symbols, box)
     signs: list[int | None] = []
@@ -307,7 +302,7 @@ Place = Fraction | float
 
 
 class _Stretch(NamedTuple):
-    """A part of [-R, 0), and of a candidate the number of the piece that holds it."""
+    """A part of [-R, 0); for a candidate, with the number of the piece that contains it."""
 
     lo: Place
     hi: Place
@@ -407,7 +402,7 @@ def _fraction(number: sympy.Expr) -> Fraction:
 
 
 def _enclosed(shape: Shape, stretch: _Stretch, box: Box) -> Interval:
-    """G on a stretch, for all parameters of the box."""
+    """The values of g on a stretch, for all parameters of the box."""
     if stretch.piece >= 0:
         local = _local(shape.pieces[stretch.piece], stretch)
         return shape.functions[stretch.piece].enclose((local,))

@@ -38,7 +38,7 @@ _AT_A_CORNER = Budget(boxes=2000, seconds=1.0)
 
 @dataclass(frozen=True)
 class _Cell:
-    """A stretch of the line, its normal probability, and the piece that holds all of it."""
+    """A stretch of the line, its normal probability, and the piece that contains all of it."""
 
     lo: float
     hi: float
@@ -103,7 +103,7 @@ class Means:
     def _cell_offsets(
         self, box: Box, budget: Budget, *, power: int
     ) -> Iterator[tuple[_Cell, Interval]]:
-        """Each cell with g - c on it, for all parameters of the box."""
+        """Each cell with the values of g - c on it, for all parameters of the box."""
         step = power == 1
         if (box, step) not in self._offsets:
             found = []

@@ -120,7 +120,7 @@ class Shape:
         return is_defined(self.expression, self.domain, self.budget.fresh())
 
     def undefined(self, box: Box = ()) -> str | None:
-        """Return None if g is shown to be a finite real number for every x, else what is not shown.
+        """Return None if g is proved to be a finite real number for every x, else what is open.
 
         Args:
             box: A part of the parameters' ranges.

@@ -1,7 +1,7 @@
-"""Whether an expression is a finite real number at every x, shown for the formula as it is given.
+"""Proof that an expression is a finite real number at every x, for the formula as it was written.
 
-Rewriting may remove a pole or the logarithm of a negative number: behind a factor that is zero once
-multiplied out, by cancelling a common factor, or where a choice has only one argument left. So the
+Rewriting may remove a pole or the logarithm of a negative number: if a factor is zero once
+multiplied out, if a common factor cancels, or if a choice has only one argument left. So the
 conditions are collected from the formula itself, part by part: a divisor is not 0, the argument of
 a logarithm is positive, that of a root is not negative, each wherever its arm of a Piecewise is
 taken. Where all of them hold, every rewritten form equals the formula everywhere.
@@ -49,7 +49,7 @@ def is_defined(expression: sympy.Expr, domain: Domain, budget: Budget) -> str | 
 def _walk(
     node: Any, path: Path, domain: Domain, seen: set[tuple[Any, Path]]
 ) -> Iterator[tuple[sympy.Expr, str, Path]]:
-    """The parts on which conditions are put, innermost first: a part, its condition, its path."""
+    """Each part that needs a condition, with the condition and the path, innermost first."""
     if not node.args or (node, path) in seen:
         return
     seen.add((node, path))
@@ -183,7 +183,7 @@ def _box_holds(function: Smooth, box: tuple[Interval, ...], holds: str, piece: P
             sign = function.end_sign(end)
             if trend is None or sign is None:
                 continue
-            inside = trend if end == 0.0 else -trend  # the sign of what is added inwards
+            inside = trend if end == 0.0 else -trend  # the sign of the change inwards
             if inside * sign >= 0 and _allows(holds, (inside, inside, 0)):
                 return True
     return False

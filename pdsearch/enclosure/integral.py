@@ -21,8 +21,7 @@ from pdsearch.enclosure.algebra import multiplied_out
 from pdsearch.enclosure.interval import Interval, to_arb
 from pdsearch.enclosure.nodes import prepare, tail_form
 from pdsearch.enclosure.numbers import enclosed
-from pdsearch.enclosure.pieces import Domain, Piece
-from pdsearch.enclosure.pieces import y as y_symbol
+from pdsearch.enclosure.pieces import Domain, Piece, y
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Bisection, Budget, Smooth
 from pdsearch.expression import x
@@ -79,7 +78,7 @@ def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb
     total = arb(0)
     if start < reach:
         # In the tail's own variable y, whose formula has tighter enclosures.
-        program = Program(piece.local, (y_symbol,))
+        program = Program(piece.local, (y,))
         places = arb(start), arb(reach)
         total = _Stretch(function, program, places, (start, reach), power, budget).integral()
     rest = _tail(function, reach, power)
@@ -93,9 +92,9 @@ def _tail(function: Smooth, start: float, power: int) -> arb | None:
     found = _bounds(function.enclose(box))
     if found is None:
         # ∫ |f|^p φ ≤ size^p ∫ exp(y²/8 - y²/2)/√(2π) = size^p · √(4/3) · Q(start·√(3/4))
-        damping = sympy.exp(-(y_symbol**2) / (8 * power))
-        damped = tail_form(prepare(multiplied_out(function.local * damping)), y_symbol)
-        found = _bounds(Program(damped, (y_symbol,), tail=box).enclose(box))
+        damping = sympy.exp(-(y**2) / (8 * power))
+        damped = tail_form(prepare(multiplied_out(function.local * damping)), y)
+        found = _bounds(Program(damped, (y,), tail=box).enclose(box))
         scale = (arb(3) / 4).sqrt()
     if found is None:
         return None

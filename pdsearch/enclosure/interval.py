@@ -1,12 +1,12 @@
 """Interval arithmetic on float end points, every result rounded outward.
 
 A value is a triple ``(lo, hi, flag)``: every real value that the expression takes where it is
-defined lies in ``[lo, hi]``. An infinite end point stands for "unbounded", not for a value, which
-is why ``0 * inf`` is 0 here: zero times any real number is zero.
+defined lies in ``[lo, hi]``. An infinite end point means "unbounded" and is not itself a value, so
+``0 * inf`` is 0 here: zero times any real number is zero.
 
-Sums are rounded only where they are inexact (Knuth's TwoSum tells), so that zeros at the ends of a
-box stay zeros; ``math.nextafter`` does the rounding elsewhere. Transcendental functions are
-evaluated at the end points by Arb (python-flint), whose balls are rigorous.
+Sums are rounded only where they are inexact (by Knuth's TwoSum), so that zeros at the ends of a box
+stay zeros; other results are rounded by ``math.nextafter``. Arb (python-flint), whose balls are
+rigorous, evaluates transcendental functions at the end points.
 """
 
 import math
@@ -72,14 +72,14 @@ def to_arb(value: Fraction | float | int) -> arb:
 
 
 def weak_sign(a: Interval) -> int | None:
-    """1 where a ≥ 0, -1 where a ≤ 0; None where both may occur, or a is flagged."""
+    """1 if a ≥ 0, -1 if a ≤ 0; None if both signs may occur, or a is flagged."""
     if a[2]:
         return None
     return 1 if a[0] >= 0.0 else (-1 if a[1] <= 0.0 else None)
 
 
 def strict_sign(a: Interval) -> int | None:
-    """1 where a > 0, -1 where a < 0; None where neither is certain, or a is flagged."""
+    """1 if a > 0, -1 if a < 0; None if neither is certain, or a is flagged."""
     if a[2]:
         return None
     return 1 if a[0] > 0.0 else (-1 if a[1] < 0.0 else None)
@@ -283,5 +283,5 @@ def maximum(a: Interval, b: Interval) -> Interval:
 
 
 def hull(a: Interval, b: Interval) -> Interval:
-    """The smallest interval that holds both."""
+    """The smallest interval that contains both."""
     return (min(a[0], b[0]), max(a[1], b[1]), a[2] | b[2])

@@ -1,8 +1,8 @@
-"""Expressions brought into the form that enclosures are tight for.
+"""Expressions rewritten into a form with tight enclosures, and their derivatives.
 
-Interval arithmetic forgets that two occurrences of a variable are the same number, so
-``1 - tanh(u)**2`` or ``exp(u)/(1 + exp(u))`` come out far too wide. `prepare` rewrites such
-combinations into single nodes, each of which is a monotone or even function of one argument.
+Interval arithmetic does not know that two occurrences of a variable are the same number, so its
+``1 - tanh(u)**2`` and ``exp(u)/(1 + exp(u))`` are far too wide. `prepare` rewrites such
+combinations as single nodes, each of which is a monotone or even function of one argument.
 """
 
 import functools
@@ -103,11 +103,8 @@ def rebuilt(
 ) -> sympy.Expr:
     """A node with a function applied to its arguments; the node itself if none of them changes.
 
-    Args:
-        node: If it is a `Piecewise`, the arguments are the values of its arms.
-        function: What to apply.
-        on_condition: What to apply to the conditions of arms; by default the function, to both
-            sides of each comparison.
+    In a `Piecewise`, it is applied to the values of the arms, and to both sides of each comparison
+    unless `on_condition` converts the conditions.
     """
     if isinstance(node, Piecewise):
         convert = on_condition or (lambda condition: map_condition(condition, function))
@@ -171,10 +168,10 @@ def _prepare_sum(total: Add) -> sympy.Expr:
 
 
 def _plain_number(term: sympy.Expr) -> bool:
-    """Whether a term is a product of rationals, π and e: a number that is seen not to be zero.
+    """Whether a term is a product of rationals, π and e: obviously a number other than zero.
 
-    Not sympy's `is_zero`: of a sum of roots it computes the minimal polynomial, which took eight
-    seconds for the slope of `circle` at one point.
+    sympy's `is_zero` computes the minimal polynomial of a sum of roots, which took eight seconds
+    for the slope of `circle` at one point.
     """
     return all(
         (factor.is_Rational and not factor.is_zero) or factor in (S.Pi, S.Exp1)
@@ -345,8 +342,8 @@ _LOG_DERIVATIVES: dict[type, Callable[[sympy.Expr], sympy.Expr]] = {
 def tail_form(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
     """The same function for large y > 0, with the leading power taken out of each sum.
 
-    ``y**2 + 3*y`` becomes ``y**2*(1 + 3/y)``, so that quotients cancel their powers and each
-    remaining bracket has a limit.
+    ``y**2 + 3*y`` becomes ``y**2*(1 + 3/y)``, so that powers cancel in quotients and each remaining
+    bracket has a limit.
     """
     clock.check()
     if not expression.has(y) or not expression.args or isinstance(expression, Piecewise):
@@ -356,7 +353,7 @@ def tail_form(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
     if isinstance(rebuilt, Add):
         powers = [term.as_coeff_exponent(y) for term in rebuilt.args]
         if all(exponent.is_Rational for _, exponent in powers):
-            # Only where some bracket's sizes really differ, and not for what decays anyway.
+            # Only where the sizes in a bracket really differ, and not for terms that decay anyway.
             leading = max(exponent for _, exponent in powers)
             if leading > 0 and any(not c.has(y) and e == leading for c, e in powers):
                 inner = Add(*(c * y ** (e - leading) for c, e in powers))

@@ -100,7 +100,7 @@ def _ball_sign(a: arb) -> int:
     """The sign of a ball.
 
     Raises:
-        UndecidedError: It holds zero and other numbers.
+        UndecidedError: It contains zero and other numbers.
     """
     if a > 0:
         return 1
@@ -129,7 +129,7 @@ def _constant_choice(above: int, below: int) -> Callable[..., Callable[..., Any]
 def _extreme_choice(
     lower: Callable[..., Any], upper: Callable[..., Any]
 ) -> Callable[..., Callable[..., Any] | None]:
-    """What to take where the first argument is the lower one, and where it is the upper one."""
+    """The function to use where the first argument is the lower one, and where it is the upper."""
     return lambda a, b: lower if a[1] <= b[0] else (upper if b[1] <= a[0] else None)
 
 

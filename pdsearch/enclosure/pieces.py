@@ -93,10 +93,8 @@ class Piece:
         expression: The formula in x.
         local: The formula in `variable`, in its tightest form.
         plain: The formula in `variable` as it was written, whose enclosure is sometimes tighter.
-        variable: `s` or `y`.
         position: x in terms of `variable`.
         start: The variable's interval.
-        smooth: Whether no node is left that may bend or jump.
     """
 
     lo: sympy.Expr
@@ -104,10 +102,18 @@ class Piece:
     expression: sympy.Expr
     local: sympy.Expr
     plain: sympy.Expr
-    variable: sympy.Symbol
     position: sympy.Expr
     start: Interval
-    smooth: bool
+
+    @property
+    def variable(self) -> sympy.Symbol:
+        """The piece's own variable: `y` if it is unbounded, else `s`."""
+        return y if self.tail else s
+
+    @property
+    def smooth(self) -> bool:
+        """Whether no node is left that may bend or jump."""
+        return not self.expression.has(*NOT_SMOOTH)
 
     @property
     def may_jump(self) -> bool:
@@ -132,44 +138,34 @@ class Piece:
     @property
     def tail(self) -> bool:
         """Whether the piece is unbounded."""
-        return self.variable == y
+        return self.lo is -sympy.oo or self.hi is sympy.oo
 
     def with_expression(self, expression: sympy.Expr) -> "Piece":
         """The same stretch with another formula in x."""
-        return _piece(self.lo, self.hi, expression, position=self.position, start=self.start)
+        return _piece(self.lo, self.hi, expression, self.position, self.start)
 
 
 Stretch = tuple[sympy.Expr, sympy.Expr, sympy.Expr]
 """The ends of a piece and its formula in x."""
 
 
-def localise(expression: sympy.Expr, position: sympy.Expr, variable: sympy.Symbol) -> sympy.Expr:
-    """The expression in x, written in the piece's variable and in its tightest form."""
+def localise(expression: sympy.Expr, position: sympy.Expr) -> sympy.Expr:
+    """The expression in x, written in the variable of a position and in its tightest form."""
     # xreplace does not re-evaluate everything; expanding the arguments does.
     inside = prepare(tidy(expression.xreplace({x: position})))
-    return tail_form(inside, y) if variable == y else inside
+    return tail_form(inside, y) if position.has(y) else inside
 
 
 def _piece(
     lo: sympy.Expr,
     hi: sympy.Expr,
     expression: sympy.Expr,
-    *,
     position: sympy.Expr,
     start: Interval,
 ) -> Piece:
-    variable = y if position.has(y) else s
-    return Piece(
-        lo=lo,
-        hi=hi,
-        expression=expression,
-        local=localise(expression, position, variable),
-        plain=prepare(expression.xreplace({x: position})),
-        variable=variable,
-        position=position,
-        start=start,
-        smooth=not expression.has(*NOT_SMOOTH),
-    )
+    local = localise(expression, position)
+    plain = prepare(expression.xreplace({x: position}))
+    return Piece(lo, hi, expression, local, plain, position, start)
 
 
 def cut(
@@ -201,18 +197,14 @@ def stretches(
 
 def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> list[Piece]:
     if lo.is_finite and hi.is_finite:
-        # Most formulas are simplest around 0, so a piece that ends there is counted from there.
+        # Most formulas are simplest around 0, so the piece that ends there starts there.
         position = lo * s if hi == 0 else lo + (hi - lo) * s
-        return [_piece(lo, hi, formula, position=position, start=(0.0, 1.0, 0))]
+        return [_piece(lo, hi, formula, position, (0.0, 1.0, 0))]
     end, side = (hi, -1) if lo is -sympy.oo else (lo, 1)
     edge = max(_beyond(side * end, domain) or FIRST, _beyond_switches(formula, domain))
     outer, inner = ((lo, -edge), (-edge, hi)) if side < 0 else ((edge, hi), (lo, edge))
-    tail = _piece(
-        *outer,
-        _far_formula(*outer, formula, domain),
-        position=side * y,
-        start=(float(edge), float("inf"), 0),
-    )
+    far = _far_formula(*outer, formula, domain)
+    tail = _piece(*outer, far, side * y, (float(edge), float("inf"), 0))
     if side * edge == end:
         return [tail]
     near = _localised(*inner, formula, domain)
@@ -220,9 +212,9 @@ def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Doma
 
 
 def _beyond_switches(formula: sympy.Expr, domain: Domain) -> sympy.Integer:
-    """Beyond which |x|, for all parameters, no bend or jump is left whose place is not known.
+    """The |x| beyond which, for all parameters, no bend or jump with an unknown place is left.
 
-    Such as that of ``x > b`` where the sign of b is open.
+    The place of ``x > b`` is unknown if the sign of b is.
     """
     edge = sympy.Integer(0)
     for node in formula.atoms(*NOT_SMOOTH):
@@ -301,7 +293,7 @@ def germ(expression: sympy.Expr, side: int) -> sympy.Expr:
                 sign = (1 if leading > 0 else -1) * side**degree
                 expression = expression.xreplace({node: _decided(node, function, sign)})
                 break
-    return localise(expression, side * y, y)
+    return localise(expression, side * y)
 
 
 def _next_node(expression: sympy.Expr, opaque: frozenset[sympy.Basic]) -> sympy.Basic | None:
@@ -392,7 +384,7 @@ def _roots(
 
 
 def _line(polynomial: sympy.Poly, domain: Domain) -> tuple[int | None, sympy.Expr]:
-    """The sign of a linear polynomial's slope, and its root; None and 0 where the sign is open."""
+    """The sign of a linear polynomial's slope, and its root; None and 0 if the sign is unknown."""
     slope, offset = polynomial.all_coeffs()
     direction = domain.strict_sign(slope)
     return direction, S.Zero if direction is None else quotient(-offset, slope)

@@ -192,7 +192,7 @@ class Program:
             vanish there get a tighter bound than the product of their bounds.
 
     Raises:
-        TypeError: The expression holds a node without an enclosure.
+        TypeError: The expression contains a node without an enclosure.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Program:
         compiler = _Compiler(variables, tail=tail)
         self._result = compiler.compiled(expression)
         self._operations = compiler.code
-        # What takes no arguments is the same over every box.
+        # An operation without arguments is the same over every box.
         self._interval_code = [
             (operation.interval if args else operation.interval(), args)
             for operation, args in compiler.code
@@ -220,7 +220,7 @@ class Program:
         return len(self._operations)
 
     def enclose(self, box: Box) -> Interval:
-        """An interval that holds every value over the box where the expression is defined."""
+        """An interval that contains every value of the expression over the box."""
         values: list[Any] = list(box)
         append = values.append
         for function, args in self._interval_code:

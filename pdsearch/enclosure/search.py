@@ -30,9 +30,7 @@ from pdsearch.enclosure.nodes import (
     tail_form,
 )
 from pdsearch.enclosure.numbers import sign_at
-from pdsearch.enclosure.pieces import Domain, Piece
-from pdsearch.enclosure.pieces import s as s_symbol
-from pdsearch.enclosure.pieces import y as y_symbol
+from pdsearch.enclosure.pieces import Domain, Piece, s, y
 from pdsearch.enclosure.program import Program
 from pdsearch.expression import x
 
@@ -157,7 +155,7 @@ class Smooth:
         self.domain = domain
         self.start = start
         self.depth = depth
-        self.tail = variable == y_symbol
+        self.tail = variable == y
         box = (start, *domain.box)
         self.program = Program(local, self.variables, tail=box if self.tail else None)
         self._other = (
@@ -220,15 +218,15 @@ class Smooth:
             local = moving[0] if len(moving) == 1 else local
         product = isinstance(local, sympy.Mul | sympy.Pow)
         if product and all(self._away_from_zero(f) for f in sympy.Mul.make_args(local)):
-            outward = variable == y_symbol
+            outward = variable == y
             rate = (elasticity if outward else log_derivative)(local, variable)
             if rate is not None:
                 rate = prepare(tidy(prepare(rate)))
                 if outward:
-                    local, rate = local / y_symbol, tail_form(rate, y_symbol)
+                    local, rate = local / y, tail_form(rate, y)
                 return sympy.Mul(local, rate, evaluate=False)
         slope = prepare(tidy(prepare(derivative(local, variable))))
-        return tail_form(slope, y_symbol) if self.tail else slope
+        return tail_form(slope, y) if self.tail else slope
 
     def _away_from_zero(self, factor: sympy.Expr) -> bool:
         base = factor.as_base_exp()[0]
@@ -242,8 +240,8 @@ class Smooth:
         """The exact sign at s = 0 or s = 1, without parameters."""
         if end not in self._ends:
             sign = None
-            if self.variables == (s_symbol,):
-                sign = sign_at(self.local.xreplace({s_symbol: x}), sympy.Integer(int(end)))
+            if self.variables == (s,):
+                sign = sign_at(self.local.xreplace({s: x}), sympy.Integer(int(end)))
             self._ends[end] = sign
         return self._ends[end]
 
@@ -259,7 +257,7 @@ class Smooth:
             return sign or 0
         # Bisection never clears a zero of the derivative at an end of the piece: there the next
         # derivative decides.
-        if len(box) == 1 and self.depth < 3 and self.variables[0] == s_symbol:
+        if len(box) == 1 and self.depth < 3 and self.variables[0] == s:
             for end in (0.0, 1.0):
                 if box[0][0] <= end <= box[0][1] and partial.end_sign(end) == 0:
                     bend = partial.slope_sign(box, 0)
