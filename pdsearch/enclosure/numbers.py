@@ -42,12 +42,6 @@ def enclosed(number: sympy.Expr, *, precision: int = 64) -> arb:
         return Program(prepare(number), ()).ball(())
 
 
-def float_ends(number: sympy.Expr) -> tuple[float, float]:
-    """The floats around a constant; infinite beyond the largest."""
-    lo, hi, _ = ball_interval(enclosed(number))
-    return lo, hi
-
-
 def is_float(number: sympy.Expr) -> bool:
     """Whether an exact number is a float."""
     if not number.is_Rational:
@@ -193,13 +187,13 @@ def is_computable(expression: sympy.Expr, at: Mapping[sympy.Symbol, sympy.Expr])
             continue  # a rounded root may seem to divide by zero
         except (Unknown, ArithmeticError, mpmath.libmp.ComplexResult, ValueError):
             return False
-        if not largest <= LARGEST_ARGUMENT and not isinstance(node, _SLOW):
+        if not largest <= LARGEST_ARGUMENT and not isinstance(node, _AT_ANY_SIZE):
             return False
     return True
 
 
-_SLOW = (sympy.Abs, sympy.sign, sympy.Heaviside, sympy.log, sympy.atan)
-"""Functions that sympy can evaluate far out."""
+_AT_ANY_SIZE = (sympy.Abs, sympy.sign, sympy.Heaviside, sympy.log, sympy.atan)
+"""Functions that sympy evaluates quickly, however large the argument."""
 
 
 # -------------------------------------------------------------------- expressions at a point
@@ -233,7 +227,7 @@ def ends_at(expression: sympy.Expr, place: sympy.Expr) -> tuple[float, float] | 
     """Return the floats around an expression at an exact point; None where it is not known."""
     value = evaluated(expression, place)
     if value is not None:
-        return float_ends(value)
+        return ball_interval(enclosed(value))[:2]
     ball = ball_at(expression, place)
     return ball_interval(ball)[:2] if ball.is_finite() else None
 

@@ -203,7 +203,8 @@ def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Doma
     end, side = (hi, -1) if lo is -sympy.oo else (lo, 1)
     edge = max(_beyond(side * end, domain) or FIRST, _beyond_switches(formula, domain))
     outer, inner = ((lo, -edge), (-edge, hi)) if side < 0 else ((edge, hi), (lo, edge))
-    far = _far_formula(*outer, formula, domain)
+    resolved = _resolve(formula, *outer, domain, frozenset())
+    far = resolved[0][2] if len(resolved) == 1 else formula
     tail = _piece(*outer, far, side * y, (float(edge), float("inf"), 0))
     if side * edge == end:
         return [tail]
@@ -225,13 +226,6 @@ def _beyond_switches(formula: sympy.Expr, domain: Domain) -> sympy.Integer:
                 if direction is not None:
                     edge = max(edge, *(_beyond(r, domain) or edge for r in (root, -root)))
     return edge if edge < FARTHEST else sympy.Integer(0)
-
-
-def _far_formula(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> sympy.Expr:
-    if not formula.has(*NOT_SMOOTH):
-        return formula
-    found = _resolve(formula, lo, hi, domain, frozenset())
-    return found[0][2] if len(found) == 1 else formula
 
 
 def _beyond(number: sympy.Expr, domain: Domain) -> sympy.Integer | None:
