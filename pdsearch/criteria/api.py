@@ -307,7 +307,7 @@ def _family_results(
 ) -> tuple[list[Result], list[Candidate]]:
     """The results for a family, and the candidates for which it was measured."""
     shape = FamilyShape(family, wanted)
-    corners = (shape.candidate_at(shape.corner(end)) for end in (0, 1))
+    corners = (shape.candidate_at(shape.corner(itertools.repeat(end))) for end in (0, 1))
     candidates = list(dict.fromkeys([family.default, *corners]))
     results = []
     for one in (RECORDS[name] for name in CRITERIA):

@@ -7,7 +7,7 @@ refuted candidate refutes the family.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -51,9 +51,9 @@ class FamilyShape(Shape):
         )
         self._results: dict[tuple[tuple[float, ...], str], Result] = {}
 
-    def corner(self, end: int) -> Box:
-        """The point of the space at which every parameter is least (end 0) or greatest (end 1)."""
-        return tuple((side[end], side[end], 0) for side in self.box)
+    def corner(self, ends: Iterable[int]) -> Box:
+        """The point of the space at the least (0) or greatest (1) value of each parameter."""
+        return tuple((side[end], side[end], 0) for side, end in zip(self.box, ends, strict=False))
 
     def candidate_at(self, box: Box) -> Candidate:
         """The candidate in the middle of a box, each range in its own scale."""
@@ -171,14 +171,8 @@ def _decided(shape: FamilyShape, criterion: str, budget: Budget) -> Outcome:
 def _tried_first(shape: FamilyShape) -> list[Candidate]:
     """The ends of all ranges, the middle, the defaults, and up to 16 corners."""
     corners = itertools.islice(itertools.product((0, 1), repeat=len(shape.names)), 16)
-    boxes = [
-        *(shape.corner(end) for end in (0, 1)),
-        shape.box,
-        *(
-            tuple((side[end], side[end], 0) for side, end in zip(shape.box, ends, strict=True))
-            for ends in corners
-        ),
-    ]
+    least, most = (shape.corner(itertools.repeat(end)) for end in (0, 1))
+    boxes = [least, most, shape.box, *map(shape.corner, corners)]
     candidates = [shape.candidate_at(box) for box in boxes]
     return list(dict.fromkeys([*candidates[:3], shape.family.default, *candidates[3:]]))
 

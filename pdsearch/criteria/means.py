@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from statistics import NormalDist
 
 import sympy
@@ -182,7 +181,7 @@ class Means:
         """The mean at a corner of the space: at its exact floats, not at the decimals near them."""
         if (corner, power) not in self._corners:
             values = {
-                symbol: sympy.Rational(*Fraction(lo).as_integer_ratio())
+                symbol: sympy.Rational(*lo.as_integer_ratio())
                 for symbol, (lo, _, _) in zip(self.symbols, corner, strict=True)
             }
             bound = self.expression.xreplace(values)

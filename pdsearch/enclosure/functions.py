@@ -7,6 +7,7 @@ Arb's exponents would leave the floats, a generous bound replaces the evaluation
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 from flint import arb
 
@@ -81,12 +82,23 @@ def _even(
     return apply
 
 
-def arb_sigmoid(value: arb) -> arb:
-    """1 / (1 + exp(-value)), each side of zero in its stable form."""
-    if value < 0:
-        power = value.exp()
+def ball_sigmoid(z: Any) -> Any:
+    """1 / (1 + exp(-z)) of a real or complex ball, in the form that is stable on its side of 0."""
+    if float(z.real.mid()) < 0.0:
+        power = z.exp()
         return power / (1 + power)
-    return 1 / (1 + (-value).exp())
+    return 1 / (1 + (-z).exp())
+
+
+def ball_bell(z: Any) -> Any:
+    """σ(z)·σ(-z) = 1 / (4 cosh²(z/2)) of a real or complex ball."""
+    power = (-z if float(z.real.mid()) > 0.0 else z).exp()
+    return power / (1 + power) ** 2
+
+
+def ball_sech2(z: Any) -> Any:
+    """1 / cosh²(z) of a real or complex ball."""
+    return 4 * ball_bell(2 * z)
 
 
 def arb_softplus(value: arb) -> arb:
@@ -94,18 +106,6 @@ def arb_softplus(value: arb) -> arb:
     if value > 0:
         return value + (-value).exp().log1p()
     return value.exp().log1p()
-
-
-def arb_bell(value: arb) -> arb:
-    """σ(u)·σ(-u) = 1 / (4 cosh²(u/2))."""
-    size = abs(value)
-    power = (-size).exp()
-    return power / (1 + power) ** 2
-
-
-def arb_sech2(value: arb) -> arb:
-    """1 / cosh²(u)."""
-    return 4 * arb_bell(2 * value)
 
 
 def arb_erfc_ratio(value: arb) -> arb:
@@ -150,7 +150,7 @@ softplus = _monotone(
     least=0.0,
 )
 sigmoid = _monotone(
-    _at_point(arb_sigmoid, span=(-700.0, 700.0), below=(0.0, 1e-303), above=(down(1.0), 1.0)),
+    _at_point(ball_sigmoid, span=(-700.0, 700.0), below=(0.0, 1e-303), above=(down(1.0), 1.0)),
     least=0.0,
     most=1.0,
 )
@@ -191,8 +191,8 @@ erfc_ratio = _monotone(
 cosh = _even(
     _at_point(lambda v: v.cosh(), span=(-700.0, 700.0), above=(5e303, INF)), 1.0, rising=True
 )
-bell = _even(_at_point(arb_bell, span=(-690.0, 690.0), above=(0.0, 1e-299)), 0.25, rising=False)
-sech2 = _even(_at_point(arb_sech2, span=(-340.0, 340.0), above=(0.0, 1e-290)), 1.0, rising=False)
+bell = _even(_at_point(ball_bell, span=(-690.0, 690.0), above=(0.0, 1e-299)), 0.25, rising=False)
+sech2 = _even(_at_point(ball_sech2, span=(-340.0, 340.0), above=(0.0, 1e-290)), 1.0, rising=False)
 
 
 def _wave(a: Interval, shift: float) -> Interval:

@@ -59,18 +59,6 @@ def _acb_atan(z: acb) -> acb:
     return z.atan()
 
 
-def _acb_sigmoid(z: acb) -> acb:
-    if float(z.real.mid()) < 0.0:
-        power = z.exp()
-        return power / (1 + power)
-    return 1 / (1 + (-z).exp())
-
-
-def _acb_bell(z: acb) -> acb:
-    power = (-z if float(z.real.mid()) > 0.0 else z).exp()
-    return power / (1 + power) ** 2
-
-
 def _acb_softplus(z: acb) -> acb:
     if float(z.real.mid()) > 0.0:
         return z + (1 + (-z).exp()).log(analytic=True)
@@ -225,11 +213,11 @@ FUNCTIONS: dict[type, Operation] = {
     sympy.atan: Operation(fn.atan, arb.atan, _acb_atan),
     sympy.erf: _entire("erf", fn.erf),
     sympy.erfc: _entire("erfc", fn.erfc),
-    sigmoid: Operation(fn.sigmoid, fn.arb_sigmoid, _acb_sigmoid),
+    sigmoid: Operation(fn.sigmoid, fn.ball_sigmoid, fn.ball_sigmoid),
     softplus: Operation(fn.softplus, fn.arb_softplus, _acb_softplus),
     arccot: Operation(fn.arccot, fn.arb_arccot, lambda a: acb.pi() / 2 - _acb_atan(a)),
-    sigmoid_bell: Operation(fn.bell, fn.arb_bell, _acb_bell),
-    sech2: Operation(fn.sech2, fn.arb_sech2, lambda a: 4 * _acb_bell(2 * a)),
+    sigmoid_bell: Operation(fn.bell, fn.ball_bell, fn.ball_bell),
+    sech2: Operation(fn.sech2, fn.ball_sech2, fn.ball_sech2),
     erfc_ratio: Operation(fn.erfc_ratio, fn.arb_erfc_ratio),
     sympy.Abs: Operation(iv.absolute, abs, choose=_absolute_choice),
     sympy.sign: Operation(iv.sign, lambda a: arb(_ball_sign(a)), choose=_constant_choice(1, -1)),
