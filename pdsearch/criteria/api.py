@@ -32,6 +32,7 @@ from pdsearch.criteria.result import PROVED, Outcome, Report, Result, Threshold
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
+from pdsearch.enclosure.interval import Box
 from pdsearch.enclosure.search import Budget, minimum
 from pdsearch.errors import InputError
 from pdsearch.expression import x
@@ -180,7 +181,7 @@ def _boxes_of(shape: Shape, claim: Claim) -> tuple[ProofBox, ...]:
     for index, function in enumerate(shape.functions):
         ends: set[float] = set(function.start[:2])
         for asked, floor in claim.floors(shape, index):
-            leaves: list[tuple[iv.Interval, ...]] = []
+            leaves: list[Box] = []
             low = minimum(asked, shape.budget.fresh(), above=floor, below=floor, leaves=leaves)
             if not (low.complete and low.lo >= floor):
                 return ()

@@ -17,11 +17,11 @@ import sympy
 from sympy import S, oo
 
 from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Outcome, Value
-from pdsearch.criteria.shape import Box, Shape
+from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.interval import Interval, rational_interval
+from pdsearch.enclosure.interval import Box, Interval, rational_interval
 from pdsearch.enclosure.limits import limit_at_infinity
 from pdsearch.enclosure.numbers import as_float, enclosed, ends_at, is_float, size_less
 from pdsearch.enclosure.pieces import Domain, Piece, germ
@@ -301,7 +301,7 @@ Place = Fraction | float
 """An exact place on a candidate's line; over a box floats, whose midpoints cost far less."""
 
 
-class _Stretch(NamedTuple):
+class _Segment(NamedTuple):
     """A part of [-R, 0); for a candidate, with the number of the piece that contains it."""
 
     lo: Place
@@ -312,9 +312,9 @@ class _Stretch(NamedTuple):
     def length(self) -> Place:
         return self.hi - self.lo
 
-    def halves(self) -> list["_Stretch"]:
+    def halves(self) -> list["_Segment"]:
         middle = (self.lo + self.hi) / 2
-        return [_Stretch(self.lo, middle, self.piece), _Stretch(middle, self.hi, self.piece)]
+        return [_Segment(self.lo, middle, self.piece), _Segment(middle, self.hi, self.piece)]
 
 
 def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
@@ -324,32 +324,32 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
     least, most, _ = rational_interval(Fraction(str(demands.epsilon)))
     length: dict[bool | None, Place] = {True: 0, False: 0, None: 0}  # alive, dead, open
 
-    def alive(stretch: _Stretch) -> bool | None:
-        if constant(stretch):
-            local = shape.functions[stretch.piece].local
+    def alive(segment: _Segment) -> bool | None:
+        if constant(segment):
+            local = shape.functions[segment.piece].local
             size = size_less(local, S.Zero, exact(demands.epsilon))
             return None if size is None else size >= 0
         if clock.time_is_up():
             return None
         if box:
             budget.spend()  # counted, but not limited: the cuts of the space are limited
-        lo, hi, flag = iv.absolute(_enclosed(shape, stretch, box))
+        lo, hi, flag = iv.absolute(_enclosed(shape, segment, box))
         if flag & iv.UNDEFINED:
             return None
         return True if lo >= most else (False if hi < least else None)
 
-    def constant(stretch: _Stretch) -> bool:
-        return not box and not shape.functions[stretch.piece].local.free_symbols
+    def constant(segment: _Segment) -> bool:
+        return not box and not shape.functions[segment.piece].local.free_symbols
 
-    def cut(stretch: _Stretch) -> list[_Stretch] | None:
-        if stretch.length < finest or constant(stretch):
+    def cut(segment: _Segment) -> list[_Segment] | None:
+        if segment.length < finest or constant(segment):
             return None
         if box and (length[None] > most_open or clock.time_is_up()):
             return None
-        return stretch.halves()
+        return segment.halves()
 
     if box:  # from left to right, as finely as most boxes need, while a proof is still possible
-        parts = [_Stretch(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
+        parts = [_Segment(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
         finest, most_open = radius / 2**11, (bound + 0.02) * demands.radius
     else:  # the widest first, so that the budget leaves only short ones open
         parts = list(_on_smooth_pieces(shape, radius))
@@ -359,12 +359,12 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
         judge=alive,
         cut=cut,
         budget=None if box else budget.fresh(),
-        key=lambda stretch: float(stretch.lo if box else -stretch.length),
+        key=lambda segment: float(segment.lo if box else -segment.length),
     )
-    found: list[tuple[_Stretch, bool | None]] = []
-    for stretch, lives in search:
-        found.append((stretch, lives))
-        length[lives] += stretch.length
+    found: list[tuple[_Segment, bool | None]] = []
+    for segment, lives in search:
+        found.append((segment, lives))
+        length[lives] += segment.length
         if box and length[False] > (bound + 1e-9) * demands.radius:
             break
     lo, hi = float(length[False] / radius), float(1 - length[True] / radius)
@@ -375,21 +375,21 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
     return replace(outcome, witness={"x": _longest_dead(found)})
 
 
-def _on_smooth_pieces(shape: Shape, radius: Place) -> Iterator[_Stretch]:
+def _on_smooth_pieces(shape: Shape, radius: Place) -> Iterator[_Segment]:
     """The parts of [-R, 0) on the pieces of a candidate."""
     for index, piece in enumerate(shape.pieces):
         left = -radius if piece.lo is -oo else max(-radius, _fraction(piece.lo))
         right = Fraction(0) if piece.hi is oo else min(Fraction(0), _fraction(piece.hi))
         if left < right:
-            yield _Stretch(left, right, index)
+            yield _Segment(left, right, index)
 
 
-def _longest_dead(found: Sequence[tuple[_Stretch, bool | None]]) -> tuple[float, float]:
+def _longest_dead(found: Sequence[tuple[_Segment, bool | None]]) -> tuple[float, float]:
     longest: tuple[Place, Place] = (0, 0)
     run = longest
-    for stretch, lives in sorted(found, key=lambda one: one[0]):
+    for segment, lives in sorted(found, key=lambda one: one[0]):
         if lives is False:
-            run = (run[0] if run[1] == stretch.lo else stretch.lo, stretch.hi)
+            run = (run[0] if run[1] == segment.lo else segment.lo, segment.hi)
             longest = max(longest, run, key=lambda ends: ends[1] - ends[0])
     return float(longest[0]), float(longest[1])
 
@@ -401,18 +401,18 @@ def _fraction(number: sympy.Expr) -> Fraction:
     return Fraction(int(mantissa)) * Fraction(2) ** int(exponent)  # irrational: to 1e-40
 
 
-def _enclosed(shape: Shape, stretch: _Stretch, box: Box) -> Interval:
-    """The values of g on a stretch, for all parameters of the box."""
-    if stretch.piece >= 0:
-        local = _local(shape.pieces[stretch.piece], stretch)
-        return shape.functions[stretch.piece].enclose((local,))
+def _enclosed(shape: Shape, segment: _Segment, box: Box) -> Interval:
+    """The values of g on a segment, for all parameters of the box."""
+    if segment.piece >= 0:
+        local = _local(shape.pieces[segment.piece], segment)
+        return shape.functions[segment.piece].enclose((local,))
     # Neighbours share the nearest floats, so that no gap lies between them.
-    return shape.program.enclose(((float(stretch.lo), float(stretch.hi), 0), *box))
+    return shape.program.enclose(((float(segment.lo), float(segment.hi), 0), *box))
 
 
-def _local(piece: Piece, stretch: _Stretch) -> Interval:
-    """The local coordinates of a stretch, rounded outward, within the piece."""
-    low, high = cast(Fraction, stretch.lo), cast(Fraction, stretch.hi)
+def _local(piece: Piece, segment: _Segment) -> Interval:
+    """The local coordinates of a segment, rounded outward, within the piece."""
+    low, high = cast(Fraction, segment.lo), cast(Fraction, segment.hi)
     if piece.tail:
         low, high = (-high, -low) if piece.tail_side < 0 else (low, high)
     else:

@@ -15,9 +15,9 @@ import sympy
 
 from pdsearch.criteria.records import OVERTIME, RECORDS, Demands
 from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Outcome, Result
-from pdsearch.criteria.shape import Box, Shape
+from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
-from pdsearch.enclosure.interval import Interval, rational_interval
+from pdsearch.enclosure.interval import Box, Interval, rational_interval
 from pdsearch.enclosure.pieces import Domain
 from pdsearch.enclosure.search import Bisection, Budget, cut_at
 from pdsearch.expression import exact, symbol
@@ -160,7 +160,7 @@ def _decided(shape: FamilyShape, criterion: str, budget: Budget) -> Outcome:
         budget=budget,
     ):
         if found is None:
-            shown = _said(_ranges(shape, part.box))
+            shown = _shown_ranges(_ranges(shape, part.box))
             return Outcome(UNDECIDED, detail=f"{left:.1%} of the space left open, such as {shown}")
         if found.verdict == REFUTED:
             return found
@@ -349,7 +349,7 @@ def family_gate(
     ranges = narrowed(maps, shape.family)
     if ranges is None:
         each = [
-            f"{one.criterion} only within {_said(narrowed([one], shape.family) or {})}"
+            f"{one.criterion} only within {_shown_ranges(narrowed([one], shape.family) or {})}"
             for one in maps
         ]
         return FamilyGate(hopeless=f"no parameters can pass all criteria: {'; '.join(each)}")
@@ -380,5 +380,5 @@ def _why(shape: FamilyShape, criterion: str, how: str) -> str:
     return f"{criterion} is required, and the family {how} ({result.statement}{shown})"
 
 
-def _said(ranges: Mapping[str, tuple[float, float]]) -> str:
+def _shown_ranges(ranges: Mapping[str, tuple[float, float]]) -> str:
     return ", ".join(f"{name} in [{low:.6g}, {high:.6g}]" for name, (low, high) in ranges.items())

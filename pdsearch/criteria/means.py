@@ -19,15 +19,13 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import expanded
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
 from pdsearch.enclosure.integral import gaussian_integral, mass
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval
 from pdsearch.enclosure.nodes import derivative, prepare
 from pdsearch.enclosure.numbers import at_place, exact_sign, is_float
 from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth
 from pdsearch.expression import x
-
-Box = tuple[Interval, ...]
 
 _CELLS = 96
 """Cells of equal normal probability for means over a box."""

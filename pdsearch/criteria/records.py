@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pdsearch.criteria import decide, measured
 from pdsearch.criteria.result import PROVED, UNDECIDED, Outcome, Result, Threshold
-from pdsearch.criteria.shape import Box, Shape
+from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
+from pdsearch.enclosure.interval import Box
 from pdsearch.enclosure.search import Budget
 from pdsearch.errors import InputError
 

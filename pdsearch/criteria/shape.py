@@ -16,7 +16,7 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import factored
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.defined import is_defined
-from pdsearch.enclosure.interval import Interval, to_arb
+from pdsearch.enclosure.interval import Box, to_arb
 from pdsearch.enclosure.nodes import prepare
 from pdsearch.enclosure.numbers import as_float, at_place, ends_at, sign_at
 from pdsearch.enclosure.pieces import Domain, Piece, cut
@@ -24,9 +24,6 @@ from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth, minimum
 from pdsearch.expression import t, x
 from pdsearch.expression.values import rational
-
-Box = tuple[Interval, ...]
-"""A range for each parameter; a candidate, whose parameters are bound, has none."""
 
 UNBOUNDED_BEYOND = 1e9
 """A supremum above this is reported as at least this: the search for it stops."""

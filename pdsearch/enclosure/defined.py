@@ -18,7 +18,7 @@ from sympy import Add, Mul, Piecewise, Pow, S
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval
 from pdsearch.enclosure.nodes import POSITIVE, prepare
 from pdsearch.enclosure.numbers import sign_at
 from pdsearch.enclosure.pieces import Domain, Piece, cut
@@ -94,7 +94,7 @@ def _holds(
     part: sympy.Expr,
     holds: str,
     variables: tuple[sympy.Symbol, ...],
-    box: tuple[Interval, ...],
+    box: Box,
     *,
     tail: bool,
 ) -> bool:
@@ -163,7 +163,7 @@ def _on_piece(piece: Piece, holds: str, domain: Domain, budget: Budget) -> bool:
     return all(held for _, held in search)
 
 
-def _box_holds(function: Smooth, box: tuple[Interval, ...], holds: str, piece: Piece) -> bool:
+def _box_holds(function: Smooth, box: Box, holds: str, piece: Piece) -> bool:
     value = function.enclose(box)
     if _allows(holds, value):
         return True

@@ -72,7 +72,7 @@ def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb
         if piece.mirrored:
             places = places[::-1]
         program = Program(prepare(piece.expression), (x,))
-        return _Stretch(function, program, places, (0.0, 1.0), power, budget).integral()
+        return _Integral(function, program, places, (0.0, 1.0), power, budget).value()
     start = piece.start[0]
     reach = max(float(REACH), start)
     total = arb(0)
@@ -80,7 +80,7 @@ def _piece_integral(piece: Piece, power: int, shift: int, budget: Budget) -> arb
         # In the tail's own variable y, whose formula has tighter enclosures.
         program = Program(piece.local, (y,))
         places = arb(start), arb(reach)
-        total = _Stretch(function, program, places, (start, reach), power, budget).integral()
+        total = _Integral(function, program, places, (start, reach), power, budget).value()
     rest = _tail(function, reach, power)
     return None if rest is None else total + rest
 
@@ -113,14 +113,14 @@ Part = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """The function |f|^power φ between two places.
+class _Integral:
+    """The integral of |f|^power φ between two places.
 
     Attributes:
         function: f in the piece's own variable, for bounds.
         program: f for Arb's integration.
-        places: Where the stretch begins and ends, for the program.
-        whole: The same two places in the piece's own variable.
+        places: The two places, for the program.
+        whole: The same in the piece's own variable.
         power: 1 or 2.
         budget: Shared.
     """
@@ -132,7 +132,7 @@ class _Stretch:
     power: int
     budget: Budget
 
-    def integral(self) -> arb:
+    def value(self) -> arb:
         """Integrate over runs of one sign."""
         # Most shapes change sign once: neighbours of one sign join into long runs.
         runs: list[tuple[Part, int]] = []

@@ -17,6 +17,9 @@ from flint import arb, fmpq
 
 Interval = tuple[float, float, int]
 
+Box = tuple[Interval, ...]
+"""An interval for each variable."""
+
 INF: Final = math.inf
 UNDEFINED: Final = 1
 """Somewhere in the box the expression may have no real value (a pole, the log of a negative)."""

@@ -22,7 +22,7 @@ from sympy.core.relational import Relational
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import factored, polynomial_in, quotient, real_roots, tidy
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval
 from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare, tail_form
 from pdsearch.enclosure.numbers import exact_sign
 from pdsearch.enclosure.program import Program
@@ -48,7 +48,7 @@ class Domain:
     """The parameters that are not bound, and their ranges."""
 
     symbols: tuple[sympy.Symbol, ...] = ()
-    box: tuple[Interval, ...] = ()
+    box: Box = ()
     _signs: dict[sympy.Expr, int | None] = field(default_factory=dict, compare=False, repr=False)
 
     def sign(self, expression: sympy.Expr) -> int | None:

@@ -39,14 +39,14 @@ from pdsearch.enclosure.operations import (
     integer_power,
 )
 
-Box = Sequence[Interval]
-
 _NO_REAL_NUMBER = (sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity, S.ImaginaryUnit)
 """What sympy makes of a division by zero or the root of a negative number."""
 
 
 class _Compiler:
-    def __init__(self, variables: Sequence[sympy.Symbol], *, tail: Box | None = None) -> None:
+    def __init__(
+        self, variables: Sequence[sympy.Symbol], *, tail: Sequence[Interval] | None = None
+    ) -> None:
         self.variables = tuple(variables)
         self.tail = tail
         self.index: dict[Any, int] = {symbol: i for i, symbol in enumerate(variables)}
@@ -101,7 +101,7 @@ class _Compiler:
         result = None if self.tail is None else self._tail_product(node, self.tail)
         return self._fold(MULTIPLY, node.args) if result is None else result
 
-    def _tail_product(self, node: Mul, tail: Box) -> int | None:
+    def _tail_product(self, node: Mul, tail: Sequence[Interval]) -> int | None:
         """The factors that vanish or grow towards infinity taken together, times the others."""
         y = self.variables[0]
         moving = [
@@ -200,7 +200,7 @@ class Program:
         expression: sympy.Expr,
         variables: Sequence[sympy.Symbol],
         *,
-        tail: Box | None = None,
+        tail: Sequence[Interval] | None = None,
     ) -> None:
         unknown = expression.free_symbols - set(variables)
         if unknown:
@@ -219,7 +219,7 @@ class Program:
         """How many operations it runs, each different part of the expression once."""
         return len(self._operations)
 
-    def enclose(self, box: Box) -> Interval:
+    def enclose(self, box: Sequence[Interval]) -> Interval:
         """An interval that contains every value of the expression over the box."""
         values: list[Any] = list(box)
         append = values.append
@@ -236,7 +236,7 @@ class Program:
         result: Interval = values[self._result]
         return result
 
-    def choices(self, box: Box) -> dict[int, Callable[..., Any]] | None:
+    def choices(self, box: Sequence[Interval]) -> dict[int, Callable[..., Any]] | None:
         """By position, the analytic function that each bend or jump equals all over a box.
 
         Returns:

@@ -20,7 +20,7 @@ from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import has_long_power, size, tidy
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval
 from pdsearch.enclosure.nodes import (
     POSITIVE,
     derivative,
@@ -132,7 +132,7 @@ class Minimum:
     lo: float
     hi: float
     point: Point | None
-    box: tuple[Interval, ...]
+    box: Box
     complete: bool
 
 
@@ -180,7 +180,7 @@ class Smooth:
         return Smooth(local, variable, self.domain, self.start, plain=plain, depth=depth)
 
     @property
-    def box(self) -> tuple[Interval, ...]:
+    def box(self) -> Box:
         """Everything the function is defined over."""
         return (self.start, *self.domain.box)
 
@@ -277,7 +277,7 @@ class Smooth:
         flag = value[2] | other[2] if other[2] else 0
         return (lo, hi, flag) if lo <= hi else (value[0], value[1], flag)
 
-    def lower(self, box: tuple[Interval, ...]) -> tuple[float, tuple[Interval, ...], int]:
+    def lower(self, box: Box) -> tuple[float, Box, int]:
         """A lower bound over the box, the face on which the minimum lies, and the flag."""
         lo, hi, flag = self.enclose(box)
         if flag or lo == hi:
@@ -305,7 +305,7 @@ class Smooth:
             lo = max(lo, self._mean_value(moved)[0])
         return lo, moved, flag
 
-    def _mean_value(self, box: tuple[Interval, ...]) -> Interval:
+    def _mean_value(self, box: Box) -> Interval:
         middle = _corner(box)
         total = self.enclose([(m, m, 0) for m in middle])
         for index, (left, right, _) in enumerate(box):
@@ -330,9 +330,7 @@ def _middle(left: float, right: float) -> float:
     return left + (right - left) / 2.0
 
 
-def halves(
-    box: tuple[Interval, ...], weights: Sequence[float]
-) -> tuple[tuple[Interval, ...], tuple[Interval, ...]] | None:
+def halves(box: Box, weights: Sequence[float]) -> tuple[Box, Box] | None:
     """The box cut across its widest side, sides measured in units of ``weights``."""
     widest, best, cut = 0.0, -1, 0.0
     for index, (left, right, _) in enumerate(box):
@@ -343,9 +341,7 @@ def halves(
     return None if best < 0 else cut_at(box, best, cut)
 
 
-def cut_at(
-    box: tuple[Interval, ...], index: int, place: float
-) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:
+def cut_at(box: Box, index: int, place: float) -> tuple[Box, Box]:
     """The two parts of a box that is cut across one side."""
     before, (left, right, _), after = box[:index], box[index], box[index + 1 :]
     return (*before, (left, place, 0), *after), (*before, (place, right, 0), *after)
@@ -364,9 +360,9 @@ class _Bounded(NamedTuple):
     """A box with its lower bound and flag, and the face of it on which the minimum lies."""
 
     low: float
-    face: tuple[Interval, ...]
+    face: Box
     undefined: bool
-    box: tuple[Interval, ...]
+    box: Box
 
 
 def minimum(
@@ -377,7 +373,7 @@ def minimum(
     below: float | None = None,
     tolerance: float = 1e-7,
     box: Sequence[Interval] | None = None,
-    leaves: list[tuple[Interval, ...]] | None = None,
+    leaves: list[Box] | None = None,
 ) -> Minimum:
     """Enclose the infimum of a function over its piece.
 
@@ -397,7 +393,7 @@ def minimum(
     weights = side_lengths(start)
     best, point = math.inf, None
 
-    def bounded(box: tuple[Interval, ...]) -> _Bounded:
+    def bounded(box: Box) -> _Bounded:
         nonlocal best, point
         lo, face, flag = function.lower(box)
         corner = _corner(face)
@@ -431,7 +427,7 @@ def minimum(
     return Minimum(min(lowest.low, best), best, point, shown, complete=complete is not None)
 
 
-def _smallest(boxes: Sequence[_Bounded], above: float | None) -> tuple[Interval, ...]:
+def _smallest(boxes: Sequence[_Bounded], above: float | None) -> Box:
     """The smallest box that is not closed by its own bound."""
     open_ = [one.face for one in boxes if above is None or one.low < above or one.undefined]
     return min(open_ or [boxes[0].face], key=lambda box: max(hi - lo for lo, hi, _ in box))
