@@ -214,10 +214,11 @@ def at_place(expression: sympy.Expr, place: sympy.Expr) -> sympy.Expr | None:
         return None
 
 
-def ball_at(expression: sympy.Expr, place: sympy.Expr, *, precision: int = 128) -> arb:
+def ball_at(expression: sympy.Expr, place: sympy.Expr) -> arb:
     """Return a ball around an expression at a point; nan where it is undefined or undecided."""
-    if place.is_Integer:  # exactly, for conditions such as x == 10**300
-        precision = max(precision, abs(int(place)).bit_length() + 64)
+    # A whole number exactly, for conditions such as x == 10**300.
+    digits = abs(int(place)).bit_length() if place.is_Integer else 0
+    precision = max(128, digits + 64)
     with ctx.workprec(precision):
         value = _compiled(expression).ball([enclosed(place, precision=precision)])
         return value if value.is_finite() else arb.nan()

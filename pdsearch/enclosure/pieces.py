@@ -11,7 +11,7 @@ Other nodes stay unchanged; their enclosures are wide where they are undecided, 
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,31 +168,27 @@ def _piece(
     return Piece(lo, hi, expression, local, plain, position, start)
 
 
-def cut(
-    expression: sympy.Expr, domain: Domain | None = None, *, at: Sequence[sympy.Expr] = (S.Zero,)
-) -> list[Piece]:
-    """The pieces of an expression in x, from left to right.
+def cut(expression: sympy.Expr, domain: Domain | None = None) -> list[Piece]:
+    """The pieces of an expression in x, from left to right; 0 is always an end of one.
 
     Args:
         expression: In x and the domain's parameters.
         domain: The parameters' ranges; none for a bound candidate.
-        at: Further places to cut, exact numbers in order.
     """
     domain = domain or Domain()
     pieces: list[Piece] = []
-    for lo, hi, formula in stretches(expression, domain, at=at):
+    for lo, hi, formula in stretches(expression, domain):
         pieces += _localised(lo, hi, formula, domain)
     return pieces
 
 
-def stretches(
-    expression: sympy.Expr, domain: Domain | None = None, *, at: Sequence[sympy.Expr] = (S.Zero,)
-) -> list[Stretch]:
+def stretches(expression: sympy.Expr, domain: Domain | None = None) -> list[Stretch]:
     """As `cut`, before the formula of each piece is written in the piece's own variable."""
-    found: list[Stretch] = []
-    for lo, hi in itertools.pairwise([-sympy.oo, *at, sympy.oo]):
-        found += _resolve(expression, lo, hi, domain or Domain(), frozenset())
-    return found
+    return [
+        stretch
+        for lo, hi in itertools.pairwise([-sympy.oo, S.Zero, sympy.oo])
+        for stretch in _resolve(expression, lo, hi, domain or Domain(), frozenset())
+    ]
 
 
 def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> list[Piece]:

@@ -34,6 +34,9 @@ from pdsearch.enclosure.pieces import Domain, Piece, s, y
 from pdsearch.enclosure.program import Program
 from pdsearch.expression import x
 
+TOLERANCE = 1e-7
+"""A search ends when the enclosure of a minimum is this narrow, relative to 1 + its size."""
+
 
 @dataclass
 class Budget:
@@ -371,7 +374,6 @@ def minimum(
     *,
     above: float | None = None,
     below: float | None = None,
-    tolerance: float = 1e-7,
     box: Sequence[Interval] | None = None,
     leaves: list[Box] | None = None,
 ) -> Minimum:
@@ -383,7 +385,6 @@ def minimum(
         box: A part of the function's own box; all of it if None.
         above: Stop once the infimum is known to be ≥ this.
         below: Stop once a value below this (strictly) was certified.
-        tolerance: Stop when the enclosure is this narrow (relative to 1 + its size).
         leaves: Receives the boxes that were left, which cover the whole. If the minimum is
             complete, each was closed by its own bound. Only for functions of one variable, because
             a box of several is cut on the face that it was moved to.
@@ -411,7 +412,7 @@ def minimum(
         if above is not None and one.low >= above:
             return True
         low = min(one.low, best)
-        narrow = best - low <= tolerance * (1.0 + abs(best))
+        narrow = best - low <= TOLERANCE * (1.0 + abs(best))
         return True if narrow and (above is None or low >= above) else None
 
     def cut(one: _Bounded) -> list[_Bounded] | None:
