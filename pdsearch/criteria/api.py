@@ -101,13 +101,8 @@ def gate(
 ) -> Report:
     """Decide only what the profile requires, before a training run.
 
-    Args:
-        candidate: The candidate to train.
-        profile: `paper` or `strict`.
-        thresholds: As for `check`.
-        extra: As for `check`.
-        known: Verdicts on the whole family; what is proved there is not decided again.
-        budget: As for `check`.
+    `known` holds verdicts on the whole family; what is proved there is not decided again. The other
+    arguments are those of `check`.
 
     Raises:
         InputError: As for `check`.
@@ -138,13 +133,9 @@ def proof_boxes(
     thresholds: Mapping[str, Threshold] | None = None,
     budget: Budget | None = None,
 ) -> tuple[ProofBox, ...]:
-    """Return the intervals by which a criterion is proved, for drawing.
+    """Return the intervals by which one of `PROVED_BY_BOXES` is proved, for drawing.
 
-    Args:
-        candidate: Taken at t = 0.
-        criterion: One of `PROVED_BY_BOXES`.
-        thresholds: As for `check`.
-        budget: As for `check`.
+    The other arguments are those of `check`; the candidate is taken at t = 0.
 
     Returns:
         Boxes that cover the line, from left to right; none if there is no such proof.
@@ -260,13 +251,7 @@ def family_map(
 ) -> FamilyMap:
     """Cut a family's parameter space into parts where a criterion is proved, refuted, undecided.
 
-    Args:
-        family: A family with at least one parameter.
-        criterion: A certified criterion.
-        profile: `paper` or `strict`.
-        thresholds: As for `check`.
-        budget: As for `check`.
-        parts: The largest number of parts.
+    There are at most `parts` of them. The other arguments are those of `check`.
 
     Raises:
         InputError: No such criterion, one that is measured, or a family without parameters.
@@ -289,11 +274,8 @@ def settle(
 ) -> FamilyGate:
     """Decide, before a study begins, what holds or fails for whole ranges of a family.
 
-    Args:
-        family: The family to search.
-        profile: `paper` or `strict`.
-        thresholds: As for `check`.
-        budget: Boxes for each decision, seconds for the family.
+    The budget gives the boxes for each decision, and the seconds for the family. The other
+    arguments are those of `check`.
 
     Raises:
         InputError: An unknown profile or threshold.

@@ -173,7 +173,7 @@ class Means:
             total = iv.add(total, iv.multiply(change, cell.weight))
             if total[0] == -math.inf and total[1] == math.inf:
                 return 0
-        return 1 if total[0] >= 0.0 else (-1 if total[1] <= 0.0 else 0)
+        return iv.weak_sign(total) or 0
 
     def _at_corner(self, corner: Box, power: int) -> tuple[float, float]:
         """The mean at a corner of the space: at its exact floats, not at the decimals near them."""

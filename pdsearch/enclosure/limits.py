@@ -162,26 +162,22 @@ def _power(
         return None
     if limit is oo:
         return oo if sign > 0 else S.Zero
+    whole = exponent.is_Integer
     if limit is -oo:
-        if sign < 0 and exponent.is_Integer:
-            return S.Zero
-        return (oo if exponent.is_even else -oo) if exponent.is_Integer else None
-    if domain.sign(limit) == 0:
-        if sign > 0 and exponent.is_Integer:
-            return S.Zero
-        lo, _, flag = _far(base, domain)
-        if flag or not (lo >= 0.0):
+        if not whole:
             return None
-        return S.Zero if sign > 0 else None
-    if not exponent.is_Integer and domain.strict_sign(limit) != 1:
-        return None
-    if sign < 0 and domain.strict_sign(limit) is None:
+        return S.Zero if sign < 0 else (oo if exponent.is_even else -oo)
+    if domain.sign(limit) == 0:
+        real = whole or iv.weak_sign(_far(base, domain)) == 1
+        return S.Zero if sign > 0 and real else None
+    base_sign = domain.strict_sign(limit)
+    if (not whole and base_sign != 1) or (sign < 0 and base_sign is None):
         return None
     return _applied(e, [limit, exponent])
 
 
 def _far(e: sympy.Expr, domain: Domain) -> iv.Interval:
-    """An enclosure far out, where the sign is the limit's."""
+    """An enclosure far out, where the sign is that of the limit."""
     for start in (2.0**6, 2.0**20, 2.0**60):
         value = _enclosed_from(start, e, domain)
         if iv.strict_sign(value) is not None:
