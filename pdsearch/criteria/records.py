@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pdsearch.criteria import decide, measured
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pdsearch.family import Candidate
 
 OVERTIME = 1.5
-"""A decision may take so many times its budget of seconds, all its searches together."""
+"""The time limit of a decision with all its searches, as a multiple of its budget of seconds."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Criterion:
         profiles: The profiles that list it.
         meaning: What its value means, if values can be ranked. Otherwise learned criteria compare
             only whether it is met.
-        claim: What must hold of g at every x.
+        claim: The condition on g at every x.
         decider: How it is decided over a box of parameters.
         measure: How it is measured for one candidate.
         advisory: Reported, and never required.
@@ -46,7 +46,7 @@ class Criterion:
     statement: str
     bound: Threshold | str
     source: str
-    profiles: tuple[str, ...]
+    profiles: tuple[str, ...] = ("strict",)
     meaning: str = ""
     claim: "Callable[[Demands], decide.Claim] | None" = None
     decider: "Callable[[Shape, Demands, Box, Budget], Outcome] | None" = None
@@ -113,7 +113,6 @@ class Criterion:
 
 
 _PAPER: Final = ("paper", "strict")
-_STRICT: Final = ("strict",)
 _ABSTRACT: Final = "Hu, Li, Yang 2018, abstract"
 
 _TEN: Final = (
@@ -161,7 +160,6 @@ _TEN: Final = (
         "g tends to 0 at -oo and to 1 at +oo",
         "exact",
         "ours",
-        _STRICT,
         meaning="distance of the limits from 0 and 1",
         decider=decide.limits,
         adjustable=False,
@@ -171,7 +169,6 @@ _TEN: Final = (
         "g(x) >= 0 for all x: no gradient is reversed",
         0.0,
         "ours (SUGAR's B-SiLU, arXiv:2505.22074, fails it)",
-        _STRICT,
         meaning="smallest value of g",
         claim=lambda _: decide.Within(0.0, math.inf),
         adjustable=False,
@@ -181,7 +178,6 @@ _TEN: Final = (
         "|g(x)| <= {bound:g} for all x: no exploding gradient",
         1.5,
         "ours",
-        _STRICT,
         meaning="largest value of |g|",
         claim=lambda demands: decide.Within.size(demands.number("bounded")),
     ),
@@ -190,7 +186,6 @@ _TEN: Final = (
         "g is non-decreasing, as the step is",
         0.0,
         "ours",
-        _STRICT,
         # No meaning: a certified fall need not be the largest.
         claim=lambda _: decide.Rising(),
         adjustable=False,
@@ -200,7 +195,6 @@ _TEN: Final = (
         "the mean of g(x)^2 over x ~ N(0,1), relative to ReLU's 1/2, is in [{low:g}, {high:g}]",
         (0.5, 2.0),
         "ours, after the backward variance of He et al. 2015, arXiv:1502.01852",
-        _STRICT,
         meaning="mean of g squared (ReLU's is 1)",
         decider=decide.gain,
     ),
@@ -209,7 +203,6 @@ _TEN: Final = (
         "g is non-zero in float16 and bfloat16 down to x = {bound:g} (advisory)",
         -3.0,
         "ours",
-        _STRICT,
         meaning="value",
         measure=measured.alive_in_half,
         advisory=True,
@@ -221,7 +214,6 @@ NEVER_PUSHES_DOWN: Final = Criterion(
     "where x <= 0 no gradient that passes lowers the unit: direction up, and g(x) >= 0 there",
     0.0,
     "ours",
-    _STRICT,
     meaning="value",
     claim=lambda _: decide.Within(0.0, math.inf),
     adjustable=False,
@@ -254,10 +246,10 @@ SETTINGS: Final[dict[str, float]] = {"alive_radius": 3.0, "alive_epsilon": 1e-6}
 class Demands:
     """A profile with its thresholds: the required criteria, and the bounds."""
 
-    profile: str = "paper"
-    bounds: Mapping[str, Threshold | str] = field(default_factory=dict)
-    radius: float = SETTINGS["alive_radius"]
-    epsilon: float = SETTINGS["alive_epsilon"]
+    profile: str
+    bounds: Mapping[str, Threshold | str]
+    radius: float
+    epsilon: float
 
     def required(self, name: str) -> bool:
         """Whether the profile requires the criterion; it never requires an advisory one."""
