@@ -18,6 +18,7 @@ import sympy
 from pdsearch.enclosure import Program
 from pdsearch.errors import shortened
 from pdsearch.expression import exact, format_formula, symbol, t, x
+from pdsearch.scaled import is_root
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ def find_reach(
     import torch
 
     found = Reach()
-    rooted = any(_is_root(power) for power in expression.atoms(sympy.Pow))
+    rooted = any(p.base.has(x) and is_root(p.exp) for p in expression.atoms(sympy.Pow))
     sizes = _sizes()
     points = torch.cat([sizes, -sizes])
     with torch.no_grad():
@@ -94,12 +95,6 @@ def find_reach(
                 if rooted and not found.trouble:
                     found.trouble = side.lost()
     return found
-
-
-def _is_root(power: sympy.Basic) -> bool:
-    """Whether a power is far from zero where its base underflows."""
-    base, p = power.args
-    return bool(base.has(x)) and not (p.is_integer or (p.is_number and abs(p) >= 1))
 
 
 def _sizes() -> "torch.Tensor":

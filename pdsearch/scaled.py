@@ -191,10 +191,9 @@ class _Scaler:
         """The part in a form that can be evaluated by itself."""
         if not isinstance(node, sympy.Expr) or not node.args or not node.has(x):
             return node
-        found = self.known.get(node)
-        if found is None:
-            found = self.known[node] = bounded(self._value(node))
-        return found
+        if node not in self.known:
+            self.known[node] = bounded(self._value(node))
+        return self.known[node]
 
     def condition(self, condition: Any) -> Any:
         """A condition; sides that may overflow are compared by the mantissa of their difference."""
@@ -304,9 +303,7 @@ class _Scaler:
         if base == x and self.heavy and p.is_Integer and abs(p) > 1:
             sign = S.One if p % 2 == 0 else sympy.sign(x)
             return _Scaled(sign, {sympy.log(Abs(x)): (p, p)})
-        # A root is far from zero where its base underflows: sigmoid(x)**0.01 at -1000.
-        root = not p.is_Integer and not (p.is_number and abs(p) >= 1)
-        found = self.scaled(base, deep=deep or root)
+        found = self.scaled(base, deep=deep or is_root(p))
         return _Scaled(found.mantissa**p, _plus((found.exponents, p)))
 
     def _vanishing(self, node: sympy.Expr) -> _Scaled:
@@ -321,17 +318,14 @@ class _Scaler:
                 part, square = pd_positive(z), S.One
             return _Scaled(pd_erfc_ratio(self.value(z)), {part**2: (-square, -square)})
         power = self._exponential(z)
-        exponents = power.exponents
-        if len(exponents) != 1 or power.mantissa != 1:
+        if len(power.exponents) != 1 or power.mantissa != 1:
             if isinstance(node, sigmoid):
                 return self._raised(Pow(1 + sympy.exp(-z), -1), deep=True)
             return _Scaled(self.value(node), {})
-        (u,) = exponents
-        alpha, beta = exponents[u]
+        ((u, (alpha, beta)),) = power.exponents.items()
         falling = {u: (S.Zero, beta) if beta > 0 else (alpha, S.Zero)}
         if isinstance(node, sigmoid):
-            size = sigmoid(Abs(self.value(z), evaluate=False))
-            return _Scaled(size, falling)
+            return _Scaled(sigmoid(Abs(self.value(z), evaluate=False)), falling)
         return _Scaled(pd_softplus_ratio(self.value(z)), falling)
 
     def _direction(self, u: sympy.Expr, *, learn: bool = False) -> Any:
@@ -386,13 +380,17 @@ class _Scaler:
         return _Scaled(mantissa, pivot)
 
 
+def is_root(exponent: sympy.Expr) -> bool:
+    """Whether a power is far from zero where its base underflows: sigmoid(x)**0.01 at -1000."""
+    return not (exponent.is_integer or (exponent.is_number and abs(exponent) >= 1))
+
+
 def _number(value: sympy.Rational) -> _Scaled:
     """A number; if it is beyond all floats, as a sign and a logarithm."""
     digits = max(abs(int(value.p)).bit_length(), int(value.q).bit_length())
     if digits < 900 or value == 0:
         return _Scaled(value, {})
-    size = sympy.log(abs(value))
-    return _Scaled(sympy.sign(value), {size: (S.One, S.One)})
+    return _Scaled(sympy.sign(value), {sympy.log(abs(value)): (S.One, S.One)})
 
 
 def _pivot(parts: list[Exponents]) -> Exponents | None:
@@ -408,13 +406,12 @@ def _pivot(parts: list[Exponents]) -> Exponents | None:
             return None
         top[u] = (max(a for a, _ in pairs), min(b for _, b in pairs))
     for sides in itertools.product(*((0,) if _never_negative(u) else (0, 1) for u in directions)):
-        if not any(
-            all(
-                part.get(u, zero)[side] == top[u][side]
-                for u, side in zip(directions, sides, strict=True)
-            )
+        highest = {u: top[u][side] for u, side in zip(directions, sides, strict=True)}
+        reached = [
+            {u: part.get(u, zero)[side] for u, side in zip(directions, sides, strict=True)}
             for part in parts
-        ):
+        ]
+        if highest not in reached:
             return None
     # The side that a direction never takes does not matter.
     return _plus(
