@@ -195,18 +195,18 @@ bell = _even(_at_point(ball_bell, span=(-690.0, 690.0), above=(0.0, 1e-299)), 0.
 sech2 = _even(_at_point(ball_sech2, span=(-340.0, 340.0), above=(0.0, 1e-290)), 1.0, rising=False)
 
 
-def _wave(a: Interval, shift: float) -> Interval:
-    """sin(a + shift·π/2) for shift 0 or 1, extremes found by counting half periods."""
+def _wave(a: Interval, *, shifted: bool) -> Interval:
+    """sin(a), or sin(a + π/2) if shifted; extremes are found by counting half periods."""
     lo, hi, flag = a
     if not hi - lo < 6.28 or max(abs(lo), abs(hi)) > 1e15:
         return (-1.0, 1.0, flag)
-    function = arb.cos if shift else arb.sin
+    function = arb.cos if shifted else arb.sin
     first = ball_interval(function(arb(lo)))
     last = ball_interval(function(arb(hi)))
     low, high = min(first[0], last[0]), max(first[1], last[1])
     # sin has its maxima at π/2 + 2πk, its minima at -π/2 + 2πk; cos at 2πk and π + 2πk.
     pi = arb.pi()
-    for offset, peak in ((0.5, True), (-0.5, False)) if not shift else ((0, True), (1, False)):
+    for offset, peak in ((0, True), (1, False)) if shifted else ((0.5, True), (-0.5, False)):
         first_turn = (arb(lo) / pi - offset) / 2
         last_turn = (arb(hi) / pi - offset) / 2
         last_whole = math.floor(up(float(last_turn.upper())))
@@ -218,14 +218,8 @@ def _wave(a: Interval, shift: float) -> Interval:
     return (max(low, -1.0), min(high, 1.0), flag)
 
 
-def sine(a: Interval) -> Interval:
-    """sin(a)."""
-    return _wave(a, 0)
-
-
-def cosine(a: Interval) -> Interval:
-    """cos(a)."""
-    return _wave(a, 1)
+sine = functools.partial(_wave, shifted=False)
+cosine = functools.partial(_wave, shifted=True)
 
 
 def real_power(a: Interval, exponent: Interval) -> Interval:

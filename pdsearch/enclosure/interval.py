@@ -60,11 +60,8 @@ def rational_interval(value: Fraction) -> Interval:
     except OverflowError:
         return (1.7e308, INF, 0) if value > 0 else (-INF, -1.7e308, 0)
     exact = Fraction(nearest)
-    if exact == value:
-        return (nearest, nearest, 0)
-    if exact < value:
-        return (nearest, up(nearest), 0)
-    return (down(nearest), nearest, 0)
+    lo = nearest if exact <= value else down(nearest)
+    return (lo, nearest if exact >= value else up(nearest), 0)
 
 
 def to_arb(value: Fraction | float | int) -> arb:
