@@ -35,6 +35,10 @@ class InternalNode(sympy.Function):
 
     nargs = 1
 
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """The function times its logarithmic derivative."""
+        return self * _LOG_DERIVATIVES[type(self)](self.args[0])
+
     def _eval_is_positive(self) -> bool | None:
         return True if self.args[0].is_real else None
 
@@ -48,33 +52,17 @@ class InternalNode(sympy.Function):
 class sigmoid_bell(InternalNode):
     """σ(u)·σ(-u) = 1/(4·cosh²(u/2)): even, falling in |u|."""
 
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Logarithmic derivative -tanh(u/2)."""
-        return -sympy.tanh(self.args[0] / 2) * self
-
 
 class sech2(InternalNode):
     """1/cosh²(u) = 1 - tanh²(u): even, falling in |u|."""
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Logarithmic derivative -2·tanh(u)."""
-        return -2 * sympy.tanh(self.args[0]) * self
 
 
 class arccot(InternalNode):
     """π/2 - atan(u), in (0, π): falling."""
 
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Minus the derivative of atan."""
-        return -1 / (1 + self.args[0] ** 2)
-
 
 class erfc_ratio(InternalNode):
     """2·exp(-u²)/(√π·erfc(u)): minus the logarithmic derivative of erfc; increasing."""
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """r·(r - 2u)."""
-        return self * (self - 2 * self.args[0])
 
 
 POSITIVE = (sympy.exp, sympy.cosh, sympy.erfc, sigmoid, softplus, InternalNode)
@@ -335,6 +323,8 @@ _LOG_DERIVATIVES: dict[type, Callable[[sympy.Expr], sympy.Expr]] = {
     sigmoid_bell: lambda u: -sympy.tanh(u / 2),
     sech2: lambda u: -2 * sympy.tanh(u),
     sympy.erfc: lambda u: -erfc_ratio(u),
+    arccot: lambda u: -1 / ((1 + u**2) * arccot(u)),
+    erfc_ratio: lambda u: erfc_ratio(u) - 2 * u,
 }
 
 
