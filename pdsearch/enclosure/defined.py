@@ -31,7 +31,7 @@ NOT_ZERO, POSITIVE_ONLY, NOT_NEGATIVE = "is not 0", "is positive", "is not negat
 
 
 Path = tuple[tuple[tuple[Any, ...], Any], ...]
-"""For each Piecewise around a part: the conditions of the arms before its own, and its own."""
+"""For each Piecewise around a part: the conditions of the arms before its arm, and of its arm."""
 
 
 def is_defined(expression: sympy.Expr, domain: Domain, budget: Budget) -> str | None:
@@ -131,7 +131,7 @@ def _on_pieces(guarded: sympy.Expr, holds: str, domain: Domain, budget: Budget) 
     """Whether the condition holds on every piece of the line, and where they meet."""
     pieces = cut(guarded, domain)
     for left, right in itertools.pairwise(pieces):
-        # An unbounded piece does not start at a breakpoint: its closed neighbour holds the place.
+        # An unbounded piece does not start at a breakpoint: its neighbour contains the place.
         if not (left.tail or right.tail) and not _holds_at(guarded, holds, left.hi, domain):
             return False
     return all(_on_piece(piece, holds, domain, budget) for piece in pieces)
@@ -173,7 +173,7 @@ def _box_holds(function: Smooth, box: Box, holds: str, piece: Piece) -> bool:
         return True
     if value[1] < 0.0 or piece.tail or value[2] or len(box) > 1:
         return False
-    # Zero at an end of a piece, which the piece itself does not hold, and moving away from there.
+    # An open piece may be zero at its end, if it moves away from zero inside.
     for end in (0.0, 1.0):
         if box[0][0] <= end <= box[0][1]:
             try:

@@ -135,7 +135,7 @@ def logarithm(a: Interval, *, zero_is_fine: bool = False) -> Interval:
     return (_log_at(lo)[0], _log_at(hi)[1], flag)
 
 
-# The bounds beyond a span are those of the distance to the limit.
+# Beyond its span, each function is as near to its limit as the bounds state.
 exponential = _monotone(
     # exp(700) is above 1.01e304, exp(-700) below 9.9e-305
     _at_point(lambda v: v.exp(), span=(-700.0, 700.0), below=(0.0, 1e-304), above=(1e304, INF)),
@@ -223,7 +223,7 @@ cosine = functools.partial(_wave, shifted=True)
 
 
 def real_power(a: Interval, exponent: Interval) -> Interval:
-    """A ** exponent as exp(exponent · log a); a must not be negative."""
+    """The power a ** exponent as exp(exponent · log a); a must not be negative."""
     flag = a[2] | exponent[2]
     if a[0] < 0.0:
         flag |= UNDEFINED

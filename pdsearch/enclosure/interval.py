@@ -22,7 +22,7 @@ Box = tuple[Interval, ...]
 
 INF: Final = math.inf
 UNDEFINED: Final = 1
-"""Somewhere in the box the expression may have no real value (a pole, the log of a negative)."""
+"""The expression may have no real value somewhere in the box (a pole, the log of a negative)."""
 JUMP: Final = 2
 """A condition is undecided in the box: the expression may jump there."""
 
@@ -86,7 +86,7 @@ def strict_sign(a: Interval) -> int | None:
 
 
 def add(a: Interval, b: Interval) -> Interval:
-    """A + b."""
+    """The sum a + b."""
     p, q = a[0], b[0]
     lo = p + q
     if lo - p != q or lo - q != p:
@@ -101,7 +101,7 @@ def add(a: Interval, b: Interval) -> Interval:
 def _round_sum(p: float, q: float, total: float, side: float) -> float:
     """``total = fl(p + q)`` moved to ``side`` where the rounding error points there."""
     if p in (INF, -INF) or q in (INF, -INF):
-        # An unbounded end on the other side: only reached as max float + inf and the like.
+        # An unbounded end on the other side, such as the largest float + inf.
         return total if not math.isnan(total) else side
     if total in (INF, -INF):
         return total if total == side else _nextafter(total, side)
@@ -136,7 +136,7 @@ def _product(p: float, q: float, side: float) -> float:
 
 
 def multiply(a: Interval, b: Interval) -> Interval:
-    """A · b."""
+    """The product a · b."""
     a0, a1, b0, b1 = a[0], a[1], b[0], b[1]
     flag = a[2] | b[2]
     if a0 >= 0.0:
@@ -192,7 +192,7 @@ def reciprocal(a: Interval) -> Interval:
 
 
 def integer_power(a: Interval, exponent: int) -> Interval:
-    """A ** exponent for a whole exponent other than 0."""
+    """The power a ** exponent, for a whole exponent other than 0."""
     if exponent < 0:
         return reciprocal(integer_power(a, -exponent))
     lo, hi = a[0], a[1]

@@ -20,7 +20,7 @@ from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.expression import sigmoid, softplus
 
 MOST_NODES = 6_000
-"""Size of a derivative, written out: some hundred times what the library's families need."""
+"""Size of a derivative, written out: about a hundred times what the library's families need."""
 
 NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
 """Nodes that may bend or jump."""
@@ -168,7 +168,7 @@ def _plain_number(term: sympy.Expr) -> bool:
 
 
 def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
-    """C - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and so on."""
+    """Join c - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u) etc."""
     for node in Mul.make_args(term):
         for limit, complement in _complements(node):
             # No cancelling: a factor (x² - 1)/((x - 1)·(x + 1)) is 1 except at two places.

@@ -65,8 +65,8 @@ def _acb_softplus(z: acb) -> acb:
     return (1 + z.exp()).log(analytic=True)
 
 
-def _entire(name: str, interval: Callable[[Interval], Interval]) -> Operation:
-    """A function that is analytic everywhere, under the name that it has in Arb."""
+def _named(name: str, interval: Callable[[Interval], Interval]) -> Operation:
+    """A function whose name in Arb is known; Arb finds no finite value on a ball with a pole."""
     return Operation(interval, getattr(arb, name), getattr(acb, name))
 
 
@@ -203,16 +203,16 @@ FOLDED: dict[type, Operation] = {
 """Operations of two arguments, which sympy writes for any number of them."""
 
 FUNCTIONS: dict[type, Operation] = {
-    sympy.exp: _entire("exp", fn.exponential),
+    sympy.exp: _named("exp", fn.exponential),
     sympy.log: Operation(fn.logarithm, arb.log, lambda a: a.log(analytic=True)),
-    sympy.sin: _entire("sin", fn.sine),
-    sympy.cos: _entire("cos", fn.cosine),
-    sympy.tanh: _entire("tanh", fn.tanh),
-    sympy.sinh: _entire("sinh", fn.sinh),
-    sympy.cosh: _entire("cosh", fn.cosh),
+    sympy.sin: _named("sin", fn.sine),
+    sympy.cos: _named("cos", fn.cosine),
+    sympy.tanh: _named("tanh", fn.tanh),
+    sympy.sinh: _named("sinh", fn.sinh),
+    sympy.cosh: _named("cosh", fn.cosh),
     sympy.atan: Operation(fn.atan, arb.atan, _acb_atan),
-    sympy.erf: _entire("erf", fn.erf),
-    sympy.erfc: _entire("erfc", fn.erfc),
+    sympy.erf: _named("erf", fn.erf),
+    sympy.erfc: _named("erfc", fn.erfc),
     sigmoid: Operation(fn.sigmoid, fn.ball_sigmoid, fn.ball_sigmoid),
     softplus: Operation(fn.softplus, fn.arb_softplus, _acb_softplus),
     arccot: Operation(fn.arccot, fn.arb_arccot, lambda a: acb.pi() / 2 - _acb_atan(a)),
