@@ -90,7 +90,7 @@ def _is_zero(number: sympy.Expr) -> bool:
     # Collected by their transcendental factors: zero if the coefficient of each is.
     coefficients: dict[sympy.Expr, list[sympy.Expr]] = defaultdict(list)
     for term in Add.make_args(simple):
-        rest, algebraic = sift(Mul.make_args(term), _is_algebraic, binary=True)
+        algebraic, rest = sift(Mul.make_args(term), _is_algebraic, binary=True)
         coefficients[Mul(*rest)].append(Mul(*algebraic))
     return all(_algebraic_zero(Add(*parts)) for parts in coefficients.values())
 
