@@ -26,8 +26,7 @@ from dataclasses import dataclass, field
 from optuna.distributions import FloatDistribution
 
 from pdsearch.criteria import CERTIFIED, demands
-from pdsearch.criteria.family import decide_criterion
-from pdsearch.criteria.family_shape import FamilyShape
+from pdsearch.criteria.family import FamilyShape, decide_criterion
 from pdsearch.criteria.result import PROVED, REFUTED
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure import Budget

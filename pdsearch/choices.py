@@ -13,8 +13,8 @@ from sympy.core.relational import StrictGreaterThan, StrictLessThan
 
 from pdsearch.enclosure.algebra import size
 from pdsearch.enclosure.clock import OutOfReachError
+from pdsearch.enclosure.nodes import rebuilt
 from pdsearch.expression import x
-from pdsearch.saturating import map_condition
 
 __all__ = ["MOST_SPLITS", "bounded", "hoisted", "may_overflow"]
 
@@ -44,12 +44,6 @@ def hoisted(node: Any, splits: int) -> Any:
     """
     if not isinstance(node, sympy.Expr) or not node.args or not node.has(x):
         return node
-    if isinstance(node, Piecewise):
-        arms = [
-            (hoisted(a.expr, splits), map_condition(a.cond, lambda e: hoisted(e, splits)))
-            for a in node.args
-        ]
-        return Piecewise(*arms, evaluate=False)
     if isinstance(node, Mul) and splits > 0 and may_overflow(node):
         chooser = next(iter(_choosers(node, direct=True)), None)
         if chooser is not None:
@@ -58,10 +52,7 @@ def hoisted(node: Any, splits: int) -> Any:
                 for value, condition in _choices(chooser)
             ]
             return bounded(Piecewise(*arms, evaluate=False))
-    args = [hoisted(arg, splits) for arg in node.args]
-    if all(a is b for a, b in zip(args, node.args, strict=True)):
-        return node
-    return node.func(*args)
+    return rebuilt(node, lambda arg: hoisted(arg, splits))
 
 
 def may_overflow(node: sympy.Expr) -> bool:

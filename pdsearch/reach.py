@@ -1,12 +1,13 @@
-"""How far out the text of a formula is taken as it is, and whether it is finite where g is.
+"""The range of x on which the text of a formula is evaluated, and whether it is finite where g is.
 
-Found out by evaluating the text at every size of x that float64 has, at the corners of the
-parameters' ranges. Where it gives no finite number, ball arithmetic says whether the function has
-one there, and whether it has reached its limit: then the last good point stands for all beyond it.
+The text is evaluated at every size of x that float64 has, at the corners of the parameters' ranges.
+Where it gives no finite number, ball arithmetic decides whether g has one there and has reached its
+limit. If so, the value at the last good point is used for all x beyond it.
 """
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import sympy
 from pdsearch.enclosure import Program
 from pdsearch.errors import shortened
 from pdsearch.expression import exact, format_formula, symbol, t, x
+from pdsearch.scaled import is_root
 
 if TYPE_CHECKING:
     import torch
@@ -24,36 +26,37 @@ if TYPE_CHECKING:
 __all__ = ["FAR", "Exact", "Reach", "corners", "find_reach", "trouble_at"]
 
 FAR = 1e30
-"""From here on only powers of x still change, exponentials have long since saturated: what is not
-finite beyond it, and was before it, is a power that float64 cannot hold."""
+"""Beyond it only powers of x still change, because exponentials have saturated: a value that is no
+longer finite there is a power that float64 cannot hold."""
 
-PROGRESS = 0.25  # t at which annealed formulas are looked at
-SETTLED = 1e-12  # relative to max(1, |g|): how near a value is to stand for the limit
+PROGRESS = 0.25  # t at which annealed formulas are evaluated
+SETTLED = 1e-12  # how near to the limit a value must be to replace it, relative to max(1, |g|)
 LARGEST = 1e290  # with room for factors that are multiplied in another order
 UNDERFLOWS = 1e6
-"""Size of x to which an exponential may come to zero."""
+"""Size of x up to which an exponential may underflow to zero."""
 
-LEAST = 1e-12  # what a text may lose: the size of terms that cancel, but not of a root
+LEAST = 1e-12  # what a text may lose: as much as terms that cancel, less than a root
 
 Function = Callable[..., Any]
 
 
+@dataclass
 class Reach:
-    """Of one order's text: from where to where x is taken as it is, and what is wrong.
+    """The range of x on which one order's text is evaluated.
 
     Attributes:
-        low: smaller x count as this one.
-        high: larger x count as this one.
-        trouble: why this text cannot be used; empty where it can.
+        low: The text is evaluated here for all smaller x.
+        high: The text is evaluated here for all larger x.
+        trouble: Why the text cannot be used; empty if it can.
     """
 
-    def __init__(self) -> None:
-        largest = 1.7976931348623157e308
-        self.low, self.high, self.trouble = -largest, largest, ""
+    low: float = -sys.float_info.max
+    high: float = sys.float_info.max
+    trouble: str = ""
 
 
 def corners(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, ...]]:
-    """The corners of a box; of one with many sides, those next to its two extremes."""
+    """The corners of a box; if it has many sides, those next to its two extremes."""
     if len(ranges) <= 6:
         return list(itertools.product(*ranges))
     found = []
@@ -67,17 +70,17 @@ def corners(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, ...]]:
 def find_reach(
     function: Function, expression: sympy.Expr, ranges: Mapping[str, tuple[float, float]]
 ) -> Reach:
-    """How far out a text is taken as it is.
+    """Find the range of x on which a text is evaluated.
 
     Args:
-        function: the text, compiled: of x, t and the parameters.
-        expression: what it stands for.
-        ranges: of the parameters, in their order.
+        function: The compiled text, a function of x, t and the parameters.
+        expression: The expression that it was printed from.
+        ranges: Those of the parameters, in their order.
     """
     import torch
 
     found = Reach()
-    rooted = any(_is_root(power) for power in expression.atoms(sympy.Pow))
+    rooted = any(p.base.has(x) and is_root(p.exp) for p in expression.atoms(sympy.Pow))
     sizes = _sizes()
     points = torch.cat([sizes, -sizes])
     with torch.no_grad():
@@ -94,14 +97,8 @@ def find_reach(
     return found
 
 
-def _is_root(power: sympy.Basic) -> bool:
-    """Whether it is far from zero where its base underflows."""
-    base, p = power.args
-    return bool(base.has(x)) and not (p.is_integer or (p.is_number and abs(p) >= 1))
-
-
 def _sizes() -> "torch.Tensor":
-    """Sizes of x: four a decade, and 557 from FAR on."""
+    """Sizes of x: four per decade, and 557 from FAR on."""
     import torch
 
     near = torch.logspace(-3, math.log10(FAR), 133, dtype=torch.float64, device="cpu")[:-1]
@@ -115,12 +112,12 @@ class _Side:
     """A text on one side of zero, at one corner of the parameters' ranges.
 
     Attributes:
-        function: the text, compiled.
-        values: the parameters.
-        real: the function itself.
-        sign: of x.
-        sizes: of x, ascending.
-        got: what the text comes to at them.
+        function: The compiled text.
+        values: The parameters.
+        real: The function itself.
+        sign: The sign of x.
+        sizes: Sizes of x, ascending.
+        got: The values of the text at these sizes.
     """
 
     function: Function
@@ -131,7 +128,7 @@ class _Side:
     got: "torch.Tensor"
 
     def look(self, found: Reach) -> None:
-        """Move one end of the reach to before what is not finite, or say why that will not do."""
+        """Move one end of the reach before the first bad value, or record why that fails."""
         import torch
 
         finite = torch.isfinite(self.got)
@@ -140,25 +137,25 @@ class _Side:
         first = int(finite.long().argmin())
         size = self.sizes[first].item()
         missing = torch.isnan(self.got)
-        if size < FAR:
-            wanted = self.real.value(self.sign * size)
-            if wanted is not None and abs(wanted) > LARGEST:
-                # It grows beyond float64 there: what follows is its largest number.
-                if bool(missing.any()):
-                    self.shorten(found, self.sizes[int(missing.long().argmax()) - 1].item())
-                return
-            if wanted is None and not bool(missing.any()):
-                return
-        else:
-            if bool(missing.any()) and first > 0:
-                # A tenth is left for what lies between the corners.
+        lacking = bool(missing.any())
+        if size >= FAR:
+            if lacking and first > 0:
+                # The factor leaves room for parameters between the corners.
                 self.shorten(found, max(FAR, 0.1 * self.sizes[first - 1].item()))
+            return
+        wanted = self.real.value(self.sign * size)
+        if wanted is None and not lacking:
+            return
+        if wanted is not None and abs(wanted) > LARGEST:
+            # It grows beyond float64 there: its largest number follows.
+            if lacking:
+                self.shorten(found, self.sizes[int(missing.long().argmax()) - 1].item())
             return
         before = 0.0 if first == 0 else self.sizes[first - 1].item()
         good, _ = self.border(before, size, good=torch.isfinite)
         limit = self.at(good).item()
         allowed = SETTLED * max(1.0, abs(limit))
-        # Also where balls cannot tell the values further out, these must have settled.
+        # The values farther out must have settled too, unless balls cannot decide them.
         ahead = [0.5 * good, *(self.sizes[i].item() for i in range(first, len(self.sizes), 40))]
         for index, further in enumerate(ahead):
             beyond = self.real.value(self.sign * further)
@@ -170,7 +167,7 @@ class _Side:
         self.shorten(found, good)
 
     def lost(self) -> str:
-        """What is wrong where the text has come to zero, and the function has not."""
+        """Describe where the text underflows to zero and the function does not; else return ""."""
         nothing = self.got == 0
         first = int(nothing.long().argmax())
         if not bool(nothing[first]) or first == 0 or self.sizes[first] > UNDERFLOWS:
@@ -181,7 +178,7 @@ class _Side:
         return "" if value is None or abs(value) < LEAST else self.real.trouble(point)
 
     def at(self, size: float) -> "torch.Tensor":
-        """What the text comes to at a size of x; one element."""
+        """The value of the text at a size of x, as a tensor of one element."""
         import torch
 
         place = torch.tensor([self.sign * size], dtype=torch.float64, device="cpu")
@@ -190,7 +187,7 @@ class _Side:
     def border(
         self, good_size: float, bad_size: float, *, good: Callable[[Any], Any]
     ) -> tuple[float, float]:
-        """Two sizes of x next to each other, between which the text's value is no longer good."""
+        """Two adjacent sizes of x, between which the value of the text ceases to be good."""
         for _ in range(40):
             middle = 0.5 * (good_size + bad_size)
             if bool(good(self.at(middle)).all()):
@@ -200,7 +197,7 @@ class _Side:
         return good_size, bad_size
 
     def shorten(self, found: Reach, size: float) -> None:
-        """Move the reach's end on this side inwards, to a size of x."""
+        """Move the end of the reach on this side inwards, to a size of x."""
         if self.sign > 0:
             found.high = min(found.high, size)
         else:
@@ -215,23 +212,22 @@ class Exact:
     ) -> None:
         bound = {symbol(name): exact(value) for name, value in values.items()}
         bound[t] = exact(PROGRESS)
-        formula = format_formula(expression)
         at = ", ".join(f"{name} = {value:.6g}" for name, value in values.items())
-        self.shown = shortened(formula, 80) + (f" at {at}" if at else "")
+        self.shown = shortened(format_formula(expression), 80) + (f" at {at}" if at else "")
         try:
             self._program: Program | None = Program(expression.xreplace(bound), (x,))
         except TypeError:
             self._program = None
 
     def trouble(self, point: float) -> str:
-        """That its text cannot be used, with the place."""
+        """The message that its text cannot be used, with the place."""
         return (
             f"{self.shown} cannot be evaluated in floating point at x = {point:.6g}: write it with "
             "functions that saturate, such as sigmoid, tanh or softplus"
         )
 
     def value(self, point: float) -> float | None:
-        """None where it is not finite, or cannot be told."""
+        """The value at a point; None where it is not finite, or not decided."""
         if self._program is None:
             return None
         for precision in (128, 1_200, 4_000):
@@ -247,7 +243,7 @@ def trouble_at(
     values: Mapping[str, float],
     span: tuple[float, float],
 ) -> str:
-    """Why a text cannot be used at one choice of the parameters; empty where it can."""
+    """Why a text cannot be used at one choice of the parameters; empty if it can."""
     import torch
 
     sizes = _sizes()[::4]

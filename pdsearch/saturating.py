@@ -1,33 +1,33 @@
 """Expressions rewritten, by exact identities, into functions that saturate.
 
-People write the logistic function as `1/(1 + exp(-x))` and differentiate it by hand. Evaluated as
-it stands, that overflows and cancels; as `sigmoid(x)` it does neither, and neither does its
-derivative. `saturating` finds such quotients, complements such as `1 + tanh(z)` and squares such as
-`1 - tanh(z)**2`. It walks over the tree once and compares structures: no sympy function that may
-take long (`simplify`, `factor`, `cancel`) is called on what a user wrote.
+People write the logistic function as `1/(1 + exp(-x))` and differentiate it by hand. In that form
+it overflows and cancels; as `sigmoid(x)` it does neither, and neither does its derivative.
+`saturating` finds such quotients, complements such as `1 + tanh(z)` and squares such as
+`1 - tanh(z)**2`. It walks over the tree once and compares structures: it calls no sympy function
+that may take long (`simplify`, `factor`, `cancel`) on a user's formula.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import sympy
-from sympy import Add, Mul, Piecewise, Pow, S
-from sympy.core.relational import Relational
+from sympy import Add, Mul, Pow, S
 
+from pdsearch.enclosure.nodes import rebuilt
 from pdsearch.expression import sigmoid, softplus, x
 
-__all__ = ["map_condition", "pd_erfc", "saturating"]
+__all__ = ["pd_erfc", "saturating"]
 
 
 class pd_erfc(sympy.Function):
-    """erfc(z), without sympy's own rewriting of erfc(-z) to 2 - erfc(z)."""
+    """erfc(z), which sympy does not rewrite: its own erfc(-z) becomes 2 - erfc(z)."""
 
     nargs = 1
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         """The derivative of erfc."""
-        return cast(sympy.Expr, -2 * sympy.exp(-(self.args[0] ** 2)) / sympy.sqrt(sympy.pi))
+        return -2 * sympy.exp(-(self.args[0] ** 2)) / sympy.sqrt(sympy.pi)
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -35,28 +35,11 @@ def saturating(expression: sympy.Expr) -> sympy.Expr:
     """The same function of x, in terms of functions that saturate."""
     if not expression.args or not expression.has(x):
         return expression
-    if isinstance(expression, Piecewise):
-        arms = [(saturating(a.expr), map_condition(a.cond, saturating)) for a in expression.args]
-        return cast(sympy.Expr, Piecewise(*arms, evaluate=False))
-    args = [saturating(cast(sympy.Expr, arg)) for arg in expression.args]
-    changed = any(a is not b for a, b in zip(args, expression.args, strict=True))
-    rebuilt = cast(sympy.Expr, expression.func(*args)) if changed else expression
-    for kind, rule in _RULES:
-        if isinstance(rebuilt, kind):
-            return rule(rebuilt)
-    return rebuilt
-
-
-def map_condition(condition: Any, function: Any) -> Any:
-    """A condition with a function applied to both sides of each comparison in it."""
-    if isinstance(condition, Relational):
-        sides = [function(side) for side in condition.args]
-        if all(a is b for a, b in zip(sides, condition.args, strict=True)):
-            return condition
-        return condition.func(*sides, evaluate=False)
-    if condition.args:
-        return condition.func(*(map_condition(arg, function) for arg in condition.args))
-    return condition
+    node = rebuilt(expression, saturating)
+    for kind, rule in _RULES.items():
+        if isinstance(node, kind):
+            return rule(node)
+    return node
 
 
 def exponential(term: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
@@ -74,7 +57,7 @@ def _two_exponentials(
     """(c, u, v, sign) with total = c·(exp(u) + sign·exp(v)), u = 0 where one is a constant."""
     if not isinstance(total, Add) or len(total.args) != 2:
         return None
-    (c, u), (d, v) = (exponential(cast(sympy.Expr, term)) for term in total.args)
+    (c, u), (d, v) = (exponential(term) for term in total.args)
     if v == 0:
         c, u, d, v = d, v, c, u
     sign = 1 if c == d else -1 if c == -d else 0
@@ -86,15 +69,13 @@ def _two_exponentials(
 def _power(power: Pow) -> sympy.Expr:
     """Turn (c·exp(u) + c·exp(v))ᵖ into cᵖ·exp(p·u)·σ(u - v)⁻ᵖ, for p < 0."""
     base, exponent = power.args
-    found = _two_exponentials(cast(sympy.Expr, base))
+    found = _two_exponentials(base)
     if found is None or found[3] < 0 or not exponent.could_extract_minus_sign():
         return power
     c, u, v, _ = found
     if not (c.is_positive or exponent.is_Integer) or exponent.has(x):
         return power
-    return cast(
-        sympy.Expr, _product(Mul(c**exponent, sympy.exp(exponent * u), sigmoid(u - v) ** -exponent))
-    )
+    return _product(Mul(c**exponent, sympy.exp(exponent * u), sigmoid(u - v) ** -exponent))
 
 
 def _product(product: sympy.Expr) -> sympy.Expr:
@@ -104,7 +85,7 @@ def _product(product: sympy.Expr) -> sympy.Expr:
     for factor in factors:
         base, n = factor.as_base_exp()
         if isinstance(base, sigmoid | sympy.cosh | sympy.sinh) and n.is_Integer:
-            powers[cast(sympy.Expr, base)] = int(n)
+            powers[base] = int(n)
     if not powers:
         return product
     rest = [f for f in factors if f.as_base_exp()[0] not in powers]
@@ -118,7 +99,7 @@ def _product(product: sympy.Expr) -> sympy.Expr:
             count = min(powers[base], int(ratio)) if ratio.is_Integer and ratio > 0 else 0
             if count > 0:
                 powers[base] -= count
-                other = cast(sympy.Expr, sigmoid(-z))
+                other = sigmoid(-z)
                 powers[other] = powers.get(other, 0) + count
                 rest[rest.index(exponentials[0])] = sympy.exp(u + count * z)
                 changed += 1
@@ -131,12 +112,12 @@ def _product(product: sympy.Expr) -> sympy.Expr:
 def _hyperbolic_quotients(powers: dict[sympy.Expr, int]) -> int:
     changed = 0
     for base in [b for b in powers if isinstance(b, sympy.sinh)]:
-        below = cast(sympy.Expr, sympy.cosh(base.args[0]))
+        below = sympy.cosh(base.args[0])
         count = min(powers[base], -powers.get(below, 0))
         if count > 0:
             powers[base] -= count
             powers[below] += count
-            powers[cast(sympy.Expr, sympy.tanh(base.args[0]))] = count
+            powers[sympy.tanh(base.args[0])] = count
             changed += 1
     return changed
 
@@ -150,7 +131,7 @@ def _differences(powers: dict[sympy.Expr, int], rest: list[Any]) -> int:
             continue
         c, first, second, _ = found
         for a, b, sign in ((first, second, 1), (second, first, -1)):
-            quotient = cast(sympy.Expr, sigmoid(a - b))
+            quotient = sigmoid(a - b)
             if powers.get(quotient, 0) < 1 or (a != 0 and u == 0):
                 continue
             powers[quotient] -= 1
@@ -161,21 +142,21 @@ def _differences(powers: dict[sympy.Expr, int], rest: list[Any]) -> int:
 
 def _logarithm(node: sympy.Expr) -> sympy.Expr:
     """log(1 + exp(u)) → softplus(u), log(exp(u) + exp(v)) → u + softplus(v - u)."""
-    found = _two_exponentials(cast(sympy.Expr, node.args[0]))
+    found = _two_exponentials(node.args[0])
     if found is None or found[3] < 0 or not found[0].is_positive:
         return node
     c, u, v, _ = found
-    return cast(sympy.Expr, sympy.log(c) + u + softplus(v - u))
+    return sympy.log(c) + u + softplus(v - u)
 
 
 def _sum(total: sympy.Expr) -> sympy.Expr:
-    """A constant and a function that tends to it as one function, as often as there are such."""
+    """Join each constant with a function that tends to it, as long as there are any."""
     terms = list(total.args)
     changed = True
     while changed and len(terms) > 1:
         changed = False
         for place, term in enumerate(terms):
-            joined = _joined(cast(sympy.Expr, term), [*terms[:place], *terms[place + 1 :]])
+            joined = _joined(term, [*terms[:place], *terms[place + 1 :]])
             if joined is not None:
                 partner, value = joined
                 terms.remove(term)
@@ -187,25 +168,26 @@ def _sum(total: sympy.Expr) -> sympy.Expr:
 
 
 def _joined(term: sympy.Expr, others: Sequence[Any]) -> tuple[sympy.Expr, sympy.Expr] | None:
-    """Another term and what both are together."""
+    """Another term, and the sum of both as one term."""
     there, kind = {_kind(other) for other in others}, _kind(term)
     for node in Mul.make_args(term):
         function = node.base if isinstance(node, Pow) and node.exp == 2 else node
         if not isinstance(function, _LIMITS if node is function else _SQUARES):
             continue
         rest, z = kind - {node}, function.args[0]
-        # Products are dear to make where there are dozens of factors: only what may be there.
+        # Products of dozens of factors are slow to build: only where a partner may exist.
         if rest not in there and rest | {sigmoid(z)} not in there:
             continue
         c = Mul(*(factor for factor in Mul.make_args(term) if factor != node))
-        for partner, value in _complements(node, function, c, z):
+        for limit, complement in _complements(node, function, z):
+            partner = -c * limit
             if partner in others:
-                return partner, value
+                return partner, partner * complement
     return None
 
 
 def _kind(term: Any) -> frozenset[Any]:
-    """A product's factors without its number."""
+    """The factors of a product without its number."""
     return frozenset(factor for factor in Mul.make_args(term) if not factor.is_Rational)
 
 
@@ -213,32 +195,29 @@ _SQUARES = (sympy.tanh, sigmoid)
 _LIMITS = (sympy.tanh, sigmoid, sympy.erf, sympy.erfc, pd_erfc, sympy.sign, sympy.Heaviside)
 
 
-def _complements(
-    node: Any, function: Any, c: sympy.Expr, z: sympy.Expr
-) -> list[tuple[sympy.Expr, sympy.Expr]]:
-    """What may stand beside c·node, and what both are together."""
+def _complements(node: Any, function: Any, z: sympy.Expr) -> list[tuple[Any, sympy.Expr]]:
+    """Terms L next to which the node is better joined, and for each of them 1 - node/L."""
+    half = S.Half
     if node is not function and isinstance(function, sympy.tanh):
-        return [(-c, -4 * c * sigmoid(2 * z) * sigmoid(-2 * z))]
+        return [(1, 4 * sigmoid(2 * z) * sigmoid(-2 * z))]
     if node is not function:
-        both = -c * sigmoid(z) * sigmoid(-z)
-        return [(-c * sigmoid(z), both), (-c, -c * sigmoid(-z) * (1 + sigmoid(z)))]
+        return [(sigmoid(z), sigmoid(-z)), (1, sigmoid(-z) * (1 + sigmoid(z)))]
     if isinstance(function, sympy.sign):
-        half = S.Half
-        return [(c, 2 * c * sympy.Heaviside(z, half)), (-c, -2 * c * sympy.Heaviside(-z, half))]
+        return [(-1, 2 * sympy.Heaviside(z, half)), (1, 2 * sympy.Heaviside(-z, half))]
     if isinstance(function, sympy.Heaviside):
-        return [(-c, -c * sympy.Heaviside(-z, 1 - function.args[1]))]
+        return [(1, sympy.Heaviside(-z, 1 - function.args[1]))]
     if isinstance(function, sympy.tanh):
-        return [(c, 2 * c * sigmoid(2 * z)), (-c, -2 * c * sigmoid(-2 * z))]
+        return [(-1, 2 * sigmoid(2 * z)), (1, 2 * sigmoid(-2 * z))]
     if isinstance(function, sigmoid):
-        return [(-c, -c * sigmoid(-z)), (-c / 2, c * sympy.tanh(z / 2) / 2)]
+        return [(1, sigmoid(-z)), (half, -sympy.tanh(z / 2))]
     if isinstance(function, sympy.erf):
-        return [(c, c * pd_erfc(-z)), (-c, -c * pd_erfc(z))]
-    return [(-2 * c, -c * pd_erfc(-z)), (-c, -c * sympy.erf(z))]
+        return [(-1, pd_erfc(-z)), (1, pd_erfc(z))]
+    return [(2, pd_erfc(-z) / 2), (1, sympy.erf(z))]
 
 
-_RULES: tuple[tuple[Any, Any], ...] = (
-    (Add, _sum),
-    (Mul, _product),
-    (Pow, _power),
-    (sympy.log, _logarithm),
-)
+_RULES: dict[type, Callable[[Any], sympy.Expr]] = {
+    Add: _sum,
+    Mul: _product,
+    Pow: _power,
+    sympy.log: _logarithm,
+}

@@ -34,11 +34,10 @@ from pdsearch.criteria import (
     proof_boxes,
     settle,
 )
-from pdsearch.criteria.family import decide_criterion
-from pdsearch.criteria.family_shape import FamilyShape
+from pdsearch.criteria.family import FamilyShape, decide_criterion
 from pdsearch.criteria.result import Outcome
 from pdsearch.criteria.shape import Shape
-from pdsearch.enclosure.points import evaluated
+from pdsearch.enclosure.numbers import evaluated
 from pdsearch.errors import InputError
 from pdsearch.expression import parse, x
 from pdsearch.family import Candidate, Family, library, load_family

@@ -20,16 +20,14 @@ from sympy.printing.str import StrPrinter
 
 from pdsearch import Family
 from pdsearch.criteria import CERTIFIED, decide_family, demands
-from pdsearch.criteria.family import decide_criterion
-from pdsearch.criteria.family_shape import FamilyShape
+from pdsearch.criteria.family import FamilyShape, decide_criterion
 from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure import Budget, Domain, algebra, clock, nodes
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
 from pdsearch.enclosure.defined import is_defined
 from pdsearch.enclosure.limits import limit_at_infinity
-from pdsearch.enclosure.numbers import as_float, exact_sign, is_computable
+from pdsearch.enclosure.numbers import as_float, ball_at, exact_sign, is_computable
 from pdsearch.enclosure.pieces import cut, germ
-from pdsearch.enclosure.points import ball_at
 from pdsearch.errors import FormulaError
 from pdsearch.expression import parse, t, x
 

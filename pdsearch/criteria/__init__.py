@@ -1,12 +1,13 @@
-"""The design criteria: each statement proved, refuted with a witness, or openly undecided.
+"""The design criteria: each statement is proved, refuted with a witness, or left undecided.
 
 `check` decides all ten for a candidate or, given a family, for every point of its parameter
-space; `gate` only those that a study requires. A verdict is `proved` only by a certified enclosure
-or an exact identity (`pdsearch.enclosure`), and `refuted` only with evidence that was itself
-evaluated rigorously. `measured` says that nothing was proved.
+space; `gate` decides only those that a study requires. A verdict is `proved` only by a certified
+enclosure or an exact identity (`pdsearch.enclosure`), and `refuted` only with evidence that was
+itself evaluated rigorously. `measured` means that nothing was proved.
 """
 
 from pdsearch.criteria.api import (
+    ProofBox,
     check,
     decide_family,
     family_map,
@@ -16,7 +17,6 @@ from pdsearch.criteria.api import (
 )
 from pdsearch.criteria.family import FamilyGate, FamilyMap, Part
 from pdsearch.criteria.own import UserCriterion, criterion_name, load_criterion, read_criterion
-from pdsearch.criteria.proof import ProofBox
 from pdsearch.criteria.records import (
     CERTIFIED,
     CRITERIA,

@@ -1,21 +1,27 @@
-"""The questions to the criteria: about a candidate, a family, and before a study is begun."""
+"""Questions to the criteria: about a candidate, about a family, and before a study begins."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
-from pdsearch.criteria.direction import never_pushes_down
+import sympy
+
+from pdsearch.criteria.decide import Claim
 from pdsearch.criteria.family import (
     FamilyGate,
     FamilyMap,
+    FamilyShape,
     decide_criterion,
     family_gate,
     map_criterion,
 )
-from pdsearch.criteria.family_shape import FamilyShape
 from pdsearch.criteria.own import UserCriterion, own_results, worst_of
-from pdsearch.criteria.proof import ProofBox, boxes_of
 from pdsearch.criteria.records import (
     CERTIFIED,
     CRITERIA,
+    NEVER_PUSHES_DOWN,
     OVERTIME,
     PROVED_BY_BOXES,
     RECORDS,
@@ -24,27 +30,30 @@ from pdsearch.criteria.records import (
 )
 from pdsearch.criteria.result import PROVED, Outcome, Report, Result, Threshold
 from pdsearch.criteria.shape import Shape
+from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
-from pdsearch.enclosure.search import Budget
+from pdsearch.enclosure.interval import Box
+from pdsearch.enclosure.search import Budget, minimum
 from pdsearch.errors import InputError
-from pdsearch.family import Candidate, Family
+from pdsearch.expression import x
+from pdsearch.family import Candidate, Family, side
 
 FAMILY_BUDGET = Budget(boxes=100_000, seconds=10.0)
 """What each criterion of a family may cost. All of them take half a minute for a hard family.
 
-Seconds end a decision here, not boxes: 20 000 boxes take two seconds and leave the gain of `circle`
+Here seconds end a decision, not boxes: 20 000 boxes take two seconds and leave the gain of `circle`
 undecided, which 30 000 prove.
 """
 
 STUDY_BUDGET = Budget(boxes=20_000, seconds=6.0)
-"""What a study spends on a family when it is begun: boxes for each decision, seconds for all.
+"""What a study spends on a family at its start: boxes for each decision, seconds for all.
 
-Boxes should end a decision, so that the ranges a sampler draws from do not depend on how busy the
-machine is. Under `paper` the library's slowest family, `knots_cubic`, takes 4 s.
+Boxes should end a decision, so that the ranges for the sampler do not depend on how busy the
+machine is. Under `paper` the slowest family of the library, `knots_cubic`, takes 4 s.
 """
 
 STUDY_PARTS = 48
-"""Parts of a map that only gives a range: more parts cost more and cut off little more."""
+"""Parts of a map that only narrows ranges: more parts cost more and cut off little more."""
 
 
 def check(
@@ -67,16 +76,18 @@ def check(
         budget: What each decision may cost, in boxes and seconds.
 
     Raises:
-        InputError: An unknown profile or threshold, an extra criterion that returns neither, or
-            a target of another kind.
+        InputError: An unknown profile or threshold, an extra criterion that returns neither, or a
+            target of another type.
     """
     wanted = demands(profile, thresholds)
     if isinstance(target, Family):
-        return _family_report(target, wanted, extra, budget)
-    if not isinstance(target, Candidate):
+        results, candidates = _family_results(target, wanted, budget)
+    elif isinstance(target, Candidate):
+        results, candidates = _results(target, wanted, CRITERIA, budget), [target]
+    else:
         raise InputError(f"check needs a Candidate or a Family, got {type(target).__name__}")
-    directed = never_pushes_down(target, wanted, budget)
-    return _report(target, wanted, CRITERIA, extra, budget, directed=directed)
+    results += _never_pushes_down(target, wanted, budget)
+    return _report(target, wanted, [*results, *own_results(extra, candidates)])
 
 
 def gate(
@@ -88,22 +99,31 @@ def gate(
     known: Mapping[str, str] | None = None,
     budget: Budget | None = None,
 ) -> Report:
-    """Decide only what the profile requires: the question before each training run.
+    """Decide only what the profile requires, before a training run.
 
-    Args:
-        candidate: The candidate that is about to be trained.
-        profile: `paper` or `strict`.
-        thresholds: As for `check`.
-        extra: As for `check`.
-        known: Verdicts on the whole family; what is proved there is not decided again.
-        budget: As for `check`.
+    `known` holds verdicts on the whole family; what is proved there is not decided again. The other
+    arguments are those of `check`.
 
     Raises:
         InputError: As for `check`.
     """
     wanted = demands(profile, thresholds)
     names = [name for name in CRITERIA if wanted.required(name)]
-    return _report(candidate, wanted, names, extra, budget, known=known or {})
+    results = _results(candidate, wanted, names, budget, known=known or {})
+    return _report(candidate, wanted, [*results, *own_results(extra, [candidate])])
+
+
+@dataclass(frozen=True)
+class ProofBox:
+    """An interval of x and a certified enclosure of g over it.
+
+    Attributes:
+        x: Its ends, to the nearest float; infinite at the ends of the line.
+        g: A lower and an upper bound of g there.
+    """
+
+    x: tuple[float, float]
+    g: tuple[float, float]
 
 
 def proof_boxes(
@@ -113,16 +133,12 @@ def proof_boxes(
     thresholds: Mapping[str, Threshold] | None = None,
     budget: Budget | None = None,
 ) -> tuple[ProofBox, ...]:
-    """Return the intervals by which a criterion is proved, for drawing.
+    """Return the intervals by which one of `PROVED_BY_BOXES` is proved, for drawing.
 
-    Args:
-        candidate: Taken at t = 0.
-        criterion: One of `PROVED_BY_BOXES`.
-        thresholds: As for `check`.
-        budget: As for `check`.
+    The other arguments are those of `check`; the candidate is taken at t = 0.
 
     Returns:
-        Boxes that cover the line, from left to right; none where there is no such proof.
+        Boxes that cover the line, from left to right; none if there is no such proof.
 
     Raises:
         InputError: Another criterion, or an unknown threshold.
@@ -139,40 +155,64 @@ def proof_boxes(
         return ()
     try:
         with time_limit(OVERTIME * shape.budget.seconds):
-            return boxes_of(shape, record.claim(wanted))
+            return _boxes_of(shape, record.claim(wanted))
     except OutOfReachError:
         return ()
 
 
-def _report(
+def _boxes_of(shape: Shape, claim: Claim) -> tuple[ProofBox, ...]:
+    """The boxes of a claim's proof from left to right; none where boxes do not prove it.
+
+    The single points where pieces meet are decided by exact arithmetic, without a box.
+
+    Raises:
+        OutOfReachError: The time is up.
+    """
+    found = []
+    for index, function in enumerate(shape.functions):
+        ends: set[float] = set(function.start[:2])
+        for asked, floor in claim.floors(shape, index):
+            leaves: list[Box] = []
+            low = minimum(asked, shape.budget.fresh(), above=floor, below=floor, leaves=leaves)
+            if not (low.complete and low.lo >= floor):
+                return ()
+            ends |= {end for ((left, right, _),) in leaves for end in (left, right)}
+        for left, right in itertools.pairwise(sorted(ends)):
+            places = sorted(float(shape.x_at(index, end)) for end in (left, right))
+            bounds = []
+            for oriented in (function, function.negated):
+                lo, _, flag = oriented.lower(((left, right, 0),))
+                bounds.append(-math.inf if flag & iv.UNDEFINED else lo)
+            found.append(ProofBox((places[0], places[1]), (bounds[0], -bounds[1])))
+    return tuple(sorted(found, key=lambda box: box.x))
+
+
+def _results(
     candidate: Candidate,
     wanted: Demands,
     names: Sequence[str],
-    extra: Sequence[UserCriterion],
     budget: Budget | None,
     *,
-    known: Mapping[str, str] | None = None,
-    directed: Sequence[Result] = (),
-) -> Report:
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> list[Result]:
     shape = Shape(candidate.expression, budget=budget)
-    results: list[Result] = []
+    results = []
     for one in (RECORDS[name] for name in names):
-        if (known or {}).get(one.name) == PROVED:
+        if known.get(one.name) == PROVED:
             found = Outcome(PROVED, detail="for the whole family")
         elif one.measure is not None:
             found = one.measure(candidate, wanted)
         else:
             found = one.over(shape, wanted)
         results.append(one.result(found, wanted))
-    results += directed
-    results += own_results(extra, [candidate])
-    return Report(_target(candidate), wanted.profile, tuple(results))
+    return results
 
 
-def _target(checked: Candidate | Family) -> str:
-    """What a report is about: a name, or the text of a formula that was typed."""
-    family = checked if isinstance(checked, Family) else checked.family
-    return checked.formula if family.origin == "formula" else checked.name
+def _report(target: Candidate | Family, wanted: Demands, results: Sequence[Result]) -> Report:
+    """A report named after its target, or after the text of a typed formula."""
+    family = target if isinstance(target, Family) else target.family
+    name = target.formula if family.origin == "formula" else target.name
+    return Report(name, wanted.profile, tuple(results))
 
 
 # ---------------------------------------------------------------------------------- families
@@ -187,7 +227,7 @@ def decide_family(
 ) -> dict[str, str]:
     """Return the verdict on the whole parameter space for each required, certified criterion.
 
-    `gate` takes it as `known`: a criterion proved here is not decided again for each candidate.
+    Pass it to `gate` as `known`: a criterion proved here is not decided again for each candidate.
 
     Raises:
         InputError: An unknown profile or threshold.
@@ -211,13 +251,7 @@ def family_map(
 ) -> FamilyMap:
     """Cut a family's parameter space into parts where a criterion is proved, refuted, undecided.
 
-    Args:
-        family: With at least one parameter.
-        criterion: A certified one.
-        profile: `paper` or `strict`.
-        thresholds: As for `check`.
-        budget: As for `check`.
-        parts: The most parts.
+    There are at most `parts` of them. The other arguments are those of `check`.
 
     Raises:
         InputError: No such criterion, one that is measured, or a family without parameters.
@@ -238,13 +272,10 @@ def settle(
     thresholds: Mapping[str, Threshold] | None = None,
     budget: Budget | None = None,
 ) -> FamilyGate:
-    """Decide once, when a study is begun, what it then need not ask about each candidate.
+    """Decide, before a study begins, what holds or fails for whole ranges of a family.
 
-    Args:
-        family: The family that is searched.
-        profile: `paper` or `strict`.
-        thresholds: As for `check`.
-        budget: Boxes for each decision, seconds for the family.
+    The budget gives the boxes for each decision, and the seconds for the family. The other
+    arguments are those of `check`.
 
     Raises:
         InputError: An unknown profile or threshold.
@@ -254,19 +285,46 @@ def settle(
     return family_gate(FamilyShape(family, wanted), wanted.decided, limit, parts=STUDY_PARTS)
 
 
-def _family_report(
-    family: Family, wanted: Demands, extra: Sequence[UserCriterion], budget: Budget | None
-) -> Report:
+def _family_results(
+    family: Family, wanted: Demands, budget: Budget | None
+) -> tuple[list[Result], list[Candidate]]:
+    """The results for a family, and the candidates for which it was measured."""
     shape = FamilyShape(family, wanted)
-    corners = [family.default, *(shape.candidate_at(shape.corner(end)) for end in (0, 1))]
-    results: list[Result] = []
+    corners = (shape.candidate_at(shape.corner(itertools.repeat(end))) for end in (0, 1))
+    candidates = list(dict.fromkeys([family.default, *corners]))
+    results = []
     for one in (RECORDS[name] for name in CRITERIA):
         if one.measure is None:
             results.append(decide_criterion(shape, one.name, (budget or FAMILY_BUDGET).fresh()))
             continue
-        asked = corners[:1] if one.once else list(dict.fromkeys(corners))
+        asked = candidates[:1] if one.once else candidates
         found = [(one.result(one.measure(at, wanted), wanted), at) for at in asked]
         results.append(worst_of(found, "measured at"))
-    results += never_pushes_down(family, wanted, budget)
-    results += own_results(extra, list(dict.fromkeys(corners)))
-    return Report(_target(family), wanted.profile, tuple(results))
+    return results, candidates
+
+
+def _never_pushes_down(
+    target: Candidate | Family, demands: Demands, budget: Budget | None
+) -> list[Result]:
+    """Decide it for a candidate or a family whose only direction is "up"; otherwise return [].
+
+    With direction "up", a gradient passes where x ≤ 0 only if grad_output < 0. Its step raises the
+    pre-activation where g ≥ 0.
+    """
+    below = side(target.expression, positive=False)
+    expression = sympy.Piecewise((0, x > 0), (below, True))
+    if isinstance(target, Candidate):
+        if target.direction != "up":
+            return []
+        return [NEVER_PUSHES_DOWN.check(Shape(expression, budget=budget), demands)]
+    if target.directions != ("up",):
+        return []
+    held = {symbol.name for symbol in expression.free_symbols}
+    lower = Family(
+        target.name,
+        expression,
+        space={name: d for name, d in target.space.items() if name in held},
+        defaults={name: v for name, v in target.defaults.items() if name in held},
+    )
+    shape = FamilyShape(lower, demands)
+    return [decide_criterion(shape, NEVER_PUSHES_DOWN.name, (budget or Budget()).fresh())]

@@ -1,4 +1,4 @@
-"""How each certified criterion is decided, over a box of parameters.
+"""How each certified criterion is decided over a box of parameters.
 
 A candidate is a box without sides. It has a value and, where the criterion fails, a witness. A box
 with sides is proved if the criterion holds for every point of it, and refuted if it fails for every
@@ -17,18 +17,17 @@ import sympy
 from sympy import S, oo
 
 from pdsearch.criteria.result import PROVED, REFUTED, UNDECIDED, Outcome, Value
-from pdsearch.criteria.shape import Box, Shape
+from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval, rational_interval
 from pdsearch.enclosure.limits import limit_at_infinity
-from pdsearch.enclosure.numbers import as_float, enclosed, is_float
+from pdsearch.enclosure.numbers import as_float, enclosed, ends_at, is_float, size_less
 from pdsearch.enclosure.pieces import Domain, Piece, germ
-from pdsearch.enclosure.points import ends_at, size_less
-from pdsearch.enclosure.program import rational_interval
 from pdsearch.enclosure.search import Bisection, Budget, Minimum, Smooth, minimum
 from pdsearch.expression import exact
+from pdsearch.expression.values import rational
 
 if TYPE_CHECKING:
     from pdsearch.criteria.records import Demands
@@ -42,29 +41,29 @@ Pair = tuple[sympy.Expr, sympy.Expr]
 """Two expressions in x of which the first must not be less than the second."""
 
 
-# -------------------------------------------------------------- what must hold at every x
+# ---------------------------------------------------------------- conditions at every x
 
 
 @dataclass(frozen=True)
 class Within:
-    """low ≤ g(x) ≤ high for all x; value: the infimum of g, or where there is a high, sup |g|."""
+    """The claim low ≤ g(x) ≤ high for all x; value: inf g, or if high is finite, sup |g|."""
 
     low: float
     high: float
 
     @classmethod
     def size(cls, bound: float) -> "Within":
-        """|g(x)| ≤ bound."""
+        """Return the claim that |g(x)| ≤ bound."""
         return cls(-bound - SLACK, bound + SLACK)
 
     def floors(self, shape: Shape, index: int) -> Iterator[tuple[Smooth, float]]:
-        """Functions on a piece that must not fall below a number."""
+        """Functions on a piece, each with the number it must not fall below."""
         if self.high < math.inf:
             yield shape.functions[index].negated, -self.high
         yield shape.functions[index], self.low
 
     def pairs(self, g: sympy.Expr, before: sympy.Expr, after: sympy.Expr) -> list[Pair]:
-        """What must be in order where two pieces meet."""
+        """Pairs that must be in order where two pieces meet."""
         del before, after
         below = [(_exact(self.high), g)] if self.high < math.inf else []
         return [(g, _exact(self.low)), *below]
@@ -85,15 +84,15 @@ class Within:
         return ends is not None and bool(ends[1] < self.low or ends[0] > self.high)
 
     def evidence(self, shape: Shape, near: float) -> Outcome | None:
-        """A float near a place at which the failure is certified by g itself."""
+        """A float near a place, at which the value of g certifies the failure."""
         for place in (near, math.nextafter(near, 0.0), math.nextafter(near, 2 * near)):
             if self.fails(shape, place, ()):
                 return Outcome(REFUTED, witness={"x": place})
         return None
 
     def evidence_where_pieces_meet(self, shape: Shape, place: sympy.Expr) -> Outcome | None:
-        """G's exact value there."""
-        where = "" if is_float(place) else f" x = {place}, which is no float"
+        """The exact value of g there."""
+        where = "" if is_float(place) else f" x = {place}, which is not a float"
         number = sum(ends_at(shape.expression, place) or (math.nan,)) / 2
         detail = f"g = {number:.6g} at the breakpoint{where}"
         return Outcome(REFUTED, witness={"x": as_float(place)}, detail=detail)
@@ -101,17 +100,17 @@ class Within:
 
 @dataclass(frozen=True)
 class Rising:
-    """G never falls: g′ ≥ 0 on every piece, no jump down; value: a certified fall."""
+    """The claim that g never falls: g′ ≥ 0 on each piece, no jump down; value: a certified fall."""
 
     def floors(self, shape: Shape, index: int) -> Iterator[tuple[Smooth, float]]:
-        """Functions on a piece that must not fall below a number."""
+        """Functions on a piece, each with the number it must not fall below."""
         piece, function = shape.pieces[index], shape.functions[index]
         if function.local.has(piece.variable):
             slope = function.partial(0)
             yield (slope if piece.rising else slope.negated), 0.0
 
     def pairs(self, g: sympy.Expr, before: sympy.Expr, after: sympy.Expr) -> list[Pair]:
-        """What must be in order where two pieces meet."""
+        """Pairs that must be in order where two pieces meet."""
         return [(g, before), (after, g)]
 
     def extent(self, shape: Shape) -> tuple[Value, bool, set[int]]:
@@ -128,14 +127,9 @@ class Rising:
         """x₁ < x₂ near a place with g(x₁) > g(x₂), and by how much at least."""
         for exponent in range(-3, -53, -2):
             width = math.ldexp(max(abs(near), 2.0**-20), exponent)
-            # The pairs next to the place matter where it is itself a breakpoint.
-            for first, second in (
-                (near - width, near + width),
-                (near - width, near),
-                (near, near + width),
-                (near - 2 * width, near - width),
-                (near + width, near + 2 * width),
-            ):
+            # The pairs on one side matter where the place is itself a breakpoint.
+            for steps in ((-1, 1), (-1, 0), (0, 1), (-2, -1), (1, 2)):
+                first, second = (near + step * width for step in steps)
                 if first < second and self.fails(shape, (first, second), ()):
                     left, right = shape.ends(first), shape.ends(second)
                     assert left is not None and right is not None
@@ -155,11 +149,11 @@ class Rising:
 
 
 Claim = Within | Rising
-"""What must hold of g at every x: bounds on each piece, and an order where two pieces meet."""
+"""A condition on g at every x: bounds on each piece, and an order where two pieces meet."""
 
 
 def everywhere(claim: Claim, shape: Shape, box: Box, budget: Budget) -> Outcome:
-    """Decide a claim, which over a box with sides is proved or left undecided.
+    """Decide a claim. Over a box with sides it is either proved or undecided.
 
     Each search for a candidate may cost the whole budget; the searches over a box share it.
     """
@@ -193,7 +187,7 @@ def everywhere(claim: Claim, shape: Shape, box: Box, budget: Budget) -> Outcome:
 
 
 Finding = tuple[Outcome | None, str]
-"""A refutation of a candidate, or None and what is left open."""
+"""A refutation of a candidate; or None, and what remains open."""
 
 
 def _where_pieces_meet(claim: Claim, shape: Shape, box: Box) -> Iterator[Finding]:
@@ -237,7 +231,7 @@ def _open_box(shape: Shape, index: int, low: Minimum) -> str:
 
 
 def limits(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
-    """G → 0 at -∞ and → 1 at +∞; value: how far a candidate's limits are from that."""
+    """The limits 0 at -∞ and 1 at +∞; value: how far those of a candidate are from that."""
     del demands, budget
     domain = Domain(shape.symbols, box)
     signs: list[int | None] = []
@@ -247,12 +241,7 @@ def limits(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcom
         whole = piece.smooth or box
         local = piece.local if whole else germ(shape.expression, piece.tail_side)
         limit = limit_at_infinity(local, domain)
-        if limit is None:
-            signs.append(None)
-        elif limit in (oo, -oo):
-            signs.append(1)
-        else:
-            signs.append(domain.exact_sign(limit - wanted))
+        signs.append(None if limit is None else domain.exact_sign(limit - wanted))
         if not box:
             away.append(math.nan if limit is None else abs(as_float(limit - wanted)))
             shown.append("unknown" if limit is None else _shown(limit))
@@ -312,8 +301,8 @@ Place = Fraction | float
 """An exact place on a candidate's line; over a box floats, whose midpoints cost far less."""
 
 
-class _Stretch(NamedTuple):
-    """A part of [-R, 0), and of a candidate the number of the piece that holds it."""
+class _Segment(NamedTuple):
+    """A part of [-R, 0); for a candidate, with the number of the piece that contains it."""
 
     lo: Place
     hi: Place
@@ -323,9 +312,9 @@ class _Stretch(NamedTuple):
     def length(self) -> Place:
         return self.hi - self.lo
 
-    def halves(self) -> list["_Stretch"]:
+    def halves(self) -> list["_Segment"]:
         middle = (self.lo + self.hi) / 2
-        return [_Stretch(self.lo, middle, self.piece), _Stretch(middle, self.hi, self.piece)]
+        return [_Segment(self.lo, middle, self.piece), _Segment(middle, self.hi, self.piece)]
 
 
 def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
@@ -335,40 +324,47 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
     least, most, _ = rational_interval(Fraction(str(demands.epsilon)))
     length: dict[bool | None, Place] = {True: 0, False: 0, None: 0}  # alive, dead, open
 
-    def alive(stretch: _Stretch) -> bool | None:
+    def alive(segment: _Segment) -> bool | None:
+        if constant(segment):
+            local = shape.functions[segment.piece].local
+            size = size_less(local, S.Zero, exact(demands.epsilon))
+            return None if size is None else size >= 0
         if clock.time_is_up():
             return None
         if box:
-            budget.spend()  # counted, not limited: the parts of the space are
-        lo, hi, flag = iv.absolute(_enclosed(shape, stretch, box))
+            budget.spend()  # counted, but not limited: the cuts of the space are limited
+        lo, hi, flag = iv.absolute(_enclosed(shape, segment, box))
         if flag & iv.UNDEFINED:
             return None
         return True if lo >= most else (False if hi < least else None)
 
-    if box:  # from left to right, no finer than decides most boxes, while it may still be proved
-        parts = [_Stretch(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
-        finest, most_open, key = radius / 2**11, (bound + 0.02) * demands.radius, _from_the_left
-    else:  # the widest first: what the budget leaves open should be short
-        budget = budget.fresh()
-        parts = list(_on_smooth_pieces(shape, radius))
-        finest, most_open, key = radius / 2**22, math.inf, _by_length
+    def constant(segment: _Segment) -> bool:
+        return not box and not shape.functions[segment.piece].local.free_symbols
 
-    def cut(stretch: _Stretch) -> list[_Stretch] | None:
-        if stretch.length < finest:
+    def cut(segment: _Segment) -> list[_Segment] | None:
+        if segment.length < finest or constant(segment):
             return None
         if box and (length[None] > most_open or clock.time_is_up()):
             return None
-        return stretch.halves() if box or budget.spend() else None
+        return segment.halves()
 
-    found: list[tuple[_Stretch, bool | None]] = []
-    for stretch in [part for part in parts if _is_constant(shape, part)]:
-        parts.remove(stretch)
-        size = size_less(shape.functions[stretch.piece].local, S.Zero, exact(demands.epsilon))
-        found.append((stretch, None if size is None else size >= 0))
-        length[found[-1][1]] += stretch.length
-    for stretch, lives in Bisection(parts, judge=alive, cut=cut, key=key):
-        found.append((stretch, lives))
-        length[lives] += stretch.length
+    if box:  # from left to right, as finely as most boxes need, while a proof is still possible
+        parts = [_Segment(-radius * (i + 1) / 16, -radius * i / 16) for i in range(16)]
+        finest, most_open = radius / 2**11, (bound + 0.02) * demands.radius
+    else:  # the widest first, so that the budget leaves only short ones open
+        parts = list(_on_smooth_pieces(shape, radius))
+        finest, most_open = radius / 2**22, math.inf
+    search = Bisection(
+        parts,
+        judge=alive,
+        cut=cut,
+        budget=None if box else budget.fresh(),
+        key=lambda segment: float(segment.lo if box else -segment.length),
+    )
+    found: list[tuple[_Segment, bool | None]] = []
+    for segment, lives in search:
+        found.append((segment, lives))
+        length[lives] += segment.length
         if box and length[False] > (bound + 1e-9) * demands.radius:
             break
     lo, hi = float(length[False] / radius), float(1 - length[True] / radius)
@@ -379,56 +375,44 @@ def alive_below_zero(shape: Shape, demands: "Demands", box: Box, budget: Budget)
     return replace(outcome, witness={"x": _longest_dead(found)})
 
 
-def _by_length(stretch: _Stretch) -> float:
-    return -float(stretch.length)
-
-
-def _from_the_left(stretch: _Stretch) -> float:
-    return float(stretch.lo)
-
-
-def _on_smooth_pieces(shape: Shape, radius: Place) -> Iterator[_Stretch]:
-    """What the pieces of a candidate hold of [-R, 0)."""
+def _on_smooth_pieces(shape: Shape, radius: Place) -> Iterator[_Segment]:
+    """The parts of [-R, 0) on the pieces of a candidate."""
     for index, piece in enumerate(shape.pieces):
         left = -radius if piece.lo is -oo else max(-radius, _fraction(piece.lo))
         right = Fraction(0) if piece.hi is oo else min(Fraction(0), _fraction(piece.hi))
         if left < right:
-            yield _Stretch(left, right, index)
+            yield _Segment(left, right, index)
 
 
-def _is_constant(shape: Shape, stretch: _Stretch) -> bool:
-    return stretch.piece >= 0 and not shape.functions[stretch.piece].local.free_symbols
-
-
-def _longest_dead(found: Sequence[tuple[_Stretch, bool | None]]) -> tuple[float, float]:
+def _longest_dead(found: Sequence[tuple[_Segment, bool | None]]) -> tuple[float, float]:
     longest: tuple[Place, Place] = (0, 0)
     run = longest
-    for stretch, lives in sorted(found, key=lambda one: one[0]):
+    for segment, lives in sorted(found, key=lambda one: one[0]):
         if lives is False:
-            run = (run[0] if run[1] == stretch.lo else stretch.lo, stretch.hi)
+            run = (run[0] if run[1] == segment.lo else segment.lo, segment.hi)
             longest = max(longest, run, key=lambda ends: ends[1] - ends[0])
     return float(longest[0]), float(longest[1])
 
 
 def _fraction(number: sympy.Expr) -> Fraction:
     if number.is_Rational:
-        return Fraction(int(number.p), int(number.q))
+        return rational(number)
     mantissa, exponent = enclosed(number, precision=140).mid().man_exp()
     return Fraction(int(mantissa)) * Fraction(2) ** int(exponent)  # irrational: to 1e-40
 
 
-def _enclosed(shape: Shape, stretch: _Stretch, box: Box) -> Interval:
-    """G on a stretch, for all parameters of the box."""
-    if stretch.piece >= 0:
-        local = _local(shape.pieces[stretch.piece], stretch)
-        return shape.functions[stretch.piece].enclose((local,))
-    # Neighbours share the nearest floats, so that nothing lies between them.
-    return shape.program.enclose(((float(stretch.lo), float(stretch.hi), 0), *box))
+def _enclosed(shape: Shape, segment: _Segment, box: Box) -> Interval:
+    """The values of g on a segment, for all parameters of the box."""
+    if segment.piece >= 0:
+        local = _local(shape.pieces[segment.piece], segment)
+        return shape.functions[segment.piece].enclose((local,))
+    # Neighbours share the nearest floats, so that no gap lies between them.
+    return shape.program.enclose(((float(segment.lo), float(segment.hi), 0), *box))
 
 
-def _local(piece: Piece, stretch: _Stretch) -> Interval:
-    """The local coordinates of a stretch, rounded outward, within the piece."""
-    low, high = cast(Fraction, stretch.lo), cast(Fraction, stretch.hi)
+def _local(piece: Piece, segment: _Segment) -> Interval:
+    """The local coordinates of a segment, rounded outward, within the piece."""
+    low, high = cast(Fraction, segment.lo), cast(Fraction, segment.hi)
     if piece.tail:
         low, high = (-high, -low) if piece.tail_side < 0 else (low, high)
     else:

@@ -1,6 +1,7 @@
 """Means over x ~ N(0, 1), enclosed for all parameters of a box.
 
-A candidate's are integrals, to nine digits or so. Over a box they are bounded on cells of the line.
+Those of a candidate are integrals, to about nine digits. Over a box, means are bounded on cells of
+the line.
 """
 
 import functools
@@ -8,29 +9,23 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from statistics import NormalDist
-from typing import cast
 
 import sympy
 from flint import arb, ctx
-from sympy import oo
 
 from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import expanded
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
 from pdsearch.enclosure.integral import gaussian_integral, mass
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval
 from pdsearch.enclosure.nodes import derivative, prepare
-from pdsearch.enclosure.numbers import exact_sign, is_float
+from pdsearch.enclosure.numbers import at_place, exact_sign, is_float
 from pdsearch.enclosure.pieces import Domain, Piece, cut
-from pdsearch.enclosure.points import at_place
 from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth
 from pdsearch.expression import x
-
-Box = tuple[Interval, ...]
 
 _CELLS = 96
 """Cells of equal normal probability for means over a box."""
@@ -40,7 +35,7 @@ _AT_A_CORNER = Budget(boxes=2000, seconds=1.0)
 
 @dataclass(frozen=True)
 class _Cell:
-    """A stretch of the line, its normal probability, and the piece that holds all of it."""
+    """A stretch of the line, its normal probability, and the piece that contains all of it."""
 
     lo: float
     hi: float
@@ -73,9 +68,9 @@ class Means:
     def enclosures(self, box: Box, budget: Budget, *, power: int) -> Iterator[tuple[float, float]]:
         """Enclosures for all parameters of the box.
 
-        Each costs more than the one before and is tighter: cells over the whole box; where the mean
-        is monotone in a parameter, over that parameter's ends; and where it is in all of them, the
-        integrals at two corners. A candidate's only one is its integral.
+        Each costs more than the one before and is tighter: cells over the whole box; cells over the
+        ends of each parameter in which the mean is monotone; and if it is monotone in all of them,
+        the integrals at two corners. A candidate has only its integral.
         """
         if not box:
             yield _integral(self.pieces, budget, power=power)
@@ -105,14 +100,14 @@ class Means:
     def _cell_offsets(
         self, box: Box, budget: Budget, *, power: int
     ) -> Iterator[tuple[_Cell, Interval]]:
-        """Each cell with g - c on it, for all parameters of the box."""
+        """Each cell with the values of g - c on it, for all parameters of the box."""
         step = power == 1
         if (box, step) not in self._offsets:
             found = []
             for cell in self._cells:
                 value = self._on_cell(cell, box, budget)
                 found.append(iv.add(value, (-1.0, -1.0, 0)) if step and cell.lo >= 0.0 else value)
-            if len(self._offsets) > 8:  # a box is asked of again at once, or never
+            if len(self._offsets) > 8:  # a box is used again at once, or never
                 self._offsets.clear()
             self._offsets[box, step] = found
         return zip(self._cells, self._offsets[box, step], strict=True)
@@ -120,16 +115,17 @@ class Means:
     def _on_cell(
         self, cell: _Cell, box: Box, budget: Budget, *, slope: int | None = None
     ) -> Interval:
-        """G, or its derivative in a parameter at fixed x, on a cell."""
+        """The values of g, or of its derivative in a parameter at fixed x, on a cell."""
         budget.spend()
         clock.check()
         if cell.tail is not None:
-            tail: Smooth = self.functions[cell.tail]
-            tail = tail if slope is None else tail.partial(slope + 1)
+            tail = self.functions[cell.tail]
+            if slope is not None:
+                tail = tail.partial(slope + 1)
             return tail.enclose(((self._tail_start, math.inf, 0), *box))
         key = (cell.piece, slope)
         if key not in self._programs:
-            # Of a piece's own formula no condition is left that is open at the ends of a cell.
+            # The formula of a piece has no condition that is open at the ends of a cell.
             whole = self.expression if cell.piece is None else self.pieces[cell.piece].expression
             if slope is not None:
                 whole = derivative(whole, self.symbols[slope])
@@ -177,16 +173,16 @@ class Means:
             total = iv.add(total, iv.multiply(change, cell.weight))
             if total[0] == -math.inf and total[1] == math.inf:
                 return 0
-        return 1 if total[0] >= 0.0 else (-1 if total[1] <= 0.0 else 0)
+        return iv.weak_sign(total) or 0
 
     def _at_corner(self, corner: Box, power: int) -> tuple[float, float]:
-        """The mean at one point of the space: at its very floats, not at the decimals near them."""
+        """The mean at a corner of the space: at its exact floats, not at the decimals near them."""
         if (corner, power) not in self._corners:
             values = {
-                symbol: sympy.Rational(*Fraction(lo).as_integer_ratio())
+                symbol: sympy.Rational(*lo.as_integer_ratio())
                 for symbol, (lo, _, _) in zip(self.symbols, corner, strict=True)
             }
-            bound = cast(sympy.Expr, self.expression.xreplace(values))
+            bound = self.expression.xreplace(values)
             try:
                 with time_limit(1.5 * _AT_A_CORNER.seconds):
                     found = _integral(cut(bound), _AT_A_CORNER.fresh(), power=power)
@@ -203,7 +199,7 @@ class Means:
     @functools.cached_property
     def _cells(self) -> list[_Cell]:
         """The line in cells on which means over a box are bounded, from left to right."""
-        # Only ends that are floats: otherwise a sliver of a cell would lie in the next piece.
+        # Only ends that are floats: otherwise a cell would reach into the next piece.
         fixed = {
             index: (float(piece.lo), float(piece.hi))
             for index, piece in enumerate(self.pieces)
@@ -222,7 +218,8 @@ class Means:
     def _moving_jumps(self) -> list[bool]:
         """Whether a jump may move with each parameter.
 
-        A bend may, as of `Min`: a Lipschitz function is the integral of its derivative.
+        A bend may move, such as one of `Min`: a Lipschitz function is the integral of its
+        derivative.
         """
         return [
             any(
@@ -236,13 +233,12 @@ class Means:
 
 def _integral(pieces: list[Piece], budget: Budget, *, power: int) -> tuple[float, float]:
     lo, hi, _ = gaussian_integral(
-        pieces, power, budget, shift=lambda piece: int(power == 1 and _right_of_zero(piece))
+        pieces,
+        power,
+        budget,
+        shift=lambda piece: int(power == 1 and exact_sign(piece.lo) in (0, 1)),
     )
     return max(lo, 0.0), hi
-
-
-def _right_of_zero(piece: Piece) -> bool:
-    return piece.hi is oo or (piece.lo is not -oo and exact_sign(piece.lo) in (0, 1))
 
 
 def _joins(left: Piece, right: Piece) -> bool:
@@ -256,7 +252,7 @@ def _joins(left: Piece, right: Piece) -> bool:
 def _cells(tail: float, more: frozenset[float]) -> tuple[tuple[float, float, float, float], ...]:
     """Cells of the line with lower and upper bounds of their normal probability.
 
-    Of equal probability within, and cut at 0, where the tails start, and where it is asked for.
+    Those between the tails have equal probability, and are also cut at 0, ±3 and the given places.
     """
     normal = NormalDist()
     inner = {normal.inv_cdf(i / _CELLS) for i in range(1, _CELLS)}
@@ -268,6 +264,6 @@ def _cells(tail: float, more: frozenset[float]) -> tuple[tuple[float, float, flo
             low = arb(-1e4) if lo == -math.inf else arb(lo)
             high = arb(1e4) if hi == math.inf else arb(hi)
             least, most, _ = iv.ball_interval(mass(low, high))
-            # Beyond 1e4 lies less than 1e-300.
+            # The probability beyond 1e4 is less than 1e-300.
             cells.append((lo, hi, max(least, 0.0), most + 1e-300))
     return tuple(cells)

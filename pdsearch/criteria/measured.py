@@ -1,4 +1,4 @@
-"""Criteria that are measured: bit comparisons and timings, labelled so."""
+"""Criteria that are measured, and labelled as such: bit comparisons and timings."""
 
 import functools
 import math
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _CHEAP_ELEMENTS = 2**18  # 1 MiB in float32: above it the CPU pays page faults on every allocation
 _CHEAP_ROUNDS = 15
-_CHEAP_SECONDS = 1.0  # then three rounds must do: the ratio is some hundred
+_CHEAP_SECONDS = 1.0  # beyond it three rounds suffice: the ratio is about a hundred
 
 
 def forward_is_relu(candidate: "Candidate", demands: "Demands") -> Outcome:
-    """Every float16 and bfloat16 value and a battery of float32/64 through the op, bit by bit."""
+    """Compare the op with torch.relu bit by bit: all 16-bit values, a battery of float32/64."""
     import torch
 
     from pdsearch.autograd import pd_relu
@@ -51,7 +51,7 @@ def _bits(values: "torch.Tensor") -> "torch.Tensor":
 
 @functools.cache
 def _battery() -> "list[tuple[torch.Tensor, torch.Tensor]]":
-    """Inputs, which require a gradient as an op that is trained through has them; relu's bits."""
+    """Inputs that require a gradient, as in training, with the bits of relu."""
     import torch
 
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32, device="cpu").to(torch.int16)
@@ -94,7 +94,7 @@ def alive_in_half(candidate: "Candidate", demands: "Demands") -> Outcome:
 
 
 def cheap(candidate: "Candidate", demands: "Demands") -> Outcome:
-    """One backward pass of the op against ReLU's, medians of interleaved rounds."""
+    """Time one backward pass of the op against ReLU's: medians of interleaved rounds."""
     import torch
 
     from pdsearch.autograd import pd_relu

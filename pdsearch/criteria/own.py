@@ -1,4 +1,4 @@
-"""Criteria of your own: functions of a candidate, listed after ours."""
+"""Your own criteria: functions of a candidate, listed after the built-in ones."""
 
 import contextlib
 import sys
@@ -16,14 +16,14 @@ from pdsearch.family import Candidate
 from pdsearch.userfile import read_python
 
 UserCriterion = Callable[[Candidate], Any]
-"""A criterion of your own: candidate → `Result`, or → (value, passed)."""
+"""Your own criterion: candidate → `Result`, or → (value, passed)."""
 
 
 def own_results(extra: Sequence[UserCriterion], candidates: Sequence[Candidate]) -> list[Result]:
-    """Return what the user's criteria say about a candidate, or the worst about several.
+    """Return the results of the user's criteria for a candidate, or the worst of several.
 
     Raises:
-        InputError: Two have one name, or one fails or gives neither a `Result` nor a pair.
+        InputError: Two have the same name, or one fails or returns neither a `Result` nor a pair.
     """
     results = []
     for criterion in extra:
@@ -38,7 +38,7 @@ def own_results(extra: Sequence[UserCriterion], candidates: Sequence[Candidate])
 def worst_of(found: Sequence[tuple[Result, Candidate]], how: str) -> Result:
     """The worst result among some of a family's candidates.
 
-    What holds for some proves nothing of the family: `proved` becomes `measured`.
+    A proof for some of them proves nothing for the family: `proved` becomes `measured`.
     """
     worst, at = next((pair for pair in found if not pair[0].passed), found[0])
     asked = f"{how} {len(found)} of the family's candidates, this is {at.name}"
@@ -52,16 +52,16 @@ def worst_of(found: Sequence[tuple[Result, Candidate]], how: str) -> Result:
 
 def _own(criterion: UserCriterion, candidate: Candidate) -> Result:
     name = criterion_name(criterion)
-    # What it prints must not reach stdout, where the command line writes its data.
+    # Its output must not reach stdout, where the command line writes its data.
     try:
         with contextlib.redirect_stdout(sys.stderr):
             outcome = criterion(candidate)
     except (PdsearchError, OSError, RuntimeError, MemoryError):
-        raise  # clear already, or gone at the next attempt
+        raise  # clear already, or transient
     except Exception as error:
-        first = first_line(error)
         raise InputError(
-            f"the criterion {name!r} failed for {candidate.name}: {type(error).__name__}: {first}"
+            f"the criterion {name!r} failed for {candidate.name}: "
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     if isinstance(outcome, Result):
         if outcome.name in CRITERIA:
@@ -100,7 +100,7 @@ def criterion_name(criterion: UserCriterion) -> str:
     """Return the name under which a criterion is listed.
 
     Raises:
-        InputError: It is one of ours.
+        InputError: It is the name of a built-in criterion.
     """
     name = str(getattr(criterion, "__name__", type(criterion).__name__))
     if name in CRITERIA:

@@ -1,14 +1,15 @@
-"""The criteria, one record each. Tables, pages, gates and messages are made from the records."""
+"""The criteria, one record each. Tables, pages, gates and messages are built from the records."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pdsearch.criteria import decide, measured
 from pdsearch.criteria.result import PROVED, UNDECIDED, Outcome, Result, Threshold
-from pdsearch.criteria.shape import Box, Shape
+from pdsearch.criteria.shape import Shape
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
+from pdsearch.enclosure.interval import Box
 from pdsearch.enclosure.search import Budget
 from pdsearch.errors import InputError
 
@@ -16,36 +17,36 @@ if TYPE_CHECKING:
     from pdsearch.family import Candidate
 
 OVERTIME = 1.5
-"""How many times its budget of seconds a decision may take, all its searches together."""
+"""The time limit of a decision with all its searches, as a multiple of its budget of seconds."""
 
 
 @dataclass(frozen=True)
 class Criterion:
     """A design criterion: what it demands, where it comes from, and how it is decided.
 
-    Exactly one of `claim`, `decider` and `measure` says how.
+    Exactly one of `claim`, `decider` and `measure` decides it.
 
     Attributes:
-        name: Its name everywhere.
+        name: Its name.
         statement: One sentence; its fields are filled in with the bounds that apply.
         bound: The default; text where there is nothing to compare with.
         source: Where the criterion comes from.
         profiles: The profiles that list it.
-        meaning: What its value is, if values can be ranked. Otherwise learned criteria compare
+        meaning: What its value means, if values can be ranked. Otherwise learned criteria compare
             only whether it is met.
-        claim: What must hold of g at every x.
+        claim: The condition on g at every x.
         decider: How it is decided over a box of parameters.
-        measure: How it is measured of one candidate.
+        measure: How it is measured for one candidate.
         advisory: Reported, and never required.
         adjustable: Whether a study file may set another bound.
-        once: Measured at a family's defaults alone, since it says the same of every candidate.
+        once: Measured only at a family's defaults, since every candidate gives the same.
     """
 
     name: str
     statement: str
     bound: Threshold | str
     source: str
-    profiles: tuple[str, ...]
+    profiles: tuple[str, ...] = ("strict",)
     meaning: str = ""
     claim: "Callable[[Demands], decide.Claim] | None" = None
     decider: "Callable[[Shape, Demands, Box, Budget], Outcome] | None" = None
@@ -64,48 +65,38 @@ class Criterion:
     ) -> Outcome:
         """Decide it for every parameter of a box, within its time.
 
-        Nothing is proved of a formula that may be undefined.
+        Nothing is proved for a formula that may be undefined.
 
         Args:
-            shape: Of a candidate or a family.
+            shape: The shape of a candidate or a family.
             demands: The bounds.
-            box: A part of the family's; a candidate's has no sides.
-            budget: What the box may cost; the shape's own if None.
+            box: A part of the family's box; that of a candidate has no sides.
+            budget: What the box may cost; the budget of the shape if None.
         """
         budget = budget or shape.budget
         with time_limit(OVERTIME * budget.seconds):
+            found = Outcome(UNDECIDED)
             try:
-                found = self._decided(shape, demands, box, budget)
-            except OutOfReachError as error:
-                return Outcome(UNDECIDED, detail=str(error))
-            if found.verdict != PROVED:
-                return found
-            try:
-                open_ = shape.undefined(box)
+                if self.claim is not None:
+                    found = decide.everywhere(self.claim(demands), shape, box, budget)
+                else:
+                    assert self.decider is not None
+                    found = self.decider(shape, demands, box, budget)
+                open_ = shape.undefined(box) if found.verdict == PROVED else None
             except OutOfReachError as error:
                 open_ = str(error)
         return found if open_ is None else Outcome(UNDECIDED, value=found.value, detail=open_)
-
-    def _decided(self, shape: Shape, demands: "Demands", box: Box, budget: Budget) -> Outcome:
-        if self.claim is not None:
-            return decide.everywhere(self.claim(demands), shape, box, budget)
-        assert self.decider is not None
-        return self.decider(shape, demands, box, budget)
 
     def check(self, shape: Shape, demands: "Demands") -> Result:
         """Decide it for a candidate."""
         return self.result(self.over(shape, demands), demands)
 
     def result(self, found: Outcome, demands: "Demands") -> Result:
-        """An outcome with what was asked."""
+        """An outcome together with the criterion and its bounds."""
         bound = demands.bounds[self.name]
-        low, high = bound if isinstance(bound, tuple) else (math.nan, math.nan)
+        fields = dict(zip(("low", "high"), bound, strict=True)) if isinstance(bound, tuple) else {}
         statement = self.statement.format(
-            bound=bound if isinstance(bound, float | int) else math.nan,
-            low=low,
-            high=high,
-            radius=demands.radius,
-            epsilon=demands.epsilon,
+            bound=bound, radius=demands.radius, epsilon=demands.epsilon, **fields
         )
         return Result(
             name=self.name,
@@ -122,7 +113,6 @@ class Criterion:
 
 
 _PAPER: Final = ("paper", "strict")
-_STRICT: Final = ("strict",)
 _ABSTRACT: Final = "Hu, Li, Yang 2018, abstract"
 
 _TEN: Final = (
@@ -170,7 +160,6 @@ _TEN: Final = (
         "g tends to 0 at -oo and to 1 at +oo",
         "exact",
         "ours",
-        _STRICT,
         meaning="distance of the limits from 0 and 1",
         decider=decide.limits,
         adjustable=False,
@@ -180,7 +169,6 @@ _TEN: Final = (
         "g(x) >= 0 for all x: no gradient is reversed",
         0.0,
         "ours (SUGAR's B-SiLU, arXiv:2505.22074, fails it)",
-        _STRICT,
         meaning="smallest value of g",
         claim=lambda _: decide.Within(0.0, math.inf),
         adjustable=False,
@@ -190,7 +178,6 @@ _TEN: Final = (
         "|g(x)| <= {bound:g} for all x: no exploding gradient",
         1.5,
         "ours",
-        _STRICT,
         meaning="largest value of |g|",
         claim=lambda demands: decide.Within.size(demands.number("bounded")),
     ),
@@ -199,8 +186,7 @@ _TEN: Final = (
         "g is non-decreasing, as the step is",
         0.0,
         "ours",
-        _STRICT,
-        # Without a meaning: a fall that was certified need not be the largest.
+        # No meaning: a certified fall need not be the largest.
         claim=lambda _: decide.Rising(),
         adjustable=False,
     ),
@@ -209,7 +195,6 @@ _TEN: Final = (
         "the mean of g(x)^2 over x ~ N(0,1), relative to ReLU's 1/2, is in [{low:g}, {high:g}]",
         (0.5, 2.0),
         "ours, after the backward variance of He et al. 2015, arXiv:1502.01852",
-        _STRICT,
         meaning="mean of g squared (ReLU's is 1)",
         decider=decide.gain,
     ),
@@ -218,7 +203,6 @@ _TEN: Final = (
         "g is non-zero in float16 and bfloat16 down to x = {bound:g} (advisory)",
         -3.0,
         "ours",
-        _STRICT,
         meaning="value",
         measure=measured.alive_in_half,
         advisory=True,
@@ -230,12 +214,11 @@ NEVER_PUSHES_DOWN: Final = Criterion(
     "where x <= 0 no gradient that passes lowers the unit: direction up, and g(x) >= 0 there",
     0.0,
     "ours",
-    _STRICT,
     meaning="value",
     claim=lambda _: decide.Within(0.0, math.inf),
     adjustable=False,
 )
-"""Decided only where a direction is set, of g below zero alone."""
+"""Decided only where a direction is set, and only for g below zero."""
 
 RECORDS: Final = {one.name: one for one in (*_TEN, NEVER_PUSHES_DOWN)}
 """Every criterion by name."""
@@ -247,7 +230,7 @@ CERTIFIED: Final[Mapping[str, Criterion]] = {one.name: one for one in _TEN if on
 """Those of the ten that are decided by proof."""
 
 PROVED_BY_BOXES: Final = tuple(one.name for one in _TEN if one.claim is not None)
-"""Criteria whose proof is a bound on each of some intervals."""
+"""Criteria whose proof consists of a bound on each of several intervals."""
 
 PROFILES: Final = {
     profile: frozenset(one.name for one in _TEN if profile in one.profiles and not one.advisory)
@@ -256,20 +239,20 @@ PROFILES: Final = {
 """Which criteria a profile requires; advisory ones never gate."""
 
 SETTINGS: Final[dict[str, float]] = {"alive_radius": 3.0, "alive_epsilon": 1e-6}
-"""Thresholds that are not a criterion's bound: R and ε of `alive_below_zero`."""
+"""Thresholds that are not bounds of a criterion: R and ε of `alive_below_zero`."""
 
 
 @dataclass(frozen=True)
 class Demands:
-    """A profile with its thresholds: what is required, and the bounds."""
+    """A profile with its thresholds: the required criteria, and the bounds."""
 
-    profile: str = "paper"
-    bounds: Mapping[str, Threshold | str] = field(default_factory=dict)
-    radius: float = SETTINGS["alive_radius"]
-    epsilon: float = SETTINGS["alive_epsilon"]
+    profile: str
+    bounds: Mapping[str, Threshold | str]
+    radius: float
+    epsilon: float
 
     def required(self, name: str) -> bool:
-        """Whether the profile requires the criterion, advisory ones apart."""
+        """Whether the profile requires the criterion; it never requires an advisory one."""
         one = RECORDS[name]
         return self.profile in one.profiles and not one.advisory
 
@@ -279,13 +262,13 @@ class Demands:
         return tuple(name for name in CERTIFIED if self.required(name))
 
     def number(self, name: str) -> float:
-        """The bound of a criterion with a single one."""
+        """The bound of a criterion that has a single one."""
         value = self.bounds[name]
         assert isinstance(value, float | int)
         return float(value)
 
     def range(self, name: str) -> tuple[float, float]:
-        """The bound of a criterion with a lower and an upper one."""
+        """The bounds of a criterion that has a lower and an upper one."""
         value = self.bounds[name]
         assert isinstance(value, tuple)
         return value

@@ -1,8 +1,8 @@
-"""What is found of a criterion: its verdict and evidence, and the report of all of them."""
+"""Results: the verdict on a criterion with its evidence, and the report of all of them."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 Value = float | tuple[float, float] | None
@@ -18,14 +18,9 @@ VERDICTS: Final = (PROVED, REFUTED, UNDECIDED, MEASURED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a decider finds.
+    """What a decider finds; its fields are those of `Result`.
 
-    Attributes:
-        verdict: `proved`, `refuted`, `undecided` or `measured`.
-        value: A number, or a certified enclosure [lo, hi] of it; None where there is none.
-        witness: Where the statement fails: `x` a number or an interval, and parameters.
-        detail: One more sentence, such as limits or the smallest box left undecided.
-        passed: Of what is measured, whether the statement holds.
+    `passed` matters only where the verdict is `measured`.
     """
 
     verdict: str
@@ -40,13 +35,13 @@ class Result:
     """A criterion's outcome for one candidate or family.
 
     Attributes:
-        name: The criterion's.
+        name: The criterion's name.
         statement: What was decided, with its bounds.
         verdict: `proved`, `refuted`, `undecided` or `measured`.
         passed: Whether the statement holds; False where undecided.
         required: Whether the profile requires it.
         value: A number, or a certified enclosure [lo, hi] of it; None where there is none.
-        bound: What the value is compared with.
+        bound: The number or range that the value is compared with.
         witness: Where the statement fails: `x` a number or an interval, and parameters.
         source: Where the criterion comes from.
         detail: One more sentence, such as limits or the smallest box left undecided.
@@ -65,25 +60,12 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: non-finite numbers become None, enclosures lists."""
-        return {
-            "name": self.name,
-            "statement": self.statement,
-            "verdict": self.verdict,
-            "passed": self.passed,
-            "required": self.required,
-            "value": _plain(self.value),
-            "bound": _plain(self.bound),
-            "witness": (
-                None
-                if self.witness is None
-                else {key: _plain(value) for key, value in self.witness.items()}
-            ),
-            "source": self.source,
-            "detail": self.detail,
-        }
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
     if isinstance(value, bool | str) or value is None:
@@ -94,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Report:
-    """All results of one candidate or family, in the order of `CRITERIA`, then the user's own."""
+    """All results for one candidate or family: in the order of `CRITERIA`, then the user's own."""
 
     target: str
     profile: str

@@ -5,7 +5,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import sympy
 from flint import ctx
@@ -16,17 +16,14 @@ from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import factored
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.defined import is_defined
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, to_arb
 from pdsearch.enclosure.nodes import prepare
-from pdsearch.enclosure.numbers import as_float
+from pdsearch.enclosure.numbers import as_float, at_place, ends_at, sign_at
 from pdsearch.enclosure.pieces import Domain, Piece, cut
-from pdsearch.enclosure.points import at_place, ends_at, sign_at
-from pdsearch.enclosure.program import Program, to_arb
+from pdsearch.enclosure.program import Program
 from pdsearch.enclosure.search import Budget, Smooth, minimum
 from pdsearch.expression import t, x
-
-Box = tuple[Interval, ...]
-"""A range for each parameter; a candidate, whose parameters are bound, has none."""
+from pdsearch.expression.values import rational
 
 UNBOUNDED_BEYOND = 1e9
 """A supremum above this is reported as at least this: the search for it stops."""
@@ -34,12 +31,12 @@ UNBOUNDED_BEYOND = 1e9
 
 @dataclass(frozen=True)
 class Extreme:
-    """A certified enclosure of the infimum or the supremum of g.
+    """A certified enclosure [lo, hi] of the infimum or the supremum of g.
 
     Attributes:
-        lo: Below it.
-        hi: Above it.
-        piece: The piece on which it was found.
+        lo: Its lower bound.
+        hi: Its upper bound.
+        piece: The number of the piece on which it was found.
         complete: Whether every piece was searched to the end.
     """
 
@@ -65,7 +62,7 @@ class Shape:
         domain: Domain | None = None,
         budget: Budget | None = None,
     ) -> None:
-        self.expression = cast(sympy.Expr, expression.xreplace({t: S.Zero}))
+        self.expression = expression.xreplace({t: S.Zero})
         self.domain = domain or Domain()
         self.budget = budget or Budget()
         self.symbols = self.domain.symbols
@@ -78,7 +75,7 @@ class Shape:
         """The smooth pieces, from left to right, cut at 0 as well; ends may hold parameters.
 
         Raises:
-            OutOfReachError: They cannot be found in time; asked again, at once.
+            OutOfReachError: They cannot be found in time; a second call fails at once.
         """
         if self._no_pieces:
             raise OutOfReachError(self._no_pieces)
@@ -90,12 +87,12 @@ class Shape:
 
     @functools.cached_property
     def functions(self) -> list[Smooth]:
-        """G on each piece, as a function of position and parameters."""
+        """The function g on each piece, of position and parameters."""
         return [Smooth.on(piece, self.domain) for piece in self.pieces]
 
     @functools.cached_property
     def program(self) -> Program:
-        """G as it was written, of x and the parameters."""
+        """The function g as it was written, of x and the parameters."""
         return Program(prepare(self.expression), (x, *self.symbols))
 
     @functools.cached_property
@@ -105,9 +102,9 @@ class Shape:
 
     @functools.cached_property
     def breakpoints(self) -> list[tuple[Piece, sympy.Expr, Piece]]:
-        """Each place where g may bend, jump or have a value of its own, between its pieces.
+        """Each place where g may bend, jump or have a single different value, between its pieces.
 
-        Where an unbounded piece starts is no such place: it lies beyond all of them.
+        The start of an unbounded piece is not a breakpoint: it lies beyond all of them.
         """
         return [
             (left, left.hi, right)
@@ -120,7 +117,7 @@ class Shape:
         return is_defined(self.expression, self.domain, self.budget.fresh())
 
     def undefined(self, box: Box = ()) -> str | None:
-        """Return None if g is shown to be a finite real number for every x, else what is open.
+        """Return None if g is proved to be a finite real number for every x, else what is open.
 
         Args:
             box: A part of the parameters' ranges.
@@ -183,7 +180,7 @@ class Shape:
 
     @functools.cached_property
     def supremum(self) -> Extreme:
-        """The supremum of a candidate's g, likewise."""
+        """The supremum of a candidate's g, found in the same way."""
         low = self._infimum([function.negated for function in self.functions], -1)
         return Extreme(-low.hi, -low.lo, low.piece, low.complete)
 
@@ -196,7 +193,7 @@ class Shape:
         ]
         best = min(range(len(lows)), key=lambda i: (lows[i].hi, lows[i].lo))
         lo, hi = min(low.lo for low in lows), lows[best].hi
-        # Values at breakpoints themselves, which no open piece holds.
+        # No open piece contains the breakpoints themselves.
         for _, place, _ in self.breakpoints:
             ends = ends_at(self.expression, place)
             if ends is None:
@@ -207,17 +204,12 @@ class Shape:
         return Extreme(lo, hi, best, all(low.complete for low in lows))
 
     def x_at(self, index: int, local: float) -> Fraction | float:
-        """X of a local coordinate on a candidate's piece: exact if rational, else a float near it.
+        """The x of a local coordinate on a candidate's piece: exact if rational, else a near float.
 
         An end of the line is an infinite float.
         """
         piece = self.pieces[index]
         if math.isinf(local):
             return math.copysign(math.inf, piece.tail_side)
-        exact = Fraction(local)
-        place = piece.position.xreplace(
-            {piece.variable: sympy.Rational(exact.numerator, exact.denominator)}
-        )
-        if place.is_Rational:
-            return Fraction(int(place.p), int(place.q))
-        return as_float(place)
+        place = piece.position.xreplace({piece.variable: sympy.Rational(*local.as_integer_ratio())})
+        return rational(place) if place.is_Rational else as_float(place)

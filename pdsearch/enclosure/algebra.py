@@ -2,27 +2,25 @@
 
 `factor`, `expand` and the like take time and memory that grow with the degree, the number of terms
 and the size of the numbers: a power such as exp(12345*x/10000) alone makes `factor` a polynomial of
-degree 12 345. Here an expression's expanded form is estimated first, from its structure; what
-is too large is returned as it is. Parts that are no polynomials stand in as symbols, so that sympy
-sees polynomials with rational coefficients and nothing else.
+degree 12 345. This module first estimates the expanded form from the expression's structure, and
+returns the expression unchanged if the form would be too large. Parts that are not polynomials
+become symbols, so that sympy sees only polynomials with rational coefficients.
 """
 
 import functools
 import math
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Add, Mul, Piecewise, Pow, S
 
 from pdsearch.enclosure import clock
-from pdsearch.enclosure.clock import OutOfReachError
 
 MOST_TERMS = 250
 MOST_DEGREE = 24
 """Factoring over the rationals takes milliseconds up to here, and may double with each degree."""
 MOST_BITS = 6_000
-MOST_NODES = 6_000
-"""Size of a derivative, written out: some hundred times what the library's families need."""
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -32,10 +30,10 @@ def size(expression: sympy.Basic) -> int:
 
 
 @functools.lru_cache(maxsize=16_384)
-def nesting(expression: sympy.Basic) -> int:
-    """How many functions stand within one another."""
-    inner = max(map(nesting, expression.args), default=0)
-    return inner + isinstance(expression, sympy.Function)
+def nesting(expression: sympy.Basic, kinds: tuple[type, ...] = (sympy.Function,)) -> int:
+    """How many functions, or nodes of some kinds, are nested within one another."""
+    inner = max((nesting(arg, kinds) for arg in expression.args), default=0)
+    return inner + isinstance(expression, kinds)
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -52,19 +50,12 @@ def derivative_size(expression: sympy.Basic, v: sympy.Symbol) -> int:
     return sum(parts) + 2 * size(expression) + 4
 
 
-def check_derivative(expression: sympy.Expr, v: sympy.Symbol, *, most: int = MOST_NODES) -> None:
-    """Refuse to differentiate what would grow beyond `most` nodes.
-
-    Raises:
-        OutOfReachError: It would, or the time is up.
-    """
-    clock.check()
-    if derivative_size(expression, v) > most:
-        raise OutOfReachError("a derivative grows too large")
+def _is_whole_power(node: Any) -> bool:
+    return isinstance(node, Pow) and bool(node.exp.is_Integer) and node.base is not sympy.E
 
 
 class _Extent(NamedTuple):
-    """Of a quotient of polynomials, multiplied out: upper estimates."""
+    """Upper estimates of a quotient of polynomials, multiplied out."""
 
     above: float  # terms
     below: float
@@ -81,7 +72,7 @@ def _extent(node: sympy.Expr, symbols: int) -> _Extent:
         bits = int(node.p).bit_length() + int(node.q).bit_length()
         return _Extent(1, 1, 0, 0 if bits <= 4 else bits)
     if isinstance(node, Add | Mul):
-        parts = [_extent(cast(sympy.Expr, arg), symbols) for arg in node.args]
+        parts = [_extent(arg, symbols) for arg in node.args]
         degree, bits = sum(p.degree for p in parts), sum(p.bits for p in parts)
         if isinstance(node, Add) and all(p.below == 1 for p in parts):
             degree = max(p.degree for p in parts)
@@ -91,7 +82,7 @@ def _extent(node: sympy.Expr, symbols: int) -> _Extent:
         else:
             above = math.prod(p.above for p in parts)
         return _capped(_Extent(above, below, degree, bits), symbols)
-    if isinstance(node, Pow) and node.exp.is_Integer and node.base is not sympy.E:
+    if _is_whole_power(node):
         part, times = _extent(node.base, symbols), abs(int(node.exp))
         if part is _TOO_LARGE or times > 10 * MOST_DEGREE:
             return _TOO_LARGE
@@ -99,7 +90,7 @@ def _extent(node: sympy.Expr, symbols: int) -> _Extent:
         if node.exp < 0:
             above, below = below, above
         return _capped(_Extent(above, below, part.degree * times, part.bits * times), symbols)
-    return _Extent(1, 1, 1, 0)  # a symbol, or what stands in for one
+    return _Extent(1, 1, 1, 0)  # a symbol, or a part that a symbol replaces
 
 
 def _capped(extent: _Extent, symbols: int) -> _Extent:
@@ -110,20 +101,31 @@ def _capped(extent: _Extent, symbols: int) -> _Extent:
 
 
 def _generators(node: sympy.Expr, found: dict[sympy.Expr, sympy.Dummy]) -> sympy.Expr:
-    """The expression with everything that is no polynomial replaced by a symbol of its own."""
+    """The expression with a symbol in place of each part that is not a polynomial."""
     if node.is_Rational or node.is_Symbol:
         return node
     if isinstance(node, Add | Mul):
-        args = [_generators(cast(sympy.Expr, arg), found) for arg in node.args]
-        return cast(sympy.Expr, node.func(*args))
-    if isinstance(node, Pow) and node.exp.is_Integer and node.base is not sympy.E:
-        return cast(sympy.Expr, Pow(_generators(node.base, found), node.exp))
+        args = [_generators(arg, found) for arg in node.args]
+        return node.func(*args)
+    if _is_whole_power(node):
+        return Pow(_generators(node.base, found), node.exp)
     return found.setdefault(node, sympy.Dummy())
 
 
+def _on_polynomials(
+    function: Callable[[sympy.Expr], sympy.Expr], expression: sympy.Expr
+) -> sympy.Expr | None:
+    """A function of sympy's applied to a quotient of polynomials; None where it is not finite."""
+    found: dict[sympy.Expr, sympy.Dummy] = {}
+    polynomial = _generators(expression, found)
+    if polynomial.has(S.ComplexInfinity, S.NaN):
+        return None
+    return function(polynomial).xreplace({v: part for part, v in found.items()})
+
+
 def _small(expression: sympy.Expr, *, degree: int = MOST_DEGREE) -> bool:
-    leaves = sum(1 for _ in zip(range(400), sympy.preorder_traversal(expression), strict=False))
-    if leaves >= 400:
+    nodes = sum(1 for _ in zip(range(400), sympy.preorder_traversal(expression), strict=False))
+    if nodes >= 400:
         return False
     symbols = max(len(_leaves(expression)), 1)
     extent = _extent(expression, symbols)
@@ -137,78 +139,62 @@ def _small(expression: sympy.Expr, *, degree: int = MOST_DEGREE) -> bool:
 
 
 def _leaves(node: sympy.Expr) -> set[sympy.Expr]:
+    """The parts of which an expression is a quotient of polynomials."""
     if node.is_Rational:
         return set()
-    if isinstance(node, Add | Mul) or (
-        isinstance(node, Pow) and node.exp.is_Integer and node.base is not sympy.E
-    ):
-        return set().union(*(_leaves(cast(sympy.Expr, arg)) for arg in node.args))
+    if isinstance(node, Add | Mul) or _is_whole_power(node):
+        return set().union(*(_leaves(arg) for arg in node.args))
     return {node}
 
 
 @functools.lru_cache(maxsize=4096)
 def factored(expression: sympy.Expr) -> sympy.Expr:
-    """A quotient of polynomials as a product of its factors; as it is where that is too much."""
+    """A quotient of polynomials as a product of its factors; unchanged where that is too much."""
     clock.check()
     if not _small(expression):
         return expression
     plain = expanded(expression) if _leaves(expression) - expression.free_symbols else expression
-    generators: dict[sympy.Expr, sympy.Dummy] = {}
-    polynomial = _generators(plain, generators)
-    if polynomial.has(S.ComplexInfinity, S.NaN):
-        return expression
-    product = sympy.factor(polynomial)
-    return cast(sympy.Expr, product.xreplace({v: k for k, v in generators.items()}))
+    product = _on_polynomials(sympy.factor, plain)
+    return expression if product is None else product
 
 
 @functools.lru_cache(maxsize=4096)
 def expanded(expression: sympy.Expr) -> sympy.Expr:
-    """Multiplied out; as it is where that is too much."""
+    """Multiplied out; unchanged where that is too much."""
     clock.check()
-    if not expression.args or isinstance(expression, Piecewise):
+    if not expression.args or isinstance(expression, Piecewise) or not _expandable(expression):
         return expression
-    if not (_small(expression, degree=64) and all(map(_expandable, _inside(expression)))):
-        return expression
-    return cast(sympy.Expr, sympy.expand(expression))
+    return sympy.expand(expression)
 
 
 def multiplied_out(expression: sympy.Expr) -> sympy.Expr:
-    """Products of sums as sums of products; as it is where those are too many."""
+    """Products of sums as sums of products; unchanged where those are too many."""
     clock.check()
-    if not (_small(expression, degree=64) and all(map(_expandable, _inside(expression)))):
-        return expression
-    return cast(sympy.Expr, sympy.expand_mul(expression))
-
-
-def _inside(expression: sympy.Expr) -> list[sympy.Expr]:
-    """What stands in functions and exponents: `sympy.expand` multiplies that out as well."""
-    return [
-        cast(sympy.Expr, arg)
-        for leaf in _leaves(expression)
-        for arg in leaf.args
-        if isinstance(arg, sympy.Expr)
-    ]
+    return sympy.expand_mul(expression) if _expandable(expression) else expression
 
 
 def _expandable(expression: sympy.Expr) -> bool:
-    return _small(expression, degree=64) and all(map(_expandable, _inside(expression)))
+    """Whether it is small, and so are the parts in functions, which sympy also multiplies out."""
+    return _small(expression, degree=64) and all(
+        _expandable(arg)
+        for leaf in _leaves(expression)
+        for arg in leaf.args
+        if isinstance(arg, sympy.Expr)
+    )
 
 
 def quotient(above: sympy.Expr, below: sympy.Expr) -> sympy.Expr:
     """A quotient without common factors, where finding them is cheap."""
     whole = above / below
-    if above.is_Rational and below.is_Rational:
-        return cast(sympy.Expr, whole)
-    if not _small(whole):
-        return cast(sympy.Expr, whole)
-    generators: dict[sympy.Expr, sympy.Dummy] = {}
-    reduced = sympy.cancel(_generators(whole, generators))
-    return cast(sympy.Expr, reduced.xreplace({v: k for k, v in generators.items()}))
+    if (above.is_Rational and below.is_Rational) or not _small(whole):
+        return whole
+    reduced = _on_polynomials(sympy.cancel, whole)
+    return whole if reduced is None else reduced
 
 
 @functools.lru_cache(maxsize=1024)
 def polynomial_in(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Poly | None:
-    """The expression as a polynomial in v; None where it is none, or a large one."""
+    """The expression as a polynomial in v; None where it is not one, or a large one."""
     clock.check()
     if not expression.is_polynomial(v) or not _small(expression):
         return None
@@ -224,8 +210,8 @@ def real_roots(polynomial: sympy.Poly) -> list[sympy.Expr] | None:
 def has_long_power(expression: sympy.Expr, *, deep: bool = True) -> bool:
     """Whether there is a power with an exponent such as 0.1000000000000001, an exact rational.
 
-    sympy then takes 12**(p/q) apart into prime powers of thousands of millions of digits: such a
-    power must not be given a number as its base.
+    sympy splits 12**(p/q) into prime powers with thousands of millions of digits, so the base of
+    such a power must not become a number.
     """
     powers = expression.atoms(sympy.Pow) if deep else {expression}
     return any(
@@ -236,7 +222,7 @@ def has_long_power(expression: sympy.Expr, *, deep: bool = True) -> bool:
 
 @functools.lru_cache(maxsize=2048)
 def tidy(expression: sympy.Expr) -> sympy.Expr:
-    """Functions' arguments expanded; a rational function as a product of its factors."""
+    """Expand the arguments of functions, and factor rational functions."""
     clock.check()
     if not expression.args:
         return expression
@@ -244,14 +230,7 @@ def tidy(expression: sympy.Expr) -> sympy.Expr:
         return factored(expression)
     if isinstance(expression, Piecewise) or has_long_power(expression, deep=False):
         return expression
-    return cast(
-        sympy.Expr,
-        expression.func(
-            *(
-                expanded(tidy(arg))
-                if isinstance(arg, sympy.Expr) and expression.is_Function
-                else (tidy(arg) if isinstance(arg, sympy.Expr) else arg)
-                for arg in expression.args
-            )
-        ),
-    )
+    args = [tidy(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
+    if expression.is_Function:
+        args = [expanded(arg) if isinstance(arg, sympy.Expr) else arg for arg in args]
+    return expression.func(*args)

@@ -1,8 +1,8 @@
-"""The time limit of a decision, which also holds in steps that have no budget of their own.
+"""The time limit of a decision, which also applies to steps without a budget.
 
 Compiling, differentiating and rewriting are quick for most formulas and endless for some. Each such
-step asks the clock, so that a decision ends in time, and refuses what is too large, so that no
-single step takes long.
+step checks the clock, so that a decision ends in time, and refuses expressions that are too large,
+so that no single step takes long.
 """
 
 import time
@@ -20,7 +20,7 @@ _ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Let `check` raise once the seconds are over; an outer limit that ends sooner still holds."""
+    """Make `check` raise once the seconds are over; a limit around it that ends sooner applies."""
     token = _ends.set(min(_ends.get(), time.monotonic() + seconds))
     try:
         yield
@@ -37,7 +37,7 @@ def check() -> None:
     """Stop here if the time limit has passed.
 
     Raises:
-        OutOfReachError: It has.
+        OutOfReachError: The time is up.
     """
-    if time.monotonic() > _ends.get():
+    if time_is_up():
         raise OutOfReachError("the time ran out")

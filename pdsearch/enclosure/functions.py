@@ -1,11 +1,13 @@
 """Elementary functions of intervals, evaluated by Arb at the ends and rounded outward.
 
-Monotone and even functions need their ends only; sine and cosine count their turns. Far out, where
-Arb's exponents would leave the floats, a bound with room to spare takes its place.
+Monotone and even functions need only the ends; sine and cosine count their turns. Far out, where
+Arb's exponents would leave the floats, a generous bound replaces the evaluation.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 from flint import arb
 
@@ -35,23 +37,17 @@ def _at_point(
 
     Args:
         function: What Arb evaluates.
-        span: Where. Farther out its exponents leave the floats, or nothing moves any more.
-        below: Lower and upper bound of the function before the span.
-        above: The same behind it.
+        span: Where. Beyond it the exponents leave the floats, or the function is constant.
+        below: Lower and upper bound of the function below the span.
+        above: The same above it.
     """
-    cache: dict[float, Ends] = {}
 
+    @functools.lru_cache(maxsize=20_000)  # bounded memory in long searches
     def evaluate(value: float) -> Ends:
-        known = cache.get(value)
-        if known is not None:
-            return known
         if not span[0] <= value <= span[1]:
             far = below if value < span[0] else above
             return far(value) if callable(far) else far
-        if len(cache) > 20_000:  # bounded memory in long searches
-            cache.clear()
-        cache[value] = known = ball_interval(function(arb(value)))[:2]
-        return known
+        return ball_interval(function(arb(value)))[:2]
 
     return evaluate
 
@@ -86,12 +82,23 @@ def _even(
     return apply
 
 
-def arb_sigmoid(value: arb) -> arb:
-    """1 / (1 + exp(-value)), each side of zero in its stable form."""
-    if value < 0:
-        power = value.exp()
+def ball_sigmoid(z: Any) -> Any:
+    """1 / (1 + exp(-z)) of a real or complex ball, in the form that is stable on its side of 0."""
+    if float(z.real.mid()) < 0.0:
+        power = z.exp()
         return power / (1 + power)
-    return 1 / (1 + (-value).exp())
+    return 1 / (1 + (-z).exp())
+
+
+def ball_bell(z: Any) -> Any:
+    """σ(z)·σ(-z) = 1 / (4 cosh²(z/2)) of a real or complex ball."""
+    power = (-z if float(z.real.mid()) > 0.0 else z).exp()
+    return power / (1 + power) ** 2
+
+
+def ball_sech2(z: Any) -> Any:
+    """1 / cosh²(z) of a real or complex ball."""
+    return 4 * ball_bell(2 * z)
 
 
 def arb_softplus(value: arb) -> arb:
@@ -99,18 +106,6 @@ def arb_softplus(value: arb) -> arb:
     if value > 0:
         return value + (-value).exp().log1p()
     return value.exp().log1p()
-
-
-def arb_bell(value: arb) -> arb:
-    """σ(u)·σ(-u) = 1 / (4 cosh²(u/2))."""
-    size = abs(value)
-    power = (-size).exp()
-    return power / (1 + power) ** 2
-
-
-def arb_sech2(value: arb) -> arb:
-    """1 / cosh²(u)."""
-    return 4 * arb_bell(2 * value)
 
 
 def arb_erfc_ratio(value: arb) -> arb:
@@ -140,7 +135,7 @@ def logarithm(a: Interval, *, zero_is_fine: bool = False) -> Interval:
     return (_log_at(lo)[0], _log_at(hi)[1], flag)
 
 
-# Beyond its span each function is as near to its limit as the bounds say.
+# Beyond its span, each function is as near to its limit as the bounds state.
 exponential = _monotone(
     # exp(700) is above 1.01e304, exp(-700) below 9.9e-305
     _at_point(lambda v: v.exp(), span=(-700.0, 700.0), below=(0.0, 1e-304), above=(1e304, INF)),
@@ -155,7 +150,7 @@ softplus = _monotone(
     least=0.0,
 )
 sigmoid = _monotone(
-    _at_point(arb_sigmoid, span=(-700.0, 700.0), below=(0.0, 1e-303), above=(down(1.0), 1.0)),
+    _at_point(ball_sigmoid, span=(-700.0, 700.0), below=(0.0, 1e-303), above=(down(1.0), 1.0)),
     least=0.0,
     most=1.0,
 )
@@ -196,22 +191,22 @@ erfc_ratio = _monotone(
 cosh = _even(
     _at_point(lambda v: v.cosh(), span=(-700.0, 700.0), above=(5e303, INF)), 1.0, rising=True
 )
-bell = _even(_at_point(arb_bell, span=(-690.0, 690.0), above=(0.0, 1e-299)), 0.25, rising=False)
-sech2 = _even(_at_point(arb_sech2, span=(-340.0, 340.0), above=(0.0, 1e-290)), 1.0, rising=False)
+bell = _even(_at_point(ball_bell, span=(-690.0, 690.0), above=(0.0, 1e-299)), 0.25, rising=False)
+sech2 = _even(_at_point(ball_sech2, span=(-340.0, 340.0), above=(0.0, 1e-290)), 1.0, rising=False)
 
 
-def _wave(a: Interval, shift: float) -> Interval:
-    """sin(a + shift·π/2) for shift 0 or 1, extremes found by counting half periods."""
+def _wave(a: Interval, *, shifted: bool) -> Interval:
+    """sin(a), or sin(a + π/2) if shifted; extremes are found by counting half periods."""
     lo, hi, flag = a
     if not hi - lo < 6.28 or max(abs(lo), abs(hi)) > 1e15:
         return (-1.0, 1.0, flag)
-    function = arb.cos if shift else arb.sin
+    function = arb.cos if shifted else arb.sin
     first = ball_interval(function(arb(lo)))
     last = ball_interval(function(arb(hi)))
     low, high = min(first[0], last[0]), max(first[1], last[1])
     # sin has its maxima at π/2 + 2πk, its minima at -π/2 + 2πk; cos at 2πk and π + 2πk.
     pi = arb.pi()
-    for offset, peak in ((0.5, True), (-0.5, False)) if not shift else ((0, True), (1, False)):
+    for offset, peak in ((0, True), (1, False)) if shifted else ((0.5, True), (-0.5, False)):
         first_turn = (arb(lo) / pi - offset) / 2
         last_turn = (arb(hi) / pi - offset) / 2
         last_whole = math.floor(up(float(last_turn.upper())))
@@ -223,18 +218,12 @@ def _wave(a: Interval, shift: float) -> Interval:
     return (max(low, -1.0), min(high, 1.0), flag)
 
 
-def sine(a: Interval) -> Interval:
-    """sin(a)."""
-    return _wave(a, 0)
-
-
-def cosine(a: Interval) -> Interval:
-    """cos(a)."""
-    return _wave(a, 1)
+sine = functools.partial(_wave, shifted=False)
+cosine = functools.partial(_wave, shifted=True)
 
 
 def real_power(a: Interval, exponent: Interval) -> Interval:
-    """A ** exponent through exp(exponent · log a); a must not be negative."""
+    """The power a ** exponent as exp(exponent · log a); a must not be negative."""
     flag = a[2] | exponent[2]
     if a[0] < 0.0:
         flag |= UNDEFINED

@@ -1,24 +1,28 @@
 """Interval arithmetic on float end points, every result rounded outward.
 
 A value is a triple ``(lo, hi, flag)``: every real value that the expression takes where it is
-defined lies in ``[lo, hi]``. An infinite end point stands for "unbounded", not for a value, which
-is why ``0 * inf`` is 0 here: zero times any real number is zero.
+defined lies in ``[lo, hi]``. An infinite end point means "unbounded" and is not itself a value, so
+``0 * inf`` is 0 here: zero times any real number is zero.
 
-Sums are rounded only where they are inexact (Knuth's TwoSum tells), so that zeros at the ends of a
-box stay zeros; ``math.nextafter`` does the rounding elsewhere. Transcendental functions are
-evaluated at the end points by Arb (python-flint), whose balls are rigorous.
+Sums are rounded only where they are inexact (by Knuth's TwoSum), so that zeros at the ends of a box
+stay zeros; other results are rounded by ``math.nextafter``. Arb (python-flint), whose balls are
+rigorous, evaluates transcendental functions at the end points.
 """
 
 import math
+from fractions import Fraction
 from typing import Final
 
-from flint import arb
+from flint import arb, fmpq
 
 Interval = tuple[float, float, int]
 
+Box = tuple[Interval, ...]
+"""An interval for each variable."""
+
 INF: Final = math.inf
 UNDEFINED: Final = 1
-"""Somewhere in the box the expression may have no real value (a pole, the log of a negative)."""
+"""The expression may have no real value somewhere in the box (a pole, the log of a negative)."""
 JUMP: Final = 2
 """A condition is undecided in the box: the expression may jump there."""
 
@@ -49,8 +53,40 @@ def ball_interval(ball: arb) -> Interval:
     return (_nextafter(lo, -INF), _nextafter(hi, INF), 0)
 
 
+def rational_interval(value: Fraction) -> Interval:
+    """The floats around an exact rational."""
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return (1.7e308, INF, 0) if value > 0 else (-INF, -1.7e308, 0)
+    exact = Fraction(nearest)
+    lo = nearest if exact <= value else down(nearest)
+    return (lo, nearest if exact >= value else up(nearest), 0)
+
+
+def to_arb(value: Fraction | float | int) -> arb:
+    """A rational as an Arb ball at the working precision."""
+    if isinstance(value, Fraction):
+        return arb(fmpq(value.numerator, value.denominator))
+    return arb(value)
+
+
+def weak_sign(a: Interval) -> int | None:
+    """1 if a ≥ 0, -1 if a ≤ 0; None if both signs may occur, or a is flagged."""
+    if a[2]:
+        return None
+    return 1 if a[0] >= 0.0 else (-1 if a[1] <= 0.0 else None)
+
+
+def strict_sign(a: Interval) -> int | None:
+    """1 if a > 0, -1 if a < 0; None if neither is certain, or a is flagged."""
+    if a[2]:
+        return None
+    return 1 if a[0] > 0.0 else (-1 if a[1] < 0.0 else None)
+
+
 def add(a: Interval, b: Interval) -> Interval:
-    """A + b."""
+    """The sum a + b."""
     p, q = a[0], b[0]
     lo = p + q
     if lo - p != q or lo - q != p:
@@ -65,7 +101,7 @@ def add(a: Interval, b: Interval) -> Interval:
 def _round_sum(p: float, q: float, total: float, side: float) -> float:
     """``total = fl(p + q)`` moved to ``side`` where the rounding error points there."""
     if p in (INF, -INF) or q in (INF, -INF):
-        # An unbounded end on the other side: only reached as max float + inf and the like.
+        # An unbounded end on the other side, such as the largest float + inf.
         return total if not math.isnan(total) else side
     if total in (INF, -INF):
         return total if total == side else _nextafter(total, side)
@@ -100,7 +136,7 @@ def _product(p: float, q: float, side: float) -> float:
 
 
 def multiply(a: Interval, b: Interval) -> Interval:
-    """A · b."""
+    """The product a · b."""
     a0, a1, b0, b1 = a[0], a[1], b[0], b[1]
     flag = a[2] | b[2]
     if a0 >= 0.0:
@@ -156,7 +192,7 @@ def reciprocal(a: Interval) -> Interval:
 
 
 def integer_power(a: Interval, exponent: int) -> Interval:
-    """A ** exponent for a whole exponent other than 0."""
+    """The power a ** exponent, for a whole exponent other than 0."""
     if exponent < 0:
         return reciprocal(integer_power(a, -exponent))
     lo, hi = a[0], a[1]
@@ -247,5 +283,5 @@ def maximum(a: Interval, b: Interval) -> Interval:
 
 
 def hull(a: Interval, b: Interval) -> Interval:
-    """The smallest interval that holds both."""
+    """The smallest interval that contains both."""
     return (min(a[0], b[0]), max(a[1], b[1]), a[2] | b[2])

@@ -1,13 +1,12 @@
 """Exact limits at infinity, from those of monotone primitives; products by their elasticity.
 
 For a product ∞·0 the elasticity E = y·h′/h decides: if E tends to a negative number (or -∞), h
-falls faster than some negative power of y and tends to 0. What this cannot settle has no answer
-here; sympy's own `limit` is not used, since it is no prover.
+falls faster than some negative power of y and tends to 0. Other cases remain unknown: sympy's own
+`limit` proves nothing.
 """
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import sympy
 from sympy import Add, Max, Min, Mul, Pow, S, oo
@@ -28,9 +27,10 @@ from pdsearch.enclosure.pieces import Domain, y
 from pdsearch.enclosure.program import Program
 from pdsearch.expression import sigmoid, softplus
 
-_AT_INFINITY: dict[type, tuple[sympy.Expr, sympy.Expr]] = {
+_AT_INFINITY: dict[type, tuple[sympy.Expr | None, sympy.Expr]] = {
     # function: (limit at -oo, limit at oo)
     sympy.exp: (S.Zero, oo),
+    sympy.log: (None, oo),
     sigmoid: (S.Zero, S.One),
     softplus: (S.Zero, oo),
     sympy.tanh: (S.NegativeOne, S.One),
@@ -46,7 +46,7 @@ _AT_INFINITY: dict[type, tuple[sympy.Expr, sympy.Expr]] = {
     sympy.Abs: (oo, oo),
     sympy.sign: (S.NegativeOne, S.One),
 }
-_CONTINUOUS = (*_AT_INFINITY, sympy.sin, sympy.cos)
+_CONTINUOUS = (*_AT_INFINITY, sympy.sin, sympy.cos, Add, Min, Max)
 
 
 def limit_at_infinity(
@@ -58,11 +58,10 @@ def limit_at_infinity(
         expression: In `pdsearch.enclosure.pieces.y` and the domain's parameters, in the form that
             `tail_form` gives.
         domain: The parameters' ranges.
-        depth: Of nested products; beyond 4 there is no answer.
+        depth: Of nested products; beyond 4 the limit is unknown.
     """
-    domain = domain or Domain()
+    domain, e = domain or Domain(), expression
     clock.check()
-    e = expression
     if not e.has(y):
         return None if e.has(sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity) else e
     if e == y:
@@ -73,35 +72,28 @@ def limit_at_infinity(
     def inner(part: sympy.Expr) -> sympy.Expr | None:
         return limit_at_infinity(part, domain, depth=depth)
 
-    if isinstance(e, Add):
-        return _sum([inner(part) for part in e.args])
     if isinstance(e, Mul):
         return _product(e, inner, domain, depth)
     if isinstance(e, Pow):
         return _power(e, inner, domain, depth)
-    if isinstance(e, Min | Max):
-        limits = [inner(part) for part in e.args]
-        if any(limit is None for limit in limits):
-            return None
-        return _applied(e, [cast(sympy.Expr, limit) for limit in limits])
-    if isinstance(e, sympy.log):
-        limit = inner(e.args[0])
-        if limit is oo:
-            return oo
-        if limit is not None and limit.is_finite and domain.strict_sign(limit) == 1:
-            return _applied(e, [limit])
+    if not isinstance(e, _CONTINUOUS):
         return None
-    if isinstance(e, _CONTINUOUS):
-        limit = inner(e.args[0])
-        if limit is None:
+    limits = [limit for limit in map(inner, e.args) if limit is not None]
+    if len(limits) < len(e.args):
+        return None
+    if isinstance(e, Add):
+        return None if oo in limits and -oo in limits else Add(*limits)
+    (limit, *_) = limits
+    if isinstance(e, Min | Max):
+        return _applied(e, limits)
+    if limit in (oo, -oo):
+        ends = _AT_INFINITY.get(type(e))
+        return None if ends is None else ends[1 if limit is oo else 0]
+    if isinstance(e, sympy.sign | sympy.log):
+        sign = domain.strict_sign(limit)
+        if sign is None or (isinstance(e, sympy.log) and sign < 0):
             return None
-        if limit in (oo, -oo):
-            ends = _AT_INFINITY.get(type(e))
-            return None if ends is None else ends[1 if limit is oo else 0]
-        if isinstance(e, sympy.sign) and domain.strict_sign(limit) is None:
-            return None
-        return _applied(e, [limit])
-    return None
+    return _applied(e, limits)
 
 
 def _applied(e: sympy.Expr, limits: list[sympy.Expr]) -> sympy.Expr | None:
@@ -115,14 +107,7 @@ def _applied(e: sympy.Expr, limits: list[sympy.Expr]) -> sympy.Expr | None:
     rest = [d if d in known else limit for d, limit in zip(stand_ins, limits, strict=True)]
     if known and not is_computable(e.func(*rest), known):
         return None
-    return cast(sympy.Expr, e.func(*limits))
-
-
-def _sum(limits: list[sympy.Expr | None]) -> sympy.Expr | None:
-    known = [limit for limit in limits if limit is not None]
-    if len(known) < len(limits) or (oo in known and -oo in known):
-        return None
-    return cast(sympy.Expr, Add(*known))
+    return e.func(*limits)
 
 
 def _product(
@@ -138,9 +123,9 @@ def _product(
     vanishing = [factor for factor, sign in signs.items() if sign == 0]
     if infinite and any(factor not in vanishing and domain.strict_sign(limits[factor]) is None
                         for factor in signs if factor not in infinite):  # fmt: skip
-        return None  # a limit that may be zero in disguise, next to one that is infinite
+        return None  # a limit that may be zero, next to one that is infinite
     if unknown:
-        # Bounded but without a limit, as a sine: nothing times it is still nothing.
+        # Bounded but without a limit, such as a sine: zero times it is still zero.
         if vanishing and not infinite and all(_bounded(factor, domain) for factor in unknown):
             return S.Zero
         return None
@@ -150,22 +135,15 @@ def _product(
         if rate is None:
             return None
         limit = limit_at_infinity(tail_form(prepare(rate), y), domain, depth=depth + 1)
-        if limit is None:
+        sign = None if limit is None else domain.strict_sign(limit)
+        if sign is None:
             return None
-        sign = -1 if limit is -oo else (1 if limit is oo else domain.strict_sign(limit))
-        if sign == -1:
-            rest = [limits[f] for f in e.args if f not in infinite and f not in vanishing]
-            return S.Zero if all(limit is not None for limit in rest) else None
-        if sign == 1:
-            infinite, vanishing = [moving], []
-        else:
-            return None
+        if sign < 0:
+            return S.Zero
     if infinite:
-        lo, hi, flag = _far(e, domain)
-        if flag or not (lo > 0.0 or hi < 0.0):
-            return None
-        return oo if lo > 0.0 else -oo
-    return cast(sympy.Expr, Mul(*(cast(sympy.Expr, limits[f]) for f in e.args)))
+        sign = iv.strict_sign(_far(e, domain))
+        return None if sign is None else sign * oo
+    return Mul(*(limits[f] for f in e.args))
 
 
 def _power(
@@ -174,7 +152,7 @@ def _power(
     domain: Domain,
     depth: int,
 ) -> sympy.Expr | None:
-    base, exponent = cast(sympy.Expr, e.base), cast(sympy.Expr, e.exp)
+    base, exponent = e.base, e.exp
     if exponent.has(y):
         rewritten = tail_form(prepare(sympy.exp(exponent * sympy.log(base))), y)
         return limit_at_infinity(rewritten, domain, depth=depth + 1)
@@ -184,35 +162,34 @@ def _power(
         return None
     if limit is oo:
         return oo if sign > 0 else S.Zero
+    whole = exponent.is_Integer
     if limit is -oo:
-        if sign < 0 and exponent.is_Integer:
-            return S.Zero
-        return (oo if exponent.is_even else -oo) if exponent.is_Integer else None
-    if domain.sign(limit) == 0:
-        if sign > 0 and exponent.is_Integer:
-            return S.Zero
-        lo, _, flag = _far(base, domain)
-        if flag or not (lo >= 0.0):
+        if not whole:
             return None
-        return S.Zero if sign > 0 else None
-    if not exponent.is_Integer and domain.strict_sign(limit) != 1:
-        return None
-    if sign < 0 and domain.strict_sign(limit) is None:
+        return S.Zero if sign < 0 else (oo if exponent.is_even else -oo)
+    if domain.sign(limit) == 0:
+        real = whole or iv.weak_sign(_far(base, domain)) == 1
+        return S.Zero if sign > 0 and real else None
+    base_sign = domain.strict_sign(limit)
+    if (not whole and base_sign != 1) or (sign < 0 and base_sign is None):
         return None
     return _applied(e, [limit, exponent])
 
 
 def _far(e: sympy.Expr, domain: Domain) -> iv.Interval:
-    """An enclosure far out, where the sign is the limit's."""
+    """An enclosure far out, where the sign is that of the limit."""
     for start in (2.0**6, 2.0**20, 2.0**60):
-        box = ((start, math.inf, 0), *domain.box)
-        value = Program(e, (y, *domain.symbols), tail=box).enclose(box)
-        if not value[2] and (value[0] > 0.0 or value[1] < 0.0):
-            return value
+        value = _enclosed_from(start, e, domain)
+        if iv.strict_sign(value) is not None:
+            break
     return value
 
 
 def _bounded(e: sympy.Expr, domain: Domain) -> bool:
-    box = ((2.0**10, math.inf, 0), *domain.box)
-    lo, hi, flag = Program(e, (y, *domain.symbols), tail=box).enclose(box)
+    lo, hi, flag = _enclosed_from(2.0**10, e, domain)
     return not flag & iv.UNDEFINED and math.isfinite(lo) and math.isfinite(hi)
+
+
+def _enclosed_from(start: float, e: sympy.Expr, domain: Domain) -> iv.Interval:
+    box = ((start, math.inf, 0), *domain.box)
+    return Program(e, (y, *domain.symbols), tail=box).enclose(box)

@@ -1,19 +1,26 @@
-"""Expressions brought into the form that enclosures are tight for.
+"""Expressions rewritten into a form with tight enclosures, and their derivatives.
 
-Interval arithmetic forgets that two occurrences of a variable are the same number, so
-``1 - tanh(u)**2`` or ``exp(u)/(1 + exp(u))`` come out far too wide. `prepare` rewrites such
-combinations into single nodes, each of which is a monotone or even function of one argument.
+Interval arithmetic does not know that two occurrences of a variable are the same number, so its
+``1 - tanh(u)**2`` and ``exp(u)/(1 + exp(u))`` are far too wide. `prepare` rewrites such
+combinations as single nodes, each of which is a monotone or even function of one argument.
 """
 
 import functools
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import sympy
 from sympy import Add, Heaviside, Max, Min, Mul, Piecewise, Pow, S
+from sympy.core.relational import Relational
 
 from pdsearch.enclosure import clock
-from pdsearch.enclosure.algebra import MOST_NODES, check_derivative
+from pdsearch.enclosure.algebra import derivative_size
+from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.expression import sigmoid, softplus
+
+MOST_NODES = 6_000
+"""Size of a derivative, written out: about a hundred times what the library's families need."""
 
 NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
 """Nodes that may bend or jump."""
@@ -22,11 +29,15 @@ NOT_SMOOTH = (sympy.Abs, sympy.sign, Heaviside, Min, Max, Piecewise)
 class InternalNode(sympy.Function):
     """A positive function of one argument that only enclosures know.
 
-    sympy must not know the name: it evaluates a function by mpmath's of the same name, and prints
-    it by a printer's, so that a class called `bell` stands for the Bell numbers there.
+    sympy must not know its name. It evaluates and prints a function by the name of its class, so
+    that a class called `bell` would mean the Bell numbers.
     """
 
     nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """The function times its logarithmic derivative."""
+        return self * _LOG_DERIVATIVES[type(self)](self.args[0])
 
     def _eval_is_positive(self) -> bool | None:
         return True if self.args[0].is_real else None
@@ -41,33 +52,17 @@ class InternalNode(sympy.Function):
 class sigmoid_bell(InternalNode):
     """σ(u)·σ(-u) = 1/(4·cosh²(u/2)): even, falling in |u|."""
 
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Logarithmic derivative -tanh(u/2)."""
-        return -sympy.tanh(self.args[0] / 2) * self
-
 
 class sech2(InternalNode):
     """1/cosh²(u) = 1 - tanh²(u): even, falling in |u|."""
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Logarithmic derivative -2·tanh(u)."""
-        return -2 * sympy.tanh(self.args[0]) * self
 
 
 class arccot(InternalNode):
     """π/2 - atan(u), in (0, π): falling."""
 
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Minus the derivative of atan."""
-        return -1 / (1 + self.args[0] ** 2)
-
 
 class erfc_ratio(InternalNode):
     """2·exp(-u²)/(√π·erfc(u)): minus the logarithmic derivative of erfc; increasing."""
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """r·(r - 2u)."""
-        return self * (self - 2 * self.args[0])
 
 
 POSITIVE = (sympy.exp, sympy.cosh, sympy.erfc, sigmoid, softplus, InternalNode)
@@ -81,54 +76,68 @@ def prepare(expression: sympy.Expr) -> sympy.Expr:
         return expression
     clock.check()
     if isinstance(expression, sympy.DiracDelta):
-        return S.Zero  # jumps are looked at on their own
-    args = [prepare(arg) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
-    if isinstance(expression, Piecewise):
-        arms = [(prepare(arm.expr), _prepare_condition(arm.cond)) for arm in expression.args]
-        return cast(sympy.Expr, Piecewise(*arms, evaluate=False))
-    if isinstance(expression, Heaviside):
-        return expression.func(*args)
-    changed = any(a is not b for a, b in zip(args, expression.args, strict=True))
-    rebuilt = expression.func(*args) if changed else expression
-    if isinstance(rebuilt, Add):
-        return _prepare_sum(rebuilt)
-    if isinstance(rebuilt, Mul):
-        return _prepare_product(rebuilt)
-    if isinstance(rebuilt, Pow):
-        return _prepare_power(rebuilt)
-    if isinstance(rebuilt, sympy.log):
-        rest = _one_plus_exp(rebuilt.args[0])
-        if rest is not None:
-            return cast(sympy.Expr, softplus(rest))
-    return rebuilt
+        return S.Zero  # jumps are decided separately
+    node = rebuilt(expression, prepare, lambda c: map_condition(c, prepare, evaluate=True))
+    for kind, rule in _RULES.items():
+        if isinstance(node, kind):
+            return rule(node)
+    return node
 
 
-def _prepare_condition(condition: Any) -> Any:
-    if isinstance(condition, sympy.core.relational.Relational):
-        left, right = condition.args
-        return condition.func(prepare(left), prepare(right))
+def rebuilt(
+    node: sympy.Expr,
+    function: Callable[[Any], Any],
+    on_condition: Callable[[Any], Any] | None = None,
+) -> sympy.Expr:
+    """A node with a function applied to its arguments; the node itself if none of them changes.
+
+    In a `Piecewise`, it is applied to the values of the arms, and to both sides of each comparison
+    unless `on_condition` converts the conditions.
+    """
+    if isinstance(node, Piecewise):
+        convert = on_condition or (lambda condition: map_condition(condition, function))
+        arms = [(function(arm.expr), convert(arm.cond)) for arm in node.args]
+        return Piecewise(*arms, evaluate=False)
+    args = [function(arg) for arg in node.args]
+    changed = any(a is not b for a, b in zip(args, node.args, strict=True))
+    return node.func(*args) if changed else node
+
+
+def map_condition(condition: Any, function: Callable[[Any], Any], *, evaluate: bool = False) -> Any:
+    """A condition with a function applied to both sides of each comparison in it."""
+    if isinstance(condition, Relational):
+        sides = [function(side) for side in condition.args]
+        if all(a is b for a, b in zip(sides, condition.args, strict=True)):
+            return condition
+        return condition.func(*sides, evaluate=evaluate)
     if condition.args:
-        return condition.func(*(_prepare_condition(arg) for arg in condition.args))
+        parts = (map_condition(arg, function, evaluate=evaluate) for arg in condition.args)
+        return condition.func(*parts)
     return condition
 
 
 def _one_plus_exp(expression: sympy.Expr) -> sympy.Expr | None:
-    """U where the expression is 1 + exp(u)."""
+    """Return u where the expression is 1 + exp(u)."""
     if isinstance(expression, Add) and len(expression.args) == 2:
         one, power = expression.args
         if one is S.One and isinstance(power, sympy.exp):
-            return cast(sympy.Expr, power.args[0])
+            return power.args[0]
     return None
+
+
+def _prepare_log(node: sympy.Expr) -> sympy.Expr:
+    u = _one_plus_exp(node.args[0])
+    return node if u is None else softplus(u)
 
 
 def _prepare_power(power: Pow) -> sympy.Expr:
     base, exponent = power.args
     if isinstance(exponent, sympy.Integer) and exponent < 0:
-        rest = _one_plus_exp(cast(sympy.Expr, base))
+        rest = _one_plus_exp(base)
         if rest is not None:
-            return cast(sympy.Expr, sigmoid(-rest) ** (-exponent))
+            return sigmoid(-rest) ** (-exponent)
         if isinstance(base, sympy.cosh) and exponent == -2:
-            return cast(sympy.Expr, sech2(base.args[0]))
+            return sech2(base.args[0])
     return power
 
 
@@ -142,15 +151,15 @@ def _prepare_sum(total: Add) -> sympy.Expr:
     for index, term in enumerate(terms):
         joined = _with_constant(constant, term)
         if joined is not None:
-            return cast(sympy.Expr, Add(joined, *terms[:index], *terms[index + 1 :]))
+            return Add(joined, *terms[:index], *terms[index + 1 :])
     return total
 
 
 def _plain_number(term: sympy.Expr) -> bool:
-    """Whether a term is a product of rationals, π and e: a number that is seen not to be zero.
+    """Whether a term is a product of rationals, π and e: obviously a number other than zero.
 
-    Not sympy's `is_zero`: of a sum of roots it computes the minimal polynomial, which took eight
-    seconds for the slope of `circle` at one point.
+    sympy's `is_zero` computes the minimal polynomial of a sum of roots, which took eight seconds
+    for the slope of `circle` at one point.
     """
     return all(
         (factor.is_Rational and not factor.is_zero) or factor in (S.Pi, S.Exp1)
@@ -159,97 +168,93 @@ def _plain_number(term: sympy.Expr) -> bool:
 
 
 def _with_constant(constant: sympy.Expr, term: sympy.Expr) -> sympy.Expr | None:
-    """C - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u), and so on."""
-    node = next((f for f in Mul.make_args(term) if f.func in _JOINED or _is_tanh_squared(f)), None)
-    if node is None:
-        return None
-    # No cancelling: a factor (x² - 1)/((x - 1)·(x + 1)) is 1 but at two places.
-    factor = term / node / constant
-    if isinstance(node, sympy.atan):
-        factor = factor * sympy.pi / 2
-    if isinstance(node, sympy.erfc):
-        factor = factor * 2  # 2 - erfc(u) = erfc(-u)
-        constant = constant / 2
-    if factor not in (S.One, S.NegativeOne):
-        return None
-    sign = int(factor)
-    if isinstance(node, sympy.erfc):
-        return cast(sympy.Expr, constant * sympy.erfc(-node.args[0])) if sign == -1 else None
-    if isinstance(node, Pow):
-        return cast(sympy.Expr, constant * sech2(node.base.args[0])) if sign == -1 else None
-    argument = node.args[0]
+    """Join c - c·σ(u) → c·σ(-u), c ± c·tanh(u) → 2c·σ(±2u), c - c·tanh²(u) → c·sech²(u) etc."""
+    for node in Mul.make_args(term):
+        for limit, complement in _complements(node):
+            # No cancelling: a factor (x² - 1)/((x - 1)·(x + 1)) is 1 except at two places.
+            if term / node / constant * limit == -1:
+                return constant * complement
+    return None
+
+
+def _complements(node: Any) -> list[tuple[sympy.Expr, sympy.Expr]]:
+    """Limits of a function at ±∞, and for each limit L the function 1 - node/L."""
+    u = node.args[0] if node.args else node
+    both = (S.One, S.NegativeOne)
     if isinstance(node, sigmoid):
-        return cast(sympy.Expr, constant * sigmoid(-argument)) if sign == -1 else None
+        return [(S.One, sigmoid(-u))]
     if isinstance(node, sympy.tanh):
-        return cast(sympy.Expr, 2 * constant * sigmoid(2 * sign * argument))
+        return [(sign, 2 * sigmoid(-2 * sign * u)) for sign in both]
     if isinstance(node, sympy.erf):
-        return cast(sympy.Expr, constant * sympy.erfc(-sign * argument))
-    return cast(sympy.Expr, 2 * constant / sympy.pi * arccot(-sign * argument))
-
-
-_JOINED = (sigmoid, sympy.tanh, sympy.erf, sympy.erfc, sympy.atan)
-
-
-def _is_tanh_squared(node: sympy.Expr) -> bool:
-    return isinstance(node, Pow) and node.exp == 2 and isinstance(node.base, sympy.tanh)
+        return [(sign, sympy.erfc(sign * u)) for sign in both]
+    if isinstance(node, sympy.atan):
+        return [(sign * sympy.pi / 2, 2 / sympy.pi * arccot(sign * u)) for sign in both]
+    if isinstance(node, Pow) and node.exp == 2 and isinstance(node.base, sympy.tanh):
+        return [(S.One, sech2(u.args[0]))]
+    return []
 
 
 def _prepare_product(product: Mul) -> sympy.Expr:
     """exp(-u)·σ(u) → σ(-u) and σ(u)·σ(-u) → sigmoid_bell(u), as often as the powers allow."""
-    powers: dict[sympy.Expr, int] = {}
+    powers: Counter[sympy.Expr] = Counter()
     rest: list[sympy.Expr] = []
     for factor in product.args:
         base, exponent = factor.as_base_exp()
         if isinstance(base, sigmoid) and isinstance(exponent, sympy.Integer) and exponent > 0:
-            powers[base.args[0]] = powers.get(base.args[0], 0) + int(exponent)
+            powers[base.args[0]] += int(exponent)
         else:
-            rest.append(cast(sympy.Expr, factor))
-    if not powers:
-        return product
-    changed = False
+            rest.append(factor)
+    before = Counter(powers)
     for index, factor in enumerate(rest):
-        if isinstance(factor, sympy.exp):
-            u = -factor.args[0]
-            if powers.get(u, 0) > 0:
-                powers[u] -= 1
-                powers[-u] = powers.get(-u, 0) + 1
-                rest[index] = S.One
-                changed = True
+        if isinstance(factor, sympy.exp) and powers[u := -factor.args[0]] > 0:
+            powers[u] -= 1
+            powers[-u] += 1
+            rest[index] = S.One
     bells: list[sympy.Expr] = []
     for u in list(powers):
-        count = min(powers[u], powers.get(-u, 0))
+        count = min(powers[u], powers[-u])
         if count > 0:
             powers[u] -= count
             powers[-u] -= count
             bells.append(sigmoid_bell(u) ** count)
-            changed = True
-    if not changed:
+    if powers == before:
         return product
-    return cast(sympy.Expr, Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n)))
+    return Mul(*rest, *bells, *(sigmoid(u) ** n for u, n in powers.items() if n))
+
+
+_RULES: dict[type, Callable[[Any], sympy.Expr]] = {
+    Add: _prepare_sum,
+    Mul: _prepare_product,
+    Pow: _prepare_power,
+    sympy.log: _prepare_log,
+}
 
 
 def derivative(expression: sympy.Expr, v: sympy.Symbol, *, most: int = MOST_NODES) -> sympy.Expr:
     """The derivative where there is one: of what jumps 0, of |u| sign(u)·u′.
 
-    For those nodes sympy's own asks whether their arguments are real, which it may not find an end
-    of, and leaves deltas behind.
+    For those nodes sympy's own `diff` asks whether their arguments are real, which may never end,
+    and leaves deltas behind.
 
     Args:
-        expression: to be differentiated.
-        v: in which variable.
-        most: how many nodes the derivative may have.
+        expression: What to differentiate.
+        v: The variable.
+        most: How many nodes the derivative may have.
 
     Raises:
-        OutOfReachError: It would be too large.
+        OutOfReachError: It would be too large, or the time is up.
     """
-    check_derivative(expression, v, most=most)
+    clock.check()
+    if derivative_size(expression, v) > most:
+        raise OutOfReachError("a derivative grows too large")
     return _slope(expression, v, {v: S.One})
 
 
 def _slope(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Expr]) -> sympy.Expr:
-    """The derivative by the chain rule, of each node once, as sympy's own rules put it.
+    """The derivative by the chain rule, of each node once, in the form of sympy's own rules.
 
-    sympy's own calls itself a dozen times a level: forty nested functions are too many for Python.
+    sympy's `diff` recurses a dozen calls for each level: forty nested functions exceed Python's
+    limit.
     """
     found = known.get(node)
     if found is None:
@@ -261,8 +266,8 @@ def _by_rule(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Ex
     if not node.args or isinstance(node, sympy.sign | Heaviside):
         return S.Zero
     if isinstance(node, Piecewise):
-        return cast(sympy.Expr, Piecewise(*((_slope(a.expr, v, known), a.cond) for a in node.args)))
-    slopes = [_slope(cast(sympy.Expr, arg), v, known) for arg in node.args]
+        return Piecewise(*((_slope(a.expr, v, known), a.cond) for a in node.args))
+    slopes = [_slope(arg, v, known) for arg in node.args]
     if isinstance(node, Add):
         return Add(*slopes)
     moving = [(place, slope) for place, slope in enumerate(slopes) if slope != 0]
@@ -272,22 +277,22 @@ def _by_rule(node: sympy.Expr, v: sympy.Symbol, known: dict[sympy.Expr, sympy.Ex
         base, exponent = node.args
         rate = slopes[0] * exponent / base if slopes[0] != 0 else S.Zero
         rate += slopes[1] * sympy.log(base) if slopes[1] != 0 else S.Zero
-        return cast(sympy.Expr, node * rate)
+        return node * rate
     if isinstance(node, sympy.Abs):
-        return cast(sympy.Expr, sympy.sign(node.args[0]) * slopes[0])
+        return sympy.sign(node.args[0]) * slopes[0]
     return Add(*(node.fdiff(place + 1) * slope for place, slope in moving))
 
 
 def elasticity(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr | None:
     """y·f′(y)/f(y), without the quotients of vanishing numbers that f′/f would hold.
 
-    None where f is zero on an arm of its own.
+    None where f is zero on a whole arm.
     """
     return _finite(_rate(expression, y, y))
 
 
 def log_derivative(expression: sympy.Expr, v: sympy.Symbol) -> sympy.Expr | None:
-    """f′(v)/f(v), factor by factor; None where f is zero on an arm of its own."""
+    """f′(v)/f(v), factor by factor; None where f is zero on a whole arm."""
     return _finite(_rate(expression, v, S.One))
 
 
@@ -302,46 +307,45 @@ def _rate(expression: sympy.Expr, v: sympy.Symbol, times: sympy.Expr) -> sympy.E
     if expression == v:
         return times / v
     if isinstance(expression, Mul):
-        return cast(sympy.Expr, Add(*(_rate(factor, v, times) for factor in expression.args)))
+        return Add(*(_rate(factor, v, times) for factor in expression.args))
     if isinstance(expression, sympy.exp):
-        return cast(sympy.Expr, times * derivative(expression.args[0], v))
+        return times * derivative(expression.args[0], v)
     if isinstance(expression, Pow) and not expression.exp.has(v):
-        return cast(sympy.Expr, expression.exp * _rate(expression.base, v, times))
-    if isinstance(expression, sigmoid | sigmoid_bell | sech2 | sympy.erfc):
+        return expression.exp * _rate(expression.base, v, times)
+    if rate := _LOG_DERIVATIVES.get(type(expression)):
         u = expression.args[0]
-        rate = {
-            sigmoid: lambda: sigmoid(-u),
-            sigmoid_bell: lambda: -sympy.tanh(u / 2),
-            sech2: lambda: -2 * sympy.tanh(u),
-            sympy.erfc: lambda: -erfc_ratio(u),
-        }[type(expression)]()
-        return cast(sympy.Expr, times * derivative(u, v) * rate)
-    return cast(sympy.Expr, times * derivative(expression, v) / expression)
+        return times * derivative(u, v) * rate(u)
+    return times * derivative(expression, v) / expression
+
+
+_LOG_DERIVATIVES: dict[type, Callable[[sympy.Expr], sympy.Expr]] = {
+    sigmoid: lambda u: sigmoid(-u),
+    sigmoid_bell: lambda u: -sympy.tanh(u / 2),
+    sech2: lambda u: -2 * sympy.tanh(u),
+    sympy.erfc: lambda u: -erfc_ratio(u),
+    arccot: lambda u: -1 / ((1 + u**2) * arccot(u)),
+    erfc_ratio: lambda u: erfc_ratio(u) - 2 * u,
+}
 
 
 @functools.lru_cache(maxsize=4096)
 def tail_form(expression: sympy.Expr, y: sympy.Symbol) -> sympy.Expr:
     """The same function for large y > 0, with the leading power taken out of each sum.
 
-    ``y**2 + 3*y`` becomes ``y**2*(1 + 3/y)``, so that quotients cancel their powers and each
-    remaining bracket has a limit.
+    ``y**2 + 3*y`` becomes ``y**2*(1 + 3/y)``, so that powers cancel in quotients and each remaining
+    bracket has a limit.
     """
     clock.check()
-    if not expression.has(y) or not expression.args:
-        return expression
-    if isinstance(expression, Piecewise):
+    if not expression.has(y) or not expression.args or isinstance(expression, Piecewise):
         return expression
     args = [tail_form(arg, y) if isinstance(arg, sympy.Expr) else arg for arg in expression.args]
     rebuilt = expression.func(*args)
     if isinstance(rebuilt, Add):
-        powers = []
-        for term in rebuilt.args:
-            coefficient, exponent = term.as_coeff_exponent(y)
-            powers.append((coefficient, exponent))
+        powers = [term.as_coeff_exponent(y) for term in rebuilt.args]
         if all(exponent.is_Rational for _, exponent in powers):
-            # Only where some bracket's sizes really differ, and not for what decays anyway.
+            # Only where the sizes in a bracket really differ, and not for terms that decay anyway.
             leading = max(exponent for _, exponent in powers)
             if leading > 0 and any(not c.has(y) and e == leading for c, e in powers):
                 inner = Add(*(c * y ** (e - leading) for c, e in powers))
-                return cast(sympy.Expr, y**leading * inner)
-    return cast(sympy.Expr, rebuilt)
+                return y**leading * inner
+    return rebuilt

@@ -1,25 +1,51 @@
 """The operations of a compiled expression, each in three arithmetics.
 
-Float intervals for enclosures, Arb balls for points, complex balls for integration; and for what
-bends or jumps, which way it goes all over a box.
+Float intervals give enclosures, Arb balls values at points, complex balls integrals.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import add, mul, neg
 from typing import Any
 
 import sympy
 from flint import acb, arb
+from sympy import Add, Heaviside, Max, Min, S
+from sympy.logic.boolalg import And, Not, Or
 
 from pdsearch.enclosure import functions as fn
 from pdsearch.enclosure import interval as iv
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Interval, to_arb
 from pdsearch.enclosure.nodes import arccot, erfc_ratio, sech2, sigmoid_bell
 from pdsearch.expression import RELATIONS, sigmoid, softplus
+from pdsearch.expression.values import rational
 
 
 class UndecidedError(ArithmeticError):
     """A condition could not be decided at the working precision."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation in each arithmetic.
+
+    A condition's interval is (may hold, may fail, flag).
+
+    Attributes:
+        interval: On float intervals.
+        ball: On Arb balls.
+        complex: On complex balls; None where it has no analytic form.
+        choose: From intervals, the analytic function that it equals all over a box, or None. Only
+            an operation that bends or jumps has one.
+    """
+
+    interval: Callable[..., Any]
+    ball: Callable[..., Any]
+    complex: Callable[..., Any] | None = None
+    choose: Callable[..., Callable[..., Any] | None] | None = None
+
+
+# ------------------------------------------------------------------------ analytic functions
 
 
 def _acb_nan() -> acb:
@@ -33,74 +59,79 @@ def _acb_atan(z: acb) -> acb:
     return z.atan()
 
 
-def _acb_sigmoid(z: acb) -> acb:
-    if float(z.real.mid()) < 0.0:
-        power = z.exp()
-        return power / (1 + power)
-    return 1 / (1 + (-z).exp())
-
-
-def _acb_bell(z: acb) -> acb:
-    power = (-z if float(z.real.mid()) > 0.0 else z).exp()
-    return power / (1 + power) ** 2
-
-
 def _acb_softplus(z: acb) -> acb:
     if float(z.real.mid()) > 0.0:
         return z + (1 + (-z).exp()).log(analytic=True)
     return (1 + z.exp()).log(analytic=True)
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One operation in each arithmetic; ``complex`` is None where it has no analytic form."""
-
-    name: str
-    interval: Callable[..., Any]
-    ball: Callable[..., Any]
-    complex: Callable[..., Any] | None
-
-
-def _ball_sign(a: arb) -> arb:
-    if a > 0:
-        return arb(1)
-    if a < 0:
-        return arb(-1)
-    if a.is_zero():
-        return arb(0)
-    raise UndecidedError
-
-
-def _ball_step(a: arb, at_zero: arb) -> arb:
-    if a > 0:
-        return arb(1)
-    if a < 0:
-        return arb(0)
-    if a.is_zero():
-        return at_zero
-    raise UndecidedError
+def _named(name: str, interval: Callable[[Interval], Interval]) -> Operation:
+    """A function whose name in Arb is known; Arb finds no finite value on a ball with a pole."""
+    return Operation(interval, getattr(arb, name), getattr(acb, name))
 
 
 def _ball_real_power(a: arb, b: arb) -> arb:
-    if a.is_zero() and b > 0:
-        return arb(0)
-    return a**b
+    return arb(0) if a.is_zero() and b > 0 else a**b
 
 
-def _ball_relation(kind: str) -> Callable[[arb], bool]:
-    def decide(difference: arb) -> bool:
-        if not (difference > 0 or difference < 0 or difference.is_zero()):
-            raise UndecidedError
-        return bool(RELATIONS[kind](difference, 0))
-
-    return decide
+# ---------------------------------------------------------------------- what bends or jumps
 
 
-def _interval_relation(kind: str) -> Callable[[Interval], tuple[bool, bool, int]]:
-    """(may be true, may be false, flag) of ``difference kind 0``."""
-    if_above, if_below, if_zero = (RELATIONS[kind](sign, 0) for sign in (1, -1, 0))
+def _argument(index: int) -> Callable[..., Any]:
+    return lambda *values: values[index]
 
-    def decide(difference: Interval) -> tuple[bool, bool, int]:
+
+_FIRST, _SECOND = _argument(0), _argument(1)
+
+
+def _ball_sign(a: arb) -> int:
+    """The sign of a ball.
+
+    Raises:
+        UndecidedError: It contains zero and other numbers.
+    """
+    if a > 0:
+        return 1
+    if a < 0:
+        return -1
+    if a.is_zero():
+        return 0
+    raise UndecidedError
+
+
+def _absolute_choice(a: Interval) -> Callable[..., Any] | None:
+    return _FIRST if a[0] >= 0.0 else ((lambda z: z * -1) if a[1] <= 0.0 else None)
+
+
+def _constant_choice(above: int, below: int) -> Callable[..., Callable[..., Any] | None]:
+    """One constant above zero and another below."""
+
+    def choose(a: Interval, *_: Interval) -> Callable[..., Any] | None:
+        if not (a[0] > 0.0 or a[1] < 0.0):
+            return None
+        return lambda *_: acb(above if a[0] > 0.0 else below)
+
+    return choose
+
+
+def _extreme_choice(
+    lower: Callable[..., Any], upper: Callable[..., Any]
+) -> Callable[..., Callable[..., Any] | None]:
+    """The function to use where the first argument is the lower one, and where it is the upper."""
+    return lambda a, b: lower if a[1] <= b[0] else (upper if b[1] <= a[0] else None)
+
+
+def _ball_step(a: arb, at_zero: arb) -> arb:
+    sign = _ball_sign(a)
+    return at_zero if sign == 0 else arb(1 if sign > 0 else 0)
+
+
+def _relation(kind: str) -> Operation:
+    """The condition ``difference kind 0``."""
+    holds = RELATIONS[kind]
+    if_above, if_below, if_zero = (holds(sign, 0) for sign in (1, -1, 0))
+
+    def interval(difference: Interval) -> tuple[bool, bool, int]:
         lo, hi, flag = difference
         above, below, zero = hi > 0.0, lo < 0.0, lo <= 0.0 <= hi
         return (
@@ -109,27 +140,7 @@ def _interval_relation(kind: str) -> Callable[[Interval], tuple[bool, bool, int]
             flag,
         )
 
-    return decide
-
-
-RELATION_OPERATIONS = {
-    kind: Operation(kind, _interval_relation(kind), _ball_relation(kind), None)
-    for kind in RELATIONS
-}
-
-AND = Operation(
-    "and",
-    lambda a, b: (a[0] and b[0], a[1] or b[1], a[2] | b[2]),
-    lambda a, b: a and b,
-    None,
-)
-OR = Operation(
-    "or",
-    lambda a, b: (a[0] or b[0], a[1] and b[1], a[2] | b[2]),
-    lambda a, b: a or b,
-    None,
-)
-NOT = Operation("not", lambda a: (a[1], a[0], a[2]), lambda a: not a, None)
+    return Operation(interval, lambda difference: bool(holds(_ball_sign(difference), 0)))
 
 
 def _interval_piecewise(*values: Any) -> Interval:
@@ -162,95 +173,80 @@ def _ball_piecewise(*values: Any) -> Any:
     return arb.nan()
 
 
-ADD = Operation("add", iv.add, lambda a, b: a + b, lambda a, b: a + b)
-MULTIPLY = Operation("mul", iv.multiply, lambda a, b: a * b, lambda a, b: a * b)
-NEGATE = Operation("neg", iv.negate, lambda a: -a, lambda a: -a)
-RECIPROCAL = Operation("inv", iv.reciprocal, lambda a: 1 / a, lambda a: 1 / a)
-SQRT = Operation("sqrt", iv.square_root, lambda a: a.sqrt(), lambda a: a.sqrt(analytic=True))
-POWER = Operation("pow", fn.real_power, _ball_real_power, lambda a, b: a.pow(b, analytic=True))
-MIN = Operation("min", iv.minimum, lambda a, b: a.min(b), None)
-MAX = Operation("max", iv.maximum, lambda a, b: a.max(b), None)
-HEAVISIDE = Operation("step", iv.step, _ball_step, None)
-PIECEWISE = Operation("piecewise", _interval_piecewise, _ball_piecewise, None)
+def _arm_choice(*values: Any) -> Callable[..., Any] | None:
+    for index, (may, may_not, _flag) in enumerate(values[1::2]):
+        if may:
+            return None if may_not else _argument(2 * index)
+    return None
+
+
+# ---------------------------------------------------------------------------------- the table
+
+MULTIPLY = Operation(iv.multiply, mul, mul)
+NEGATE = Operation(iv.negate, neg, neg)
+RECIPROCAL = Operation(iv.reciprocal, lambda a: 1 / a, lambda a: 1 / a)
+SQRT = Operation(iv.square_root, arb.sqrt, lambda a: a.sqrt(analytic=True))
+POWER = Operation(fn.real_power, _ball_real_power, lambda a, b: a.pow(b, analytic=True))
+PIECEWISE = Operation(_interval_piecewise, _ball_piecewise, choose=_arm_choice)
+NOWHERE = Operation(lambda: iv.NOWHERE, arb.nan, _acb_nan)
+
+CONDITIONS = {kind: _relation(kind) for kind in RELATIONS}
+"""Comparisons of a difference with 0, by sympy's `rel_op`."""
+
+FOLDED: dict[type, Operation] = {
+    Add: Operation(iv.add, add, add),
+    Min: Operation(iv.minimum, arb.min, choose=_extreme_choice(_FIRST, _SECOND)),
+    Max: Operation(iv.maximum, arb.max, choose=_extreme_choice(_SECOND, _FIRST)),
+    And: Operation(lambda a, b: (a[0] and b[0], a[1] or b[1], a[2] | b[2]), lambda a, b: a and b),
+    Or: Operation(lambda a, b: (a[0] or b[0], a[1] and b[1], a[2] | b[2]), lambda a, b: a or b),
+}
+"""Operations of two arguments, which sympy writes for any number of them."""
 
 FUNCTIONS: dict[type, Operation] = {
-    sympy.exp: Operation("exp", fn.exponential, lambda a: a.exp(), lambda a: a.exp()),
-    sympy.log: Operation("log", fn.logarithm, lambda a: a.log(), lambda a: a.log(analytic=True)),
-    sympy.sin: Operation("sin", fn.sine, lambda a: a.sin(), lambda a: a.sin()),
-    sympy.cos: Operation("cos", fn.cosine, lambda a: a.cos(), lambda a: a.cos()),
-    sympy.tanh: Operation("tanh", fn.tanh, lambda a: a.tanh(), lambda a: a.tanh()),
-    sympy.sinh: Operation("sinh", fn.sinh, lambda a: a.sinh(), lambda a: a.sinh()),
-    sympy.cosh: Operation("cosh", fn.cosh, lambda a: a.cosh(), lambda a: a.cosh()),
-    sympy.atan: Operation("atan", fn.atan, lambda a: a.atan(), _acb_atan),
-    sympy.erf: Operation("erf", fn.erf, lambda a: a.erf(), lambda a: a.erf()),
-    sympy.erfc: Operation("erfc", fn.erfc, lambda a: a.erfc(), lambda a: a.erfc()),
-    sigmoid: Operation("sigmoid", fn.sigmoid, fn.arb_sigmoid, _acb_sigmoid),
-    softplus: Operation("softplus", fn.softplus, fn.arb_softplus, _acb_softplus),
-    arccot: Operation("arccot", fn.arccot, fn.arb_arccot, lambda a: acb.pi() / 2 - _acb_atan(a)),
-    sigmoid_bell: Operation("bell", fn.bell, fn.arb_bell, _acb_bell),
-    sech2: Operation("sech2", fn.sech2, fn.arb_sech2, lambda a: 4 * _acb_bell(2 * a)),
-    erfc_ratio: Operation("erfc_ratio", fn.erfc_ratio, fn.arb_erfc_ratio, None),
-    sympy.Abs: Operation("abs", iv.absolute, abs, None),
-    sympy.sign: Operation("sign", iv.sign, _ball_sign, None),
+    sympy.exp: _named("exp", fn.exponential),
+    sympy.log: Operation(fn.logarithm, arb.log, lambda a: a.log(analytic=True)),
+    sympy.sin: _named("sin", fn.sine),
+    sympy.cos: _named("cos", fn.cosine),
+    sympy.tanh: _named("tanh", fn.tanh),
+    sympy.sinh: _named("sinh", fn.sinh),
+    sympy.cosh: _named("cosh", fn.cosh),
+    sympy.atan: Operation(fn.atan, arb.atan, _acb_atan),
+    sympy.erf: _named("erf", fn.erf),
+    sympy.erfc: _named("erfc", fn.erfc),
+    sigmoid: Operation(fn.sigmoid, fn.ball_sigmoid, fn.ball_sigmoid),
+    softplus: Operation(fn.softplus, fn.arb_softplus, _acb_softplus),
+    arccot: Operation(fn.arccot, fn.arb_arccot, lambda a: acb.pi() / 2 - _acb_atan(a)),
+    sigmoid_bell: Operation(fn.bell, fn.ball_bell, fn.ball_bell),
+    sech2: Operation(fn.sech2, fn.ball_sech2, fn.ball_sech2),
+    erfc_ratio: Operation(fn.erfc_ratio, fn.arb_erfc_ratio),
+    sympy.Abs: Operation(iv.absolute, abs, choose=_absolute_choice),
+    sympy.sign: Operation(iv.sign, lambda a: arb(_ball_sign(a)), choose=_constant_choice(1, -1)),
+    Heaviside: Operation(iv.step, _ball_step, choose=_constant_choice(1, 0)),
+    Not: Operation(lambda a: (a[1], a[0], a[2]), lambda a: not a),
 }
+"""Operations of as many arguments as the node has."""
 
 
 def integer_power(exponent: int) -> Operation:
     """A whole power."""
     return Operation(
-        f"pow{exponent}",
-        lambda a: iv.integer_power(a, exponent),
-        lambda a: a**exponent,
-        lambda a: a**exponent,
+        lambda a: iv.integer_power(a, exponent), lambda a: a**exponent, lambda a: a**exponent
     )
 
 
-def _sign_choice(value: Interval, *_: Interval) -> int | None:
-    lo, hi, _flag = value
-    if lo == hi == 0.0:
-        return 0
-    return 1 if lo >= 0.0 else (-1 if hi <= 0.0 else None)
+def constant(value: Any) -> Operation:
+    """A rational, π, e, or the truth of a condition; without arguments."""
+    if isinstance(value, bool):
+        return Operation(lambda: (value, not value, 0), lambda: value, lambda: value)
 
+    def ball() -> arb:
+        if value.is_Rational:
+            return to_arb(rational(value))
+        return arb.pi() if value is S.Pi else arb(1).exp()
 
-def _strict_choice(value: Interval, *_: Interval) -> int | None:
-    lo, hi, _flag = value
-    return 1 if lo > 0.0 else (-1 if hi < 0.0 else None)
+    def interval() -> Interval:
+        if value.is_Rational:
+            return iv.rational_interval(rational(value))
+        return iv.ball_interval(ball())
 
-
-def _order_choice(a: Interval, b: Interval) -> int | None:
-    """0 where a ≤ b all over the box, 1 where b ≤ a."""
-    return 0 if a[1] <= b[0] else (1 if b[1] <= a[0] else None)
-
-
-def _arm_choice(*values: Any) -> int | None:
-    for index, (may, may_not, _flag) in enumerate(values[1::2]):
-        if may and may_not:
-            return None
-        if may:
-            return 2 * index
-    return None
-
-
-CHOICES: dict[str, Callable[..., int | None]] = {
-    "abs": _sign_choice,
-    "sign": _strict_choice,
-    "step": _strict_choice,
-    "min": _order_choice,
-    "max": lambda a, b: None if (c := _order_choice(a, b)) is None else 1 - c,
-    "piecewise": _arm_choice,
-}
-
-
-def taken(name: str, choice: int, values: Sequence[Any]) -> Any:
-    """The complex value of an operation whose choice is known."""
-    if name == "abs":
-        return values[0] * choice if choice else values[0]
-    if name == "sign":
-        return acb(choice)
-    if name == "step":
-        return acb(1 if choice > 0 else 0)
-    return values[choice]
-
-
-NOWHERE = Operation("nowhere", lambda: iv.NOWHERE, arb.nan, _acb_nan)
-CONSTANT = Operation("constant", lambda: None, lambda: None, lambda: None)
+    return Operation(interval, ball, lambda: acb(ball()))

@@ -1,27 +1,28 @@
-"""The real line cut where an expression bends or jumps, each piece smooth and in its own variable.
+"""The real line cut where an expression bends or jumps; each smooth piece has its own variable.
 
 A piece between two breakpoints is written in s ∈ [0, 1] with x = lo + (hi - lo)·s (or x = lo·s if
 it ends at 0), in exact arithmetic, so that a zero at a breakpoint sits at s = 0 or s = 1, where
-floats are exact. An
-unbounded end is written in y = |x| ≥ Y, with leading powers taken out of sums.
+floats are exact. An unbounded piece is written in y = |x| ≥ Y, with leading powers taken out of
+sums.
 
 Breakpoints are roots of the arguments of `Abs`, `Heaviside`, `Min`, … and of conditions: those
 linear in x (also with parameters in the coefficients), and polynomials with exact real roots.
-Other nodes stay as they are; enclosures of them are wide where they are undecided, never wrong.
+Other nodes stay unchanged; their enclosures are wide where they are undecided, never wrong.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import sympy
 from sympy import Heaviside, Max, Min, Piecewise, S
 from sympy.core.relational import Relational
 
 from pdsearch.enclosure import clock
+from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import factored, polynomial_in, quotient, real_roots, tidy
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval
 from pdsearch.enclosure.nodes import NOT_SMOOTH, prepare, tail_form
 from pdsearch.enclosure.numbers import exact_sign
 from pdsearch.enclosure.program import Program
@@ -47,7 +48,7 @@ class Domain:
     """The parameters that are not bound, and their ranges."""
 
     symbols: tuple[sympy.Symbol, ...] = ()
-    box: tuple[Interval, ...] = ()
+    box: Box = ()
     _signs: dict[sympy.Expr, int | None] = field(default_factory=dict, compare=False, repr=False)
 
     def sign(self, expression: sympy.Expr) -> int | None:
@@ -60,21 +61,16 @@ class Domain:
         return self._signs[expression]
 
     def _sign(self, expression: sympy.Expr) -> int | None:
-        if expression.is_Rational:
-            return 0 if expression.is_zero else (1 if expression > 0 else -1)
         if expression in (sympy.oo, -sympy.oo):
             return 1 if expression is sympy.oo else -1
         if not expression.free_symbols:
             return exact_sign(expression)
+        return 0 if factored(expression) == 0 else iv.weak_sign(self._enclosed(expression))
+
+    def _enclosed(self, expression: sympy.Expr) -> Interval:
         if expression.free_symbols - set(self.symbols):
-            return None
-        simple = factored(expression)
-        if simple == 0:
-            return 0
-        lo, hi, flag = Program(prepare(simple), self.symbols).enclose(self.box)
-        if flag:
-            return None
-        return 1 if lo >= 0.0 else (-1 if hi <= 0.0 else None)
+            return iv.NOWHERE
+        return Program(prepare(factored(expression)), self.symbols).enclose(self.box)
 
     def exact_sign(self, expression: sympy.Expr) -> int | None:
         """0 if the expression is 0 over the whole box, 1 if > 0, -1 if < 0, None if unknown."""
@@ -84,12 +80,7 @@ class Domain:
         """1 if > 0 over the whole box, -1 if < 0, else None."""
         if not expression.free_symbols:
             return self.sign(expression) or None
-        if expression.free_symbols - set(self.symbols):
-            return None
-        lo, hi, flag = Program(prepare(factored(expression)), self.symbols).enclose(self.box)
-        if flag:
-            return None
-        return 1 if lo > 0.0 else (-1 if hi < 0.0 else None)
+        return iv.strict_sign(self._enclosed(expression))
 
 
 @dataclass(frozen=True)
@@ -101,11 +92,9 @@ class Piece:
         hi: Right end, or oo.
         expression: The formula in x.
         local: The formula in `variable`, in its tightest form.
-        plain: The formula in `variable` as it was written: now and then the tighter one.
-        variable: `s` or `y`.
+        plain: The formula in `variable` as it was written, whose enclosure is sometimes tighter.
         position: x in terms of `variable`.
         start: The variable's interval.
-        smooth: No node that may bend or jump is left.
     """
 
     lo: sympy.Expr
@@ -113,10 +102,18 @@ class Piece:
     expression: sympy.Expr
     local: sympy.Expr
     plain: sympy.Expr
-    variable: sympy.Symbol
     position: sympy.Expr
     start: Interval
-    smooth: bool
+
+    @property
+    def variable(self) -> sympy.Symbol:
+        """The piece's own variable: `y` if it is unbounded, else `s`."""
+        return y if self.tail else s
+
+    @property
+    def smooth(self) -> bool:
+        """Whether no node is left that may bend or jump."""
+        return not self.expression.has(*NOT_SMOOTH)
 
     @property
     def may_jump(self) -> bool:
@@ -141,116 +138,96 @@ class Piece:
     @property
     def tail(self) -> bool:
         """Whether the piece is unbounded."""
-        return self.variable == y
+        return self.lo is -sympy.oo or self.hi is sympy.oo
 
     def with_expression(self, expression: sympy.Expr) -> "Piece":
         """The same stretch with another formula in x."""
-        return _piece(self.lo, self.hi, expression, position=self.position, start=self.start)
+        return _piece(self.lo, self.hi, expression, self.position, self.start)
 
 
-def localise(expression: sympy.Expr, position: sympy.Expr, variable: sympy.Symbol) -> sympy.Expr:
-    """The expression in x, written in the piece's variable and in its tightest form."""
-    inside = expression.xreplace({x: position})
+Stretch = tuple[sympy.Expr, sympy.Expr, sympy.Expr]
+"""The ends of a piece and its formula in x."""
+
+
+def localise(expression: sympy.Expr, position: sympy.Expr) -> sympy.Expr:
+    """The expression in x, written in the variable of a position and in its tightest form."""
     # xreplace does not re-evaluate everything; expanding the arguments does.
-    inside = prepare(tidy(inside))
-    return tail_form(inside, y) if variable == y else inside
+    inside = prepare(tidy(expression.xreplace({x: position})))
+    return tail_form(inside, y) if position.has(y) else inside
 
 
 def _piece(
     lo: sympy.Expr,
     hi: sympy.Expr,
     expression: sympy.Expr,
-    *,
     position: sympy.Expr,
     start: Interval,
 ) -> Piece:
-    variable = y if position.has(y) else s
-    return Piece(
-        lo=lo,
-        hi=hi,
-        expression=expression,
-        local=localise(expression, position, variable),
-        plain=prepare(expression.xreplace({x: position})),
-        variable=variable,
-        position=position,
-        start=start,
-        smooth=not expression.has(*NOT_SMOOTH),
-    )
+    local = localise(expression, position)
+    plain = prepare(expression.xreplace({x: position}))
+    return Piece(lo, hi, expression, local, plain, position, start)
 
 
-def cut(
-    expression: sympy.Expr, domain: Domain | None = None, *, at: Sequence[sympy.Expr] = (S.Zero,)
-) -> list[Piece]:
-    """The pieces of an expression in x, from left to right.
+def cut(expression: sympy.Expr, domain: Domain | None = None) -> list[Piece]:
+    """The pieces of an expression in x, from left to right; 0 is always an end of one.
 
     Args:
         expression: In x and the domain's parameters.
         domain: The parameters' ranges; none for a bound candidate.
-        at: Further places to cut, exact numbers in order.
     """
     domain = domain or Domain()
     pieces: list[Piece] = []
-    for lo, hi, formula in stretches(expression, domain, at=at):
+    for lo, hi, formula in stretches(expression, domain):
         pieces += _localised(lo, hi, formula, domain)
     return pieces
 
 
-def stretches(
-    expression: sympy.Expr, domain: Domain | None = None, *, at: Sequence[sympy.Expr] = (S.Zero,)
-) -> list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]]:
-    """As `cut`: the ends of each piece and its formula, before it is localised."""
-    found: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
-    for lo, hi in itertools.pairwise([-sympy.oo, *at, sympy.oo]):
-        found += _resolve(expression, lo, hi, domain or Domain(), frozenset())
-    return found
+def stretches(expression: sympy.Expr, domain: Domain | None = None) -> list[Stretch]:
+    """As `cut`, before the formula of each piece is written in the piece's own variable."""
+    return [
+        stretch
+        for lo, hi in itertools.pairwise([-sympy.oo, S.Zero, sympy.oo])
+        for stretch in _resolve(expression, lo, hi, domain or Domain(), frozenset())
+    ]
 
 
 def _localised(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> list[Piece]:
     if lo.is_finite and hi.is_finite:
-        # Most formulas are simplest around 0, so a piece that ends there is counted from there.
+        # Most formulas are simplest around 0, so the piece that ends there starts there.
         position = lo * s if hi == 0 else lo + (hi - lo) * s
-        return [_piece(lo, hi, formula, position=position, start=(0.0, 1.0, 0))]
+        return [_piece(lo, hi, formula, position, (0.0, 1.0, 0))]
     end, side = (hi, -1) if lo is -sympy.oo else (lo, 1)
     edge = max(_beyond(side * end, domain) or FIRST, _beyond_switches(formula, domain))
-    far = _far_formula(lo, -edge, formula, domain) if side < 0 else (
-        _far_formula(edge, hi, formula, domain)
-    )  # fmt: skip
-    outer = (lo, -edge) if side < 0 else (edge, hi)
-    tail = _piece(*outer, far, position=side * y, start=(float(edge), float("inf"), 0))
+    outer, inner = ((lo, -edge), (-edge, hi)) if side < 0 else ((edge, hi), (lo, edge))
+    resolved = _resolve(formula, *outer, domain, frozenset())
+    far = resolved[0][2] if len(resolved) == 1 else formula
+    tail = _piece(*outer, far, side * y, (float(edge), float("inf"), 0))
     if side * edge == end:
         return [tail]
-    inner = _localised(*((-edge, hi) if side < 0 else (lo, edge)), formula, domain)
-    return [tail, *inner] if side < 0 else [*inner, tail]
+    near = _localised(*inner, formula, domain)
+    return [tail, *near] if side < 0 else [*near, tail]
 
 
 def _beyond_switches(formula: sympy.Expr, domain: Domain) -> sympy.Integer:
-    """Where, for all parameters, every bend and jump lies behind whose place was left open.
+    """The |x| beyond which, for all parameters, no bend or jump with an unknown place is left.
 
-    As of ``x > b`` on the side of 0 on which b may be or not.
+    The place of ``x > b`` is unknown if the sign of b is.
     """
     edge = sympy.Integer(0)
     for node in formula.atoms(*NOT_SMOOTH):
         for function in _switches(node):
             polynomial = polynomial_in(function, x) if function.has(x) else None
             if polynomial is not None and polynomial.degree() == 1:
-                slope, offset = polynomial.all_coeffs()
-                if domain.strict_sign(slope) is not None:
-                    root = quotient(-offset, slope)
+                direction, root = _line(polynomial, domain)
+                if direction is not None:
                     edge = max(edge, *(_beyond(r, domain) or edge for r in (root, -root)))
     return edge if edge < FARTHEST else sympy.Integer(0)
-
-
-def _far_formula(lo: sympy.Expr, hi: sympy.Expr, formula: sympy.Expr, domain: Domain) -> sympy.Expr:
-    if not formula.has(*NOT_SMOOTH):
-        return formula
-    stretches = _resolve(formula, lo, hi, domain, frozenset())
-    return stretches[0][2] if len(stretches) == 1 else formula
 
 
 def _beyond(number: sympy.Expr, domain: Domain) -> sympy.Integer | None:
     """A power of two above the number for all parameters: where the unbounded piece may start.
 
-    None for a number so large that no float is beyond it by as much.
+    None for a number so large that no float lies far enough beyond it.
     """
     bound = Program(prepare(number), domain.symbols).enclose(domain.box)[1]
     if not bound < FARTHEST_END:
@@ -267,34 +244,33 @@ def _resolve(
     hi: sympy.Expr,
     domain: Domain,
     opaque: frozenset[sympy.Basic],
-) -> list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]]:
+) -> list[Stretch]:
+    """Stretches between two places; nodes that cannot be decided become opaque."""
     clock.check()
     node = _next_node(expression, opaque)
     if node is None:
         return [(lo, hi, expression)]
-    for function in _switches(node):
-        roots = _roots(function, lo, hi, domain)
-        if roots is None:
-            return _resolve(expression, lo, hi, domain, opaque | {node})
-        ends = [lo, *roots, hi]
-        result: list[tuple[sympy.Expr, sympy.Expr, sympy.Expr]] = []
-        for left, right in itertools.pairwise(ends):
-            sign = _sign_between(function, left, right, domain)
-            if sign is None:
-                return _resolve(expression, lo, hi, domain, opaque | {node})
-            simpler = expression.xreplace({node: _decided(node, function, sign)})
-            if simpler == expression or len(result) > MAX_PIECES:
-                return _resolve(expression, lo, hi, domain, opaque | {node})
-            result += _resolve(simpler, left, right, domain, opaque)
-        return result
-    return _resolve(expression, lo, hi, domain, opaque | {node})
+    undecided = opaque | {node}
+    function = next(iter(_switches(node)), None)
+    roots = None if function is None else _roots(function, lo, hi, domain)
+    if function is None or roots is None:
+        return _resolve(expression, lo, hi, domain, undecided)
+    result: list[Stretch] = []
+    for left, right in itertools.pairwise([lo, *roots, hi]):
+        sign = _sign_between(function, left, right, domain)
+        decided = node if sign is None else _decided(node, function, sign)
+        simpler = expression.xreplace({node: decided})
+        if simpler == expression or len(result) > MAX_PIECES:
+            return _resolve(expression, lo, hi, domain, undecided)
+        result += _resolve(simpler, left, right, domain, opaque)
+    return result
 
 
 def germ(expression: sympy.Expr, side: int) -> sympy.Expr:
     """A bound candidate's formula in y = |x| beyond every breakpoint, however far out it is.
 
-    There a polynomial has the sign of its leading coefficient. Conditions that are no polynomials
-    with rational coefficients stay.
+    There a polynomial has the sign of its leading coefficient. Conditions remain unless they are
+    polynomials with rational coefficients.
     """
     opaque: frozenset[sympy.Basic] = frozenset()
     while (node := _next_node(expression, opaque)) is not None:
@@ -303,65 +279,64 @@ def germ(expression: sympy.Expr, side: int) -> sympy.Expr:
             polynomial = polynomial_in(function, x)
             leading = function if polynomial is None else polynomial.LC()
             if leading.is_Rational and leading != 0:
-                sign = (1 if leading > 0 else -1) * side ** (
-                    polynomial.degree() if polynomial else 0
-                )
+                degree = 0 if polynomial is None else polynomial.degree()
+                sign = (1 if leading > 0 else -1) * side**degree
                 expression = expression.xreplace({node: _decided(node, function, sign)})
                 break
-    return localise(expression, side * y, y)
+    return localise(expression, side * y)
 
 
 def _next_node(expression: sympy.Expr, opaque: frozenset[sympy.Basic]) -> sympy.Basic | None:
-    """A node that may switch, whose switching functions do not themselves hold such nodes."""
+    """A node that may switch, and whose switching functions contain no such node."""
     for node in sympy.preorder_traversal(expression):
         if (
             isinstance(node, NOT_SMOOTH)
             and node not in opaque
             and not any(function.has(*NOT_SMOOTH) for function in _switches(node))
         ):
-            return cast(sympy.Basic, node)
+            return node
     return None
 
 
 def _switches(node: sympy.Basic) -> list[sympy.Expr]:
     """Functions whose sign decides the node."""
     if isinstance(node, Min | Max):
-        first, second = sorted(node.args, key=sympy.default_sort_key)[:2]
+        first, second, *_ = _sorted(node.args)
         return [first - second]
     if isinstance(node, Piecewise):
         return [
-            cast(sympy.Expr, relation.args[0] - relation.args[1])
+            (relation.args[0] - relation.args[1])
             for _, condition in node.args
-            for relation in sorted(condition.atoms(Relational), key=sympy.default_sort_key)
+            for relation in _sorted(condition.atoms(Relational))
         ]
-    return [cast(sympy.Expr, node.args[0])]
+    return [node.args[0]]
+
+
+def _sorted(nodes: Iterable[Any]) -> list[Any]:
+    return sorted(nodes, key=sympy.default_sort_key)
 
 
 def _decided(node: sympy.Basic, function: sympy.Expr, sign: int) -> sympy.Expr:
     """The node where its switching function is > 0 (sign 1), < 0 (-1) or ≡ 0 (0)."""
     if isinstance(node, sympy.Abs):
-        return cast(sympy.Expr, node.args[0] * (1 if sign >= 0 else -1))
+        return node.args[0] * (1 if sign >= 0 else -1)
     if isinstance(node, sympy.sign):
         return sympy.Integer(sign)
     if isinstance(node, Heaviside):
-        if sign == 0:
-            return cast(sympy.Expr, node.args[1] if len(node.args) > 1 else S.Half)
-        return S.One if sign > 0 else S.Zero
+        return {1: S.One, 0: node.args[1], -1: S.Zero}[sign]
     if isinstance(node, Min | Max):
-        first, second = sorted(node.args, key=sympy.default_sort_key)[:2]
+        first, second, *rest = _sorted(node.args)
         keep = first if (sign >= 0) == isinstance(node, Max) else second
-        rest = [arg for arg in node.args if arg not in (first, second)]
-        return cast(sympy.Expr, node.func(keep, *rest))
+        return node.func(keep, *rest)
     assert isinstance(node, Piecewise)
     truths: dict[Any, Any] = {}
     for _, condition in node.args:
         for relation in condition.atoms(Relational):
             difference = relation.args[0] - relation.args[1]
-            if difference == function:
-                truths[relation] = sympy.sympify(RELATIONS[relation.rel_op](sign, 0))
-            elif difference == -function:
-                truths[relation] = sympy.sympify(RELATIONS[relation.rel_op](-sign, 0))
-    return cast(sympy.Expr, Piecewise(*((e, c.xreplace(truths)) for e, c in node.args)))
+            if difference in (function, -function):
+                its = sign if difference == function else -sign
+                truths[relation] = sympy.sympify(RELATIONS[relation.rel_op](its, 0))
+    return Piecewise(*((e, c.xreplace(truths)) for e, c in node.args))
 
 
 def _roots(
@@ -377,15 +352,13 @@ def _roots(
     if polynomial.degree() <= 0:  # no x is left once it is multiplied out
         return []
     if polynomial.degree() == 1:
-        slope, offset = polynomial.all_coeffs()
-        if domain.strict_sign(slope) is None:
-            return None
-        candidates: list[sympy.Expr] | None = [quotient(-offset, slope)]
+        direction, root = _line(polynomial, domain)
+        candidates = None if direction is None else [root]
     elif not function.free_symbols - {x} and all(c.is_Rational for c in polynomial.coeffs()):
         candidates = real_roots(polynomial)
     else:
         return None
-    # A piece that ended so far out would leave no float for the unbounded one.
+    # A piece that ended farther out would leave no float for the unbounded one.
     if candidates is None or any(_beyond(side * r, domain) is None
                                  for r in candidates for side in (1, -1)):  # fmt: skip
         return None
@@ -395,10 +368,16 @@ def _roots(
         below = 1 if hi is sympy.oo else domain.sign(hi - root)
         if above is None or below is None:
             return None
-        if above in (0, -1) or below in (0, -1):
-            continue  # outside for every parameter (or at an end)
-        inside.append(root)
+        if above == below == 1:  # otherwise outside for every parameter, or at an end
+            inside.append(root)
     return inside
+
+
+def _line(polynomial: sympy.Poly, domain: Domain) -> tuple[int | None, sympy.Expr]:
+    """The sign of a linear polynomial's slope, and its root; None and 0 if the sign is unknown."""
+    slope, offset = polynomial.all_coeffs()
+    direction = domain.strict_sign(slope)
+    return direction, S.Zero if direction is None else quotient(-offset, slope)
 
 
 def _sign_between(
@@ -409,11 +388,9 @@ def _sign_between(
         return domain.exact_sign(function)
     polynomial = polynomial_in(function, x)
     if polynomial is not None and polynomial.degree() == 1:
-        slope, offset = polynomial.all_coeffs()
-        direction = domain.strict_sign(slope)
+        direction, root = _line(polynomial, domain)
         if direction is None:
             return None
-        root = quotient(-offset, slope)
         if lo.is_finite and domain.sign(lo - root) in (0, 1):
             return direction
         if hi.is_finite and domain.sign(root - hi) in (0, 1):
@@ -423,17 +400,16 @@ def _sign_between(
         if function.free_symbols - {x}:
             return None
         return exact_sign(polynomial.eval(_between(lo, hi)))
+    signs = set()
     try:
-        piece = _localised(lo, hi, function, domain)
+        parts = _localised(lo, hi, function, domain)
     except TypeError:
         return None
-    signs = set()
-    for part in piece:
+    for part in parts:
         box = (part.start, *domain.box)
         variables = (part.variable, *domain.symbols)
         program = Program(part.local, variables, tail=box if part.tail else None)
-        low, high, flag = program.enclose(box)
-        signs.add(None if flag else (1 if low > 0.0 else (-1 if high < 0.0 else None)))
+        signs.add(iv.strict_sign(program.enclose(box)))
     return signs.pop() if len(signs) == 1 else None
 
 

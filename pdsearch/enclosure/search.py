@@ -1,8 +1,8 @@
-"""Branch and bound: the loop that every search runs, and certified minima of a function on a piece.
+"""Branch and bound: the loop of every search, and certified minima of a function on a piece.
 
-A minimum is searched best-first: the box with the lowest bound is looked at next. A box is closed
-when its enclosure decides. Otherwise derivatives of definite sign move it to a face, the mean-value
-form tightens its bound, and it is cut in two. Witnesses are exact points whose value was enclosed.
+A minimum is searched best-first: the box with the lowest bound comes next. A box is closed when its
+enclosure decides. Otherwise derivatives of definite sign move it to a face, the mean-value form
+tightens its bound, and it is cut in two. Witnesses are exact points whose value was enclosed.
 """
 
 import functools
@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar
 
 import sympy
 
@@ -20,7 +20,7 @@ from pdsearch.enclosure import clock
 from pdsearch.enclosure import interval as iv
 from pdsearch.enclosure.algebra import has_long_power, size, tidy
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.interval import Interval
+from pdsearch.enclosure.interval import Box, Interval
 from pdsearch.enclosure.nodes import (
     POSITIVE,
     derivative,
@@ -29,16 +29,18 @@ from pdsearch.enclosure.nodes import (
     prepare,
     tail_form,
 )
-from pdsearch.enclosure.numbers import exact_sign, substituted
-from pdsearch.enclosure.pieces import Domain, Piece
-from pdsearch.enclosure.pieces import s as s_symbol
-from pdsearch.enclosure.pieces import y as y_symbol
+from pdsearch.enclosure.numbers import sign_at
+from pdsearch.enclosure.pieces import Domain, Piece, s, y
 from pdsearch.enclosure.program import Program
+from pdsearch.expression import x
+
+TOLERANCE = 1e-7
+"""A search ends when the enclosure of a minimum is this narrow, relative to 1 + its size."""
 
 
 @dataclass
 class Budget:
-    """What a decision may cost: boxes looked at, and seconds. Shared by reference."""
+    """What a decision may cost, in boxes and in seconds. Shared by reference."""
 
     boxes: int = 20_000
     seconds: float = 5.0
@@ -48,18 +50,16 @@ class Budget:
     def spend(self) -> bool:
         """Count one box; False once the budget is spent."""
         self.used += 1
-        if self.used > self.boxes:
-            return False
-        return time.monotonic() - self._started < self.seconds and not clock.time_is_up()
+        return self.used <= self.boxes and not self.over()
 
     @property
-    def elapsed(self) -> float:
-        """Seconds since it was made."""
-        return time.monotonic() - self._started
+    def left(self) -> float:
+        """The seconds that remain."""
+        return self.seconds - (time.monotonic() - self._started)
 
     def over(self) -> bool:
         """Whether the time is spent."""
-        return self.elapsed >= self.seconds or clock.time_is_up()
+        return self.left <= 0.0 or clock.time_is_up()
 
     def fresh(self) -> "Budget":
         """A new budget of the same size, its clock started now."""
@@ -79,8 +79,9 @@ class Bisection(Generic[B, V]):
     Args:
         boxes: What to begin with.
         judge: The verdict on a box, or None to cut it.
-        cut: The parts of a box, or None to leave it as it is.
-        key: The box with the least is looked at next, the oldest of equal ones first.
+        cut: The parts of a box, or None to leave it uncut.
+        budget: Each cut spends a box of it. Once it is spent, boxes are left uncut.
+        key: The box with the least key comes next, the oldest first among equals.
     """
 
     def __init__(
@@ -89,9 +90,10 @@ class Bisection(Generic[B, V]):
         *,
         judge: Callable[[B], V | None],
         cut: Callable[[B], Sequence[B] | None],
+        budget: Budget | None = None,
         key: Callable[[B], float] = lambda _: 0.0,
     ) -> None:
-        self.judge, self.cut, self.key = judge, cut, key
+        self.judge, self.cut, self.budget, self.key = judge, cut, budget, key
         self._count = itertools.count()
         self._heap: list[tuple[float, int, B]] = []
         for box in boxes:
@@ -105,7 +107,7 @@ class Bisection(Generic[B, V]):
             _, _, box = heapq.heappop(self._heap)
             verdict = self.judge(box)
             parts = self.cut(box) if verdict is None else None
-            if parts is None:
+            if parts is None or not (self.budget is None or self.budget.spend()):
                 yield box, verdict
             else:
                 for part in parts:
@@ -113,7 +115,7 @@ class Bisection(Generic[B, V]):
 
     @property
     def open(self) -> list[B]:
-        """The boxes not looked at yet."""
+        """The boxes that have not been judged yet."""
         return [box for _, _, box in self._heap]
 
 
@@ -133,7 +135,7 @@ class Minimum:
     lo: float
     hi: float
     point: Point | None
-    box: tuple[Interval, ...]
+    box: Box
     complete: bool
 
 
@@ -156,14 +158,13 @@ class Smooth:
         self.domain = domain
         self.start = start
         self.depth = depth
-        self.tail = variable == y_symbol
+        self.tail = variable == y
         box = (start, *domain.box)
         self.program = Program(local, self.variables, tail=box if self.tail else None)
         self._other = (
             Program(plain, self.variables) if plain is not None and plain != local else None
         )
-        self._partials: dict[int, Smooth] = {}
-        self._too_large: dict[int, str] = {}
+        self._partials: dict[int, Smooth | str] = {}
         self._ends: dict[float, int | None] = {}
 
     @classmethod
@@ -174,17 +175,15 @@ class Smooth:
     @functools.cached_property
     def negated(self) -> "Smooth":
         """The negative of the function on the same piece."""
-        return Smooth(
-            -self.local,
-            self.variables[0],
-            self.domain,
-            self.start,
-            plain=None if self.plain is None else -self.plain,
-            depth=self.depth,
-        )
+        return self._with(-self.local, None if self.plain is None else -self.plain, self.depth)
+
+    def _with(self, local: sympy.Expr, plain: sympy.Expr | None, depth: int) -> "Smooth":
+        """Another function on the same piece."""
+        variable = self.variables[0]
+        return Smooth(local, variable, self.domain, self.start, plain=plain, depth=depth)
 
     @property
-    def box(self) -> tuple[Interval, ...]:
+    def box(self) -> Box:
         """Everything the function is defined over."""
         return (self.start, *self.domain.box)
 
@@ -195,16 +194,16 @@ class Smooth:
             OutOfReachError: It would be too large, or the time is up.
         """
         known = self._partials.get(index)
-        if known is None and index in self._too_large:
-            raise OutOfReachError(self._too_large[index])
         if known is None:
             try:
                 known = self._partial(index)
             except OutOfReachError as error:
-                if not clock.time_is_up():  # else another decision may have the time
-                    self._too_large[index] = str(error)
-                raise
+                if clock.time_is_up():
+                    raise  # another decision may have the time
+                known = str(error)
             self._partials[index] = known
+        if isinstance(known, str):
+            raise OutOfReachError(known)
         return known
 
     def _partial(self, index: int) -> "Smooth":
@@ -212,27 +211,25 @@ class Smooth:
         plain = None
         if self.plain is not None and self.depth == 0:
             plain = prepare(derivative(self.plain, self.variables[index]))
-        return Smooth(
-            slope, self.variables[0], self.domain, self.start, plain=plain, depth=self.depth + 1
-        )
+        return self._with(slope, plain, self.depth + 1)
 
     def _derivative(self, variable: sympy.Symbol) -> sympy.Expr:
-        """The derivative; of a product without zeros as the product times its logarithm's."""
+        """The derivative; of a product without zeros, the product times that of its logarithm."""
         local = self.local
         if isinstance(local, sympy.Add):
             moving = [term for term in local.args if term.has(variable)]
             local = moving[0] if len(moving) == 1 else local
         product = isinstance(local, sympy.Mul | sympy.Pow)
         if product and all(self._away_from_zero(f) for f in sympy.Mul.make_args(local)):
-            outward = variable == y_symbol
+            outward = variable == y
             rate = (elasticity if outward else log_derivative)(local, variable)
             if rate is not None:
                 rate = prepare(tidy(prepare(rate)))
                 if outward:
-                    local, rate = local / y_symbol, tail_form(rate, y_symbol)
-                return cast(sympy.Expr, sympy.Mul(local, rate, evaluate=False))
+                    local, rate = local / y, tail_form(rate, y)
+                return sympy.Mul(local, rate, evaluate=False)
         slope = prepare(tidy(prepare(derivative(local, variable))))
-        return tail_form(slope, y_symbol) if self.tail else slope
+        return tail_form(slope, y) if self.tail else slope
 
     def _away_from_zero(self, factor: sympy.Expr) -> bool:
         base = factor.as_base_exp()[0]
@@ -240,17 +237,14 @@ class Smooth:
             return True
         if size(base) < 60 and not has_long_power(base) and base.is_positive:
             return True
-        lo, hi, flag = Program(base, self.variables).enclose(self.box)
-        return not flag and (lo > 0.0 or hi < 0.0)
+        return iv.strict_sign(Program(base, self.variables).enclose(self.box)) is not None
 
     def end_sign(self, end: float) -> int | None:
         """The exact sign at s = 0 or s = 1, without parameters."""
         if end not in self._ends:
             sign = None
-            if self.variables == (s_symbol,):
-                value = substituted(self.local, {s_symbol: sympy.Integer(int(end))})
-                if value is not None:
-                    sign = exact_sign(value)
+            if self.variables == (s,):
+                sign = sign_at(self.local.xreplace({s: x}), sympy.Integer(int(end)))
             self._ends[end] = sign
         return self._ends[end]
 
@@ -260,16 +254,13 @@ class Smooth:
             partial = self.partial(index)
         except OutOfReachError:
             return 0
-        lo, hi, flag = partial.enclose(box)
-        if flag:
-            return 0
-        if lo >= 0.0:
-            return 1
-        if hi <= 0.0:
-            return -1
-        # A zero of the derivative at an end of the piece never clears by bisection; there the next
+        value = partial.enclose(box)
+        sign = iv.weak_sign(value)
+        if sign is not None or value[2]:
+            return sign or 0
+        # Bisection never clears a zero of the derivative at an end of the piece: there the next
         # derivative decides.
-        if len(box) == 1 and self.depth < 3 and self.variables[0] == s_symbol:
+        if len(box) == 1 and self.depth < 3 and self.variables[0] == s:
             for end in (0.0, 1.0):
                 if box[0][0] <= end <= box[0][1] and partial.end_sign(end) == 0:
                     bend = partial.slope_sign(box, 0)
@@ -283,19 +274,19 @@ class Smooth:
         if self._other is None or value[0] == value[1]:
             return value
         other = self._other.enclose(box)
-        # The formula as written tells where it is defined: simplifying may remove a pole, or a
-        # condition; it may also enclose its arguments worse and raise a flag without need.
+        # The formula as written decides where it is defined: simplifying may remove a pole or a
+        # condition. It may also widen the arguments' enclosures and raise a needless flag.
         lo, hi = max(value[0], other[0]), min(value[1], other[1])
         flag = value[2] | other[2] if other[2] else 0
         return (lo, hi, flag) if lo <= hi else (value[0], value[1], flag)
 
-    def lower(self, box: tuple[Interval, ...]) -> tuple[float, tuple[Interval, ...], int]:
+    def lower(self, box: Box) -> tuple[float, Box, int]:
         """A lower bound over the box, the face on which the minimum lies, and the flag."""
         lo, hi, flag = self.enclose(box)
         if flag or lo == hi:
             return lo, box, flag
         face = list(box)
-        slopes: list[Interval] = []
+        curved = False
         for index, (left, right, _) in enumerate(box):
             if left == right:
                 continue
@@ -305,7 +296,7 @@ class Smooth:
             elif sign < 0 and right != math.inf:
                 face[index] = (right, right, 0)
             elif sign == 0 and right != math.inf:
-                slopes.append((float(index), 0.0, 0))
+                curved = True
         moved = tuple(face)
         if moved != box:
             lo = max(lo, self.enclose(moved)[0])
@@ -313,12 +304,12 @@ class Smooth:
                 sign_there = self.end_sign(moved[0][0])
                 if sign_there is not None and sign_there >= 0:
                     lo = 0.0
-        if slopes and all(math.isfinite(v[1] - v[0]) for v in moved):
+        if curved and all(math.isfinite(v[1] - v[0]) for v in moved):
             lo = max(lo, self._mean_value(moved)[0])
         return lo, moved, flag
 
-    def _mean_value(self, box: tuple[Interval, ...]) -> Interval:
-        middle = [_middle(left, right) for left, right, _ in box]
+    def _mean_value(self, box: Box) -> Interval:
+        middle = _corner(box)
         total = self.enclose([(m, m, 0) for m in middle])
         for index, (left, right, _) in enumerate(box):
             if left == right:
@@ -342,25 +333,21 @@ def _middle(left: float, right: float) -> float:
     return left + (right - left) / 2.0
 
 
-def halves(
-    box: tuple[Interval, ...], weights: Sequence[float]
-) -> tuple[tuple[Interval, ...], tuple[Interval, ...]] | None:
+def halves(box: Box, weights: Sequence[float]) -> tuple[Box, Box] | None:
     """The box cut across its widest side, sides measured in units of ``weights``."""
-    best, size = -1, 0.0
+    widest, best, cut = 0.0, -1, 0.0
     for index, (left, right, _) in enumerate(box):
-        if left == right:
-            continue
-        width = 1e6 if right == math.inf else (right - left) / weights[index]
         middle = _middle(left, right)
-        if width > size and left < middle < right:
-            best, size = index, width
-    if best < 0:
-        return None
-    left, right, _ = box[best]
-    middle = _middle(left, right)
-    first, second = list(box), list(box)
-    first[best], second[best] = (left, middle, 0), (middle, right, 0)
-    return tuple(first), tuple(second)
+        width = 1e6 if right == math.inf else (right - left) / weights[index]
+        if left < middle < right and width > widest:
+            widest, best, cut = width, index, middle
+    return None if best < 0 else cut_at(box, best, cut)
+
+
+def cut_at(box: Box, index: int, place: float) -> tuple[Box, Box]:
+    """The two parts of a box that is cut across one side."""
+    before, (left, right, _), after = box[:index], box[index], box[index + 1 :]
+    return (*before, (left, place, 0), *after), (*before, (place, right, 0), *after)
 
 
 def _corner(box: Sequence[Interval]) -> Point:
@@ -368,7 +355,7 @@ def _corner(box: Sequence[Interval]) -> Point:
 
 
 def side_lengths(box: Sequence[Interval]) -> list[float]:
-    """The units in which `halves` measures the sides of a box's parts; 1 where there is none."""
+    """The units in which `halves` measures the sides of parts of a box; 1 where there is none."""
     return [(right - left) if right != math.inf and right > left else 1.0 for left, right, _ in box]
 
 
@@ -376,9 +363,9 @@ class _Bounded(NamedTuple):
     """A box with its lower bound and flag, and the face of it on which the minimum lies."""
 
     low: float
-    face: tuple[Interval, ...]
+    face: Box
     undefined: bool
-    box: tuple[Interval, ...]
+    box: Box
 
 
 def minimum(
@@ -387,9 +374,8 @@ def minimum(
     *,
     above: float | None = None,
     below: float | None = None,
-    tolerance: float = 1e-7,
     box: Sequence[Interval] | None = None,
-    leaves: list[tuple[Interval, ...]] | None = None,
+    leaves: list[Box] | None = None,
 ) -> Minimum:
     """Enclose the infimum of a function over its piece.
 
@@ -399,17 +385,16 @@ def minimum(
         box: A part of the function's own box; all of it if None.
         above: Stop once the infimum is known to be ≥ this.
         below: Stop once a value below this (strictly) was certified.
-        tolerance: Stop when the enclosure is this narrow (relative to 1 + its size).
-        leaves: Filled with the boxes that were left, which cover the whole: each was closed by its
-            own bound if the minimum is complete. Of functions of one variable only, because a box
-            of several is cut on the face that it was moved to.
+        leaves: Receives the boxes that were left, which cover the whole. If the minimum is
+            complete, each was closed by its own bound. Only for functions of one variable, because
+            a box of several is cut on the face that it was moved to.
     """
     assert leaves is None or len(function.variables) == 1
     start = function.box if box is None else tuple(box)
     weights = side_lengths(start)
     best, point = math.inf, None
 
-    def bounded(box: tuple[Interval, ...]) -> _Bounded:
+    def bounded(box: Box) -> _Bounded:
         nonlocal best, point
         lo, face, flag = function.lower(box)
         corner = _corner(face)
@@ -427,7 +412,7 @@ def minimum(
         if above is not None and one.low >= above:
             return True
         low = min(one.low, best)
-        narrow = best - low <= tolerance * (1.0 + abs(best))
+        narrow = best - low <= TOLERANCE * (1.0 + abs(best))
         return True if narrow and (above is None or low >= above) else None
 
     def cut(one: _Bounded) -> list[_Bounded] | None:
@@ -443,7 +428,7 @@ def minimum(
     return Minimum(min(lowest.low, best), best, point, shown, complete=complete is not None)
 
 
-def _smallest(boxes: Sequence[_Bounded], above: float | None) -> tuple[Interval, ...]:
+def _smallest(boxes: Sequence[_Bounded], above: float | None) -> Box:
     """The smallest box that is not closed by its own bound."""
     open_ = [one.face for one in boxes if above is None or one.low < above or one.undefined]
     return min(open_ or [boxes[0].face], key=lambda box: max(hi - lo for lo, hi, _ in box))

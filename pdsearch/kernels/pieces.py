@@ -10,7 +10,7 @@ import torch
 
 from pdsearch import codegen
 from pdsearch.enclosure import Piece, stretches
-from pdsearch.enclosure.points import evaluated
+from pdsearch.enclosure.numbers import evaluated
 from pdsearch.expression import exact, t
 from pdsearch.family import Candidate
 
