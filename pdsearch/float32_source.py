@@ -24,7 +24,7 @@ from pdsearch.codegen import LARGEST_DERIVATIVE, evaluate
 from pdsearch.enclosure import stretches
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
 from pdsearch.enclosure.nodes import derivative
-from pdsearch.enclosure.points import evaluated
+from pdsearch.enclosure.numbers import evaluated
 from pdsearch.expression import x as variable
 from pdsearch.family import Candidate, fading
 from pdsearch.kernels.pieces import as_float

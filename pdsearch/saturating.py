@@ -106,7 +106,9 @@ def _product(product: sympy.Expr) -> sympy.Expr:
                 break
     if not changed:
         return product
-    return Mul(*rest, *(base**n for base, n in powers.items() if n))
+    # One factor's change may be what another waits for.
+    written = Mul(*rest, *(base**n for base, n in powers.items() if n))
+    return _product(written) if isinstance(written, Mul) else written
 
 
 def _hyperbolic_quotients(powers: dict[sympy.Expr, int]) -> int:

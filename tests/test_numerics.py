@@ -68,6 +68,7 @@ WRITTEN = [
     "(x + abs(x))*exp(-x)/2 + 0.1",
     "sinh(x)/cosh(x)",
     "cosh(2*x)/cosh(x)**2",
+    str(sympy.diff(x * sympy.exp(x) / (sympy.exp(x) + sympy.exp(-x)), x)),
     "exp(3*x)*exp(-x)/(exp(2*x) + 2 + exp(-x))",
     "exp(-x**2)/(exp(-x**2) + exp(-2*x**2))",
     "(exp(x) - exp(-x))**2/(exp(x) + exp(-x))**2",
