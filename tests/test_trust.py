@@ -306,7 +306,7 @@ def test_a_pickle_that_runs_something_is_not_read(
     last = pickles()[-1]
     for key in [k for k in last.system_attrs if k.startswith("cma:optimizer")]:
         _overwrite(key, last._trial_id, content.hex() if key.endswith(":0") else "")
-    with pytest.raises(StorageError, match=rf"trial {last.number}: what it keeps of CMA-ES"):
+    with pytest.raises(StorageError, match=rf"trial {last.number}: its state of CMA-ES"):
         cma(16)
     assert ran() == set()
 

@@ -1,9 +1,9 @@
-"""Names and tables of Optuna that are not public, all of them; read in 5.0.0.
+"""Everything that uses private names or tables of Optuna; read in 5.0.0.
 
-What Optuna offers in public does not reach the storage below its cache, which trial a process runs,
-or the heartbeats without `Study.optimize`. That one is not used: it asks, trains and tells in one
-call, hides a storage's error behind an `UnboundLocalError` of its own, and waits at a trial's end
-for a heartbeat that hangs.
+Optuna's public interface reaches neither the storage below its cache nor the trial that a process
+runs, and has no heartbeats outside of `Study.optimize`. That method is not used: it asks, trains
+and tells in one call, hides a storage error behind an `UnboundLocalError`, and at the end of a
+trial waits for a heartbeat that hangs.
 """
 
 import contextlib
@@ -18,30 +18,25 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import (
-    ExperimentalWarning,
-    StorageInternalError,
-    UpdateFinishedTrialError,
-)
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from pdsearch.errors import StorageError, first_line
-from pdsearch.study.patience import Patience
+from pdsearch.study.patience import STORAGE_ERRORS, Patience
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
 ENQUEUED = "fixed_params"
-"""The system attribute in which a trial keeps what `study.enqueue_trial` was given."""
+"""The system attribute with the parameters that `study.enqueue_trial` was given."""
 
 NOT_FOUND: str = models.NOT_FOUND_MSG
-"""What the KeyError says that comes where a study or a trial has been deleted."""
+"""The text of the KeyError for a study or a trial that has been deleted."""
 
-# What Optuna's cache of a storage calls of the storage itself.
+# The methods of the storage that Optuna's cache calls.
 _CALLS = (
     *("create_new_study", "delete_study", "set_study_user_attr", "set_study_system_attr"),
     *("get_study_id_from_name", "get_study_name_from_id", "get_study_directions"),
@@ -53,11 +48,11 @@ _CALLS = (
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's storage, whose every call is made through a `Patience`.
+    """Optuna's storage, with every call made through a `Patience`.
 
     Args:
-        url: as Optuna takes it.
-        patience: how long it is waited for.
+        url: as for Optuna's.
+        patience: how long to wait for the storage.
         **options: as for Optuna's.
     """
 
@@ -68,10 +63,10 @@ class PatientStorage(RDBStorage):
             super().__init__(url, **options)
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """As Optuna's, from a thread of its own, which neither waits nor fails."""
+        """Record a heartbeat; called in a separate thread, it neither waits nor fails."""
         try:
             super().record_heartbeat(trial_id)
-        except (StorageInternalError, SQLAlchemyError):
+        except STORAGE_ERRORS:
             self.patience.missed()
         finally:
             self.remove_session()
@@ -79,7 +74,7 @@ class PatientStorage(RDBStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """As Optuna's; one that was made, and whose answer was lost, is not an error."""
+        """Set a trial's state; a repeated call whose first answer was lost is not an error."""
         calls = 0
 
         def call() -> bool:
@@ -95,7 +90,7 @@ class PatientStorage(RDBStorage):
         return self.patience(call)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        # Where the storage was away, nobody could give a sign of life.
+        # While the storage was unreachable, nobody could record a heartbeat.
         if self.patience.away_within(2 * (self.heartbeat_interval or 0)):
             return []
         return self.patience(lambda: RDBStorage._get_stale_trial_ids(self, study_id))
@@ -113,25 +108,26 @@ for _name in _CALLS:
 
 
 def storage_of(study: "optuna.Study") -> BaseStorage:
-    """A study's storage, with Optuna's cache."""
+    """Return a study's storage, with Optuna's cache."""
     return study._storage
 
 
 def backend_of(study: "optuna.Study") -> RDBStorage | None:
-    """The database below a study's cache; None where it is kept in another way."""
+    """Return the database below a study's cache; None if there is no database."""
     return database_of(study._storage)
 
 
 def database_of(storage: BaseStorage) -> RDBStorage | None:
-    """The database below a storage's cache, if there is one; None where it is no database."""
+    """Return the database below a storage's cache; None if there is no database."""
     backend = getattr(storage, "_backend", storage)
     return backend if isinstance(backend, RDBStorage) else None
 
 
 def study_names(storage: BaseStorage) -> list[str]:
-    """The studies in a storage, in order.
+    """Return the names of the studies in a storage, sorted.
 
-    Optuna's own call reads all that each of them keeps: one that is damaged would hide the others.
+    Optuna's own function reads everything that each study keeps, so that a damaged study would
+    hide the others.
     """
     database = database_of(storage)
     if database is None:
@@ -141,24 +137,24 @@ def study_names(storage: BaseStorage) -> list[str]:
 
 
 def study_id(study: "optuna.Study") -> int:
-    """A study's number in its storage."""
+    """Return a study's number in its storage."""
     return study._study_id
 
 
 def trial_id(trial: "Trial | FrozenTrial") -> int:
-    """A trial's number in its storage, as against that in its study."""
+    """Return a trial's number in its storage, which is not its number in the study."""
     return trial._trial_id
 
 
 class StoredTrial:
-    """A trial as its storage has it, which is written to whatever process runs the trial."""
+    """A trial in its storage, which any process may read and write."""
 
     def __init__(self, study: "optuna.Study", trial: "Trial | FrozenTrial | int") -> None:
         self._storage = study._storage
         self._id = trial if isinstance(trial, int) else trial._trial_id
 
     def read(self) -> "FrozenTrial":
-        """The trial as it is now."""
+        """Return the trial as it is now."""
         return self._storage.get_trial(self._id)
 
     @property
@@ -171,19 +167,19 @@ class StoredTrial:
         self._storage.set_trial_user_attr(self._id, key, value)
 
     def set_state(self, state: TrialState) -> bool:
-        """Set its state; whether that was possible."""
+        """Set its state; return whether that was possible."""
         return self._storage.set_trial_state_values(self._id, state=state)
 
 
 def contains(distribution: "BaseDistribution", value: Any) -> bool:
-    """Whether a parameter may have a value."""
+    """Whether a distribution contains a value."""
     return bool(distribution._contains(value))
 
 
 def expire(
     study: "optuna.Study", *, retry: "Callable[[optuna.Study, FrozenTrial], object]"
 ) -> None:
-    """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` with each."""
+    """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` for each."""
     backend = backend_of(study)
     if backend is not None:
         backend.heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
@@ -193,8 +189,8 @@ def expire(
 
 
 def ask(study: "optuna.Study") -> "Trial":
-    """The next trial: the first of those that wait, or a new one."""
-    study._thread_local.in_optimize_loop = True  # else it warns that nobody keeps a heartbeat
+    """Return the next trial: the first of those that wait, or a new one."""
+    study._thread_local.in_optimize_loop = True  # else Optuna warns of missing heartbeats
     try:
         return study.ask()
     finally:
@@ -203,7 +199,7 @@ def ask(study: "optuna.Study") -> "Trial":
 
 @contextlib.contextmanager
 def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
-    """Signs of life of a trial while it runs; one that fails or hangs is no reason to stop."""
+    """Record a trial's heartbeats during the block; one that fails or hangs does not stop it."""
     backend, number = backend_of(study), trial_id(trial)
     interval = backend.get_heartbeat_interval() if backend is not None else None
     if backend is None or interval is None:
@@ -226,13 +222,13 @@ def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
 
 
 class SeenStudy(optuna.Study):
-    """A study of which only some trials are seen, read once until `forget` is called.
+    """A study that shows only some of its trials, read once until `forget` is called.
 
-    Samplers ask a dozen times a trial, and asking a database takes milliseconds.
+    Samplers ask for them a dozen times per trial, and each query of a database takes milliseconds.
 
     Args:
         study: the whole one.
-        seen: returns those of its trials that are seen.
+        seen: selects the trials that are shown.
     """
 
     def __init__(
@@ -243,7 +239,7 @@ class SeenStudy(optuna.Study):
         self._known: list[FrozenTrial] | None = None
 
     def forget(self) -> None:
-        """Read the trials anew the next time."""
+        """Read the trials again the next time."""
         self._known = None
 
     def _get_trials(
@@ -259,9 +255,9 @@ class SeenStudy(optuna.Study):
 
 
 class CmaEsSampler(optuna.samplers.CmaEsSampler):
-    """Optuna's, whose state is kept with trials as a pickle: only one that runs nothing is read.
+    """Optuna's sampler, but it reads its pickled state with an `_Unpickler`.
 
-    Whoever can write to a storage could otherwise run anything wherever its study is resumed.
+    Otherwise everybody who can write to a storage could run any code where its study is resumed.
     """
 
     def _restore_optimizer(self, completed_trials: "list[FrozenTrial]") -> Any:
@@ -272,16 +268,16 @@ class CmaEsSampler(optuna.samplers.CmaEsSampler):
                 try:
                     state = bytes.fromhex(self._concat_optimizer_attrs(kept))
                     return _Unpickler(io.BytesIO(state)).load()
-                except Exception as error:  # a pickle's content may raise whatever it likes
+                except Exception as error:  # damaged data may raise anything
                     raise StorageError(
-                        f"trial {trial.number}: what it keeps of CMA-ES cannot be read "
+                        f"trial {trial.number}: its state of CMA-ES cannot be read "
                         f"({first_line(error)}): search under another study.name"
                     ) from error
         return None
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes what CMA-ES's state is made of, and nothing else."""
+    """Creates only what the state of CMA-ES consists of."""
 
     _ALLOWED = frozenset(
         {
@@ -314,7 +310,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
-    """Whether a trial ever had a heartbeat; True where that is not kept."""
+    """Whether a trial ever had a heartbeat; True if the storage keeps none."""
     backend = backend_of(study)
     if backend is None:
         return True
@@ -323,42 +319,40 @@ def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
         return connection.execute(query, {"trial": trial_id(trial)}).scalar() != 0
 
 
-_QUERIES = {
-    "its {key!r}": "SELECT a.key, {value}, 0 FROM study_{kind}_attributes a "
-    "JOIN studies s ON s.study_id = a.study_id WHERE s.study_name = :name",
-    "trial {number}'s {key!r}": "SELECT a.key, {value}, t.number FROM trial_{kind}_attributes "
-    "a JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id "
-    "WHERE s.study_name = :name",
-}
-_PARAMETERS = (
-    "SELECT p.param_name, {value}, t.number FROM trial_params p "
-    "JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s.study_id = t.study_id "
-    "WHERE s.study_name = :name"
+# Tables with JSON: key, value and trial's number, and how a message names a value.
+_OF_STUDY = "JOIN studies s ON s.study_id = a.study_id"
+_OF_TRIAL = "JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id"
+_JSON = (
+    ("study_user_attributes", "key", "value_json", "0", _OF_STUDY, "its {key!r}"),
+    ("study_system_attributes", "key", "value_json", "0", _OF_STUDY, "its {key!r}"),
+    ("trial_user_attributes", "key", "value_json", "t.number", _OF_TRIAL, "trial {n}'s {key!r}"),
+    ("trial_system_attributes", "key", "value_json", "t.number", _OF_TRIAL, "trial {n}'s {key!r}"),
+    (
+        *("trial_params", "param_name", "distribution_json", "t.number", _OF_TRIAL),
+        "trial {n}'s parameter {key!r}",
+    ),
 )
 
 
 def find_damage(name: str, backend: BaseStorage) -> str | None:
-    """Return which value is no JSON, the first that is found; None if none is."""
+    """Return which value is not JSON, the first that is found; None if all are."""
     database = database_of(backend)
     if database is None:
         return None
-    # SQLite gives bytes as they are, and text only where it is text.
-    value = "CAST({} AS BLOB)" if database.engine.dialect.name == "sqlite" else "{}"
-    queries = [
-        (said, text.format(kind=kind, value=value.format("a.value_json")))
-        for said, text in _QUERIES.items()
-        for kind in ("user", "system")
-    ]
-    parameters = _PARAMETERS.format(value=value.format("p.distribution_json"))
-    queries.append(("trial {number}'s parameter {key!r}", parameters))
+    # SQLite returns bytes as they are, but text only if it is valid.
+    blob = "CAST(a.{} AS BLOB)" if database.engine.dialect.name == "sqlite" else "a.{}"
     try:
         with database.engine.connect() as connection:
-            for said, text in queries:
-                for key, value, number in connection.execute(sqlalchemy.text(text), {"name": name}):
+            for table, key, value, number, join, said in _JSON:
+                query = (
+                    f"SELECT a.{key}, {blob.format(value)}, {number} FROM {table} a {join} "
+                    "WHERE s.study_name = :name"
+                )
+                for found, text, n in connection.execute(sqlalchemy.text(query), {"name": name}):
                     try:
-                        json.loads(value)
+                        json.loads(text)
                     except (ValueError, TypeError, RecursionError):
-                        return said.format(key=key, number=number) + " is no JSON"
-    except Exception:  # too damaged to look into: what was raised first is reported
+                        return said.format(key=found, n=n) + " is no JSON"
+    except Exception:  # too damaged to search: the original error is reported
         return None
     return None

@@ -1,7 +1,7 @@
-"""What trains a trial's candidate: the interface, and the trainer around a user's function.
+"""Training a trial's candidate: the interface, and the trainer around a user's function.
 
-`pdsearch.study.image_trainer` is the other one. A function's values are checked here: which are
-numbers, and what is refused and why.
+The other trainer is `pdsearch.study.image_trainer`. This module also checks the function's values:
+which ones are numbers, and why others are refused.
 """
 
 import decimal
@@ -24,14 +24,14 @@ class Reached:
     """How far the training of a candidate has come.
 
     Attributes:
-        step: what a pruner counts: `looks` an epoch, of which the first alone has them all.
-        value: of the study's objective; where several learning rates are tried, the best so far.
+        step: the pruner's unit: `looks` steps per epoch, of which only the first epoch has all.
+        value: of the study's objective; with several learning rates, the best so far.
         standing: what a pruner compares at this step, in the direction of the study.
-        record: of the epoch that has just ended, or of a look within the first one; None where
-            nothing was trained at this step, for the rate diverged whose step it was.
+        record: of the epoch that has just ended, or of a look within the first one; None if nothing
+            was trained at this step because its learning rate diverged.
         whole: whether it is an epoch's end.
-        most: what the candidate's value may come to, two standard errors above what is predicted
-            from the lengths that were trained; None but after such a length.
+        most: after the training of one of several lengths, the highest plausible final value: two
+            standard errors above the prediction from the lengths so far; otherwise None.
     """
 
     step: int
@@ -48,12 +48,12 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of training one candidate.
+    """The result of training a candidate.
 
     Attributes:
-        values: one an objective, in the order of the study's.
+        values: one per objective, in the study's order.
         diverged: why training was stopped as hopeless; None if it was not.
-        learning_rate: the one that counts, where several were tried.
+        learning_rate: the one that counts, if several were tried.
     """
 
     values: tuple[float, ...]
@@ -62,16 +62,16 @@ class Outcome:
 
 
 class Trainer(Protocol):
-    """Trains a candidate: ours, or one around the user's function."""
+    """Trains a candidate: on images, or by a user's function."""
 
     epochs: int | None
-    """That a whole trial reports; None where only a first trial can tell."""
+    """Epochs that a whole trial reports; None if only a first trial can tell."""
 
     looks: int
-    """Steps of an epoch."""
+    """Steps per epoch."""
 
     unit: str
-    """What an epoch is called: `task` where a stream is trained on."""
+    """What an epoch is called: `task` for a stream of tasks."""
 
     def __call__(
         self,
@@ -82,25 +82,27 @@ class Trainer(Protocol):
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Trains, calling `on_step` after each epoch and each look, which may stop it."""
+        """Train; call `on_step`, which may end it, after each epoch and each look."""
 
     def tie_margin(self, best: float) -> float:
-        """How much below the best a value may be and still count as nearly tied."""
+        """Return how far below the best a value may be to count as nearly tied."""
 
 
 class FunctionTrainer:
     """Trains by a Python function: `train(candidate)` or `train(candidate, seed=…)`.
 
-    It yields a value an epoch, the last one counting, or returns one value: see `values_of` for
-    what is a number.
+    The function yields a value per epoch, of which the last one counts, or returns one value; see
+    `values_of`.
     """
+
+    epochs: int | None = None
+    looks = 1
+    unit = "epoch"
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if not callable(function):
             raise InputError(f"train must be callable, got {function!r}")
         self._function = function
-        self.epochs: int | None = None
-        self.looks, self.unit = 1, "epoch"
         self.takes_seed = _takes(function, "seed")
 
     def __call__(
@@ -114,16 +116,15 @@ class FunctionTrainer:
     ) -> Outcome:
         """Run the function to its end, or until `on_step` raises."""
         keys = {"seed": seed} if self.takes_seed else {}
-        result = self._function(candidate, **keys)
         value = math.nan
-        for step, value in enumerate(values_of(result), start=1):
+        for step, value in enumerate(values_of(self._function(candidate, **keys)), start=1):
             if not math.isfinite(value):
                 return Outcome((value,), diverged=f"train gave {value} at epoch {step}")
             on_step(Reached(step, value, value, {"epoch": step, "accuracy": value}))
         return Outcome((value,))
 
     def tie_margin(self, best: float) -> float:
-        """One hundredth: nothing is known of the noise of another's values."""
+        """Return one hundredth: nothing is known of the noise of a function's values."""
         return abs(best) / 100
 
 
@@ -141,17 +142,17 @@ HOW = "return one number, or yield one an epoch (return the accuracy alone, or t
 
 
 def as_number(value: Any, where: str = "") -> float:
-    """A value of a train function as a float; NaN and infinities are numbers.
+    """Return a value of a train function as a float; NaN and infinities are allowed.
 
-    Python's and NumPy's real numbers, decimals and fractions count, and whatever holds one number
-    in no dimension: tensors on any device and with a gradient, arrays.
+    Numbers are real numbers of Python and NumPy, decimals, fractions, and 0-d arrays and tensors on
+    any device, also with a gradient.
 
     Args:
         value: what was returned or yielded.
         where: " at epoch 3", for the message.
 
     Raises:
-        InputError: it is no real number: true/false and text among them.
+        InputError: it is not a real number; booleans and text are not.
     """
     plain = value
     shape = getattr(value, "shape", None)
@@ -173,19 +174,19 @@ def as_number(value: Any, where: str = "") -> float:
         raise InputError(f"train must yield numbers, got {_shown(value)}{where}: {HOW}")
     try:
         return float(plain)
-    except OverflowError:  # a whole number or a fraction beyond every float
+    except OverflowError:  # an integer or a fraction beyond the range of a float
         return math.inf if plain > 0 else -math.inf
     except ValueError:  # a decimal's signalling NaN
         return math.nan
 
 
 def values_of(result: Any) -> Iterator[float]:
-    """The values that a train function returned or yields, as they come.
+    """Yield the values that a train function returned or yields.
 
-    A tuple, a list or a mapping is refused: of `return accuracy, loss` the last would count.
+    Tuples, lists and mappings are refused: of `return accuracy, loss` the loss would count.
 
     Raises:
-        InputError: something else than numbers, or none.
+        InputError: a value is not a number, or there is none.
     """
     if not isinstance(result, Iterator):
         if isinstance(result, tuple | list | dict | set | frozenset):
@@ -199,20 +200,19 @@ def values_of(result: Any) -> Iterator[float]:
         yield as_number(result)
         return
     step = 0
-    while True:
-        try:
-            given = next(result)
-        except StopIteration as end:
-            if end.value is not None:
-                raise InputError(
-                    f"train yields values and returns {_shown(end.value)} as well, which nobody "
-                    "sees: yield it as the last one"
-                ) from None
-            break
-        step += 1
+    for step, given in enumerate(_yielded(result), start=1):
         yield as_number(given, f" at epoch {step}")
     if step == 0:
         raise InputError("train yielded no value")
+
+
+def _yielded(result: Iterator[Any]) -> Iterator[Any]:
+    returned = yield from result
+    if returned is not None:
+        raise InputError(
+            f"train yields values and returns {_shown(returned)} as well, which is ignored: yield "
+            "it as the last one"
+        )
 
 
 def _kind(value: Any) -> str:
@@ -226,11 +226,11 @@ def _shown(value: Any) -> str:
     return shortened(" ".join(repr(value).split()), 60)
 
 
-# ---------------------------------------------------------------------------------- its checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:
-    """Where a candidate's training over a seed is kept until it is finished."""
+    """Return where a candidate's training at a seed is kept until it is finished."""
     text = json.dumps(candidate.to_dict(), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return folder / f"{candidate.family.name}-{digest}-{seed}.safetensors"
