@@ -17,7 +17,7 @@ from pdsearch.errors import PdsearchError
 from pdsearch.expression import parse
 from pdsearch.insight import learned_criteria
 from pdsearch.report import study_report
-from pdsearch.study import load_study_file, open_study, search, status
+from pdsearch.study import attempt, load_study_file, open_study, search, status
 from pdsearch.study import run as loop
 from pdsearch.study.attributes import FIXED
 from pdsearch.study.families import grid, offered, resolve_families
@@ -218,13 +218,13 @@ def test_of_a_family_that_cannot_pass_it_is_said_and_nothing_is_trained(tmp_path
 
 def spy_on_gates(monkeypatch):
     asked = []
-    original = loop.gate
+    original = attempt.gate
 
     def spy(candidate, **keys):
         asked.append((candidate.family.name, keys["known"]))
         return original(candidate, **keys)
 
-    monkeypatch.setattr(loop, "gate", spy)
+    monkeypatch.setattr(attempt, "gate", spy)
     return asked
 
 

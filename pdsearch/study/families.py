@@ -1,6 +1,6 @@
-"""Families as one conditional Optuna space: resolved, decided as a whole, drawn from.
+"""A study's families as one conditional search space of Optuna: loading, gating, drawing.
 
-Optuna's parameter names are `family`, `<family>.<parameter>` and `<family>.direction`.
+Its parameters are named `family`, `<family>.<parameter>` and `<family>.direction`.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 
 from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, short
+from pdsearch.expression import parse
 from pdsearch.family import (
     FADES,
     Candidate,
@@ -26,6 +27,7 @@ from pdsearch.family import (
 )
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.innards import contains
+from pdsearch.study.problems import Problems
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
 
 if TYPE_CHECKING:
@@ -37,25 +39,21 @@ BASELINE = "relu"
 def resolve_families(
     settings: StudySection, *, directory: Path
 ) -> tuple[dict[str, Family], dict[str, Family]]:
-    """The families to search and the references of a study, by name.
+    """Return the families to search and the references of a study, by name.
 
     Raises:
-        InputError: every one that cannot be had, one a line.
+        InputError: some are wrong: all problems, one per line.
     """
-    problems: list[str] = []
+    problems = Problems()
 
     def resolve(key: str, specs: Sequence[FamilySpec | Family]) -> dict[str, Family]:
         found: dict[str, Family] = {}
         for index, spec in enumerate(specs):
-            place = f"study.{key}.{index}"
-            try:
+            with problems.at(f"study.{key}.{index}: "):
                 family = _family(spec, number=index + 1, directory=directory)
-            except InputError as error:
-                problems.append(f"{place}: {error}")
-                continue
-            if family.name in found:
-                problems.append(f"{place}: family {family.name!r} is there twice")
-            found[family.name] = family
+                if family.name in found:
+                    raise InputError(f"family {family.name!r} is there twice")
+                found[family.name] = family
         return found
 
     families = resolve("families", settings.families)
@@ -69,23 +67,23 @@ def resolve_families(
             )
     if settings.sampler in ONE_FAMILY and families:
         only = next(iter(families.values()))
-        if not any(not d.single() for d in only.space.values()):
+        free = sum(not distribution.single() for distribution in only.space.values())
+        if free == 0:
             problems.append(
-                f"study.sampler: {settings.sampler!r} needs parameters to search, and family "
+                f"study.sampler: {settings.sampler!r} needs parameters to search, but family "
                 f"{only.name!r} has none"
             )
         if settings.sampler == "cmaes" and len(only.directions) > 1:
             problems.append(
-                "study.sampler: 'cmaes' draws numbers only, and family "
+                "study.sampler: 'cmaes' draws numbers only, but family "
                 f"{only.name!r} has several directions; use tpe, or one direction"
             )
-        if settings.sampler == "cmaes" and sum(not d.single() for d in only.space.values()) < 2:
+        if settings.sampler == "cmaes" and free < 2:
             problems.append(
-                "study.sampler: 'cmaes' needs two parameters or more, and family "
-                f"{only.name!r} has one; use tpe or gp"
+                "study.sampler: 'cmaes' needs two parameters or more, but family "
+                f"{only.name!r} has fewer; use tpe or gp"
             )
-    if problems:
-        raise InputError("\n".join(problems))
+    problems.check()
     return families, references
 
 
@@ -103,7 +101,7 @@ _OF_FORMULA = ("space", "defaults", "reference")
 
 def _of_table(table: Mapping[str, Any], *, number: int, directory: Path) -> Family:
     if ("formula" in table) == ("family" in table):
-        raise InputError('a family\'s table needs formula = "…" or family = "…", and not both')
+        raise InputError('a family\'s table needs formula = "…" or family = "…", but not both')
     allowed = (*(("formula", *_OF_FORMULA) if "formula" in table else ("family",)), *_ANY)
     if unknown := sorted(set(table) - set(allowed)):
         raise InputError(f"unknown key {unknown[0]!r}; valid are: {', '.join(allowed)}")
@@ -122,14 +120,12 @@ def _of_table(table: Mapping[str, Any], *, number: int, directory: Path) -> Fami
         raise InputError(f"end goes with fade = one of {', '.join(FADES)}")
     given = table.get("direction", family.directions)
     directions = (given,) if isinstance(given, str) else tuple(given)
-    # A family and its upward form may then stand in one study.
+    # This allows a family and its upward form in one study.
     default = f"{family.name}_up" if directions == ("up",) else family.name
     return replace(family, name=str(table.get("name", default)), directions=directions)
 
 
 def _of_formula(table: Mapping[str, Any], *, number: int) -> Family:
-    from pdsearch.expression import parse
-
     formula, space = table["formula"], table.get("space", {})
     if not isinstance(formula, str):
         raise InputError(f"formula must be text, got {formula!r}")
@@ -149,7 +145,7 @@ def _of_formula(table: Mapping[str, Any], *, number: int) -> Family:
 
 
 def as_spec(family: Family) -> dict[str, Any]:
-    """A family as the table that a study file would hold for it."""
+    """Return a family as its table in a study file."""
     data = family.to_dict()
     table = {key: data[key] for key in ("name", "formula", "space", "defaults", "reference")}
     return table | ({"direction": data["directions"]} if "directions" in data else {})
@@ -161,13 +157,15 @@ def settle_families(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, FamilyGate]:
-    """Decide the required criteria for whole families, where that can be done.
+    """Decide the required criteria for whole families where possible.
+
+    Candidates of a family that cannot pass are still drawn, and ruled out one by one, because a
+    study may be about just that.
 
     Args:
         families: those searched, by name.
         criteria: the study's.
-        say: called with which family's turn it is, and which no candidate can pass: those are still
-            drawn, and ruled out one by one, for a study may be about just that.
+        say: called when a family begins, and when none of its candidates can pass.
     """
     gates = {}
     for index, (name, family) in enumerate(families.items()):
@@ -179,10 +177,10 @@ def settle_families(
 
 
 def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, BaseDistribution]:
-    """A family's distributions as they are drawn from: without what is known to be ruled out.
+    """Return a family's distributions without the ranges that its gate excludes.
 
-    A range of fractional steps stays whole: begun elsewhere, its steps would miss the family's own
-    values by rounding.
+    A range with fractional steps stays whole: if it began elsewhere, its steps would miss the
+    family's own values by rounding.
     """
     found: dict[str, BaseDistribution] = dict(family.space)
     for name, (low, high) in (gate.ranges if gate is not None else {}).items():
@@ -192,7 +190,7 @@ def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, BaseDis
         elif isinstance(whole, IntDistribution):
             first = whole.low + math.ceil((low - whole.low) / whole.step) * whole.step
             last = whole.low + math.floor((high - whole.low) / whole.step) * whole.step
-            # Between two whole numbers nothing is drawn; each candidate is decided by itself.
+            # If no step remains, keep the whole range and decide each candidate separately.
             if first <= last:
                 found[name] = IntDistribution(first, last, log=whole.log, step=whole.step)
     return found
@@ -205,16 +203,16 @@ def suggest(
     flat: bool,
     spaces: Mapping[str, Mapping[str, BaseDistribution]] | None = None,
 ) -> Candidate:
-    """Draw a candidate: `family`, then `<family>.<parameter>` for that family's own.
+    """Draw a candidate: `family`, then its `<family>.<parameter>`.
 
-    Where a family has several directions, `<family>.direction` is drawn too.
+    If a family has several directions, `<family>.direction` is drawn too.
 
     Args:
         trial: Optuna's.
         families: by name.
-        flat: draw every family's parameters, as a genetic algorithm needs: its crossover is over
-            parameters that all parents have. Those of other families than the drawn one are idle.
-        spaces: what is drawn from, by family; default: the families' own.
+        flat: draw the parameters of every family, because the crossover of a genetic algorithm
+            needs parameters that all parents have. Those of the other families have no effect.
+        spaces: the distributions by family; default: the families' own.
     """
     name = trial.suggest_categorical("family", list(families))
     drawn: dict[str, float | str] = {}
@@ -246,11 +244,11 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 def grid(
     family: Family, points: int, *, space: Mapping[str, BaseDistribution] | None = None
 ) -> list[dict[str, Any]]:
-    """At most `points` points of a family's box as Optuna parameters, as even as they can be.
+    """Return an even grid of at most `points` points in a family's box, as Optuna parameters.
 
-    The box is `space`, by default the family's own. Every range gets its ends and equal steps
-    between (equal ratios where log); the counts are raised in turn as long as their product stays
-    within `points`. Each point is taken in each of the family's directions.
+    The box is `space`, by default the family's own. Each range gets its ends and equal steps
+    between them (equal ratios if log). The counts grow in turn while their product is at most
+    `points`. Each point is repeated for each of the family's directions.
     """
     points = max(1, points // len(family.directions))
     space = family.space if space is None else space
@@ -295,14 +293,14 @@ def _steps(distribution: BaseDistribution, count: int) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-# --------------------------------------------------------------------- trials that others put there
+# --------------------------------------------------------------- trials that pdsearch did not add
 
 
 def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
-    """Why an enqueued trial's parameters cannot be a candidate's; None where they can.
+    """Return why the parameters of an enqueued trial are invalid; None if they are valid.
 
     Args:
-        fixed: what `study.enqueue_trial` was given.
+        fixed: the parameters that `study.enqueue_trial` was given.
         families: those searched, by name.
     """
     ranges = {
@@ -336,10 +334,7 @@ def widened(
     families: Mapping[str, Family],
     fixed: Mapping[str, Any],
 ) -> dict[str, dict[str, BaseDistribution]]:
-    """The spaces that candidates are drawn from, with the values that an enqueued trial asks for.
-
-    Such a value may lie where candidates are known to be ruled out, which is not offered.
-    """
+    """Return the spaces with room for an enqueued trial's values, which `offered` may exclude."""
     found = {name: dict(space) for name, space in spaces.items()}
     for name, space in found.items():
         for parameter, distribution in space.items():
@@ -350,29 +345,29 @@ def widened(
 
 
 def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family]) -> None:
-    """Looks whether trials added by hand leave room for the study's own parameters.
+    """Check that the parameters of trials added by hand do not conflict with the study's own.
 
     Raises:
-        InputError: one holds a parameter of the same name and another kind, which Optuna refuses.
+        InputError: one has a parameter of the same name but another type, which Optuna refuses.
     """
     categorical = _choices(families)
-    names = {f"{family.name}.{name}" for family in families.values() for name in family.space}
+    numeric = {f"{family.name}.{name}" for family in families.values() for name in family.space}
     for trial in trials:
         if "candidate" in TrialAttrs(trial):
             continue
         for name, distribution in trial.distributions.items():
-            choices = getattr(distribution, "choices", None)  # of a categorical one alone
-            other = choices is None or list(choices) != categorical.get(name)
-            if (name in names and choices is not None) or (name in categorical and other):
+            choices = getattr(distribution, "choices", None)  # None if numeric
+            same = (None if choices is None else list(choices)) == categorical.get(name)
+            if not same and (name in numeric or name in categorical):
                 raise InputError(
                     f"trial {trial.number}, which pdsearch did not make, holds the parameter "
-                    f"{name!r} as {short(distribution, 80)}: Optuna allows one kind of parameter "
-                    "of a name in a study; choose another study.name"
+                    f"{name!r} as {short(distribution, 80)}: Optuna allows one type of parameter "
+                    "per name in a study; choose another study.name"
                 )
 
 
 def _choices(families: Mapping[str, Family]) -> dict[str, list[str]]:
-    """What is chosen from among words: the family, and its direction where it has several."""
+    """Return the choices of the categorical parameters."""
     directions = {
         f"{name}.direction": list(family.directions)
         for name, family in families.items()

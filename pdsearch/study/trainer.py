@@ -206,7 +206,7 @@ def values_of(result: Any) -> Iterator[float]:
         raise InputError("train yielded no value")
 
 
-def _yielded(result: Iterator[Any]) -> Iterator[Any]:
+def _yielded(result: Any) -> Iterator[Any]:
     returned = yield from result
     if returned is not None:
         raise InputError(
