@@ -1067,8 +1067,8 @@ def test_no_warning_and_no_log_of_optunas(tmp_path, capfd):
 
 def test_surplus_trials_of_a_race_are_no_part_of_the_study(tmp_path, monkeypatch):
     """Two workers see the last place at once: the later one's trial is dropped."""
-    tally = loop.Session._tally
-    monkeypatch.setattr(loop.Session, "_tally", lambda self: (tally(self)[0], 0, 0))
+    tally = loop.tally
+    monkeypatch.setattr(loop, "tally", lambda study: (tally(study)[0], 0, 0))
     extra = []
 
     def slow(candidate):

@@ -1,6 +1,5 @@
 """`search` and `worker`: running a study from its file, or from Python around your own training."""
 
-import math
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from pdsearch.study.prepare import (
     warn,
 )
 from pdsearch.study.progress import Display
-from pdsearch.study.queue import fail_dead_trials
+from pdsearch.study.queue import fail_dead_trials, tally
 from pdsearch.study.rows import TrialRow
 from pdsearch.study.run import Session
 from pdsearch.study.settings import FamilySpec, StudyFile
@@ -273,15 +272,21 @@ def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
     until_total = part.side_by_side is not None
     further = (part.side_by_side or 1) - 1
 
-    def recruit(left: float, trials: int) -> bool:
-        """Start the workers, unless starting them takes longer than they would save."""
-        if settings.workers == "auto" and left < WORTH:
-            return False
-        for _ in range(min(further, trials)):
-            helpers.append(_start_worker(stored, part))
+    def recruit(trials: int) -> None:
+        """Start the workers, no more than there are trials left."""
+        nonlocal further
+        helpers.extend(_start_worker(stored, part) for _ in range(min(further, trials)))
+        further = 0
         if helpers:
             display.say(f"{1 + len(helpers)} trials side by side from now on (--workers)")
-        return True
+
+    def progressed(seconds: float, step: int, last: int) -> None:
+        """Start the workers once the rest of the study is known to be worth it."""
+        if further:
+            counted, running, _ = tally(stored.study)
+            trials = settings.trials - counted - running
+            if trials > 0 and seconds * (last - step + trials * last) >= WORTH:
+                recruit(trials)
 
     with (
         storage_errors(stored.url),
@@ -293,16 +298,17 @@ def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
             trainer=trainer,
             display=display,
             wanted=alive,
+            progressed=progressed,
             extra_criteria=part.criteria,
         )
-        later = recruit if further and settings.workers == "auto" else None
+        session = Session(context)
         display.say(f"study {stored.name}: {stored.storage}")
         if not is_helper():
             _remark(stored, display, device=part.device)
         try:
             if settings.workers != "auto":
-                recruit(math.inf, settings.trials)
-            Session(context, recruit=later).run(until_total=until_total)
+                recruit(settings.trials)
+            session.run(until_total=until_total)
             if until_total:
                 decide_ties(context)
         finally:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from pdsearch import interrupt
 from pdsearch.criteria import FamilyGate, gate
-from pdsearch.family import Candidate, Family
+from pdsearch.family import Candidate, Family, Range
 from pdsearch.study.attributes import TrialAttrs
-from pdsearch.study.families import offered, refusal, suggest, widened
+from pdsearch.study.families import offered, refusal, suggest
 from pdsearch.study.innards import ENQUEUED, StoredTrial
 from pdsearch.study.progress import Display
 from pdsearch.study.pruning import earns, leads, rung_steps
@@ -39,22 +38,17 @@ def lost(study: optuna.Study, trial: optuna.Trial) -> bool:
 class Context:
     """What the trials of a process share.
 
-    Attributes:
-        stored: the study.
-        trainer: trains a candidate.
-        display: shows progress.
-        wanted: whether to continue, asked between batches: False once the process that started this
-            one has ended.
-        extra_criteria: custom ones, in addition to the required ones.
-        shapes: of candidates that have been compared, by the numbers of their trials.
+    `progressed(seconds, step, last)` is called after each step, with the seconds per step and the
+    number of the last step.
     """
 
     stored: StoredStudy
     trainer: Trainer
     display: Display
-    wanted: Callable[[], bool] = lambda: True
-    extra_criteria: tuple[Callable[..., Any], ...] = ()
-    shapes: dict[int, Shape] = field(default_factory=dict)
+    wanted: Callable[[], bool]  # False once the process that started this one has ended
+    progressed: Callable[[float, int, int], None]
+    extra_criteria: tuple[Callable[..., Any], ...]  # custom ones, in addition to the required ones
+    shapes: dict[int, Shape] = field(default_factory=dict)  # compared before, by trial number
 
     @functools.cached_property
     def searched(self) -> dict[str, Family]:
@@ -67,7 +61,7 @@ class Context:
         return self.stored.gates
 
     @functools.cached_property
-    def spaces(self) -> dict[str, dict[str, BaseDistribution]]:
+    def spaces(self) -> dict[str, dict[str, Range]]:
         """The distributions that candidates are drawn from, by family."""
         return {
             name: offered(family, self.gates.get(name)) for name, family in self.searched.items()
@@ -96,30 +90,12 @@ class Context:
 
 
 class Attempt:
-    """A running trial.
+    """A running trial; `epochs` are those of a whole one, None if still unknown."""
 
-    Args:
-        context: what it shares with other trials.
-        trial: Optuna's.
-        epochs: of a whole trial; None if still unknown.
-        progressed: called after a step as `progressed(seconds, step, last)`, with the seconds per
-            step and the number of the last step.
-
-    Attributes:
-        checkpoint: of its training; None until that begins.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        trial: optuna.Trial,
-        *,
-        epochs: int | None,
-        progressed: Callable[[float, int, int], None],
-    ) -> None:
+    def __init__(self, context: Context, trial: optuna.Trial, *, epochs: int | None) -> None:
         self._context, self._trial, self._attrs = context, trial, TrialAttrs(trial)
         self._study, self._settings = context.stored.study, context.stored.settings.study
-        self._trainer, self._progressed = context.trainer, progressed
+        self._trainer = context.trainer
         self._minimize = context.stored.minimize
         self._fixed, self._past = self._attrs.fixed, self._attrs.past or 0
         self._reported = set(StoredTrial(self._study, trial).read().intermediate_values)
@@ -130,7 +106,7 @@ class Attempt:
             self._rungs = rung_steps(epochs=epochs, looks=looks)
         self._kept: dict[str, list[dict[str, Any]]] = {"epochs": [], "looks": []}
         self._began = time.monotonic()
-        self.checkpoint: Path | None = None
+        self.checkpoint: Path | None = None  # until training begins
 
     def run(self) -> tuple[float, ...]:
         """Run the trial; return its values.
@@ -174,8 +150,9 @@ class Attempt:
         candidate = suggest(
             self._trial,
             searched,
+            self._context.spaces,
             flat=self._settings.sampler == "nsga2",
-            spaces=widened(self._context.spaces, searched, enqueued or {}),
+            enqueued=enqueued or {},
         )
         self._attrs.candidate = candidate.to_dict()
         return candidate
@@ -236,7 +213,7 @@ class Attempt:
         self._context.check_wanted()
         if self._last is not None:
             seconds = (time.monotonic() - self._training_began) / at.step
-            self._progressed(seconds, at.step, self._last)
+            self._context.progressed(seconds, at.step, self._last)
         if lost(self._study, self._trial):
             raise Dropped
         epoch = at.step / self._trainer.looks

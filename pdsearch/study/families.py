@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 
 from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, short
@@ -20,9 +26,11 @@ from pdsearch.family import (
     FADES,
     Candidate,
     Family,
+    Range,
     at_share,
     distribution_from,
     fade,
+    in_range,
     load_family,
 )
 from pdsearch.study.attributes import TrialAttrs
@@ -46,7 +54,7 @@ def resolve_families(
     """
     problems = Problems()
 
-    def resolve(key: str, specs: Sequence[FamilySpec | Family]) -> dict[str, Family]:
+    def resolve(key: str, specs: Sequence[FamilySpec]) -> dict[str, Family]:
         found: dict[str, Family] = {}
         for index, spec in enumerate(specs):
             with problems.at(f"study.{key}.{index}: "):
@@ -87,9 +95,7 @@ def resolve_families(
     return families, references
 
 
-def _family(spec: FamilySpec | Family, *, number: int, directory: Path) -> Family:
-    if isinstance(spec, Family):
-        return spec
+def _family(spec: FamilySpec, *, number: int, directory: Path) -> Family:
     if isinstance(spec, str):
         return load_family(spec, directory=directory)
     return _of_table(spec, number=number, directory=directory)
@@ -176,15 +182,15 @@ def settle_families(
     return gates
 
 
-def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, BaseDistribution]:
+def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, Range]:
     """Return a family's distributions without the ranges that its gate excludes.
 
     A range with fractional steps stays whole: if it began elsewhere, its steps would miss the
     family's own values by rounding.
     """
-    found: dict[str, BaseDistribution] = dict(family.space)
+    found = cast("dict[str, Range]", dict(family.space))
     for name, (low, high) in (gate.ranges if gate is not None else {}).items():
-        whole = family.space[name]
+        whole = found[name]
         if isinstance(whole, FloatDistribution) and whole.step is None:
             found[name] = FloatDistribution(low, high, log=whole.log)
         elif isinstance(whole, IntDistribution):
@@ -199,50 +205,39 @@ def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, BaseDis
 def suggest(
     trial: optuna.Trial,
     families: Mapping[str, Family],
+    spaces: Mapping[str, Mapping[str, Range]],
     *,
     flat: bool,
-    spaces: Mapping[str, Mapping[str, BaseDistribution]] | None = None,
+    enqueued: Mapping[str, Any],
 ) -> Candidate:
-    """Draw a candidate: `family`, then its `<family>.<parameter>`.
-
-    If a family has several directions, `<family>.direction` is drawn too.
+    """Draw a candidate: `family`, then its `<family>.<parameter>` and `<family>.direction`.
 
     Args:
         trial: Optuna's.
         families: by name.
+        spaces: the distributions by family; see `offered`.
         flat: draw the parameters of every family, because the crossover of a genetic algorithm
             needs parameters that all parents have. Those of the other families have no effect.
-        spaces: the distributions by family; default: the families' own.
+        enqueued: parameters that the user has fixed, also outside of `spaces`.
     """
-    name = trial.suggest_categorical("family", list(families))
-    drawn: dict[str, float | str] = {}
-    for other, family in families.items():
-        if other != name and not flat:
-            continue
-        for parameter, distribution in (spaces or {}).get(other, family.space).items():
-            value = _suggest(trial, f"{other}.{parameter}", distribution)
-            if other == name:
-                drawn[parameter] = value
+    name = str(trial.suggest_categorical("family", list(families)))
+    drawn: dict[str, dict[str, Any]] = {name: {}}
+    for other, family in families.items() if flat else [(name, families[name])]:
+        found = drawn.setdefault(other, {})
+        for parameter, d in spaces[other].items():
+            key = f"{other}.{parameter}"
+            if key in enqueued and not contains(d, enqueued[key]):
+                d = offered(family)[parameter]
+            draw = trial.suggest_int if isinstance(d, IntDistribution) else trial.suggest_float
+            found[parameter] = draw(key, d.low, d.high, step=d.step, log=d.log)  # type: ignore
         if len(family.directions) > 1:
-            direction = trial.suggest_categorical(f"{other}.direction", list(family.directions))
-            if other == name:
-                drawn["direction"] = direction
-    return families[str(name)].bind(**drawn)
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> float:
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(
-        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-    )
+            choices = list(family.directions)
+            found["direction"] = trial.suggest_categorical(f"{other}.direction", choices)
+    return families[name].bind(**drawn[name])
 
 
 def grid(
-    family: Family, points: int, *, space: Mapping[str, BaseDistribution] | None = None
+    family: Family, points: int, *, space: Mapping[str, Range] | None = None
 ) -> list[dict[str, Any]]:
     """Return an even grid of at most `points` points in a family's box, as Optuna parameters.
 
@@ -251,7 +246,7 @@ def grid(
     `points`. Each point is repeated for each of the family's directions.
     """
     points = max(1, points // len(family.directions))
-    space = family.space if space is None else space
+    space = offered(family) if space is None else space
     free = [name for name, d in space.items() if not d.single()]
     counts = dict.fromkeys(free, 1)
     most = {name: _most(space[name]) for name in free}
@@ -272,111 +267,71 @@ def grid(
     return [{"family": family.name, **dict(point)} for point in itertools.product(*axes)]
 
 
-def _most(distribution: BaseDistribution) -> float:
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if distribution.step is None:
-        return math.inf
-    return int((distribution.high - distribution.low) / distribution.step + 1e-9) + 1
+def _most(d: Range) -> float:
+    """Return the number of values in a range."""
+    return math.inf if d.step is None else int((d.high - d.low) / d.step + 1e-9) + 1
 
 
-def _steps(distribution: BaseDistribution, count: int) -> list[float]:
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
+def _steps(d: Range, count: int) -> list[float]:
+    """Return so many values of a range, at equal distances."""
     shares = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
-    values = [at_share(low, high, share, log=distribution.log) for share in shares]
-    if distribution.step is not None:
-        step = distribution.step
-        values = [low + round((value - low) / step) * step for value in values]
-    values = [min(max(value, low), high) for value in values]
-    if isinstance(distribution, IntDistribution):
-        values = [round(value) for value in values]
-    return list(dict.fromkeys(values))
+    values = [at_share(d.low, d.high, share, log=d.log) for share in shares]
+    if d.step is not None:
+        values = [d.low + round((value - d.low) / d.step) * d.step for value in values]
+    return list(dict.fromkeys(in_range(value, d) for value in values))
 
 
 # --------------------------------------------------------------- trials that pdsearch did not add
 
 
-def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
-    """Return why the parameters of an enqueued trial are invalid; None if they are valid.
+def space_of(families: Mapping[str, Family]) -> dict[str, BaseDistribution]:
+    """Return every parameter of a search over families, by its name."""
+    space: dict[str, BaseDistribution] = {"family": CategoricalDistribution(list(families))}
+    for name, family in families.items():
+        if len(family.directions) > 1:
+            space[f"{name}.direction"] = CategoricalDistribution(list(family.directions))
+        space |= {f"{name}.{parameter}": d for parameter, d in family.space.items()}
+    return space
 
-    Args:
-        fixed: the parameters that `study.enqueue_trial` was given.
-        families: those searched, by name.
-    """
-    ranges = {
-        f"{family.name}.{name}": distribution
-        for family in families.values()
-        for name, distribution in family.space.items()
-    }
-    choices = _choices(families)
+
+def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
+    """Return why the parameters of an enqueued trial are invalid; None if they are valid."""
     if not isinstance(fixed, Mapping):
         return f"enqueued with no parameters: {short(fixed, 80)}"
+    space = space_of(families)
     for name, value in fixed.items():
-        if name in choices:
-            if value not in choices[name]:
-                return (
-                    f"enqueued with {name} {short(value, 80)}: valid are {', '.join(choices[name])}"
-                )
-            continue
-        if name not in ranges:
+        if name not in space:
             return (
                 f"enqueued with {short(name, 80)}, no parameter of the study "
-                f"(it has: {', '.join([*choices, *ranges])[:200]})"
+                f"(it has: {', '.join(space)[:200]})"
             )
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not contains(ranges[name], value):
-            return f"enqueued with {name} = {short(value, 80)}, none of {_range(ranges[name])}"
+        d: Any = space[name]
+        if isinstance(d, CategoricalDistribution):
+            if value not in d.choices:
+                valid = ", ".join(map(str, d.choices))
+                return f"enqueued with {name} {short(value, 80)}: valid are {valid}"
+        elif type(value) not in (int, float) or not contains(d, value):
+            steps = "" if d.step in (None, 1) else f" in steps of {d.step}"
+            return f"enqueued with {name} = {short(value, 80)}, none of [{d.low}, {d.high}]{steps}"
     return None
-
-
-def widened(
-    spaces: Mapping[str, Mapping[str, BaseDistribution]],
-    families: Mapping[str, Family],
-    fixed: Mapping[str, Any],
-) -> dict[str, dict[str, BaseDistribution]]:
-    """Return the spaces with room for an enqueued trial's values, which `offered` may exclude."""
-    found = {name: dict(space) for name, space in spaces.items()}
-    for name, space in found.items():
-        for parameter, distribution in space.items():
-            value = fixed.get(f"{name}.{parameter}")
-            if value is not None and not contains(distribution, value):
-                space[parameter] = families[name].space[parameter]
-    return found
 
 
 def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family]) -> None:
     """Check that the parameters of trials added by hand do not conflict with the study's own.
 
     Raises:
-        InputError: one has a parameter of the same name but another type, which Optuna refuses.
+        InputError: Optuna refuses the study's parameter because of one of the same name.
     """
-    categorical = _choices(families)
-    numeric = {f"{family.name}.{name}" for family in families.values() for name in family.space}
+    space = space_of(families)
     for trial in trials:
         if "candidate" in TrialAttrs(trial):
             continue
         for name, distribution in trial.distributions.items():
-            choices = getattr(distribution, "choices", None)  # None if numeric
-            same = (None if choices is None else list(choices)) == categorical.get(name)
-            if not same and (name in numeric or name in categorical):
+            try:
+                check_distribution_compatibility(distribution, space.get(name, distribution))
+            except ValueError:
                 raise InputError(
                     f"trial {trial.number}, which pdsearch did not make, holds the parameter "
                     f"{name!r} as {short(distribution, 80)}: Optuna allows one type of parameter "
                     "per name in a study; choose another study.name"
-                )
-
-
-def _choices(families: Mapping[str, Family]) -> dict[str, list[str]]:
-    """Return the choices of the categorical parameters."""
-    directions = {
-        f"{name}.direction": list(family.directions)
-        for name, family in families.items()
-        if len(family.directions) > 1
-    }
-    return {"family": list(families), **directions}
-
-
-def _range(distribution: Any) -> str:
-    step = getattr(distribution, "step", None)
-    whole = f"[{distribution.low}, {distribution.high}]"
-    return whole if step in (None, 1) else f"{whole} in steps of {step}"
+                ) from None

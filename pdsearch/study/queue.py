@@ -52,6 +52,13 @@ def current(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
     return [trial for trial in found if trial.number not in continued]
 
 
+def tally(study: "optuna.Study") -> tuple[int, int, int]:
+    """Return how many trials count towards the total, are running, and wait."""
+    states = [trial.state for trial in current(study.get_trials(deepcopy=False))]
+    counted = sum(states.count(state) for state in ENDED)
+    return counted, states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
+
+
 def is_surplus(study: "optuna.Study", trial: "optuna.Trial", *, total: int) -> bool:
     """Whether earlier trials make this one superfluous: two workers may see one need at once."""
     trials = study.get_trials(deepcopy=False)
@@ -84,10 +91,7 @@ def queue_continued(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -
 def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = False) -> bool:
     """Queue a failed trial again with what it needs to continue; return whether it was queued.
 
-    Args:
-        study: an open study.
-        trial: the failed one.
-        released: the user interrupted its process, which does not use up an attempt.
+    If it was `released`, the user interrupted its process, which does not use up an attempt.
     """
     history = list(trial.system_attrs.get("retry_history", []))
     if not released:
@@ -140,11 +144,8 @@ def drop_retries(study: "optuna.Study") -> None:
 def check_fixed(study: "optuna.Study", *, wait: float) -> None:
     """Check that neither the baseline nor a reference was given up: every comparison needs them.
 
-    Such a trial may have been killed at each attempt, which only its last process has seen.
-
-    Args:
-        study: an open study.
-        wait: seconds until the second look: a process that has just failed one may requeue it.
+    Such a trial may have been killed at each attempt, which only its last process has seen. After
+    `wait` seconds it is looked at again, because a process that has just failed it may requeue it.
 
     Raises:
         PdsearchError: one was given up.
@@ -209,7 +210,7 @@ def fail_dead_trials(
     """Fail and requeue the running trials whose process has ended; return their numbers.
 
     Args:
-        study: an open study.
+        study: the study.
         note: called with one line for each.
         mine: instead release this process's own trials, which it no longer runs.
         ended: processes of this machine that this one has ended: also release their trials.

@@ -4,8 +4,6 @@ A study's total counts the trials that are complete, pruned or ruled out. Failed
 Several processes may run one study; they share only its storage.
 """
 
-from collections.abc import Callable
-
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
@@ -23,13 +21,13 @@ from pdsearch.study.queue import (
     ENDED,
     INTERRUPTED,
     check_fixed,
-    current,
     drop_retries,
     expire,
     fail_dead_trials,
     hopeless,
     queue_continued,
     requeue,
+    tally,
 )
 from pdsearch.study.rows import best_of, counts_of
 from pdsearch.study.sampler import CandidateSampler
@@ -43,18 +41,10 @@ Machine = (OSError, RuntimeError, MemoryError)
 
 
 class Session:
-    """One process's part in a study.
+    """One process's part in a study."""
 
-    Args:
-        context: what its trials share.
-        recruit: called after an epoch as `recruit(seconds, trials)`, with the training that is left
-            for one process alone, until it returns True: workers have been started.
-    """
-
-    def __init__(
-        self, context: Context, *, recruit: Callable[[float, int], bool] | None = None
-    ) -> None:
-        self._context, self._recruit = context, recruit
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._stored, self._study = context.stored, context.stored.study
         self._settings = context.stored.settings.study
         self._trainer, self._display = context.trainer, context.display
@@ -81,7 +71,7 @@ class Session:
         while True:
             self._context.check_wanted()
             check_fixed(self._study, wait=POLL)
-            counted, running, waiting = self._tally()
+            counted, running, waiting = tally(self._study)
             done = counted >= total
             enough = done or (counted + running >= total and (running or not waiting))
             if self._continue_one(finish=done and not running + waiting) or not enough:
@@ -127,12 +117,6 @@ class Session:
         queue_continued(self._study, trial, past=past)
         return True
 
-    def _tally(self) -> tuple[int, int, int]:
-        """Return how many trials count towards the total, are running, and wait."""
-        states = [trial.state for trial in current(self._study.get_trials(deepcopy=False))]
-        counted = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
-        return counted, states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
-
     def _epochs(self) -> int | None:
         """Return the epochs of a whole trial: the trainer's, or those that the baseline took."""
         if self._trainer.epochs is not None:
@@ -177,9 +161,7 @@ class Session:
     ) -> tuple[tuple[float, ...] | None, TrialState, BaseException | None]:
         """Run a trial; return its values, its state, and the error that ends the study, if any."""
         try:
-            self._attempt = Attempt(
-                self._context, trial, epochs=epochs, progressed=self._look_for_help
-            )
+            self._attempt = Attempt(self._context, trial, epochs=epochs)
             return self._attempt.run(), TrialState.COMPLETE, None
         except optuna.TrialPruned:
             return None, TrialState.PRUNED, None
@@ -247,12 +229,3 @@ class Session:
             if trial.state == TrialState.FAIL:
                 requeue(self._study, trial, released=True)
         fail_dead_trials(self._study, mine=True)
-
-    def _look_for_help(self, seconds: float, step: int, last: int) -> None:
-        """Have workers started once the study is known to be long enough for them."""
-        if self._recruit is None:
-            return
-        counted, running, _ = self._tally()
-        trials = self._settings.trials - counted - running
-        if trials > 0 and self._recruit(seconds * (last - step + trials * last), trials):
-            self._recruit = None

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -19,6 +18,15 @@ from pdsearch.study.settings import StudySection
 
 if TYPE_CHECKING:
     from optuna.study import Study
+
+
+def _delegated(name: str) -> Callable[..., Any]:
+    """Return a method of `CandidateSampler` that calls the inner sampler's with the seen study."""
+
+    def call(self: "CandidateSampler", study: "Study", *args: Any) -> Any:
+        return getattr(self._inner, name)(self._seen(study), *args)
+
+    return call
 
 
 class CandidateSampler(BaseSampler):
@@ -57,29 +65,9 @@ class CandidateSampler(BaseSampler):
         if not TrialAttrs(trial).fixed:
             self._inner.before_trial(self._seen(study), trial)
 
-    def infer_relative_search_space(
-        self, study: "Study", trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """See the inner sampler."""
-        return self._inner.infer_relative_search_space(self._seen(study), trial)
-
-    def sample_relative(
-        self, study: "Study", trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """See the inner sampler."""
-        return self._inner.sample_relative(self._seen(study), trial, search_space)
-
-    def sample_independent(
-        self,
-        study: "Study",
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """See the inner sampler."""
-        return self._inner.sample_independent(
-            self._seen(study), trial, param_name, param_distribution
-        )
+    infer_relative_search_space = _delegated("infer_relative_search_space")
+    sample_relative = _delegated("sample_relative")
+    sample_independent = _delegated("sample_independent")
 
     def after_trial(
         self,
