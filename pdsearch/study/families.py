@@ -163,15 +163,10 @@ def settle_families(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, FamilyGate]:
-    """Decide the required criteria for whole families where possible.
+    """Decide the required criteria for whole families where possible; `say` reports progress.
 
     Candidates of a family that cannot pass are still drawn, and ruled out one by one, because a
     study may be about just that.
-
-    Args:
-        families: those searched, by name.
-        criteria: the study's.
-        say: called when a family begins, and when none of its candidates can pass.
     """
     gates = {}
     for index, (name, family) in enumerate(families.items()):
@@ -216,9 +211,9 @@ def suggest(
         trial: Optuna's.
         families: by name.
         spaces: the distributions by family; see `offered`.
-        flat: draw the parameters of every family, because the crossover of a genetic algorithm
-            needs parameters that all parents have. Those of the other families have no effect.
-        enqueued: parameters that the user has fixed, also outside of `spaces`.
+        flat: draw the parameters of every family: the crossover of a genetic algorithm needs
+            parameters that all parents have.
+        enqueued: parameters that the user has fixed, which may be outside of `spaces`.
     """
     name = str(trial.suggest_categorical("family", list(families)))
     drawn: dict[str, dict[str, Any]] = {name: {}}

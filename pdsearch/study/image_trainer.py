@@ -161,12 +161,7 @@ class ImageTrainer:
 class _Leg:
     """One length of a trial's training, at each of its learning rates; usually the only one.
 
-    Args:
-        settings: the study's.
-        length: in epochs, or in tasks of a stream.
-        before: the sum of the lengths before it.
-        looks: steps per epoch.
-        on_step: called at each step.
+    `before` is the sum of the lengths before it.
     """
 
     def __init__(
@@ -249,9 +244,7 @@ class _Leg:
 def looks_of(settings: StudyFile, *, images: int) -> int:
     """Return the steps per epoch: the study file's `looks`, or the default of its pruner.
 
-    Args:
-        settings: of the study.
-        images: of the training set, including those held back.
+    `images` are those of the training set, including those held back.
     """
     study, trial = settings.study, settings.trial
     if trial.stream is not None:

@@ -48,13 +48,7 @@ _CALLS = (
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's storage, with every call made through a `Patience`.
-
-    Args:
-        url: as for Optuna's.
-        patience: how long to wait for the storage.
-        **options: as for Optuna's.
-    """
+    """Optuna's storage, with every call made through a `Patience`."""
 
     def __init__(self, url: str, *, patience: Patience, **options: Any) -> None:
         self.patience = patience
@@ -112,15 +106,10 @@ def storage_of(study: "optuna.Study") -> BaseStorage:
     return study._storage
 
 
-def backend_of(study: "optuna.Study") -> RDBStorage | None:
-    """Return the database below a study's cache; None if there is no database."""
-    return database_of(study._storage)
-
-
-def database_of(storage: BaseStorage) -> RDBStorage | None:
-    """Return the database below a storage's cache; None if there is no database."""
-    backend = getattr(storage, "_backend", storage)
-    return backend if isinstance(backend, RDBStorage) else None
+def backend_of(of: "optuna.Study | BaseStorage") -> RDBStorage:
+    """Return the database of a study or of its storage, below Optuna's cache."""
+    storage = of._storage if isinstance(of, optuna.Study) else of
+    return getattr(storage, "_backend", storage)
 
 
 def study_names(storage: BaseStorage) -> list[str]:
@@ -129,10 +118,7 @@ def study_names(storage: BaseStorage) -> list[str]:
     Optuna's own function reads everything that each study keeps, so that a damaged study would
     hide the others.
     """
-    database = database_of(storage)
-    if database is None:
-        return sorted(optuna.get_all_study_names(storage))
-    with database.engine.connect() as connection:
+    with backend_of(storage).engine.connect() as connection:
         return sorted(connection.scalars(sqlalchemy.text("SELECT study_name FROM studies")))
 
 
@@ -180,9 +166,7 @@ def expire(
     study: "optuna.Study", *, retry: "Callable[[optuna.Study, FrozenTrial], object]"
 ) -> None:
     """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` for each."""
-    backend = backend_of(study)
-    if backend is not None:
-        backend.heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
+    backend_of(study).heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
@@ -200,17 +184,12 @@ def ask(study: "optuna.Study") -> "Trial":
 @contextlib.contextmanager
 def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
     """Record a trial's heartbeats during the block; one that fails or hangs does not stop it."""
-    backend, number = backend_of(study), trial_id(trial)
-    interval = backend.get_heartbeat_interval() if backend is not None else None
-    if backend is None or interval is None:
-        yield
-        return
-    over = threading.Event()
+    backend, number, over = backend_of(study), trial_id(trial), threading.Event()
 
     def beat() -> None:
         while not over.is_set():
             backend.record_heartbeat(number)
-            over.wait(interval)
+            over.wait(backend.get_heartbeat_interval())
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -225,10 +204,7 @@ class SeenStudy(optuna.Study):
     """A study that shows only some of its trials, read once until `forget` is called.
 
     Samplers ask for them a dozen times per trial, and each query of a database takes milliseconds.
-
-    Args:
-        study: the whole one.
-        seen: selects the trials that are shown.
+    `seen` selects the trials of the whole `study`.
     """
 
     def __init__(
@@ -310,12 +286,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
-    """Whether a trial ever had a heartbeat; True if the storage keeps none."""
-    backend = backend_of(study)
-    if backend is None:
-        return True
+    """Whether a trial ever had a heartbeat."""
     query = sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = :trial")
-    with backend.engine.connect() as connection:
+    with backend_of(study).engine.connect() as connection:
         return connection.execute(query, {"trial": trial_id(trial)}).scalar() != 0
 
 
@@ -336,13 +309,11 @@ _JSON = (
 
 def find_damage(name: str, backend: BaseStorage) -> str | None:
     """Return which value is not JSON, the first that is found; None if all are."""
-    database = database_of(backend)
-    if database is None:
-        return None
+    engine = backend_of(backend).engine
     # SQLite returns bytes as they are, but text only if it is valid.
-    blob = "CAST(a.{} AS BLOB)" if database.engine.dialect.name == "sqlite" else "a.{}"
+    blob = "CAST(a.{} AS BLOB)" if engine.dialect.name == "sqlite" else "a.{}"
     try:
-        with database.engine.connect() as connection:
+        with engine.connect() as connection:
             for table, key, value, number, join, said in _JSON:
                 query = (
                     f"SELECT a.{key}, {blob.format(value)}, {number} FROM {table} a {join} "

@@ -82,11 +82,9 @@ def available_memory() -> int:
 
 
 def _cgroup(name: str, controller: str = "") -> list[str]:
-    """Return a limit of this process's control group and of each group above it, if there is one.
+    """Return the limits in a file of this process's control group and of the groups above it.
 
-    Args:
-        name: the file's.
-        controller: of cgroup v1, which has one hierarchy each; empty for cgroup v2.
+    In cgroup v1 each `controller` has its own hierarchy; in v2 there is only one.
     """
     found = []
     for root in (_CGROUP / controller, *([] if controller else [_CGROUP / "unified"])):
@@ -121,19 +119,12 @@ def _group(controller: str) -> str:
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that runs a trial.
-
-    Attributes:
-        host: the machine's name.
-        scope: the boot and the container, each of which numbers processes anew.
-        pid: process number.
-        started: when the process began, by the kernel's clock, because numbers are reused.
-    """
+    """The process that runs a trial."""
 
     host: str
-    scope: str
+    scope: str  # the boot and the container, each of which numbers its processes anew
     pid: int
-    started: str | None
+    started: str | None  # by the kernel's clock, because process numbers are reused
 
     @classmethod
     def here(cls) -> "Owner":

@@ -31,12 +31,8 @@ def make_pruner(
     """Return the study's pruner, with its resources in steps.
 
     It stops no trial within its first quarter (rounded up), because early epochs mislead, most of
-    all with a one-cycle schedule. `halving` is not a pruner of Optuna's.
-
-    Args:
-        settings: the study's.
-        epochs: of a whole trial; None if still unknown: then nothing is pruned.
-        looks: steps per epoch.
+    all with a one-cycle schedule. While the epochs of a whole trial are unknown it stops none.
+    `halving` is not a pruner of Optuna's.
     """
     if epochs is None or epochs * looks < 2 or settings.pruner in ("none", "halving"):
         return optuna.pruners.NopPruner()
@@ -65,13 +61,10 @@ WORTH = 1.5
 
 @dataclass(frozen=True)
 class Runner:
-    """A trial on the rungs.
+    """A trial on the rungs, with the compared values by step.
 
-    Attributes:
-        number: the trial's.
-        values: the compared values, by step.
-        stopped: the step at which it stopped; None if it runs, is finished or diverged, and for the
-            baseline and the references, which are compared but never stop.
+    `stopped` is the step at which it stopped. It is None if the trial runs, is finished or
+    diverged, and for the baseline and the references, which are compared but never stop.
     """
 
     number: int
@@ -84,10 +77,6 @@ def rung_steps(*, epochs: int, looks: int) -> tuple[int, ...]:
 
     A rung is due at 1, 4, 16, … steps, and takes place at the next step that is reported: each of
     `looks` in the first epoch, then one per epoch.
-
-    Args:
-        epochs: of a whole trial.
-        looks: steps per epoch.
     """
     last = epochs * looks
     found: list[int] = []
@@ -120,11 +109,7 @@ def next_up(
 ) -> Runner | None:
     """Return the trial to continue next: the best of the highest rung with one that may continue.
 
-    Args:
-        runners: every trial.
-        rungs: their steps.
-        minimize: whether a smaller value is better.
-        earned: continue only trials among the best quarter of a rung, not the best in any case.
+    With `earned`, only trials among the best quarter of a rung may; else all with a finite value.
     """
     sign = 1 if minimize else -1
     for step in reversed(rungs):
@@ -178,12 +163,7 @@ def next_to_continue(
 ) -> tuple[FrozenTrial, int] | None:
     """Return a stopped trial to continue, and the step up to which it may not stop again.
 
-    Args:
-        study: an open study.
-        epochs: of a whole trial.
-        looks: steps per epoch.
-        minimize: whether a smaller value is better.
-        finish: if none has earned it, take the best of the highest rung to its end.
+    With `finish`, the best trial of the highest rung continues to its end if none has earned it.
     """
     every = study.get_trials(deepcopy=False)
     over = never_to_continue(every)

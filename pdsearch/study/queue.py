@@ -211,9 +211,9 @@ def fail_dead_trials(
 
     Args:
         study: the study.
-        note: called with one line for each.
+        note: called with a line for each.
         mine: instead release this process's own trials, which it no longer runs.
-        ended: processes of this machine that this one has ended: also release their trials.
+        ended: processes that this one has ended: also release their trials.
     """
     here = Owner.here()
     found = []

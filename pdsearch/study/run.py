@@ -58,11 +58,9 @@ class Session:
     # ----------------------------------------------------------------------------------- the loop
 
     def run(self, *, until_total: bool) -> None:
-        """Run trials until the study reaches its total.
+        """Run trials until the study reaches its total, or nothing is left to begin.
 
-        Args:
-            until_total: wait for trials that other processes run, and take over those that die.
-                A worker leaves when nothing is left to begin.
+        With `until_total`, wait for trials that other processes run, and take over those that die.
         """
         total = self._settings.trials
         check_added(self._study.get_trials(deepcopy=False), self._context.searched)
@@ -98,8 +96,7 @@ class Session:
     def _continue_one(self, *, finish: bool) -> bool:
         """Queue a stopped trial that may continue; return whether there was one. See `pruning`.
 
-        Args:
-            finish: nothing else is left to do: if no candidate is complete, the best one continues.
+        With `finish`, the best one may, unless a candidate is complete: nothing else is left to do.
         """
         epochs = self._epochs()
         if not self._context.halving or epochs is None:

@@ -83,12 +83,8 @@ def content_of(
 ) -> dict[str, str]:
     """Return digests of a study's images and of its model's file, by the settings that name them.
 
-    The test images are included: a search does not use them, but its confirmation does.
-
-    Args:
-        trial: the settings.
-        dataset: as loaded; None if a Python function trains.
-        directory: the base of the model's relative path.
+    The test images are included: a search does not use them, but its confirmation does. There are
+    no digests if a Python function trains, without a data set.
     """
     if dataset is None:
         return {}

@@ -214,8 +214,6 @@ def waiting(
 def close(study: "optuna.Study") -> None:
     """Close a storage; leave SQLite's as a single file unless another process uses it."""
     backend = backend_of(study)
-    if backend is None:
-        return
     backend.remove_session()
     backend.engine.dispose()
     file = backend.engine.url.database
@@ -256,12 +254,8 @@ def optunas_errors_only() -> Iterator[None]:
 def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iterator[None]:
     """Report in one line what Optuna cannot read: invalid JSON, an unknown state, a wrong time.
 
-    Use it only around calls that read: whatever they raise comes from the storage.
-
-    Args:
-        name: the study's.
-        url: the storage's.
-        backend: the open storage, which is searched for the damage.
+    Use it only around calls that read: whatever they raise comes from the storage, which is
+    searched for the damage.
     """
     try:
         with optunas_errors_only(), storage_errors(url):

@@ -136,7 +136,7 @@ def trained_by(stored: StoredStudy) -> str | None:
 
     The model and data of a function, and the meaning of its values, are unknown.
     """
-    return stored.attrs.train
+    return StudyAttrs(stored.study).train
 
 
 def status(stored: StoredStudy) -> dict[str, Any]:

@@ -21,24 +21,17 @@ from pdsearch.family import Candidate
 
 @dataclass(frozen=True)
 class Reached:
-    """How far the training of a candidate has come.
+    """How far the training of a candidate has come."""
 
-    Attributes:
-        step: the pruner's unit: `looks` steps per epoch, of which only the first epoch has all.
-        value: of the study's objective; with several learning rates, the best so far.
-        standing: what a pruner compares at this step, in the direction of the study.
-        record: of the epoch that has just ended, or of a look within the first one; None if nothing
-            was trained at this step because its learning rate diverged.
-        whole: whether it is an epoch's end.
-        most: after the training of one of several lengths, the highest plausible final value: two
-            standard errors above the prediction from the lengths so far; otherwise None.
-    """
-
-    step: int
-    value: float
-    standing: float
+    step: int  # the pruner's unit: `looks` steps per epoch, of which only the first epoch has all
+    value: float  # of the study's objective; with several learning rates, the best so far
+    standing: float  # what a pruner compares at this step, in the direction of the study
+    # Of the epoch that has just ended, or of a look within the first one; None if nothing was
+    # trained at this step because its learning rate diverged.
     record: dict[str, Any] | None
-    whole: bool = True
+    whole: bool = True  # whether it is an epoch's end
+    # After one of several lengths, the highest plausible final value: two standard errors above the
+    # prediction from the lengths so far.
     most: float | None = None
 
 
@@ -48,17 +41,11 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of training a candidate.
+    """The result of training a candidate."""
 
-    Attributes:
-        values: one per objective, in the study's order.
-        diverged: why training was stopped as hopeless; None if it was not.
-        learning_rate: the one that counts, if several were tried.
-    """
-
-    values: tuple[float, ...]
-    diverged: str | None = None
-    learning_rate: float | None = None
+    values: tuple[float, ...]  # one per objective, in the study's order
+    diverged: str | None = None  # why training was stopped as hopeless
+    learning_rate: float | None = None  # the one that counts, if several were tried
 
 
 class Trainer(Protocol):

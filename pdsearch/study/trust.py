@@ -17,22 +17,6 @@ from pdsearch.study.settings import StudyFile
 from pdsearch.study.sources import resolved
 from pdsearch.study.stored import StoredStudy
 
-# The models of packages have plain names.
-_NO_FILE = re.compile(r"\w+\Z")
-
-
-def files_run(settings: StudyFile, *, gates: bool = True) -> list[str]:
-    """Return the settings that name a Python file to run, each with its value.
-
-    Args:
-        settings: the study's.
-        gates: whether candidates are also gated, by custom criteria among others.
-    """
-    found = [f"criteria.own {spec!r}" for spec in settings.criteria.own] if gates else []
-    if not _NO_FILE.match(settings.trial.model):
-        found.insert(0, f"trial.model {settings.trial.model!r}")
-    return found
-
 
 def check_output(folder: Path) -> None:
     """Check that a study's folder can be created and written to, without creating it.
@@ -65,7 +49,7 @@ def runnable(
     Args:
         stored: as it was opened, by its file or its name.
         trust: run the files and write to the folder that the storage names.
-        gates: as for `files_run`.
+        gates: whether candidates are also gated, by custom criteria among others.
         say: called if the output goes to another folder.
 
     Raises:
@@ -80,7 +64,10 @@ def runnable(
         return of_file(stored, stored.file)
     if trust:
         return replace(stored, trusted=True)
-    if named := files_run(stored.settings, gates=gates):
+    model, own = stored.settings.trial.model, stored.settings.criteria.own
+    named = [] if re.fullmatch(r"\w+", model) else [f"trial.model {model!r}"]  # else a package's
+    named += [f"criteria.own {spec!r}" for spec in own] if gates else []
+    if named:
         raise InputError(
             f"study {stored.name!r} would run {' and '.join(named)} in {stored.directory}: only "
             "its storage names this code, and others may be able to write to it. Give the study "
