@@ -465,6 +465,32 @@ def test_halving_stops_and_takes_up_again(tmp_path, each, epochs, direction):
             assert row.value == row.epochs[-1]["accuracy"]
 
 
+def test_a_continuation_first_of_all_has_the_studys_pruner(tmp_path, monkeypatch):
+    """Not Optuna's default, the median, which a study has when it is loaded."""
+    own, run, pruners = loop.next_to_continue, attempt.Attempt.run, []
+    keys = {"trials": 9, "pruner": "halving", "families": ["leaky"], "references": []}
+
+    def train(candidate):
+        yield from (candidate.parameters.get("alpha", 0.0) + epoch / 1000 for epoch in range(9))
+
+    def cut_off(*args, **options):
+        if (found := own(*args, **options)) is not None:
+            raise KeyboardInterrupt
+        return found
+
+    def spy(self):
+        pruners.append(type(self._study.pruner))
+        return run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "next_to_continue", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            find(tmp_path, train=train, **keys)
+    monkeypatch.setattr(attempt.Attempt, "run", spy)
+    find(tmp_path, train=train, **keys)
+    assert set(pruners) == {optuna.pruners.NopPruner}
+
+
 def test_one_that_cannot_go_on_does_not_end_the_others(tmp_path):
     """The best at the first rung fails whenever it is taken up again."""
     known = {}

@@ -108,7 +108,7 @@ def storage_of(study: "optuna.Study") -> BaseStorage:
 
 def backend_of(of: "optuna.Study | BaseStorage") -> RDBStorage:
     """Return the database of a study or of its storage, below Optuna's cache."""
-    storage = of._storage if isinstance(of, optuna.Study) else of
+    storage: Any = of._storage if isinstance(of, optuna.Study) else of
     return getattr(storage, "_backend", storage)
 
 

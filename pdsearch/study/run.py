@@ -202,7 +202,7 @@ class Session:
     def _after(self, trial: FrozenTrial) -> None:
         """Retry a failed trial or give it up, drop the checkpoints of others, and show the end."""
         attrs = TrialAttrs(trial)
-        checkpoint = self._attempt and self._attempt.checkpoint
+        checkpoint = None if self._attempt is None else self._attempt.checkpoint
         if trial.state in ENDED:
             self._given_up = 0
             # A stopped trial may continue from its checkpoint.
