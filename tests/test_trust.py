@@ -192,7 +192,7 @@ def test_the_storage_does_not_say_where_to_write(tiny: Path, command: str, how: 
 def test_a_folder_that_cannot_be_written_is_told_first(tiny: Path, command: str) -> None:
     shutil.rmtree(tiny.parent / "results" / "tiny")
     (tiny.parent / "results" / "tiny").touch()
-    with pytest.raises(InputError, match=r"study\.output: .*tiny is no folder"):
+    with pytest.raises(InputError, match=r"study\.output: .*tiny is not a folder"):
         joins(tiny, command)
 
 

@@ -204,13 +204,13 @@ def worker(
         ):
             if getattr(attrs, key) is not None:
                 raise InputError(
-                    f"study {found.name!r} {does}, which cannot be handed on: join it by calling "
+                    f"study {found.name!r} {does}, which a worker cannot run: join it by calling "
                     f"pdsearch.search(..., {key}=…) on the same storage"
                 )
         if threads is not None and threads != attrs.threads:
             raise InputError(
                 f"study {found.name!r} was begun with threads {attrs.threads}, on which the last "
-                f"bits of its results depend, got {threads}: leave it out"
+                f"bits of its results depend, got {threads}: omit it"
             )
         said = Display(quiet=not progress, total=found.settings.study.trials)
         found = runnable(found, trust=trust_study_code, say=said.say)

@@ -4,7 +4,7 @@ Reading `StudyAttrs(study).threads` returns an attribute, or None if it is missi
 writes the attribute. A storage may be damaged, or others may write to it: `check_study` and
 `check_trial` check the types before anything uses the values.
 
-All of the study file is stored except the storage's URL, which may hold a password.
+All of the study file is stored except the storage's URL, which may contain a password.
 """
 
 import functools
@@ -321,7 +321,8 @@ def check_study(name: str, url: str, attributes: dict[str, Any], *, whole: bool 
     for key in ("searched", "references") if whole else ():
         for family in attributes[_PREFIX + key]:
             if family not in (attrs.families or {}):
-                raise damaged(name, url, f"its {_PREFIX + key!r} names {family!r}, no family of it")
+                said = f"its {_PREFIX + key!r} names {family!r}, which is not one of its families"
+                raise damaged(name, url, said)
 
 
 def check_trial(name: str, url: str, number: int, attributes: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ def _override(data: dict[str, Any], key: str, text: str) -> None:
     if not dot or not name or section not in sections:
         raise InputError(f"must be section.key=value with a section of {' | '.join(sections)}")
     if any(ord(c) < 32 or c == "\x7f" for c in text):
-        raise InputError(f"holds a line break or a control character, got {shown_value(text)}")
+        raise InputError(f"contains a line break or a control character, got {shown_value(text)}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
         if tomllib.loads(f"value = [{text}]")["value"] != [value] and value == value:

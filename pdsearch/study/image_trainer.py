@@ -199,7 +199,7 @@ class _Leg:
         looks = self._looks
         epoch = self._begin + self.rates.index(rate) * self._settings.rounds + record.epoch
         # A pruner decides about every candidate at every step. So the steps that a diverged rate
-        # left out are reported with the best value of the others.
+        # skipped are reported with the best value of the others.
         value, stands = self._so_far(rate)
         for step in range(self._reached + 1, epoch * looks):
             if step < looks or step % looks == 0:

@@ -84,7 +84,7 @@ class PatientStorage(RDBStorage):
         return self.patience(call)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        # While the storage was unreachable, nobody could record a heartbeat.
+        # While the storage was unreachable, no process could record a heartbeat.
         if self.patience.away_within(2 * (self.heartbeat_interval or 0)):
             return []
         return self.patience(lambda: RDBStorage._get_stale_trial_ids(self, study_id))
@@ -233,7 +233,7 @@ class SeenStudy(optuna.Study):
 class CmaEsSampler(optuna.samplers.CmaEsSampler):
     """Optuna's sampler, but it reads its pickled state with an `_Unpickler`.
 
-    Otherwise everybody who can write to a storage could run any code where its study is resumed.
+    Otherwise everybody with access to a storage could run any code where its study is resumed.
     """
 
     def _restore_optimizer(self, completed_trials: "list[FrozenTrial]") -> Any:
@@ -278,7 +278,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}")
         return super().find_class(module, name)
 
 
@@ -323,7 +323,7 @@ def find_damage(name: str, backend: BaseStorage) -> str | None:
                     try:
                         json.loads(text)
                     except (ValueError, TypeError, RecursionError):
-                        return said.format(key=found, n=n) + " is no JSON"
+                        return said.format(key=found, n=n) + " is not JSON"
     except Exception:  # too damaged to search: the original error is reported
         return None
     return None

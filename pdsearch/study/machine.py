@@ -172,7 +172,7 @@ def process_started(pid: int) -> str | None:
             text = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return None
-        fields = text.rpartition(")")[2].split()  # the name before it may hold spaces
+        fields = text.rpartition(")")[2].split()  # the name before it may contain spaces
         return None if fields[0] in "ZX" else fields[19]
     shown = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False

@@ -71,9 +71,7 @@ class Call:
         several = study.workers not in (1, "auto")
         if self.train is None:
             if self.criteria and several:
-                raise InputError(
-                    "criteria of your own need workers=1: other processes cannot run them"
-                )
+                raise InputError("custom criteria need workers=1: other processes cannot run them")
             if self.direction == "minimize":
                 raise InputError(
                     "direction='minimize' is for a train function; accuracy is maximized"

@@ -255,7 +255,7 @@ def read(study: optuna.Study, url: str) -> StoredStudy:
         )
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         key = StudyAttrs.schema.key
-        raise damaged(name, url, f"its {key!r} is {ascii(schema)[:40]}, no version")
+        raise damaged(name, url, f"its {key!r} is {ascii(schema)[:40]}, not a version")
     if schema > SCHEMA:
         raise InputError(
             f"study {name!r} was written by a newer pdsearch (schema {schema}, this "

@@ -154,7 +154,7 @@ def as_number(value: Any, where: str = "") -> float:
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             said = one_line(error)[:100]
             raise InputError(
-                f"train must yield numbers, got {_kind(value)} that holds none{where} ({said})"
+                f"train must yield numbers, got {_kind(value)} that contains none{where} ({said})"
             ) from None
     number = isinstance(plain, numbers.Real | decimal.Decimal) and not isinstance(plain, bool)
     if not number:

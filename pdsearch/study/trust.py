@@ -27,7 +27,7 @@ def check_output(folder: Path) -> None:
     try:
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         if not there.is_dir():
-            raise InputError(f"study.output: {there} is no folder")
+            raise InputError(f"study.output: {there} is not a folder")
         with tempfile.TemporaryFile(dir=there):
             pass
     except InputError:

@@ -86,7 +86,7 @@ def _masked(url: str) -> str:
     if found:
         start, end = found.span("password")
         return mask(f"{url[:start]}{HIDDEN}{url[end:]}")
-    return mask(repr(url)) if "@" not in url else "(not shown: it may hold a password)"
+    return mask(repr(url)) if "@" not in url else "(not shown: it may contain a password)"
 
 
 def _secrets(url: str) -> set[str]:
