@@ -145,7 +145,7 @@ def started(monkeypatch):
     """The workers that a search starts, which do nothing here."""
     found = []
 
-    def start(stored, part):
+    def start(stored, **_):
         found.append(stored.name)
         return subprocess.Popen(["true"])
 

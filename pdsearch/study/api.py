@@ -151,14 +151,15 @@ def _search(
         # The study may have been begun on another machine, or with another number of threads.
         threads = stored.attrs.threads
         share = share_out(settings.study.workers, device=plan.device, threads=threads)
-        part = Part(
+        _run(
+            stored,
+            ready.trainer(stored),
             device=call.device,
             progress=progress,
             storage_wait=storage_wait,
-            side_by_side=1 if call.alone else share.workers,
             criteria=(*plan.named.criteria, *call.criteria),
+            side_by_side=1 if call.alone else share.workers,
         )
-        _run(stored, ready.trainer(stored), part)
         # Open it again, because the storage it was written to is closed.
         done = of_file(open_named(stored.name, stored.url), settings)
         warn(done, ready.dataset, say=said.note)
@@ -222,13 +223,14 @@ def worker(
             raise InputError(
                 f"study {stored.name!r} was begun with other content of {', '.join(other)}"
             )
-        part = Part(
+        _run(
+            stored,
+            image_trainer(stored, dataset, device=device),
             device=device,
             progress=progress,
             storage_wait=storage_wait,
             criteria=own_as_begun(stored),
         )
-        _run(stored, image_trainer(stored, dataset, device=device), part)
     return stored
 
 
@@ -246,36 +248,32 @@ def work(request: dict[str, Any]) -> None:
     )
 
 
-# ------------------------------------------------------------------------------- one process's part
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A process's part in a study.
+def _run(
+    stored: StoredStudy,
+    trainer: Trainer,
+    *,
+    device: str,
+    progress: bool,
+    storage_wait: float,
+    criteria: tuple[Callable[..., Any], ...],
+    side_by_side: int | None = None,
+) -> None:
+    """Run one process's part in a study.
 
     With `side_by_side` it stays until the study reaches its total, and starts workers so that this
-    many trials run at once; None stands for a worker.
+    many trials run at once. Without, it is a worker.
     """
-
-    device: str
-    progress: bool
-    storage_wait: float
-    side_by_side: int | None = None
-    criteria: tuple[Callable[..., Any], ...] = ()
-
-
-def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
-    """Run trials, alone or with workers."""
     alive = parent_alive()
     settings = stored.settings.study
     helpers: list[subprocess.Popen[str]] = []
-    until_total = part.side_by_side is not None
-    further = (part.side_by_side or 1) - 1
+    until_total = side_by_side is not None
+    further = (side_by_side or 1) - 1
 
     def recruit(trials: int) -> None:
         """Start the workers, no more than there are trials left."""
         nonlocal further
-        helpers.extend(_start_worker(stored, part) for _ in range(min(further, trials)))
+        for _ in range(min(further, trials)):
+            helpers.append(_start_worker(stored, device=device, storage_wait=storage_wait))
         further = 0
         if helpers:
             display.say(f"{1 + len(helpers)} trials side by side from now on (--workers)")
@@ -290,8 +288,8 @@ def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
 
     with (
         storage_errors(stored.url),
-        Display(quiet=not part.progress, total=settings.trials) as display,
-        waiting(stored.study, seconds=part.storage_wait, say=display.note, wanted=alive),
+        Display(quiet=not progress, total=settings.trials) as display,
+        waiting(stored.study, seconds=storage_wait, say=display.note, wanted=alive),
     ):
         context = Context(
             stored=stored,
@@ -299,12 +297,12 @@ def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
             display=display,
             wanted=alive,
             progressed=progressed,
-            extra_criteria=part.criteria,
+            extra_criteria=criteria,
         )
         session = Session(context)
         display.say(f"study {stored.name}: {stored.storage}")
         if not is_helper():
-            _remark(stored, display, device=part.device)
+            _remark(stored, display, device=device)
         try:
             if settings.workers != "auto":
                 recruit(settings.trials)
@@ -337,12 +335,14 @@ def _remark(stored: StoredStudy, display: Display, *, device: str) -> None:
         )
 
 
-def _start_worker(stored: StoredStudy, part: Part) -> "subprocess.Popen[str]":
+def _start_worker(
+    stored: StoredStudy, *, device: str, storage_wait: float
+) -> "subprocess.Popen[str]":
     request = {
         "file": stored.settings.model_dump(mode="json"),
         "directory": str(stored.directory),
         "storage": stored.url,
-        "device": part.device,
-        "storage_wait": part.storage_wait,
+        "device": device,
+        "storage_wait": storage_wait,
     }
     return start("pdsearch.study.api", request)
