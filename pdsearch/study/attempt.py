@@ -1,6 +1,8 @@
 """One trial: draw a candidate, gate it, share a twin's result or train it, and stop it early."""
 
 import functools
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from pdsearch.study.progress import Display
 from pdsearch.study.pruning import earns, leads, rung_steps
 from pdsearch.study.queue import current, is_surplus
 from pdsearch.study.stored import StoredStudy
-from pdsearch.study.trainer import Reached, Trainer, checkpoint_path
+from pdsearch.study.trainer import Reached, Trainer
 from pdsearch.study.twins import Shape, pruned, share, twin_of
 
 
@@ -78,10 +80,12 @@ class Context:
         if not self.wanted():
             raise KeyboardInterrupt
 
-    def checkpoint_for(self, candidate: Candidate) -> Path:
-        """Return where a candidate's training is kept until it is finished."""
-        folder, seed = self.stored.output / "checkpoints", self.stored.settings.study.seed
-        return checkpoint_path(folder, candidate, seed=seed)
+    def checkpoint_for(self, candidate: Candidate, *, seed: int) -> Path:
+        """Return where a candidate's training at a seed is kept until it is finished."""
+        text = json.dumps(candidate.to_dict(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        name = f"{candidate.family.name}-{digest}-{seed}.safetensors"
+        return self.stored.output / "checkpoints" / name
 
     def best(self) -> float | None:
         """Return the best candidate's value; None if there is none."""
@@ -180,7 +184,7 @@ class Attempt:
 
     def _train(self, candidate: Candidate) -> tuple[float, ...]:
         trainer, display = self._trainer, self._context.display
-        self.checkpoint = self._context.checkpoint_for(candidate)
+        self.checkpoint = self._context.checkpoint_for(candidate, seed=self._settings.seed)
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         display.begin(candidate.name, epochs=self._epochs, unit=trainer.unit)
         self._training_began = time.monotonic()

@@ -41,17 +41,13 @@ class Patience:
     """How long a process waits for its storage; not at all until `seconds` is set.
 
     It always waits for a SQLite file that another process is writing to.
-
-    Attributes:
-        seconds: that the storage may be unreachable.
-        say: called once when it becomes unreachable, and once when it is back.
-        wanted: whether the result is still needed.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        # Called once when the storage becomes unreachable, and once when it is back.
         self.say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
-        self.wanted: Callable[[], bool] = lambda: True
+        self.wanted: Callable[[], bool] = lambda: True  # whether the result is still needed
         self._away = False
         self._spent = False
         self._back = -math.inf

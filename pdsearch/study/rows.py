@@ -54,10 +54,24 @@ class TrialRow:
     started: datetime | None = None
 
 
-def latest(rows: list[TrialRow]) -> TrialRow | None:
-    """Return the last attempt that did not fail, else the last one; None if there is none."""
-    good = [row for row in rows if row.status != "failed"]
-    return (good or rows)[-1] if rows else None
+def _latest(rows: list[TrialRow]) -> TrialRow:
+    """Return the last attempt that did not fail, else the last one."""
+    return ([row for row in rows if row.status != "failed"] or rows)[-1]
+
+
+def baseline_of(rows: Iterable[TrialRow]) -> TrialRow | None:
+    """Return the trial of true ReLU; None if it has not begun."""
+    attempts = [row for row in rows if row.kind == "baseline"]
+    return _latest(attempts) if attempts else None
+
+
+def references_of(rows: Iterable[TrialRow]) -> dict[str, TrialRow]:
+    """Return the references' trials by family name."""
+    attempts: dict[str, list[TrialRow]] = {}
+    for row in rows:
+        if row.kind == "reference" and row.candidate is not None:
+            attempts.setdefault(row.candidate.family.name, []).append(row)
+    return {name: _latest(some) for name, some in attempts.items()}
 
 
 def finite(value: float | None) -> float | None:

@@ -90,7 +90,8 @@ class Session:
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
                 candidate = TrialAttrs(trial).drawn() if "stopped" in TrialAttrs(trial) else None
                 if candidate is not None:
-                    drop_checkpoints(self._context.checkpoint_for(candidate))
+                    seed = self._settings.seed
+                    drop_checkpoints(self._context.checkpoint_for(candidate, seed=seed))
         self._display.study(min(counted, total), best=self._context.best())
 
     def _continue_one(self, *, finish: bool) -> bool:

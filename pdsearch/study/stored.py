@@ -25,7 +25,16 @@ from pdsearch.study.file import load_study_file
 from pdsearch.study.innards import storage_of, study_names
 from pdsearch.study.machine import owner_alive
 from pdsearch.study.queue import current
-from pdsearch.study.rows import Status, TrialRow, best_of, counts_of, finite, latest, ranked
+from pdsearch.study.rows import (
+    Status,
+    TrialRow,
+    baseline_of,
+    best_of,
+    counts_of,
+    finite,
+    ranked,
+    references_of,
+)
 from pdsearch.study.settings import StudyFile, check_name, default_storage, is_file_spec
 from pdsearch.study.storage import connect, damaged, reading, storage_errors
 from pdsearch.study.url import shown_url
@@ -116,15 +125,11 @@ class StoredStudy:
 
     def baseline(self) -> TrialRow | None:
         """Return the trial of true ReLU; None until it has begun."""
-        return latest([row for row in self.trials() if row.kind == "baseline"])
+        return baseline_of(self.trials())
 
     def references(self) -> dict[str, TrialRow]:
         """Return the references' trials by family name."""
-        attempts: dict[str, list[TrialRow]] = {}
-        for row in self.trials():
-            if row.kind == "reference" and row.candidate is not None:
-                attempts.setdefault(row.candidate.family.name, []).append(row)
-        return {name: last for name, rows in attempts.items() if (last := latest(rows))}
+        return references_of(self.trials())
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials by status; see `counts_of`."""
@@ -175,11 +180,7 @@ def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str
     rows = stored.trials() if rows is None else rows
     counts = counts_of(rows)
     best = best_of(rows, minimize=stored.minimize)
-    baseline = latest([row for row in rows if row.kind == "baseline"])
-    references = {}
-    for row in rows:
-        if row.kind == "reference" and row.candidate is not None and row.status != "failed":
-            references[row.candidate.family.name] = _reached(row)
+    baseline, references = baseline_of(rows), references_of(rows)
     shown = ("complete", "pruned", "ruled_out", "failed", "total")
     return {
         "study": stored.name,
@@ -195,7 +196,9 @@ def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str
             "value": finite(best.value),
         },
         "baseline": {"value": _reached(baseline) if baseline else None},
-        "references": references,
+        "references": {
+            name: _reached(row) for name, row in references.items() if row.status != "failed"
+        },
     }
 
 

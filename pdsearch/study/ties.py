@@ -7,7 +7,7 @@ from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.queue import ATTEMPTS
 from pdsearch.study.rows import TrialRow
 from pdsearch.study.run import Machine
-from pdsearch.study.trainer import Outcome, Reached, checkpoint_path, drop_checkpoints
+from pdsearch.study.trainer import Outcome, Reached, drop_checkpoints
 
 FEW = 3
 """How many of the best may be trained over further seeds."""
@@ -50,7 +50,7 @@ def _further_seed(context: Context, row: TrialRow, seed: int) -> None:
         context.check_wanted()
         display.epoch(at.step / trainer.looks, at.value)
 
-    checkpoint = checkpoint_path(stored.output / "checkpoints", row.candidate, seed=seed)
+    checkpoint = context.checkpoint_for(row.candidate, seed=seed)
     display.begin(row.candidate.name, epochs=trainer.epochs, unit=trainer.unit)
     outcome: Outcome | None = None
     for attempt in range(1, ATTEMPTS + 1):

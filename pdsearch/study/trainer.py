@@ -5,9 +5,7 @@ which ones are numbers, and why others are refused.
 """
 
 import decimal
-import hashlib
 import inspect
-import json
 import math
 import numbers
 from collections.abc import Callable, Iterator
@@ -211,16 +209,6 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     return shortened(" ".join(repr(value).split()), 60)
-
-
-# -------------------------------------------------------------------------------------- checkpoints
-
-
-def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:
-    """Return where a candidate's training at a seed is kept until it is finished."""
-    text = json.dumps(candidate.to_dict(), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return folder / f"{candidate.family.name}-{digest}-{seed}.safetensors"
 
 
 def drop_checkpoints(checkpoint: Path) -> None:

@@ -33,11 +33,9 @@ TIMES = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A candidate and the values of its g to compare.
+    """A candidate, and its g on a grid over [-6, 6] at three times of training.
 
-    Attributes:
-        candidate: the candidate.
-        values: of its g on a grid over [-6, 6] at three times of training, `(3, 960)`, float64.
+    `values` have the shape `(3, 960)`, in float64.
     """
 
     candidate: "Candidate"
