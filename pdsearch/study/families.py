@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import (
@@ -18,6 +18,7 @@ from optuna.distributions import (
     IntDistribution,
     check_distribution_compatibility,
 )
+from optuna.trial import FrozenTrial
 
 from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, short
@@ -37,9 +38,6 @@ from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.innards import contains
 from pdsearch.study.problems import Problems
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 BASELINE = "relu"
 
@@ -311,7 +309,7 @@ def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
     return None
 
 
-def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family]) -> None:
+def check_added(trials: Iterable[FrozenTrial], families: Mapping[str, Family]) -> None:
     """Check that the parameters of trials added by hand do not conflict with the study's own.
 
     Raises:

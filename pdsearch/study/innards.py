@@ -14,21 +14,18 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pdsearch.errors import StorageError, first_line
 from pdsearch.study.patience import STORAGE_ERRORS, Patience
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial, Trial
 
 ENQUEUED = "fixed_params"
 """The system attribute with the parameters that `study.enqueue_trial` was given."""
@@ -101,12 +98,12 @@ for _name in _CALLS:
     setattr(PatientStorage, _name, _patient(_name))
 
 
-def storage_of(study: "optuna.Study") -> BaseStorage:
+def storage_of(study: optuna.Study) -> BaseStorage:
     """Return a study's storage, with Optuna's cache."""
     return study._storage
 
 
-def backend_of(of: "optuna.Study | BaseStorage") -> RDBStorage:
+def backend_of(of: optuna.Study | BaseStorage) -> RDBStorage:
     """Return the database of a study or of its storage, below Optuna's cache."""
     storage: Any = of._storage if isinstance(of, optuna.Study) else of
     return getattr(storage, "_backend", storage)
@@ -122,12 +119,12 @@ def study_names(storage: BaseStorage) -> list[str]:
         return sorted(connection.scalars(sqlalchemy.text("SELECT study_name FROM studies")))
 
 
-def study_id(study: "optuna.Study") -> int:
+def study_id(study: optuna.Study) -> int:
     """Return a study's number in its storage."""
     return study._study_id
 
 
-def trial_id(trial: "Trial | FrozenTrial") -> int:
+def trial_id(trial: Trial | FrozenTrial) -> int:
     """Return a trial's number in its storage, which is not its number in the study."""
     return trial._trial_id
 
@@ -135,11 +132,11 @@ def trial_id(trial: "Trial | FrozenTrial") -> int:
 class StoredTrial:
     """A trial in its storage, which any process may read and write."""
 
-    def __init__(self, study: "optuna.Study", trial: "Trial | FrozenTrial | int") -> None:
+    def __init__(self, study: optuna.Study, trial: Trial | FrozenTrial | int) -> None:
         self._storage = study._storage
         self._id = trial if isinstance(trial, int) else trial._trial_id
 
-    def read(self) -> "FrozenTrial":
+    def read(self) -> FrozenTrial:
         """Return the trial as it is now."""
         return self._storage.get_trial(self._id)
 
@@ -157,14 +154,12 @@ class StoredTrial:
         return self._storage.set_trial_state_values(self._id, state=state)
 
 
-def contains(distribution: "BaseDistribution", value: Any) -> bool:
+def contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a distribution contains a value."""
     return bool(distribution._contains(value))
 
 
-def expire(
-    study: "optuna.Study", *, retry: "Callable[[optuna.Study, FrozenTrial], object]"
-) -> None:
+def expire(study: optuna.Study, *, retry: Callable[[optuna.Study, FrozenTrial], object]) -> None:
     """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` for each."""
     backend_of(study).heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
     with warnings.catch_warnings():
@@ -172,7 +167,7 @@ def expire(
         optuna.storages.fail_stale_trials(study)
 
 
-def ask(study: "optuna.Study") -> "Trial":
+def ask(study: optuna.Study) -> Trial:
     """Return the next trial: the first of those that wait, or a new one."""
     study._thread_local.in_optimize_loop = True  # else Optuna warns of missing heartbeats
     try:
@@ -182,7 +177,7 @@ def ask(study: "optuna.Study") -> "Trial":
 
 
 @contextlib.contextmanager
-def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
+def beating(study: optuna.Study, trial: Trial) -> Iterator[None]:
     """Record a trial's heartbeats during the block; one that fails or hangs does not stop it."""
     backend, number, over = backend_of(study), trial_id(trial), threading.Event()
 
@@ -208,7 +203,7 @@ class SeenStudy(optuna.Study):
     """
 
     def __init__(
-        self, study: "optuna.Study", seen: "Callable[[list[FrozenTrial]], list[FrozenTrial]]"
+        self, study: optuna.Study, seen: Callable[[list[FrozenTrial]], list[FrozenTrial]]
     ) -> None:
         super().__init__(study.study_name, study._storage)
         self._seen = seen
@@ -221,9 +216,9 @@ class SeenStudy(optuna.Study):
     def _get_trials(
         self,
         deepcopy: bool = True,
-        states: "Container[TrialState] | None" = None,
+        states: Container[TrialState] | None = None,
         use_cache: bool = False,
-    ) -> "list[FrozenTrial]":
+    ) -> list[FrozenTrial]:
         if self._known is None:
             self._known = self._seen(super()._get_trials(deepcopy=False))
         found = [trial for trial in self._known if states is None or trial.state in states]
@@ -236,7 +231,7 @@ class CmaEsSampler(optuna.samplers.CmaEsSampler):
     Otherwise everybody with access to a storage could run any code where its study is resumed.
     """
 
-    def _restore_optimizer(self, completed_trials: "list[FrozenTrial]") -> Any:
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
         for trial in reversed(completed_trials):
             prefix = self._attr_key_optimizer
             kept = {k: v for k, v in trial.system_attrs.items() if k.startswith(prefix)}
@@ -285,7 +280,7 @@ class _Unpickler(pickle.Unpickler):
 # -------------------------------------------------------------------------- the database's tables
 
 
-def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
+def has_beat(study: optuna.Study, trial: FrozenTrial) -> bool:
     """Whether a trial ever had a heartbeat."""
     query = sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = :trial")
     with backend_of(study).engine.connect() as connection:

@@ -2,10 +2,11 @@
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from pdsearch.study.rows import TrialRow
+from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
+
+from pdsearch.study.rows import TrialRow
 
 QUIET = 20.0  # seconds between plain lines about epochs: short trials get one line each
 
@@ -24,15 +25,9 @@ class Display:
         self._epochs = 1
         self._name, self._unit = "", "epoch"
 
-    @staticmethod
-    def _bar(**options: Any) -> Any:
-        from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
-
-        return tqdm(**options)
-
     def __enter__(self) -> Self:
         if self._bars:
-            self._study = self._bar(total=self._total, desc="study", unit="trial", position=0)
+            self._study = tqdm(total=self._total, desc="study", unit="trial", position=0)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -65,7 +60,7 @@ class Display:
         self._name, self._unit, self._epochs = name, unit, epochs or 1
         self._spoke = time.monotonic()
         if self._bars:
-            self._trial = self._bar(
+            self._trial = tqdm(
                 total=epochs,
                 desc=name[:40],
                 unit=unit,
@@ -94,7 +89,7 @@ class Display:
             self._spoke = time.monotonic()
             self.say(f"  {self._name}: {self._unit} {number:.3g}, {value:.4f}")
 
-    def end(self, row: "TrialRow", *, done: int, best: float | None) -> None:
+    def end(self, row: TrialRow, *, done: int, best: float | None) -> None:
         """Show how a trial ended."""
         if self._trial is not None:
             self._trial.close()

@@ -8,11 +8,11 @@ import json
 import time
 from collections.abc import Callable, Container, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.errors import PdsearchError
 from pdsearch.study import innards
@@ -20,9 +20,6 @@ from pdsearch.study.attributes import FIXED, TrialAttrs
 from pdsearch.study.innards import StoredTrial
 from pdsearch.study.machine import Owner, owner_of
 from pdsearch.study.storage import GRACE
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 ORPHAN = 30  # seconds until a trial without an owner counts as abandoned; signing takes ms
 ATTEMPTS = 3  # how often a trial is attempted before it is given up
@@ -37,7 +34,7 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states of trials with a result."""
 
 
-def current(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
+def current(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Return a study's trials without surplus ones and those that a later trial continues.
 
     Finished trials that pdsearch did not make are omitted: they have no known candidate.
@@ -52,14 +49,14 @@ def current(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
     return [trial for trial in found if trial.number not in continued]
 
 
-def tally(study: "optuna.Study") -> tuple[int, int, int]:
+def tally(study: optuna.Study) -> tuple[int, int, int]:
     """Return how many trials count towards the total, are running, and wait."""
     states = [trial.state for trial in current(study.get_trials(deepcopy=False))]
     counted = sum(states.count(state) for state in ENDED)
     return counted, states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
 
 
-def is_surplus(study: "optuna.Study", trial: "optuna.Trial", *, total: int) -> bool:
+def is_surplus(study: optuna.Study, trial: optuna.Trial, *, total: int) -> bool:
     """Whether earlier trials make this one superfluous: two workers may see one need at once."""
     trials = study.get_trials(deepcopy=False)
     continues = TrialAttrs(trial).continues
@@ -80,7 +77,7 @@ def is_surplus(study: "optuna.Study", trial: "optuna.Trial", *, total: int) -> b
 # ------------------------------------------------------------------------------------ queued again
 
 
-def queue_continued(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -> None:
+def queue_continued(study: optuna.Study, trial: FrozenTrial, *, past: int) -> None:
     """Queue a continuation of a stopped trial, which may not stop again up to the step `past`.
 
     Optuna does not change finished trials, so another one takes its place.
@@ -88,7 +85,7 @@ def queue_continued(study: "optuna.Study", trial: "FrozenTrial", *, past: int) -
     _queue(study, trial, TrialAttrs.named(continues=trial.number, past=past), {})
 
 
-def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = False) -> bool:
+def requeue(study: optuna.Study, trial: FrozenTrial, *, released: bool = False) -> bool:
     """Queue a failed trial again with what it needs to continue; return whether it was queued.
 
     If it was `released`, the user interrupted its process, which does not use up an attempt.
@@ -104,7 +101,7 @@ def requeue(study: "optuna.Study", trial: "FrozenTrial", *, released: bool = Fal
 
 
 def _queue(
-    study: "optuna.Study", trial: "FrozenTrial", further: dict[str, Any], system: dict[str, Any]
+    study: optuna.Study, trial: FrozenTrial, further: dict[str, Any], system: dict[str, Any]
 ) -> None:
     """Queue a trial with the parameters and the inherited attributes of another."""
     attributes = TrialAttrs(trial).only(*INHERITED) | further
@@ -122,7 +119,7 @@ def _queue(
     )
 
 
-def drop_retries(study: "optuna.Study") -> None:
+def drop_retries(study: optuna.Study) -> None:
     """End the waiting retries of a study that has reached its total without them.
 
     Two processes may begin its last trial at once. If one of them is killed, its trial is queued
@@ -141,7 +138,7 @@ def drop_retries(study: "optuna.Study") -> None:
 # ---------------------------------------------------------------------------------------- given up
 
 
-def check_fixed(study: "optuna.Study", *, wait: float) -> None:
+def check_fixed(study: optuna.Study, *, wait: float) -> None:
     """Check that neither the baseline nor a reference was given up: every comparison needs them.
 
     Such a trial may have been killed at each attempt, which only its last process has seen. After
@@ -159,14 +156,14 @@ def check_fixed(study: "optuna.Study", *, wait: float) -> None:
         raise hopeless(again)
 
 
-def hopeless(trial: "FrozenTrial") -> PdsearchError:
+def hopeless(trial: FrozenTrial) -> PdsearchError:
     """Return the error for a trial that is given up."""
     attrs = TrialAttrs(trial)
     kind, reason = attrs.kind or "candidate", attrs.reason or "no reason known"
     return PdsearchError(f"trial {trial.number} ({kind}) failed at every attempt, last: {reason}")
 
 
-def _given_up(trials: "Iterable[FrozenTrial]") -> "FrozenTrial | None":
+def _given_up(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     """Return a baseline or reference that failed at every attempt and was not begun again."""
     latest: dict[str, FrozenTrial] = {}
     for trial in current(trials):  # in the order of their numbers
@@ -176,7 +173,7 @@ def _given_up(trials: "Iterable[FrozenTrial]") -> "FrozenTrial | None":
     return next((trial for trial in latest.values() if _is_over(trial)), None)
 
 
-def never_to_continue(trials: "Iterable[FrozenTrial]") -> set[int | None]:
+def never_to_continue(trials: Iterable[FrozenTrial]) -> set[int | None]:
     """Return the numbers of stopped trials whose continuation failed at every attempt."""
     return {
         TrialAttrs(trial).continues
@@ -185,7 +182,7 @@ def never_to_continue(trials: "Iterable[FrozenTrial]") -> set[int | None]:
     }
 
 
-def _is_over(trial: "FrozenTrial") -> bool:
+def _is_over(trial: FrozenTrial) -> bool:
     """Whether a trial failed and will not be retried."""
     attempts = 1 + len(trial.system_attrs.get("retry_history", []))
     over = attempts >= ATTEMPTS and TrialAttrs(trial).reason != INTERRUPTED
@@ -195,13 +192,13 @@ def _is_over(trial: "FrozenTrial") -> bool:
 # ---------------------------------------------------------------------------------- dead processes
 
 
-def expire(study: "optuna.Study") -> None:
+def expire(study: optuna.Study) -> None:
     """Fail the trials whose heartbeats have stopped, and queue them again."""
     innards.expire(study, retry=requeue)
 
 
 def fail_dead_trials(
-    study: "optuna.Study",
+    study: optuna.Study,
     *,
     note: Callable[[str], None] | None = None,
     mine: bool = False,
@@ -235,7 +232,7 @@ def fail_dead_trials(
     return found
 
 
-def _is_gone(study: "optuna.Study", trial: "FrozenTrial", owner: Owner | None, here: Owner) -> bool:
+def _is_gone(study: optuna.Study, trial: FrozenTrial, owner: Owner | None, here: Owner) -> bool:
     """Whether no process runs a running trial."""
     age = datetime.now() - (trial.datetime_start or datetime.now())
     if owner is None:
@@ -249,7 +246,7 @@ def _is_gone(study: "optuna.Study", trial: "FrozenTrial", owner: Owner | None, h
     return alive is False or (unheard and not innards.has_beat(study, trial))
 
 
-def _fail(study: "optuna.Study", trial: "FrozenTrial", *, released: bool) -> bool | None:
+def _fail(study: optuna.Study, trial: FrozenTrial, *, released: bool) -> bool | None:
     """Fail a trial; return whether it will be retried, None if another process has ended it."""
     stored = StoredTrial(study, trial)
     try:

@@ -4,10 +4,11 @@ import hashlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.errors import UnsupportedError
@@ -16,14 +17,11 @@ from pdsearch.study.innards import CmaEsSampler, SeenStudy
 from pdsearch.study.queue import current
 from pdsearch.study.settings import StudySection
 
-if TYPE_CHECKING:
-    from optuna.study import Study
-
 
 def _delegated(name: str) -> Callable[..., Any]:
     """Return a method of `CandidateSampler` that calls the inner sampler's with the seen study."""
 
-    def call(self: "CandidateSampler", study: "Study", *args: Any) -> Any:
+    def call(self: "CandidateSampler", study: Study, *args: Any) -> Any:
         return getattr(self._inner, name)(self._seen(study), *args)
 
     return call
@@ -41,13 +39,13 @@ class CandidateSampler(BaseSampler):
     has too few per bracket to learn from.
     """
 
-    def __init__(self, settings: StudySection, begin: Callable[["Study", FrozenTrial], None]):
+    def __init__(self, settings: StudySection, begin: Callable[[Study, FrozenTrial], None]):
         self._settings = settings
         self._begin = begin
         self._inner: BaseSampler = optuna.samplers.RandomSampler(seed=0)
         self._view: SeenStudy | None = None
 
-    def _seen(self, study: "Study") -> SeenStudy:
+    def _seen(self, study: Study) -> SeenStudy:
         if self._view is None:
             self._view = SeenStudy(
                 study, lambda trials: [t for t in current(trials) if not TrialAttrs(t).fixed]
@@ -57,7 +55,7 @@ class CandidateSampler(BaseSampler):
     def reseed_rng(self) -> None:
         """Do nothing: each trial has its own generator."""
 
-    def before_trial(self, study: "Study", trial: FrozenTrial) -> None:
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Sign the trial, before anything can happen to it, and seed its sampler."""
         self._begin(study, trial)
         self._seen(study).forget()
@@ -71,7 +69,7 @@ class CandidateSampler(BaseSampler):
 
     def after_trial(
         self,
-        study: "Study",
+        study: Study,
         trial: FrozenTrial,
         state: TrialState,
         values: Sequence[float] | None,

@@ -192,7 +192,7 @@ def _made(make: Callable[[], PatientStorage]) -> PatientStorage:
 
 @contextlib.contextmanager
 def waiting(
-    study: "optuna.Study",
+    study: optuna.Study,
     *,
     seconds: float,
     say: Callable[[str], None],
@@ -211,7 +211,7 @@ def waiting(
         patience.seconds = 0.0
 
 
-def close(study: "optuna.Study") -> None:
+def close(study: optuna.Study) -> None:
     """Close a storage; leave SQLite's as a single file unless another process uses it."""
     backend = backend_of(study)
     backend.remove_session()
@@ -251,7 +251,7 @@ def optunas_errors_only() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(name: str, url: str, backend: "optuna.storages.BaseStorage") -> Iterator[None]:
+def reading(name: str, url: str, backend: optuna.storages.BaseStorage) -> Iterator[None]:
     """Report in one line what Optuna cannot read: invalid JSON, an unknown state, a wrong time.
 
     Use it only around calls that read: whatever they raise comes from the storage, which is

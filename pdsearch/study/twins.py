@@ -11,14 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 from pdsearch import interrupt
 from pdsearch.enclosure import cut
 from pdsearch.expression import exact, t
-from pdsearch.family import fading
+from pdsearch.family import Candidate, fading
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.queue import ENDED
 
 if TYPE_CHECKING:
     import torch
-
-    from pdsearch.family import Candidate
 
 SAME = 1e-6
 """The largest difference over [-6, 6] between two g that count as the same."""
@@ -38,7 +36,7 @@ class Shape:
     `values` have the shape `(3, 960)`, in float64.
     """
 
-    candidate: "Candidate"
+    candidate: Candidate
     values: "torch.Tensor"
 
     @functools.cached_property
@@ -63,7 +61,7 @@ class Shape:
         return tuple(sorted(place for place in found if abs(place) <= SPAN))
 
 
-def shape_of(candidate: "Candidate") -> Shape:
+def shape_of(candidate: Candidate) -> Shape:
     """Return a candidate's shape for `same_shape`."""
     import torch
 
@@ -95,7 +93,7 @@ def same_shape(one: Shape, other: Shape) -> bool:
     return float(apart.abs().max()) <= SAME
 
 
-def _values(candidate: "Candidate", points: "torch.Tensor") -> "torch.Tensor":
+def _values(candidate: Candidate, points: "torch.Tensor") -> "torch.Tensor":
     """Return g at the points, a row for each of `TIMES`."""
     import torch
 
@@ -108,7 +106,7 @@ def _values(candidate: "Candidate", points: "torch.Tensor") -> "torch.Tensor":
 
 
 def twin_of(
-    candidate: "Candidate",
+    candidate: Candidate,
     trials: Iterable[FrozenTrial],
     shapes: dict[int, Shape],
     *,
