@@ -25,7 +25,7 @@ from pdsearch.study.pruning import make_pruner
 from pdsearch.study.rows import TrialRow, ranked
 from pdsearch.study.sampler import make_sampler, trial_seed
 from pdsearch.study.settings import StudySection
-from pdsearch.study.twins import same_shape, shape_of
+from pdsearch.study.twins import Curve
 
 KIND = "pdsearch:kind"
 
@@ -576,15 +576,13 @@ def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path):
 
 @pytest.mark.parametrize("condition", ["exp(x) > {}", "x**3 + x > -{}"])
 def test_jumps_at_places_that_are_not_rational(condition):
-    def shape(at):
-        return shape_of(
-            Family("f", parse(f"Piecewise((1, x > 0), (1/2, {condition.format(at)}), (0, True))"))
-            .default
-        )  # fmt: skip
+    def curve(at):
+        text = f"Piecewise((1, x > 0), (1/2, {condition.format(at)}), (0, True))"
+        return Curve(Family("f", parse(text)).default)
 
-    one, near = shape("0.6005"), shape("0.6010")
+    one, near = curve("0.6005"), curve("0.6010")
     assert (one.values == near.values).all()
-    assert same_shape(one, one) and not same_shape(one, near)
+    assert one.same(one) and not one.same(near)
 
 
 def test_two_who_trained_one_g_at_the_same_time_are_one():
@@ -595,11 +593,11 @@ def test_two_who_trained_one_g_at_the_same_time_are_one():
 
 def test_jumps_at_other_places_are_another_g(tmp_path):
     helu = load_family("helu")
-    one, near, same = (shape_of(helu.bind(alpha=at)) for at in (0.501, 0.502, 0.501 + 1e-9))
+    one, near, same = (Curve(helu.bind(alpha=at)) for at in (0.501, 0.502, 0.501 + 1e-9))
     assert (one.values == near.values).all()  # both jump between the same two points of the grid
-    assert same_shape(one, one) and same_shape(one, same) and not same_shape(one, near)
-    elu, celu = (shape_of(load_family(name).default) for name in ("elu", "celu"))
-    assert same_shape(elu, celu)
+    assert one.same(one) and one.same(same) and not one.same(near)
+    elu, celu = (Curve(load_family(name).default) for name in ("elu", "celu"))
+    assert elu.same(celu)
 
 
 def row(number, value, *, kind="candidate", status="complete", **more):

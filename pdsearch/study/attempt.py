@@ -24,7 +24,7 @@ from pdsearch.study.pruning import earns, leads, rung_steps
 from pdsearch.study.queue import current, is_surplus
 from pdsearch.study.stored import StoredStudy
 from pdsearch.study.trainer import Reached, Trainer
-from pdsearch.study.twins import Shape, pruned, share, twin_of
+from pdsearch.study.twins import Curve, pruned, share, twin_of
 
 
 class Dropped(Exception):
@@ -50,7 +50,7 @@ class Context:
     wanted: Callable[[], bool]  # False once the process that started this one has ended
     progressed: Callable[[float, int, int], None]
     extra_criteria: tuple[Callable[..., Any], ...]  # custom ones, in addition to the required ones
-    shapes: dict[int, Shape] = field(default_factory=dict)  # compared before, by trial number
+    curves: dict[int, Curve] = field(default_factory=dict)  # compared before, by trial number
 
     @functools.cached_property
     def searched(self) -> dict[str, Family]:
@@ -140,7 +140,7 @@ class Attempt:
             self._gate(candidate)
         if "continues" not in attrs:
             trials = current(self._study.get_trials(deepcopy=False))
-            twin = twin_of(candidate, trials, self._context.shapes, finished=self._fixed)
+            twin = twin_of(candidate, trials, self._context.curves, finished=self._fixed)
             if twin is not None:
                 return share(self._trial, twin)
         return self._train(candidate)

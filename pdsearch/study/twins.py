@@ -30,14 +30,26 @@ TIMES = (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Shape:
-    """A candidate, and its g on a grid over [-6, 6] at three times of training.
-
-    `values` have the shape `(3, 960)`, in float64.
-    """
+class Curve:
+    """The g of a candidate, as it is compared with others."""
 
     candidate: Candidate
-    values: "torch.Tensor"
+
+    def at(self, points: "torch.Tensor") -> "torch.Tensor":
+        """Return g at the points, a row for each of `TIMES`."""
+        import torch
+
+        if not self.candidate.annealed:
+            return self.candidate(points).expand(len(TIMES), -1)
+        return torch.stack([self.candidate(points, t=time) for time in TIMES])
+
+    @functools.cached_property
+    def values(self) -> "torch.Tensor":
+        """Its values on a grid over [-6, 6] at three times of training, `(3, 960)`, float64."""
+        import torch
+
+        # An even number of points leaves out 0, where the value of g does not matter.
+        return self.at(torch.linspace(-SPAN, SPAN, GRID, dtype=torch.float64))
 
     @functools.cached_property
     def weights(self) -> tuple[float, ...]:
@@ -60,46 +72,26 @@ class Shape:
             found |= {float(piece.lo) for piece in pieces[1:]}
         return tuple(sorted(place for place in found if abs(place) <= SPAN))
 
+    def same(self, other: "Curve") -> bool:
+        """Whether two g differ nowhere by more than `SAME`.
 
-def shape_of(candidate: Candidate) -> Shape:
-    """Return a candidate's shape for `same_shape`."""
-    import torch
+        They are compared on the grid, on one 64 times as fine, and next to the jumps of each.
+        """
+        import torch
 
-    # An even number of points leaves out 0, where the value of g does not matter.
-    grid = torch.linspace(-SPAN, SPAN, GRID, dtype=torch.float64)
-    return Shape(candidate, _values(candidate, grid))
-
-
-def same_shape(one: Shape, other: Shape) -> bool:
-    """Whether two g differ nowhere by more than `SAME`.
-
-    They are compared on the grid, on one 64 times as fine, and next to the jumps of each.
-    """
-    import torch
-
-    if one.candidate.direction != other.candidate.direction:
-        return False
-    if not float((one.values - other.values).abs().max()) <= SAME:  # also if it is nan
-        return False
-    if len(one.weights) != len(other.weights):
-        return False
-    if any(abs(a - b) > SAME for a, b in zip(one.weights, other.weights, strict=True)):
-        return False
-    edges = torch.tensor(sorted({*one.edges, *other.edges}), dtype=torch.float64)
-    fine = torch.linspace(-SPAN, SPAN, 64 * GRID, dtype=torch.float64)
-    # Jumps closer together than SAME are at the same place.
-    beside = torch.cat([edges - SAME, edges + SAME, fine])
-    apart = _values(one.candidate, beside) - _values(other.candidate, beside)
-    return float(apart.abs().max()) <= SAME
-
-
-def _values(candidate: Candidate, points: "torch.Tensor") -> "torch.Tensor":
-    """Return g at the points, a row for each of `TIMES`."""
-    import torch
-
-    if not candidate.annealed:
-        return candidate(points).expand(len(TIMES), -1)
-    return torch.stack([candidate(points, t=time) for time in TIMES])
+        if self.candidate.direction != other.candidate.direction:
+            return False
+        if not float((self.values - other.values).abs().max()) <= SAME:  # also if it is nan
+            return False
+        if len(self.weights) != len(other.weights):
+            return False
+        if any(abs(a - b) > SAME for a, b in zip(self.weights, other.weights, strict=True)):
+            return False
+        edges = torch.tensor(sorted({*self.edges, *other.edges}), dtype=torch.float64)
+        fine = torch.linspace(-SPAN, SPAN, 64 * GRID, dtype=torch.float64)
+        # Jumps closer together than SAME are at the same place.
+        points = torch.cat([edges - SAME, edges + SAME, fine])
+        return float((self.at(points) - other.at(points)).abs().max()) <= SAME
 
 
 # --------------------------------------------------------------------------------- shared results
@@ -108,7 +100,7 @@ def _values(candidate: Candidate, points: "torch.Tensor") -> "torch.Tensor":
 def twin_of(
     candidate: Candidate,
     trials: Iterable[FrozenTrial],
-    shapes: dict[int, Shape],
+    curves: dict[int, Curve],
     *,
     finished: bool,
 ) -> FrozenTrial | None:
@@ -117,20 +109,19 @@ def twin_of(
     Args:
         candidate: the new trial's.
         trials: the study's.
-        shapes: a cache of shapes by trial number, which this function fills.
+        curves: a cache by trial number, which this function fills.
         finished: whether the other trial must be complete.
     """
+    states = (TrialState.COMPLETE,) if finished else ENDED
     with interrupt.exposed():
-        shape = shape_of(candidate)
+        curve = Curve(candidate)
         for other in trials:
             attrs = TrialAttrs(other)
-            drawn = attrs.drawn() if other.state in ENDED and attrs.status != "ruled_out" else None
-            if drawn is None:
+            if other.state not in states or attrs.status == "ruled_out":
                 continue
-            if other.number not in shapes:
-                shapes[other.number] = shape_of(drawn)
-            stopped = finished and other.state != TrialState.COMPLETE
-            if not stopped and same_shape(shape, shapes[other.number]):
+            if other.number not in curves and (drawn := attrs.drawn()) is not None:
+                curves[other.number] = Curve(drawn)
+            if other.number in curves and curve.same(curves[other.number]):
                 return other
     return None
 
