@@ -55,7 +55,7 @@ def make_pruner(
 FACTOR = 4
 """The best 1/FACTOR of a rung continue, and the next rung is FACTOR times as far."""
 
-WORTH = 1.5
+SAVING = 1.5
 """If the end is less than this many times as far as a rung, stopping there saves too little."""
 
 
@@ -83,7 +83,7 @@ def rung_steps(*, epochs: int, looks: int) -> tuple[int, ...]:
     due = 1
     while True:
         step = due if due <= looks else math.ceil(due / looks) * looks
-        if step * WORTH > last:
+        if step * SAVING > last:
             return tuple(found)
         if not found or step > found[-1]:
             found.append(step)
