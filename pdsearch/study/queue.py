@@ -15,9 +15,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.errors import PdsearchError
-from pdsearch.study import innards
 from pdsearch.study.attributes import FIXED, TrialAttrs
-from pdsearch.study.innards import StoredTrial
+from pdsearch.study.innards import StoredTrial, has_beat
 from pdsearch.study.machine import Owner, owner_of
 from pdsearch.study.storage import GRACE
 
@@ -192,11 +191,6 @@ def _is_over(trial: FrozenTrial) -> bool:
 # ---------------------------------------------------------------------------------- dead processes
 
 
-def expire(study: optuna.Study) -> None:
-    """Fail the trials whose heartbeats have stopped, and queue them again."""
-    innards.expire(study, retry=requeue)
-
-
 def fail_dead_trials(
     study: optuna.Study,
     *,
@@ -217,9 +211,7 @@ def fail_dead_trials(
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = owner_of(TrialAttrs(trial).owner)
         released = owner is not None and (
-            owner == here
-            if mine and owner.pid == here.pid
-            else owner.pid in ended and owner.alive() is False
+            (mine and owner == here) or (owner.pid in ended and owner.alive() is False)
         )
         gone = released or (not mine and _is_gone(study, trial, owner, here))
         if not gone or (queued := _fail(study, trial, released=released)) is None:
@@ -243,7 +235,7 @@ def _is_gone(study: optuna.Study, trial: FrozenTrial, owner: Owner | None, here:
     # Optuna expires only trials with a heartbeat. On another machine, a worker may have been killed
     # before its first one.
     unheard = alive is None and age >= timedelta(seconds=GRACE)
-    return alive is False or (unheard and not innards.has_beat(study, trial))
+    return alive is False or (unheard and not has_beat(study, trial))
 
 
 def _fail(study: optuna.Study, trial: FrozenTrial, *, released: bool) -> bool | None:

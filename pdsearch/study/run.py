@@ -13,7 +13,7 @@ from pdsearch.errors import PdsearchError, first_line
 from pdsearch.study.attempt import Attempt, Context, Dropped, lost
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.families import check_added
-from pdsearch.study.innards import StoredTrial, ask, beating, trial_id
+from pdsearch.study.innards import StoredTrial, ask, beating, expire, trial_id
 from pdsearch.study.machine import Owner
 from pdsearch.study.patience import STORAGE_ERRORS
 from pdsearch.study.pruning import make_pruner, next_to_continue
@@ -22,7 +22,6 @@ from pdsearch.study.queue import (
     INTERRUPTED,
     check_fixed,
     drop_retries,
-    expire,
     fail_dead_trials,
     hopeless,
     queue_continued,
@@ -83,7 +82,7 @@ class Session:
             waited = True
             interrupt.pause(POLL)
             fail_dead_trials(self._study, note=self._display.note)
-            expire(self._study)
+            expire(self._study, retry=requeue)
         if counted >= total:
             drop_retries(self._study)
         if until_total and self._context.halving:
@@ -134,7 +133,7 @@ class Session:
         epochs = self._epochs()
         self._study.pruner = make_pruner(self._settings, epochs=epochs, looks=self._trainer.looks)
         try:
-            expire(self._study)
+            expire(self._study, retry=requeue)
             trial = ask(self._study)
             with beating(self._study, trial):
                 values, state, error = self._outcome(trial, epochs)
