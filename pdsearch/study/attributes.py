@@ -217,7 +217,8 @@ _Data = dict[str, Any]
 class StudyAttrs(_Attrs):
     """What a study keeps, apart from the runs of its confirmations (see `runs_of`)."""
 
-    schema: Kept[Any] = Kept()  # `SCHEMA` of the writing version; written last, when all is there
+    # `SCHEMA` of the writing version; written last, when everything is there.
+    schema: Kept[Annotated[int, Field(ge=1)]] = Kept()
     settings: Kept[_Data] = Kept()  # the study file without its storage
     families: Kept[dict[str, _Data]] = Kept()  # every family by name, as `Family.to_dict()`
     searched: Kept[list[str]] = Kept()  # names of the families that candidates are drawn from

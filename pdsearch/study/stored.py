@@ -256,9 +256,7 @@ def read(study: optuna.Study, url: str) -> StoredStudy:
             f"study {name!r} in {shown_url(url)} was not made by pdsearch, "
             "or its creation was interrupted: choose another name, or run its search again"
         )
-    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        key = StudyAttrs.schema.key
-        raise damaged(name, url, f"its {key!r} is {ascii(schema)[:40]}, not a version")
+    check_study(name, url, attrs.only("schema"), whole=False)
     if schema > SCHEMA:
         raise InputError(
             f"study {name!r} was written by a newer pdsearch (schema {schema}, this "
