@@ -69,7 +69,7 @@ def one_recipe(name: str, folder: Path, images: Path, arguments: argparse.Namesp
     """Begin, resume or read back the confirmation of a recipe."""
     from pdsearch.confirm import confirm
     from pdsearch.study import search
-    from pdsearch.study.settings import validate
+    from pdsearch.study.file import validate
 
     name, length = LENGTHS.get(name, (name, 1.0))
     study = {

@@ -26,7 +26,8 @@ from pdsearch.family import Family, load_family
 from pdsearch.report import study_report
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.begin import Plan, begin
-from pdsearch.study.settings import validate
+from pdsearch.study.file import validate
+from pdsearch.study.sources import Named
 from pdsearch.study.stored import StoredStudy, open_named, status
 
 FAMILIES = ("exp_tail", "rational_tail", "leaky")
@@ -49,10 +50,9 @@ def made(folder: Path, *, trials: int, epochs: int = 8, name: str = "made-up") -
     families = {family: load_family(family) for family in FAMILIES}
     references = {"b_silu": load_family("b_silu")}
     plan = Plan(
-        settings=settings, searched=families, references=references, device="cpu", threads=1,
-        texts={}, content={},
-    )  # fmt: skip
-    stored = begin(plan, decide=lambda file: file)
+        settings=settings, named=Named(families, references), device="cpu", threads=1, content={}
+    )
+    stored = begin(plan)
     random.seed(trials)
     # Fail the queued trials, because the measured study is over.
     for waiting in stored.study.get_trials(states=(optuna.trial.TrialState.WAITING,)):

@@ -13,9 +13,9 @@ from pdsearch.cli import main
 from pdsearch.data import load_dataset
 from pdsearch.errors import InputError
 from pdsearch.study import open_study, search
+from pdsearch.study.file import validate
 from pdsearch.study.horizon import lengths, noise, weights
 from pdsearch.study.image_trainer import ImageTrainer
-from pdsearch.study.settings import validate
 from pdsearch.study.trainer import Reached
 from pdsearch.trial import run_trial
 

@@ -191,12 +191,12 @@ def test_a_missing_value_is_named(key: str, storage: Path, capsys: Any) -> None:
         (
             "UPDATE trial_user_attributes SET value_json = CAST(x'7b22ff227d' AS TEXT) "
             "WHERE trial_id = 4 AND key = 'pdsearch:epochs'",
-            "trial 3's 'pdsearch:epochs' is no JSON",
+            "trial 3's 'pdsearch:epochs' is not JSON",
         ),
         (
             "UPDATE study_user_attributes SET value_json = CAST(x'ff' AS TEXT) "
             "WHERE key = 'pdsearch:settings'",
-            "'pdsearch:settings' is no JSON",
+            "'pdsearch:settings' is not JSON",
         ),
         ("DROP TABLE trial_user_attributes", "no such table"),
         ("DROP TABLE trials", "no such table"),

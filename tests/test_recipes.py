@@ -9,7 +9,7 @@ from torch import nn
 
 from pdsearch import load_family
 from pdsearch.models import build_model
-from pdsearch.study.settings import validate
+from pdsearch.study.file import validate
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

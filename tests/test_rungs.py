@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pdsearch.study.pruning import FACTOR, Runner, among_best, furthest, next_up, rung_steps
+from pdsearch.study.pruning import FACTOR, Runner, among_best, next_up, rung_steps
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_who_goes_on_first():
     assert next_up([*low, *on], (1, 4)) is low[19]
     assert next_up([*low[:19], *on], (1, 4)) is low[18]
     assert next_up(on, (1, 4)) is None
-    assert furthest([*low, *high], (1, 4)) is high[3]
-    assert furthest([*low, *high], (1, 4), minimize=True) is high[0]
-    assert furthest(on, (1, 4)) is None
-    assert furthest([runner(1, 1, s1=-math.inf)], (1,)) is None
+    assert next_up([*low, *high], (1, 4), earned=False) is high[3]
+    assert next_up([*low, *high], (1, 4), minimize=True, earned=False) is high[0]
+    assert next_up(on, (1, 4), earned=False) is None
+    assert next_up([runner(1, 1, s1=-math.inf)], (1,), earned=False) is None

@@ -17,7 +17,7 @@ from pdsearch.errors import PdsearchError
 from pdsearch.expression import parse
 from pdsearch.insight import learned_criteria
 from pdsearch.report import study_report
-from pdsearch.study import load_study_file, open_study, search, status
+from pdsearch.study import attempt, load_study_file, open_study, search, status
 from pdsearch.study import run as loop
 from pdsearch.study.attributes import FIXED
 from pdsearch.study.families import grid, offered, resolve_families
@@ -25,7 +25,7 @@ from pdsearch.study.pruning import make_pruner
 from pdsearch.study.rows import TrialRow, ranked
 from pdsearch.study.sampler import make_sampler, trial_seed
 from pdsearch.study.settings import StudySection
-from pdsearch.study.twins import same_shape, shape_of
+from pdsearch.study.twins import Curve
 
 KIND = "pdsearch:kind"
 
@@ -218,13 +218,13 @@ def test_of_a_family_that_cannot_pass_it_is_said_and_nothing_is_trained(tmp_path
 
 def spy_on_gates(monkeypatch):
     asked = []
-    original = loop.gate
+    original = attempt.gate
 
     def spy(candidate, **keys):
         asked.append((candidate.family.name, keys["known"]))
         return original(candidate, **keys)
 
-    monkeypatch.setattr(loop, "gate", spy)
+    monkeypatch.setattr(attempt, "gate", spy)
     return asked
 
 
@@ -465,6 +465,33 @@ def test_halving_stops_and_takes_up_again(tmp_path, each, epochs, direction):
             assert row.value == row.epochs[-1]["accuracy"]
 
 
+def test_a_continuation_first_of_all_has_the_studys_pruner(tmp_path, monkeypatch):
+    """Not Optuna's default, the median, which a study has when it is loaded."""
+    own, run, known, pruners = loop.next_to_continue, attempt.Attempt.run, {}, []
+    keys = {"trials": 9, "pruner": "halving", "families": ["leaky"], "references": []}
+
+    def train(candidate):
+        place = 100 if candidate.family.name == "relu" else known.setdefault(candidate, len(known))
+        yield from (place + epoch / 1000 for epoch in range(1, 10))
+
+    def cut_off(*args, **options):
+        if (found := own(*args, **options)) is not None:
+            raise KeyboardInterrupt
+        return found
+
+    def spy(self):
+        pruners.append(type(self._study.pruner))
+        return run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "next_to_continue", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            find(tmp_path, train=train, **keys)
+    monkeypatch.setattr(attempt.Attempt, "run", spy)
+    find(tmp_path, train=train, **keys)
+    assert set(pruners) == {optuna.pruners.NopPruner}
+
+
 def test_one_that_cannot_go_on_does_not_end_the_others(tmp_path):
     """The best at the first rung fails whenever it is taken up again."""
     known = {}
@@ -549,15 +576,13 @@ def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path):
 
 @pytest.mark.parametrize("condition", ["exp(x) > {}", "x**3 + x > -{}"])
 def test_jumps_at_places_that_are_not_rational(condition):
-    def shape(at):
-        return shape_of(
-            Family("f", parse(f"Piecewise((1, x > 0), (1/2, {condition.format(at)}), (0, True))"))
-            .default
-        )  # fmt: skip
+    def curve(at):
+        text = f"Piecewise((1, x > 0), (1/2, {condition.format(at)}), (0, True))"
+        return Curve(Family("f", parse(text)).default)
 
-    one, near = shape("0.6005"), shape("0.6010")
+    one, near = curve("0.6005"), curve("0.6010")
     assert (one.values == near.values).all()
-    assert same_shape(one, one) and not same_shape(one, near)
+    assert one.same(one) and not one.same(near)
 
 
 def test_two_who_trained_one_g_at_the_same_time_are_one():
@@ -568,11 +593,11 @@ def test_two_who_trained_one_g_at_the_same_time_are_one():
 
 def test_jumps_at_other_places_are_another_g(tmp_path):
     helu = load_family("helu")
-    one, near, same = (shape_of(helu.bind(alpha=at)) for at in (0.501, 0.502, 0.501 + 1e-9))
+    one, near, same = (Curve(helu.bind(alpha=at)) for at in (0.501, 0.502, 0.501 + 1e-9))
     assert (one.values == near.values).all()  # both jump between the same two points of the grid
-    assert same_shape(one, one) and same_shape(one, same) and not same_shape(one, near)
-    elu, celu = (shape_of(load_family(name).default) for name in ("elu", "celu"))
-    assert same_shape(elu, celu)
+    assert one.same(one) and one.same(same) and not one.same(near)
+    elu, celu = (Curve(load_family(name).default) for name in ("elu", "celu"))
+    assert elu.same(celu)
 
 
 def row(number, value, *, kind="candidate", status="complete", **more):
@@ -1067,8 +1092,8 @@ def test_no_warning_and_no_log_of_optunas(tmp_path, capfd):
 
 def test_surplus_trials_of_a_race_are_no_part_of_the_study(tmp_path, monkeypatch):
     """Two workers see the last place at once: the later one's trial is dropped."""
-    tally = loop.Session._tally
-    monkeypatch.setattr(loop.Session, "_tally", lambda self: (tally(self)[0], 0, 0))
+    tally = loop.tally
+    monkeypatch.setattr(loop, "tally", lambda study: (tally(study)[0], 0, 0))
     extra = []
 
     def slow(candidate):

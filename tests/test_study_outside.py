@@ -11,11 +11,11 @@ from typing import Any
 import optuna
 import pytest
 from made_up import made_up_study, made_up_training
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 import pdsearch.confirm.retrain
-from pdsearch import load_family, search
+from pdsearch import InputError, load_family, search
 from pdsearch.cli import main
 from pdsearch.study import open_study
 from pdsearch.study.begin import versions
@@ -111,6 +111,31 @@ def test_trials_added_by_hand_are_no_part_of_the_study(
     found = json.loads(capsys.readouterr().out)
     assert found["trials"]["total"] == 6 and found["best"]["value"] < 0.99
     assert main(["worker", "study.toml", "-q"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "distribution"),
+    [
+        ("family", "elu", CategoricalDistribution(["leaky", "elu"])),
+        ("leaky.alpha", "a", CategoricalDistribution(["a"])),
+        ("leaky.alpha", 1, IntDistribution(0, 1)),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused(
+    workdir: Path, name: str, value: Any, distribution: Any
+) -> None:
+    """Optuna would refuse the study's own parameter of that name, in the middle of the search."""
+    keys: dict[str, Any] = {
+        "families": ["leaky"], "references": [], "train": lambda candidate: 0.5, "storage": URL,
+        "progress": False,
+    }  # fmt: skip
+    search(**keys, trials=1)
+    study = optuna.load_study(study_name="pdsearch", storage=URL)
+    study.add_trial(
+        optuna.create_trial(value=0.9, params={name: value}, distributions={name: distribution})
+    )
+    with pytest.raises(InputError, match=f"parameter '{name}' as .*one type of parameter per name"):
+        search(**keys, trials=3)
 
 
 def test_a_copy_under_another_name_is_a_study(

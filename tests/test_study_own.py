@@ -116,7 +116,7 @@ def test_another_text_is_another_study(study, workdir):
     assert search(study, train=train, trials=5, progress=False).to_dict()["trials"]["total"] == 5
     mine.write_text(MINE.replace("value <= 0.3", "value <= 0.1"))
     with pytest.raises(
-        InputError, match=r"criteria\.own 'criteria/mine\.py:at_minus_one': what its"
+        InputError, match=r"criteria\.own 'criteria/mine\.py:at_minus_one': the content"
     ):
         search(study, train=train, progress=False)
     study.write_text(study.read_text().replace('own = ["', '# own = ["'))

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 from scripts import load_script
 
-from pdsearch.study.settings import StudyFile, validate
+from pdsearch.study.file import validate
+from pdsearch.study.settings import StudyFile
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "study.md").read_text(encoding="utf-8")

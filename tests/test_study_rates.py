@@ -16,8 +16,9 @@ from pdsearch import load_family, search
 from pdsearch.data import load_dataset
 from pdsearch.family import Candidate
 from pdsearch.report import study_report
+from pdsearch.study.file import validate
 from pdsearch.study.image_trainer import WORST_LOSS, ImageTrainer
-from pdsearch.study.settings import StudyFile, validate
+from pdsearch.study.settings import StudyFile
 from pdsearch.study.trainer import Reached
 from pdsearch.trial import EpochRecord, Look, TrialResult, TrialSettings
 

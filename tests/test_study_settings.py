@@ -139,7 +139,7 @@ def test_overrides(write, key, text, found):
         (LEAST + '[criteria]\nown = ["a"]\n', "is named path.py:function, got 'a'"),
         (LEAST + '[criteria]\nown = ["a.py"]\n', "is named path.py:function, got 'a.py'"),
         (LEAST + '[criteria]\nown = ["a.py:f g"]\n', "is named path.py:function"),
-        (LEAST + '[criteria]\nown = ["a.py:gain"]\n', "'a.py:gain' is called as one of ours"),
+        (LEAST + '[criteria]\nown = ["a.py:gain"]\n', "'a.py:gain' has the name of a built-in"),
         (LEAST + '[criteria]\nown = ["a.py:f", "b.py:f"]\n', "two criteria are called 'f'"),
         (LEAST + "[criteria]\ngain = [2, 1]\n", "'gain' is empty: low 2 is above high 1"),
         (LEAST + "[criteria]\ngain = 3\n", r"'gain' must be a pair \[low, high\], got 3.0"),

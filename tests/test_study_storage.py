@@ -662,6 +662,6 @@ def test_a_study_with_criteria_from_python_is_for_those_who_have_them(tiny):
         search(tiny, criteria=[other], **keys)
     with pytest.raises(InputError, match=r"criteria \['.*mild'\] → None"):
         search(tiny, **keys)
-    with pytest.raises(InputError, match="has criteria in Python, which cannot be handed on"):
+    with pytest.raises(InputError, match="has criteria in Python, which a worker cannot run"):
         worker(tiny, progress=False)
     assert search(tiny, trials=3, criteria=[mild], **keys).stored.counts()["total"] == 3

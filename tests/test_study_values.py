@@ -67,7 +67,7 @@ REFUSED = {
     "1-d tensor": (torch.tensor([0.9]), r"got a torch.Tensor of shape \(1,\)"),
     "tensor": (torch.tensor([[0.1, 0.9]]), r"of shape \(1, 2\)"),
     "empty tensor": (torch.tensor([]), r"of shape \(0,\)"),
-    "meta tensor": (torch.tensor(0.5, device="meta"), "that holds none"),
+    "meta tensor": (torch.tensor(0.5, device="meta"), "that contains none"),
     "object": (object(), "got an object"),
     "model": (torch.nn.Linear(1, 1), "got a torch.Linear"),
     "function": (len, "got a builtin_function_or_method"),

@@ -145,7 +145,7 @@ def started(monkeypatch):
     """The workers that a search starts, which do nothing here."""
     found = []
 
-    def start(stored, part):
+    def start(stored, **_):
         found.append(stored.name)
         return subprocess.Popen(["true"])
 
@@ -222,7 +222,7 @@ def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch)
     before = stored.study.trials
     with pytest.raises(InputError, match=r"begun with other settings: threads 2 → 1"):
         search(tiny, threads=1, trials=8, device="cpu", progress=False)
-    with pytest.raises(InputError, match=r"begun with threads 2, .* got 1: leave it out"):
+    with pytest.raises(InputError, match=r"begun with threads 2, .* got 1: omit it"):
         worker(tiny, threads=1, progress=False)
     assert stored.study.trials == before
     assert open_study("tiny", storage="sqlite:///study.db").settings.study.trials == 6

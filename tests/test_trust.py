@@ -192,7 +192,7 @@ def test_the_storage_does_not_say_where_to_write(tiny: Path, command: str, how: 
 def test_a_folder_that_cannot_be_written_is_told_first(tiny: Path, command: str) -> None:
     shutil.rmtree(tiny.parent / "results" / "tiny")
     (tiny.parent / "results" / "tiny").touch()
-    with pytest.raises(InputError, match=r"study\.output: .*tiny is no folder"):
+    with pytest.raises(InputError, match=r"study\.output: .*tiny is not a folder"):
         joins(tiny, command)
 
 
@@ -306,7 +306,7 @@ def test_a_pickle_that_runs_something_is_not_read(
     last = pickles()[-1]
     for key in [k for k in last.system_attrs if k.startswith("cma:optimizer")]:
         _overwrite(key, last._trial_id, content.hex() if key.endswith(":0") else "")
-    with pytest.raises(StorageError, match=rf"trial {last.number}: what it keeps of CMA-ES"):
+    with pytest.raises(StorageError, match=rf"trial {last.number}: its state of CMA-ES"):
         cma(16)
     assert ran() == set()
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
 from pdsearch.errors import InputError, UnsupportedError, shortened
 from pdsearch.family import Candidate, fading, load_family
-from pdsearch.study.twins import Shape, same_shape, shape_of
+from pdsearch.study.twins import Curve
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
@@ -103,20 +103,20 @@ def choose_contenders(
             f"study {stored.name!r} has no finished candidate to confirm yet; "
             "finish its search, or name one with --candidate"
         )
-    shapes: list[Shape] = []
+    curves: list[Curve] = []
     found: list[Contender] = []
 
     def add(candidate: Candidate, kind: str) -> bool:
         """Whether it is a new shape; one that is not adds its name to the row it equals."""
-        shape = shape_of(candidate)
-        for index, other in enumerate(shapes):
-            if same_shape(shape, other):
+        curve = Curve(candidate)
+        for index, other in enumerate(curves):
+            if curve.same(other):
                 # The study's own near-duplicates are many and have no name of their own.
                 if kind != "candidate" and _name(candidate) not in found[index].name:
                     name = f"{found[index].name} = {_name(candidate)}"
                     found[index] = replace(found[index], name=name)
                 return False
-        shapes.append(shape)
+        curves.append(curve)
         found.append(
             Contender(_name(candidate), kind, how_of(candidate), candidate.formula, candidate)
         )

@@ -19,9 +19,9 @@ from pdsearch.family import Candidate
 from pdsearch.processes import end_all, parent_alive, start
 from pdsearch.study.attributes import StudyAttrs, clean
 from pdsearch.study.begin import other_versions
+from pdsearch.study.file import validate
 from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
-from pdsearch.study.settings import validate
 from pdsearch.study.storage import storage_errors, waiting
 from pdsearch.study.stored import open_study, trained_by
 from pdsearch.study.trust import check_output, runnable
@@ -161,7 +161,6 @@ def work(request: dict[str, Any]) -> None:
     stored = replace(
         open_study(request["study"], storage=request["storage"]),
         settings=file,
-        directory=directory,
         output=Path(request["output"]),
         trusted=True,
     )

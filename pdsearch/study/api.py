@@ -1,6 +1,5 @@
-"""`search` and `worker`: a study from its file, or from Python around one's own training."""
+"""`search` and `worker`: running a study from its file, or from Python around your own training."""
 
-import math
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,38 +10,29 @@ from pdsearch import interrupt
 from pdsearch.errors import InputError
 from pdsearch.family import Family
 from pdsearch.processes import end_all, is_helper, parent_alive, start
-from pdsearch.study.attributes import StudyAttrs
-from pdsearch.study.begin import Plan, begin, other_versions
+from pdsearch.study.attempt import Context
+from pdsearch.study.begin import begin, other_versions
 from pdsearch.study.families import settle_families
+from pdsearch.study.file import validate
 from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.prepare import (
-    check_call,
-    check_first_trial,
+    Call,
     dataset_of,
-    decided,
     device_of,
-    function_trainer,
     image_trainer,
-    name_of,
     own_as_begun,
-    resolved,
+    prepare,
     settings_of,
     warn,
 )
 from pdsearch.study.progress import Display
-from pdsearch.study.queue import fail_dead_trials
+from pdsearch.study.queue import fail_dead_trials, tally
 from pdsearch.study.rows import TrialRow
-from pdsearch.study.sampler import check_installed
-from pdsearch.study.settings import FamilySpec, StudyFile, validate
+from pdsearch.study.run import Session
+from pdsearch.study.settings import FamilySpec, StudyFile
 from pdsearch.study.sources import content_of, other_content
-from pdsearch.study.storage import (
-    optunas_errors_only,
-    settle,
-    shown_url,
-    storage_errors,
-    waiting,
-)
+from pdsearch.study.storage import close, optunas_errors_only, storage_errors, waiting
 from pdsearch.study.stored import StoredStudy, open_named, open_study, summary
 from pdsearch.study.ties import decide_ties
 from pdsearch.study.trainer import Trainer
@@ -55,7 +45,7 @@ class SearchResult:
 
     Attributes:
         study: its name.
-        stored: the study itself, to read on.
+        stored: the study itself.
     """
 
     study: str
@@ -67,7 +57,7 @@ class SearchResult:
         return self.stored.best()
 
     def to_dict(self) -> dict[str, Any]:
-        """What `pdsearch search --json` prints: counts, best, baseline, references."""
+        """Return what `pdsearch search --json` prints: counts, best, baseline, references."""
         return summary(self.stored)
 
 
@@ -91,40 +81,40 @@ def search(
     storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> SearchResult:
-    """Run a study until its total of trials is reached; the same call again resumes it.
+    """Run a study until it reaches its total of trials; the same call resumes it.
 
-    With `train`, candidates are trained by your function instead of on images: it is called as
-    `train(candidate)`, or `train(candidate, seed=…)` if it takes a seed, and yields a value an
-    epoch (a generator), the last one counting, or returns one value. A value is a real number:
-    Python's, NumPy's, a 0-d tensor or array; a tuple such as (accuracy, loss) is refused. The
-    baseline and the references run first. Values that are not finite count as divergence.
+    With `train`, your function trains the candidates, not pdsearch on images. It is called as
+    `train(candidate)`, or `train(candidate, seed=…)` if it takes a seed. It yields a value per
+    epoch, of which the last one counts, or returns one value. A value is a real number of Python or
+    NumPy, or a 0-d tensor or array; a tuple such as (accuracy, loss) is refused. The baseline and
+    the references run first. Values that are not finite count as divergence.
 
     Args:
-        study: a study file or its path; None to give `families` and the rest here.
-        families: `Family` objects or what a study file may name.
-        references: as `families`; those of the study file, else `leaky` and `b_silu`.
-        train: your own training.
-        name: the study's.
-        trials: the study's total.
-        storage: an SQLAlchemy URL.
-        workers: processes side by side on this machine, or `auto`; a function can have only one.
+        study: A study file or its path; None to give `families` and the rest here.
+        families: `Family` objects, or specifications as in a study file.
+        references: As `families`; default: those of the study file, else `leaky` and `b_silu`.
+        train: Your own training.
+        name: Of the study.
+        trials: The study's total.
+        storage: An SQLAlchemy URL.
+        workers: Processes side by side on this machine, or `auto`; with a function only one.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        threads: CPU threads a trial; kept with the study, because the order of a sum depends on
-            them, so another number is refused later. Default: those that the study keeps, else what
-            follows from the machine alone, not from `workers`.
-        seed: of the sampler and of every training.
-        sampler: as in a study file.
-        pruner: as in a study file.
-        direction: whether `train`'s values are better large or small.
-        criteria: your own, in addition to the required ones: functions of a candidate.
-        storage_wait: seconds that the storage may be away once trials run.
-        progress: show it on stderr.
+        threads: CPU threads per trial. They are stored with the study, and a later call with
+            another number is refused, because the order of a sum depends on them. Default: those of
+            the study, else a number that depends on the machine, but not on `workers`.
+        seed: Of the sampler and of every training.
+        sampler: As in a study file.
+        pruner: As in a study file.
+        direction: Whether to maximize or minimize the values of `train`.
+        criteria: Custom criteria, in addition to the required ones: functions of a candidate.
+        storage_wait: Seconds that the storage may be unreachable once trials run.
+        progress: Show the progress on stderr.
 
     Raises:
-        InputError: something given is wrong, or the study was begun with other settings.
-        StorageError: the storage cannot be used.
-        UnsupportedError: a combination that Optuna cannot do.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM; everything finished is kept.
+        InputError: An argument is wrong, or the study was begun with other settings.
+        StorageError: The storage cannot be used.
+        UnsupportedError: Optuna does not support the combination.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM; everything finished is kept.
     """
     settings = settings_of(
         study,
@@ -138,59 +128,41 @@ def search(
         families=families,
         references=references,
     )
-    check_call(settings, train=train, criteria=criteria, direction=direction)
+    call = Call(
+        train=train, criteria=tuple(criteria), direction=direction, device=device, threads=threads
+    )
+    call.check(settings.study)
+    return _search(settings, call, storage_wait=storage_wait, progress=progress)
+
+
+def _search(
+    settings: StudyFile, call: Call, *, storage_wait: float, progress: bool
+) -> SearchResult:
+    """Run a study: load and check everything, begin or resume it, run trials, read it back."""
     with interrupt.handled(), optunas_errors_only():
-        named = resolved(settings)
-        check_installed(settings.study)
-        # Wrong data or a wrong model must be reported before anything is written.
-        check_output(settings.directory / settings.study.output / settings.study.name)
-        dataset = None if train is not None else dataset_of(settings)
-        if dataset is not None:
-            check_first_trial(settings, dataset)
-        function = None if train is None else function_trainer(settings, train)
-        said = Display(quiet=not progress, total=settings.study.trials)
-        where = device_of(device, train)
-        share = share_out(settings.study.workers, device=where, threads=threads)
-        plan = Plan(
-            settings=settings,
-            searched=named.searched,
-            references=named.references,
-            device=where,
-            threads=share.threads,
-            fixed_threads=threads is not None and train is None,
-            train=None if train is None else name_of(train),
-            criteria=[name_of(one) for one in criteria] or None,
-            direction=direction,
-            texts=named.texts,
-            content=content_of(settings.trial, dataset, directory=settings.directory),
-        )
+        ready = prepare(settings, call)
+        plan, said = ready.plan, Display(quiet=not progress, total=settings.study.trials)
         stored = begin(
             plan,
-            decide=lambda file: decided(file, dataset, device=device, threads=share.threads),
-            settle=lambda: settle_families(named.searched, settings.criteria, say=said.say),
+            decide=ready.decided,
+            settle=lambda: settle_families(plan.named.searched, settings.criteria, say=said.say),
         )
         stored = of_file(stored, settings)
-        with storage_errors(stored.url):
-            kept_threads = StudyAttrs(stored.study).threads
-        if kept_threads != share.threads:  # begun on another machine, or with another number
-            share = share_out(settings.study.workers, device=where, threads=kept_threads)
-        # A function of this process cannot be handed to another one.
-        alone = train is not None or bool(criteria)
+        # The study may have been begun on another machine, or with another number of threads.
+        threads = stored.attrs.threads
+        share = share_out(settings.study.workers, device=plan.device, threads=threads)
         _run(
             stored,
-            function or image_trainer(stored, dataset, device=device),
-            Part(
-                device=device,
-                where=where,
-                progress=progress,
-                storage_wait=storage_wait,
-                side_by_side=1 if alone else share.workers,
-                criteria=(*named.criteria, *criteria),
-            ),
+            ready.trainer(stored),
+            device=call.device,
+            progress=progress,
+            storage_wait=storage_wait,
+            criteria=(*plan.named.criteria, *call.criteria),
+            side_by_side=1 if call.alone else share.workers,
         )
-        # Read anew: the storage as it was written to is closed, and one plain file again.
+        # Open it again, because the storage it was written to is closed.
         done = of_file(open_named(stored.name, stored.url), settings)
-        warn(done, dataset, say=said.note)
+        warn(done, ready.dataset, say=said.note)
     return SearchResult(done.name, done)
 
 
@@ -204,46 +176,45 @@ def worker(
     storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> StoredStudy:
-    """Join a study that was begun by `pdsearch search`; leave when nothing is left to begin.
+    """Join a study that `pdsearch search` has begun; leave when nothing is left to begin.
 
     Args:
-        study: its file or its name.
-        storage: an SQLAlchemy URL.
-        device: as for `search`.
-        threads: those that the study keeps, or nothing.
-        trust_study_code: with a name instead of a file, run the Python files that the storage
+        study: Its file or its name.
+        storage: An SQLAlchemy URL.
+        device: As for `search`.
+        threads: The study's number of threads, or nothing.
+        trust_study_code: With a name instead of a file, run the Python files that the storage
             names, and write where it says.
-        storage_wait: as for `search`.
-        progress: show it on stderr.
+        storage_wait: As for `search`.
+        progress: Show the progress on stderr.
 
     Raises:
-        InputError: no such study, one around a Python function or with criteria from Python, one
-            that was begun with other settings, threads, images, or another text of a file, or one
-            whose storage alone names a Python file to run.
-        StorageError: the storage cannot be used.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM.
+        InputError: There is no such study; it needs a Python function or criteria from Python; it
+            was begun with other settings, threads, images or files; or only its storage names a
+            Python file to run.
+        StorageError: The storage cannot be used.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM.
     """
     with interrupt.handled(), optunas_errors_only():
         found = open_study(study, storage=storage)
-        found.trials()  # what is damaged is reported before anything is run or written
-        with storage_errors(found.url):
-            attrs = StudyAttrs(found.study.user_attrs)
+        found.trials()  # report damage before anything is run or written
+        attrs = found.attrs
         for key, does in (
             ("train", "trains by a Python function"),
             ("criteria", "has criteria in Python"),
         ):
             if getattr(attrs, key) is not None:
                 raise InputError(
-                    f"study {found.name!r} {does}, which cannot be handed on: join it by calling "
+                    f"study {found.name!r} {does}, which a worker cannot run: join it by calling "
                     f"pdsearch.search(..., {key}=…) on the same storage"
                 )
         if threads is not None and threads != attrs.threads:
             raise InputError(
                 f"study {found.name!r} was begun with threads {attrs.threads}, on which the last "
-                f"bits of its results depend, got {threads}: leave it out"
+                f"bits of its results depend, got {threads}: omit it"
             )
         said = Display(quiet=not progress, total=found.settings.study.trials)
-        found = runnable(found, trust=trust_study_code, say=said.note)
+        found = runnable(found, trust=trust_study_code, say=said.say)
         check_output(found.output)
         stored = replace(found, study=open_named(found.name, found.url, write=True).study)
         dataset = dataset_of(stored.settings)
@@ -254,22 +225,19 @@ def worker(
             )
         _run(
             stored,
-            image_trainer(stored, dataset, device=device, threads=threads),
-            Part(
-                device=device,
-                where=device_of(device, None),
-                progress=progress,
-                storage_wait=storage_wait,
-                criteria=own_as_begun(stored),
-            ),
+            image_trainer(stored, dataset, device=device),
+            device=device,
+            progress=progress,
+            storage_wait=storage_wait,
+            criteria=own_as_begun(stored),
         )
     return stored
 
 
 def work(request: dict[str, Any]) -> None:
-    """Run trials as one of a search's further processes, until nothing is left to begin.
+    """Run trials as a worker that a search has started, until nothing is left to begin.
 
-    The study file comes from the process that started this one, not from the storage.
+    The settings come from the process that started this one, not from the storage.
     """
     worker(
         validate(request["file"], directory=Path(request["directory"])),
@@ -280,76 +248,76 @@ def work(request: dict[str, Any]) -> None:
     )
 
 
-# -------------------------------------------------------------------------------------- the parts
+def _run(
+    stored: StoredStudy,
+    trainer: Trainer,
+    *,
+    device: str,
+    progress: bool,
+    storage_wait: float,
+    criteria: tuple[Callable[..., Any], ...],
+    side_by_side: int | None = None,
+) -> None:
+    """Run one process's part in a study.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A process's part in a study.
-
-    It runs `side_by_side` trials at once until the study's total is reached; None stands for a
-    worker, which leaves when nothing is left to begin. `where` is what `device` comes to.
+    With `side_by_side` it stays until the study reaches its total, and starts workers so that this
+    many trials run at once. Without, it is a worker.
     """
-
-    device: str
-    where: str
-    progress: bool
-    storage_wait: float
-    side_by_side: int | None = None
-    criteria: tuple[Callable[..., Any], ...] = ()
-
-
-def _run(stored: StoredStudy, trainer: Trainer, part: Part) -> None:
-    """Run trials, alone or with further processes."""
-    from pdsearch.study.run import Session
-
     alive = parent_alive()
     settings = stored.settings.study
     helpers: list[subprocess.Popen[str]] = []
-    until_total = part.side_by_side is not None
-    further = (part.side_by_side or 1) - 1
+    until_total = side_by_side is not None
+    further = (side_by_side or 1) - 1
 
-    def recruit(left: float, trials: int) -> bool:
-        """Start the further workers where they gain more than their start takes."""
-        if settings.workers == "auto" and left < WORTH:
-            return False
+    def recruit(trials: int) -> None:
+        """Start the workers, no more than there are trials left."""
+        nonlocal further
         for _ in range(min(further, trials)):
-            helpers.append(_start_worker(stored, part))
+            helpers.append(_start_worker(stored, device=device, storage_wait=storage_wait))
+        further = 0
         if helpers:
             display.say(f"{1 + len(helpers)} trials side by side from now on (--workers)")
-        return True
+
+    def progressed(seconds: float, step: int, last: int) -> None:
+        """Start the workers once the rest of the study is known to be worth it."""
+        if further:
+            counted, running, _ = tally(stored.study)
+            trials = settings.trials - counted - running
+            if trials > 0 and seconds * (last - step + trials * last) >= WORTH:
+                recruit(trials)
 
     with (
         storage_errors(stored.url),
-        Display(quiet=not part.progress, total=settings.trials) as display,
-        waiting(stored.study, seconds=part.storage_wait, say=display.note, wanted=alive),
+        Display(quiet=not progress, total=settings.trials) as display,
+        waiting(stored.study, seconds=storage_wait, say=display.note, wanted=alive),
     ):
-        session = Session(
-            stored,
-            trainer,
-            display,
+        context = Context(
+            stored=stored,
+            trainer=trainer,
+            display=display,
             wanted=alive,
-            extra_criteria=part.criteria,
-            recruit=recruit if further and settings.workers == "auto" else None,
+            progressed=progressed,
+            extra_criteria=criteria,
         )
-        display.say(f"study {stored.name}: {shown_url(stored.url)}")
+        session = Session(context)
+        display.say(f"study {stored.name}: {stored.storage}")
         if not is_helper():
-            _remark(stored, display, where=part.where)
+            _remark(stored, display, device=device)
         try:
             if settings.workers != "auto":
-                recruit(math.inf, settings.trials)
+                recruit(settings.trials)
             session.run(until_total=until_total)
             if until_total:
-                decide_ties(stored, trainer, display, check_wanted=session.check_wanted)
+                decide_ties(context)
         finally:
             if killed := end_all(helpers):
                 fail_dead_trials(stored.study, ended=killed)
-            settle(stored.study)
+            close(stored.study)
 
 
-def _remark(stored: StoredStudy, display: Display, *, where: str) -> None:
-    """Say what a user may not expect: no room for a candidate, another version or device."""
-    attrs, trials = StudyAttrs(stored.study.user_attrs), stored.settings.study.trials
+def _remark(stored: StoredStudy, display: Display, *, device: str) -> None:
+    """Report what may be unexpected: no room for a candidate, other versions, another device."""
+    attrs, trials = stored.attrs, stored.settings.study.trials
     fixed = 1 + len(attrs.references or ())
     if trials <= fixed:
         display.note(
@@ -358,20 +326,23 @@ def _remark(stored: StoredStudy, display: Display, *, where: str) -> None:
         )
     if line := other_versions(attrs):
         display.note(line)
+    where = device_of(device, attrs.train)
     begun_on = attrs.device if "device" in attrs else where
     if str(begun_on).partition(":")[0] != where.partition(":")[0]:
         display.say(
-            f"the study was begun on {begun_on} and is resumed on {where}: the same seed no "
-            "longer gives the same bits, so pairs are a little less alike (--device)"
+            f"the study was begun on {begun_on} and is resumed on {where}: the same seed no longer "
+            "gives the same bits, so pairs are a little less alike (--device)"
         )
 
 
-def _start_worker(stored: StoredStudy, part: Part) -> "subprocess.Popen[str]":
+def _start_worker(
+    stored: StoredStudy, *, device: str, storage_wait: float
+) -> "subprocess.Popen[str]":
     request = {
         "file": stored.settings.model_dump(mode="json"),
         "directory": str(stored.directory),
         "storage": stored.url,
-        "device": part.device,
-        "storage_wait": part.storage_wait,
+        "device": device,
+        "storage_wait": storage_wait,
     }
     return start("pdsearch.study.api", request)

@@ -1,42 +1,32 @@
 """What a study and its trials keep in the storage: each key, its type, its reader and writer.
 
-`StudyAttrs(study).threads` reads an attribute, None where it is missing, and assigning to it writes
-it. A storage may be damaged, or written to by others: `check_study` and `check_trial` check the
-types before anything works with the values.
+Reading `StudyAttrs(study).threads` returns an attribute, or None if it is missing; assigning to it
+writes the attribute. A storage may be damaged, or others may write to it: `check_study` and
+`check_trial` check the types before anything uses the values.
 
-Everything of the study file is kept except the storage's URL, which may hold a password.
+All of the study file is stored except the storage's URL, which may contain a password.
 """
 
 import functools
 import json
-from collections.abc import Callable, Mapping
-from typing import (
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    get_args,
-    get_type_hints,
-    overload,
-)
+from collections.abc import Mapping
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pdsearch.criteria import FamilyGate
-from pdsearch.errors import StorageError, first_line, short
+from pdsearch.errors import first_line, short
 from pdsearch.family import Candidate, Family
 from pdsearch.study.settings import StudyFile
 from pdsearch.study.storage import damaged
 from pdsearch.study.url import shown_url
 
 SCHEMA = 1
-"""The version of all that is kept."""
+"""The version of everything that is stored."""
 
 _PREFIX = "pdsearch:"
 RUNS = f"{_PREFIX}confirm/"
-"""What the key of a confirmation's run begins with."""
+"""Prefix of the keys of a confirmation's runs."""
 
 Kind = Literal["baseline", "reference", "candidate"]
 FIXED = ("baseline", "reference")
@@ -46,10 +36,13 @@ _T = TypeVar("_T")
 
 
 class Kept(Generic[_T]):
-    """One attribute, whose stored type is `_T`."""
+    """One attribute, which is stored as `_T`; `check` is a narrower type for damaged storages."""
+
+    def __init__(self, check: Any = None) -> None:
+        self.check = check
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name, self.key = name, _PREFIX + name
+        self.key = _PREFIX + name
 
     @overload
     def __get__(self, attrs: None, owner: type) -> "Kept[_T]": ...
@@ -63,21 +56,21 @@ class Kept(Generic[_T]):
 
 
 class _Attrs:
-    """The attributes of a study or a trial: an object of Optuna's, or its `user_attrs` as read."""
+    """The attributes of a study or a trial: an Optuna object, or its `user_attrs` as read."""
 
     def __init__(self, of: Any) -> None:
         self.of = of
 
     @property
     def all(self) -> dict[str, Any]:
-        """Every attribute by its whole key."""
+        """Every attribute by its full key."""
         return self.of if isinstance(self.of, dict) else self.of.user_attrs
 
     def __contains__(self, name: str) -> bool:
         return _PREFIX + name in self.all
 
     def only(self, *names: str) -> dict[str, Any]:
-        """Those of these attributes that are there, by their whole keys."""
+        """Return those of these attributes that are present, by their full keys."""
         every = self.all
         return {_PREFIX + name: every[_PREFIX + name] for name in names if _PREFIX + name in every}
 
@@ -88,18 +81,17 @@ class _Attrs:
 
     @classmethod
     def named(cls, **values: Any) -> dict[str, Any]:
-        """Return attributes by their whole keys; each must be one of the class's."""
+        """Return attributes by their full keys; each must belong to the class."""
         return {getattr(cls, name).key: value for name, value in values.items()}
 
     @classmethod
     @functools.cache
     def types(cls) -> "dict[str, TypeAdapter[Any]]":
-        """Return how each attribute is checked, by its whole key."""
+        """Return the check of each attribute, by its full key."""
         found = {}
-        for name, kept in get_type_hints(cls, include_extras=True).items():
-            (kind,) = get_args(kept)
-            checked = [entry.type for entry in get_args(kind)[1:] if isinstance(entry, _As)]
-            found[_PREFIX + name] = TypeAdapter(checked[0] if checked else kind)
+        for name, hint in get_type_hints(cls, include_extras=True).items():
+            kept = getattr(cls, name)
+            found[kept.key] = TypeAdapter(kept.check or get_args(hint)[0])
         return found
 
 
@@ -219,58 +211,35 @@ class _Run(_Record):
     changes: dict[str, Any] = {}
 
 
-class _As(NamedTuple):
-    """The type by which plain data is checked."""
-
-    type: Any
-
-
 _Data = dict[str, Any]
 
 
 class StudyAttrs(_Attrs):
-    """What a study keeps, besides the runs of its confirmations (see `runs_of`).
+    """What a study keeps, apart from the runs of its confirmations (see `runs_of`)."""
 
-    Attributes:
-        schema: `SCHEMA` of the version that wrote it; written last, when the study is whole.
-        settings: the study file, without its storage.
-        families: every family by name, as `Family.to_dict()`.
-        searched: the names of those that candidates are drawn from.
-        references: the names of those that are run at their defaults.
-        directory: what relative paths in the settings are relative to.
-        versions: of what decides a trial's numbers.
-        device: on which it was begun.
-        threads: of each trial.
-        train: the name of the Python function that trains; None where pdsearch does.
-        criteria: the names of criteria given in Python.
-        direction: of the first objective.
-        own_criteria: the text of each criterion's file, by `path.py:function`.
-        content: a digest of what each file that a setting names holds, by the setting.
-        gates: what was decided for whole families, by name.
-        seeds: values over further seeds, by trial and seed; None where training diverged.
-        insight: the values of criteria that were decided for a report, by formula.
-    """
-
-    schema: Kept[Any] = Kept()
-    settings: Kept[dict[str, Any]] = Kept()
-    families: Kept[dict[str, dict[str, Any]]] = Kept()
-    searched: Kept[list[str]] = Kept()
-    references: Kept[list[str]] = Kept()
-    directory: Kept[str] = Kept()
-    versions: Kept[dict[str, str]] = Kept()
-    device: Kept[str | None] = Kept()
-    threads: Kept[_Threads | None] = Kept()
-    train: Kept[str | None] = Kept()
-    criteria: Kept[list[str] | None] = Kept()
-    direction: Kept[Literal["maximize", "minimize"]] = Kept()
-    own_criteria: Kept[dict[str, str]] = Kept()
-    content: Kept[dict[str, str]] = Kept()
-    gates: Kept[Annotated[dict[str, _Data], _As(dict[str, _Gate])]] = Kept()
+    # `SCHEMA` of the writing version; written last, when everything is there.
+    schema: Kept[Annotated[int, Field(ge=1)]] = Kept()
+    settings: Kept[_Data] = Kept()  # the study file without its storage
+    families: Kept[dict[str, _Data]] = Kept()  # every family by name, as `Family.to_dict()`
+    searched: Kept[list[str]] = Kept()  # names of the families that candidates are drawn from
+    references: Kept[list[str]] = Kept()  # names of the families that run at their defaults
+    directory: Kept[str] = Kept()  # the base of relative paths in the settings
+    versions: Kept[dict[str, str]] = Kept()  # of the packages that affect a trial's numbers
+    device: Kept[str | None] = Kept()  # on which the study was begun
+    threads: Kept[_Threads | None] = Kept()  # CPU threads of each trial
+    train: Kept[str | None] = Kept()  # name of the Python function that trains; None: pdsearch
+    criteria: Kept[list[str] | None] = Kept()  # names of criteria given in Python
+    direction: Kept[Literal["maximize", "minimize"]] = Kept()  # of the first objective
+    own_criteria: Kept[dict[str, str]] = Kept()  # text of each criterion's file, by its spec
+    content: Kept[dict[str, str]] = Kept()  # digest of each file or data set that a setting names
+    gates: Kept[dict[str, _Data]] = Kept(dict[str, _Gate])  # decisions for whole families
+    # Values over further seeds, by trial and seed; None where training diverged.
     seeds: Kept[dict[_Digits, dict[_Digits, Number | None]]] = Kept()
-    insight: Kept[Annotated[dict[str, list[_Data]], _As(dict[str, list[_Entry]])]] = Kept()
+    # Values of criteria that were decided for a report, by formula.
+    insight: Kept[dict[str, list[_Data]]] = Kept(dict[str, list[_Entry]])
 
     def family_gates(self) -> dict[str, FamilyGate]:
-        """What was decided for whole families; nothing in a study of an earlier version."""
+        """Return the decisions for whole families; empty for a study of an earlier version."""
         return {name: FamilyGate.from_dict(data) for name, data in (self.gates or {}).items()}
 
     def ours(self) -> bool:
@@ -279,56 +248,36 @@ class StudyAttrs(_Attrs):
 
 
 class TrialAttrs(_Attrs):
-    """What a trial keeps.
-
-    Attributes:
-        kind: what it runs for.
-        candidate: as `Candidate.to_dict()`.
-        epochs: an entry an epoch, with the value there.
-        looks: the same for the looks within the first epoch.
-        criteria: what the gate found, as `Report.to_dict()`.
-        reason: why it was ruled out, stopped or failed.
-        seconds: that it took.
-        status: how it ended, finer than Optuna's states.
-        duplicate_of: the number of the earlier trial of the same g.
-        learning_rate: the one that counts, of several.
-        owner: the process that runs it, as `Owner.to_dict()`.
-        past: the step that a continued trial continues past.
-        stopped: the step at which it was stopped by halving.
-        continues: the number of the trial that it continues.
-    """
+    """What a trial keeps."""
 
     kind: Kept[Kind] = Kept()
-    candidate: Kept[dict[str, Any]] = Kept()
-    epochs: Kept[Annotated[list[_Data], _As(list[_Epoch])]] = Kept()
-    looks: Kept[Annotated[list[_Data], _As(list[_Look])]] = Kept()
-    criteria: Kept[Annotated[_Data | None, _As(_Report | None)]] = Kept()
-    reason: Kept[str | None] = Kept()
-    seconds: Kept[_Seconds | None] = Kept()
-    status: Kept[str] = Kept()
-    duplicate_of: Kept[Count | None] = Kept()
-    learning_rate: Kept[Number | None] = Kept()
-    owner: Kept[dict[str, Any] | None] = Kept()
-    past: Kept[Count] = Kept()
-    stopped: Kept[Count] = Kept()
-    continues: Kept[Count] = Kept()
+    candidate: Kept[_Data] = Kept()  # as `Candidate.to_dict()`
+    epochs: Kept[list[_Data]] = Kept(list[_Epoch])  # an entry per epoch, with its value
+    looks: Kept[list[_Data]] = Kept(list[_Look])  # the same for the looks within the first epoch
+    criteria: Kept[_Data | None] = Kept(_Report | None)  # the gate's `Report.to_dict()`
+    reason: Kept[str | None] = Kept()  # why it was ruled out, stopped or failed
+    seconds: Kept[_Seconds | None] = Kept()  # its duration
+    status: Kept[str] = Kept()  # how it ended, in more detail than Optuna's states
+    duplicate_of: Kept[Count | None] = Kept()  # number of the earlier trial of the same g
+    learning_rate: Kept[Number | None] = Kept()  # the one that counts, of several
+    owner: Kept[_Data | None] = Kept()  # the process that runs it, as `Owner.to_dict()`
+    continues: Kept[Count] = Kept()  # number of the stopped trial that this one continues
+    past: Kept[Count] = Kept()  # the step after which a continued trial may stop again
+    stopped: Kept[Count] = Kept()  # the step at which halving stopped it
 
     @property
     def fixed(self) -> bool:
-        """Whether it is the baseline's or a reference's."""
+        """Whether it is the baseline or a reference."""
         return self.kind in FIXED
 
     def drawn(self) -> Candidate | None:
-        """The candidate; None until one was drawn."""
-        data = self.candidate
-        return None if data is None else candidate_from(data)
-
-
-def candidate_from(data: Mapping[str, Any]) -> Candidate:
-    """Return a candidate from plain data; a family's formula is parsed once, not once a trial."""
-    return Candidate.from_dict(
-        data, read=lambda family: _family(json.dumps(family, sort_keys=True))
-    )
+        """Return the candidate; None until one was drawn."""
+        if (data := self.candidate) is None:
+            return None
+        # Each family's formula is parsed once, not once per trial.
+        return Candidate.from_dict(
+            data, read=lambda family: _family(json.dumps(family, sort_keys=True))
+        )
 
 
 @functools.lru_cache(maxsize=256)
@@ -337,7 +286,7 @@ def _family(text: str) -> Family:
 
 
 def runs_of(attributes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the runs of confirmations among a study's attributes, of a schema that is known."""
+    """Return the confirmation runs among a study's attributes, those of a known schema."""
     return {
         key: record
         for key, record in attributes.items()
@@ -353,38 +302,37 @@ _RUN = TypeAdapter(_Run)
 
 
 def check_study(name: str, url: str, attributes: dict[str, Any], *, whole: bool = True) -> None:
-    """Check what a study keeps of itself; all of it where `whole`.
+    """Check the attributes of a study; with `whole`, also that none is missing.
 
     Raises:
-        StorageError: a value is missing or of another kind than it must be.
+        StorageError: a value is missing or has a wrong type.
     """
-    attrs = StudyAttrs(attributes)
+    attrs, types = StudyAttrs(attributes), StudyAttrs.types()
     for key in _NEEDED if whole else ():
         if key not in attrs:
             raise damaged(name, url, f"it lacks {_PREFIX + key!r}")
     for key, value in attributes.items():
-        known = StudyAttrs.types().get(key)
+        known = types.get(key)
         if key.startswith(RUNS):
-            # One of a newer schema is passed over by whoever reads them.
-            if isinstance(value, Mapping) and value.get("schema") != SCHEMA:
-                continue
-            known = _RUN
-        if known is not None:
-            _check(known, value, functools.partial(_about, name, url, f"its {key!r}"))
-    families = attrs.families or {}
+            # Readers skip runs of a newer schema.
+            newer = isinstance(value, dict) and value.get("schema") != SCHEMA
+            known = None if newer else _RUN
+        if known is not None and (wrong := _problem(known, value)):
+            raise damaged(name, url, f"its {key!r} {wrong}")
     for key in ("searched", "references") if whole else ():
         for family in attributes[_PREFIX + key]:
-            if family not in families:
-                raise damaged(name, url, f"its {_PREFIX + key!r} names {family!r}, no family of it")
+            if family not in (attrs.families or {}):
+                said = f"its {_PREFIX + key!r} names {family!r}, which is not one of its families"
+                raise damaged(name, url, said)
 
 
 def check_trial(name: str, url: str, number: int, attributes: dict[str, Any]) -> None:
-    """Check all that a trial keeps of itself.
+    """Check the attributes of a trial.
 
     Raises:
-        StorageError: a value is of another kind than it must be.
+        StorageError: a value is missing or has a wrong type.
     """
-    attrs = TrialAttrs(attributes)
+    attrs, types = TrialAttrs(attributes), TrialAttrs.types()
     if "candidate" not in attrs:
         for key in _NEEDING_CANDIDATE:
             if key in attrs:
@@ -392,31 +340,25 @@ def check_trial(name: str, url: str, number: int, attributes: dict[str, Any]) ->
                 raise damaged(name, url, said)
         if attrs.fixed:
             raise damaged(name, url, f"trial {number} lacks {_PREFIX + 'candidate'!r}")
-    types = TrialAttrs.types()
     for key, value in attributes.items():
-        if key in types:
-            about = functools.partial(_about, name, url, f"trial {number}'s {key!r}")
-            _check(types[key], value, about)
+        if key in types and (wrong := _problem(types[key], value)):
+            raise damaged(name, url, f"trial {number}'s {key!r} {wrong}")
 
 
-def _about(name: str, url: str, value: str, what: str) -> StorageError:
-    return damaged(name, url, f"{value} {what}")
-
-
-def _check(known: "TypeAdapter[Any]", value: Any, error_of: Callable[[str], StorageError]) -> None:
+def _problem(known: "TypeAdapter[Any]", value: Any) -> str | None:
+    """Return what is wrong with a value; None if nothing is."""
     try:
-        # In JSON's terms: a list is as good as a tuple.
+        # As JSON, in which a list may stand for a tuple.
         known.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         place = f" at {where}" if where else ""
         said = first_line(first["msg"])[:100]
-        said = said[:1].lower() + said[1:]
-        got = short(first.get("input"), 40)
-        raise error_of(f"is damaged{place}: {said}, got {got}") from None
+        return f"is damaged{place}: {said[:1].lower()}{said[1:]}, got {short(first['input'], 40)}"
     except (ValueError, RecursionError, TypeError) as error:
-        raise error_of(f"is damaged: {first_line(error)[:80]}") from None
+        return f"is damaged: {first_line(error)[:80]}"
+    return None
 
 
 # --------------------------------------------------------------------- settings without their URL
@@ -428,18 +370,16 @@ def kept_settings(settings: StudyFile) -> dict[str, Any]:
 
 
 def clean(study: Any) -> None:
-    """Remove the URL from settings that an earlier version has stored."""
+    """Remove the URL from settings that an earlier version stored."""
     attrs = StudyAttrs(study)
     kept = attrs.settings
-    section = kept.get("study") if isinstance(kept, Mapping) else None
-    if kept is not None and isinstance(section, Mapping) and "storage" in section:
+    if kept is not None and "storage" in kept["study"]:
         attrs.settings = _without_storage(kept)
 
 
-def with_storage(data: Any, url: str) -> Any:
-    """Return stored settings with the URL that the study was opened by, as it may be shown."""
-    section = data.get("study") if isinstance(data, Mapping) else None
-    if not isinstance(section, Mapping):
+def with_storage(data: dict[str, Any], url: str) -> dict[str, Any]:
+    """Return stored settings with the URL that the study was opened by, without its password."""
+    if not isinstance(section := data.get("study"), dict):
         return data
     return {**data, "study": {**section, "storage": shown_url(url)}}
 

@@ -1,6 +1,6 @@
-"""Families as one conditional Optuna space: resolved, decided as a whole, drawn from.
+"""A study's families as one conditional search space of Optuna: loading, gating, drawing.
 
-Optuna's parameter names are `family`, `<family>.<parameter>` and `<family>.direction`.
+Its parameters are named `family`, `<family>.<parameter>` and `<family>.direction`.
 """
 
 import itertools
@@ -8,28 +8,36 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from optuna.trial import FrozenTrial
 
 from pdsearch.criteria import FamilyGate, settle
 from pdsearch.errors import InputError, short
+from pdsearch.expression import parse
 from pdsearch.family import (
     FADES,
     Candidate,
     Family,
+    Range,
     at_share,
     distribution_from,
     fade,
+    in_range,
     load_family,
 )
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.innards import contains
+from pdsearch.study.problems import Problems
 from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 BASELINE = "relu"
 
@@ -37,25 +45,21 @@ BASELINE = "relu"
 def resolve_families(
     settings: StudySection, *, directory: Path
 ) -> tuple[dict[str, Family], dict[str, Family]]:
-    """The families to search and the references of a study, by name.
+    """Return the families to search and the references of a study, by name.
 
     Raises:
-        InputError: every one that cannot be had, one a line.
+        InputError: some are wrong: all problems, one per line.
     """
-    problems: list[str] = []
+    problems = Problems()
 
-    def resolve(key: str, specs: Sequence[FamilySpec | Family]) -> dict[str, Family]:
+    def resolve(key: str, specs: Sequence[FamilySpec]) -> dict[str, Family]:
         found: dict[str, Family] = {}
         for index, spec in enumerate(specs):
-            place = f"study.{key}.{index}"
-            try:
+            with problems.at(f"study.{key}.{index}: "):
                 family = _family(spec, number=index + 1, directory=directory)
-            except InputError as error:
-                problems.append(f"{place}: {error}")
-                continue
-            if family.name in found:
-                problems.append(f"{place}: family {family.name!r} is there twice")
-            found[family.name] = family
+                if family.name in found:
+                    raise InputError(f"family {family.name!r} is there twice")
+                found[family.name] = family
         return found
 
     families = resolve("families", settings.families)
@@ -69,29 +73,27 @@ def resolve_families(
             )
     if settings.sampler in ONE_FAMILY and families:
         only = next(iter(families.values()))
-        if not any(not d.single() for d in only.space.values()):
+        free = sum(not distribution.single() for distribution in only.space.values())
+        if free == 0:
             problems.append(
-                f"study.sampler: {settings.sampler!r} needs parameters to search, and family "
+                f"study.sampler: {settings.sampler!r} needs parameters to search, but family "
                 f"{only.name!r} has none"
             )
         if settings.sampler == "cmaes" and len(only.directions) > 1:
             problems.append(
-                "study.sampler: 'cmaes' draws numbers only, and family "
+                "study.sampler: 'cmaes' draws numbers only, but family "
                 f"{only.name!r} has several directions; use tpe, or one direction"
             )
-        if settings.sampler == "cmaes" and sum(not d.single() for d in only.space.values()) < 2:
+        if settings.sampler == "cmaes" and free < 2:
             problems.append(
-                "study.sampler: 'cmaes' needs two parameters or more, and family "
-                f"{only.name!r} has one; use tpe or gp"
+                "study.sampler: 'cmaes' needs two parameters or more, but family "
+                f"{only.name!r} has fewer; use tpe or gp"
             )
-    if problems:
-        raise InputError("\n".join(problems))
+    problems.check()
     return families, references
 
 
-def _family(spec: FamilySpec | Family, *, number: int, directory: Path) -> Family:
-    if isinstance(spec, Family):
-        return spec
+def _family(spec: FamilySpec, *, number: int, directory: Path) -> Family:
     if isinstance(spec, str):
         return load_family(spec, directory=directory)
     return _of_table(spec, number=number, directory=directory)
@@ -103,7 +105,7 @@ _OF_FORMULA = ("space", "defaults", "reference")
 
 def _of_table(table: Mapping[str, Any], *, number: int, directory: Path) -> Family:
     if ("formula" in table) == ("family" in table):
-        raise InputError('a family\'s table needs formula = "…" or family = "…", and not both')
+        raise InputError('a family\'s table needs formula = "…" or family = "…", but not both')
     allowed = (*(("formula", *_OF_FORMULA) if "formula" in table else ("family",)), *_ANY)
     if unknown := sorted(set(table) - set(allowed)):
         raise InputError(f"unknown key {unknown[0]!r}; valid are: {', '.join(allowed)}")
@@ -122,14 +124,12 @@ def _of_table(table: Mapping[str, Any], *, number: int, directory: Path) -> Fami
         raise InputError(f"end goes with fade = one of {', '.join(FADES)}")
     given = table.get("direction", family.directions)
     directions = (given,) if isinstance(given, str) else tuple(given)
-    # A family and its upward form may then stand in one study.
+    # This allows a family and its upward form in one study.
     default = f"{family.name}_up" if directions == ("up",) else family.name
     return replace(family, name=str(table.get("name", default)), directions=directions)
 
 
 def _of_formula(table: Mapping[str, Any], *, number: int) -> Family:
-    from pdsearch.expression import parse
-
     formula, space = table["formula"], table.get("space", {})
     if not isinstance(formula, str):
         raise InputError(f"formula must be text, got {formula!r}")
@@ -149,7 +149,7 @@ def _of_formula(table: Mapping[str, Any], *, number: int) -> Family:
 
 
 def as_spec(family: Family) -> dict[str, Any]:
-    """A family as the table that a study file would hold for it."""
+    """Return a family as its table in a study file."""
     data = family.to_dict()
     table = {key: data[key] for key in ("name", "formula", "space", "defaults", "reference")}
     return table | ({"direction": data["directions"]} if "directions" in data else {})
@@ -161,13 +161,10 @@ def settle_families(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, FamilyGate]:
-    """Decide the required criteria for whole families, where that can be done.
+    """Decide the required criteria for whole families where possible; `say` reports progress.
 
-    Args:
-        families: those searched, by name.
-        criteria: the study's.
-        say: called with which family's turn it is, and which no candidate can pass: those are still
-            drawn, and ruled out one by one, for a study may be about just that.
+    Candidates of a family that cannot pass are still drawn, and ruled out one by one, because a
+    study may be about just that.
     """
     gates = {}
     for index, (name, family) in enumerate(families.items()):
@@ -178,21 +175,21 @@ def settle_families(
     return gates
 
 
-def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, BaseDistribution]:
-    """A family's distributions as they are drawn from: without what is known to be ruled out.
+def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, Range]:
+    """Return a family's distributions without the ranges that its gate excludes.
 
-    A range of fractional steps stays whole: begun elsewhere, its steps would miss the family's own
-    values by rounding.
+    A range with fractional steps stays whole: if it began elsewhere, its steps would miss the
+    family's own values by rounding.
     """
-    found: dict[str, BaseDistribution] = dict(family.space)
+    found = cast("dict[str, Range]", dict(family.space))
     for name, (low, high) in (gate.ranges if gate is not None else {}).items():
-        whole = family.space[name]
+        whole = found[name]
         if isinstance(whole, FloatDistribution) and whole.step is None:
             found[name] = FloatDistribution(low, high, log=whole.log)
         elif isinstance(whole, IntDistribution):
             first = whole.low + math.ceil((low - whole.low) / whole.step) * whole.step
             last = whole.low + math.floor((high - whole.low) / whole.step) * whole.step
-            # Between two whole numbers nothing is drawn; each candidate is decided by itself.
+            # If no step remains, keep the whole range and decide each candidate separately.
             if first <= last:
                 found[name] = IntDistribution(first, last, log=whole.log, step=whole.step)
     return found
@@ -201,59 +198,48 @@ def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, BaseDis
 def suggest(
     trial: optuna.Trial,
     families: Mapping[str, Family],
+    spaces: Mapping[str, Mapping[str, Range]],
     *,
     flat: bool,
-    spaces: Mapping[str, Mapping[str, BaseDistribution]] | None = None,
+    enqueued: Mapping[str, Any],
 ) -> Candidate:
-    """Draw a candidate: `family`, then `<family>.<parameter>` for that family's own.
-
-    Where a family has several directions, `<family>.direction` is drawn too.
+    """Draw a candidate: `family`, then its `<family>.<parameter>` and `<family>.direction`.
 
     Args:
         trial: Optuna's.
         families: by name.
-        flat: draw every family's parameters, as a genetic algorithm needs: its crossover is over
-            parameters that all parents have. Those of other families than the drawn one are idle.
-        spaces: what is drawn from, by family; default: the families' own.
+        spaces: the distributions by family; see `offered`.
+        flat: draw the parameters of every family: the crossover of a genetic algorithm needs
+            parameters that all parents have.
+        enqueued: parameters that the user has fixed, which may be outside of `spaces`.
     """
-    name = trial.suggest_categorical("family", list(families))
-    drawn: dict[str, float | str] = {}
-    for other, family in families.items():
-        if other != name and not flat:
-            continue
-        for parameter, distribution in (spaces or {}).get(other, family.space).items():
-            value = _suggest(trial, f"{other}.{parameter}", distribution)
-            if other == name:
-                drawn[parameter] = value
+    name = str(trial.suggest_categorical("family", list(families)))
+    drawn: dict[str, dict[str, Any]] = {name: {}}
+    for other, family in families.items() if flat else [(name, families[name])]:
+        found = drawn.setdefault(other, {})
+        for parameter, d in spaces[other].items():
+            key = f"{other}.{parameter}"
+            if key in enqueued and not contains(d, enqueued[key]):
+                d = offered(family)[parameter]
+            draw = trial.suggest_int if isinstance(d, IntDistribution) else trial.suggest_float
+            found[parameter] = draw(key, d.low, d.high, step=d.step, log=d.log)  # type: ignore
         if len(family.directions) > 1:
-            direction = trial.suggest_categorical(f"{other}.direction", list(family.directions))
-            if other == name:
-                drawn["direction"] = direction
-    return families[str(name)].bind(**drawn)
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> float:
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(
-        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-    )
+            choices = list(family.directions)
+            found["direction"] = trial.suggest_categorical(f"{other}.direction", choices)
+    return families[name].bind(**drawn[name])
 
 
 def grid(
-    family: Family, points: int, *, space: Mapping[str, BaseDistribution] | None = None
+    family: Family, points: int, *, space: Mapping[str, Range] | None = None
 ) -> list[dict[str, Any]]:
-    """At most `points` points of a family's box as Optuna parameters, as even as they can be.
+    """Return an even grid of at most `points` points in a family's box, as Optuna parameters.
 
-    The box is `space`, by default the family's own. Every range gets its ends and equal steps
-    between (equal ratios where log); the counts are raised in turn as long as their product stays
-    within `points`. Each point is taken in each of the family's directions.
+    The box is `space`, by default the family's own. Each range gets its ends and equal steps
+    between them (equal ratios if log). The counts grow in turn while their product is at most
+    `points`. Each point is repeated for each of the family's directions.
     """
     points = max(1, points // len(family.directions))
-    space = family.space if space is None else space
+    space = offered(family) if space is None else space
     free = [name for name, d in space.items() if not d.single()]
     counts = dict.fromkeys(free, 1)
     most = {name: _most(space[name]) for name in free}
@@ -274,114 +260,71 @@ def grid(
     return [{"family": family.name, **dict(point)} for point in itertools.product(*axes)]
 
 
-def _most(distribution: BaseDistribution) -> float:
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if distribution.step is None:
-        return math.inf
-    return int((distribution.high - distribution.low) / distribution.step + 1e-9) + 1
+def _most(d: Range) -> float:
+    """Return the number of values in a range."""
+    return math.inf if d.step is None else int((d.high - d.low) / d.step + 1e-9) + 1
 
 
-def _steps(distribution: BaseDistribution, count: int) -> list[float]:
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
+def _steps(d: Range, count: int) -> list[float]:
+    """Return so many values of a range, at equal distances."""
     shares = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
-    values = [at_share(low, high, share, log=distribution.log) for share in shares]
-    if distribution.step is not None:
-        step = distribution.step
-        values = [low + round((value - low) / step) * step for value in values]
-    values = [min(max(value, low), high) for value in values]
-    if isinstance(distribution, IntDistribution):
-        values = [round(value) for value in values]
-    return list(dict.fromkeys(values))
+    values = [at_share(d.low, d.high, share, log=d.log) for share in shares]
+    if d.step is not None:
+        values = [d.low + round((value - d.low) / d.step) * d.step for value in values]
+    return list(dict.fromkeys(in_range(value, d) for value in values))
 
 
-# --------------------------------------------------------------------- trials that others put there
+# --------------------------------------------------------------- trials that pdsearch did not add
+
+
+def space_of(families: Mapping[str, Family]) -> dict[str, BaseDistribution]:
+    """Return every parameter of a search over families, by its name."""
+    space: dict[str, BaseDistribution] = {"family": CategoricalDistribution(list(families))}
+    for name, family in families.items():
+        if len(family.directions) > 1:
+            space[f"{name}.direction"] = CategoricalDistribution(list(family.directions))
+        space |= {f"{name}.{parameter}": d for parameter, d in family.space.items()}
+    return space
 
 
 def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
-    """Why an enqueued trial's parameters cannot be a candidate's; None where they can.
-
-    Args:
-        fixed: what `study.enqueue_trial` was given.
-        families: those searched, by name.
-    """
-    ranges = {
-        f"{family.name}.{name}": distribution
-        for family in families.values()
-        for name, distribution in family.space.items()
-    }
-    choices = _choices(families)
+    """Return why the parameters of an enqueued trial are invalid; None if they are valid."""
     if not isinstance(fixed, Mapping):
         return f"enqueued with no parameters: {short(fixed, 80)}"
+    space = space_of(families)
     for name, value in fixed.items():
-        if name in choices:
-            if value not in choices[name]:
-                return (
-                    f"enqueued with {name} {short(value, 80)}: valid are {', '.join(choices[name])}"
-                )
-            continue
-        if name not in ranges:
+        if name not in space:
             return (
                 f"enqueued with {short(name, 80)}, no parameter of the study "
-                f"(it has: {', '.join([*choices, *ranges])[:200]})"
+                f"(it has: {', '.join(space)[:200]})"
             )
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not contains(ranges[name], value):
-            return f"enqueued with {name} = {short(value, 80)}, none of {_range(ranges[name])}"
+        d: Any = space[name]
+        if isinstance(d, CategoricalDistribution):
+            if value not in d.choices:
+                valid = ", ".join(map(str, d.choices))
+                return f"enqueued with {name} {short(value, 80)}: valid are {valid}"
+        elif type(value) not in (int, float) or not contains(d, value):
+            steps = "" if d.step in (None, 1) else f" in steps of {d.step}"
+            return f"enqueued with {name} = {short(value, 80)}, none of [{d.low}, {d.high}]{steps}"
     return None
 
 
-def widened(
-    spaces: Mapping[str, Mapping[str, BaseDistribution]],
-    families: Mapping[str, Family],
-    fixed: Mapping[str, Any],
-) -> dict[str, dict[str, BaseDistribution]]:
-    """The spaces that candidates are drawn from, with the values that an enqueued trial asks for.
-
-    Such a value may lie where candidates are known to be ruled out, which is not offered.
-    """
-    found = {name: dict(space) for name, space in spaces.items()}
-    for name, space in found.items():
-        for parameter, distribution in space.items():
-            value = fixed.get(f"{name}.{parameter}")
-            if value is not None and not contains(distribution, value):
-                space[parameter] = families[name].space[parameter]
-    return found
-
-
-def check_added(trials: "Iterable[FrozenTrial]", families: Mapping[str, Family]) -> None:
-    """Looks whether trials added by hand leave room for the study's own parameters.
+def check_added(trials: Iterable[FrozenTrial], families: Mapping[str, Family]) -> None:
+    """Check that the parameters of trials added by hand do not conflict with the study's own.
 
     Raises:
-        InputError: one holds a parameter of the same name and another kind, which Optuna refuses.
+        InputError: Optuna refuses the study's parameter because of one of the same name.
     """
-    categorical = _choices(families)
-    names = {f"{family.name}.{name}" for family in families.values() for name in family.space}
+    space = space_of(families)
     for trial in trials:
         if "candidate" in TrialAttrs(trial):
             continue
         for name, distribution in trial.distributions.items():
-            choices = getattr(distribution, "choices", None)  # of a categorical one alone
-            other = choices is None or list(choices) != categorical.get(name)
-            if (name in names and choices is not None) or (name in categorical and other):
+            try:
+                check_distribution_compatibility(distribution, space.get(name, distribution))
+            except ValueError:
                 raise InputError(
                     f"trial {trial.number}, which pdsearch did not make, holds the parameter "
-                    f"{name!r} as {short(distribution, 80)}: Optuna allows one kind of parameter "
-                    "of a name in a study; choose another study.name"
-                )
-
-
-def _choices(families: Mapping[str, Family]) -> dict[str, list[str]]:
-    """What is chosen from among words: the family, and its direction where it has several."""
-    directions = {
-        f"{name}.direction": list(family.directions)
-        for name, family in families.items()
-        if len(family.directions) > 1
-    }
-    return {"family": list(families), **directions}
-
-
-def _range(distribution: Any) -> str:
-    step = getattr(distribution, "step", None)
-    whole = f"[{distribution.low}, {distribution.high}]"
-    return whole if step in (None, 1) else f"{whole} in steps of {step}"
+                    f"{name!r} as {short(distribution, 80)}: Optuna allows one type of parameter "
+                    "per name in a study; choose another study.name"
+                ) from None

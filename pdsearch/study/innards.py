@@ -1,9 +1,9 @@
-"""Names and tables of Optuna that are not public, all of them; read in 5.0.0.
+"""Everything that uses private names or tables of Optuna; read in 5.0.0.
 
-What Optuna offers in public does not reach the storage below its cache, which trial a process runs,
-or the heartbeats without `Study.optimize`. That one is not used: it asks, trains and tells in one
-call, hides a storage's error behind an `UnboundLocalError` of its own, and waits at a trial's end
-for a heartbeat that hangs.
+Optuna's public interface reaches neither the storage below its cache nor the trial that a process
+runs, and has no heartbeats outside of `Study.optimize`. That method is not used: it asks, trains
+and tells in one call, hides a storage error behind an `UnboundLocalError`, and at the end of a
+trial waits for a heartbeat that hangs.
 """
 
 import contextlib
@@ -14,34 +14,26 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import (
-    ExperimentalWarning,
-    StorageInternalError,
-    UpdateFinishedTrialError,
-)
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pdsearch.errors import StorageError, first_line
-from pdsearch.study.patience import Patience
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial, Trial
+from pdsearch.study.patience import STORAGE_ERRORS, Patience
 
 ENQUEUED = "fixed_params"
-"""The system attribute in which a trial keeps what `study.enqueue_trial` was given."""
+"""The system attribute with the parameters that `study.enqueue_trial` was given."""
 
 NOT_FOUND: str = models.NOT_FOUND_MSG
-"""What the KeyError says that comes where a study or a trial has been deleted."""
+"""The text of the KeyError for a study or a trial that has been deleted."""
 
-# What Optuna's cache of a storage calls of the storage itself.
+# The methods of the storage that Optuna's cache calls.
 _CALLS = (
     *("create_new_study", "delete_study", "set_study_user_attr", "set_study_system_attr"),
     *("get_study_id_from_name", "get_study_name_from_id", "get_study_directions"),
@@ -53,13 +45,7 @@ _CALLS = (
 
 
 class PatientStorage(RDBStorage):
-    """Optuna's storage, whose every call is made through a `Patience`.
-
-    Args:
-        url: as Optuna takes it.
-        patience: how long it is waited for.
-        **options: as for Optuna's.
-    """
+    """Optuna's storage, with every call made through a `Patience`."""
 
     def __init__(self, url: str, *, patience: Patience, **options: Any) -> None:
         self.patience = patience
@@ -68,10 +54,10 @@ class PatientStorage(RDBStorage):
             super().__init__(url, **options)
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """As Optuna's, from a thread of its own, which neither waits nor fails."""
+        """Record a heartbeat; called in a separate thread, it neither waits nor fails."""
         try:
             super().record_heartbeat(trial_id)
-        except (StorageInternalError, SQLAlchemyError):
+        except STORAGE_ERRORS:
             self.patience.missed()
         finally:
             self.remove_session()
@@ -79,7 +65,7 @@ class PatientStorage(RDBStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """As Optuna's; one that was made, and whose answer was lost, is not an error."""
+        """Set a trial's state; a repeated call whose first answer was lost is not an error."""
         calls = 0
 
         def call() -> bool:
@@ -95,7 +81,7 @@ class PatientStorage(RDBStorage):
         return self.patience(call)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        # Where the storage was away, nobody could give a sign of life.
+        # While the storage was unreachable, no process could record a heartbeat.
         if self.patience.away_within(2 * (self.heartbeat_interval or 0)):
             return []
         return self.patience(lambda: RDBStorage._get_stale_trial_ids(self, study_id))
@@ -112,53 +98,46 @@ for _name in _CALLS:
     setattr(PatientStorage, _name, _patient(_name))
 
 
-def storage_of(study: "optuna.Study") -> BaseStorage:
-    """A study's storage, with Optuna's cache."""
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """Return a study's storage, with Optuna's cache."""
     return study._storage
 
 
-def backend_of(study: "optuna.Study") -> RDBStorage | None:
-    """The database below a study's cache; None where it is kept in another way."""
-    return database_of(study._storage)
-
-
-def database_of(storage: BaseStorage) -> RDBStorage | None:
-    """The database below a storage's cache, if there is one; None where it is no database."""
-    backend = getattr(storage, "_backend", storage)
-    return backend if isinstance(backend, RDBStorage) else None
+def backend_of(of: optuna.Study | BaseStorage) -> RDBStorage:
+    """Return the database of a study or of its storage, below Optuna's cache."""
+    storage: Any = of._storage if isinstance(of, optuna.Study) else of
+    return getattr(storage, "_backend", storage)
 
 
 def study_names(storage: BaseStorage) -> list[str]:
-    """The studies in a storage, in order.
+    """Return the names of the studies in a storage, sorted.
 
-    Optuna's own call reads all that each of them keeps: one that is damaged would hide the others.
+    Optuna's own function reads everything that each study keeps, so that a damaged study would
+    hide the others.
     """
-    database = database_of(storage)
-    if database is None:
-        return sorted(optuna.get_all_study_names(storage))
-    with database.engine.connect() as connection:
+    with backend_of(storage).engine.connect() as connection:
         return sorted(connection.scalars(sqlalchemy.text("SELECT study_name FROM studies")))
 
 
-def study_id(study: "optuna.Study") -> int:
-    """A study's number in its storage."""
+def study_id(study: optuna.Study) -> int:
+    """Return a study's number in its storage."""
     return study._study_id
 
 
-def trial_id(trial: "Trial | FrozenTrial") -> int:
-    """A trial's number in its storage, as against that in its study."""
+def trial_id(trial: Trial | FrozenTrial) -> int:
+    """Return a trial's number in its storage, which is not its number in the study."""
     return trial._trial_id
 
 
 class StoredTrial:
-    """A trial as its storage has it, which is written to whatever process runs the trial."""
+    """A trial in its storage, which any process may read and write."""
 
-    def __init__(self, study: "optuna.Study", trial: "Trial | FrozenTrial | int") -> None:
+    def __init__(self, study: optuna.Study, trial: Trial | FrozenTrial | int) -> None:
         self._storage = study._storage
         self._id = trial if isinstance(trial, int) else trial._trial_id
 
-    def read(self) -> "FrozenTrial":
-        """The trial as it is now."""
+    def read(self) -> FrozenTrial:
+        """Return the trial as it is now."""
         return self._storage.get_trial(self._id)
 
     @property
@@ -171,30 +150,26 @@ class StoredTrial:
         self._storage.set_trial_user_attr(self._id, key, value)
 
     def set_state(self, state: TrialState) -> bool:
-        """Set its state; whether that was possible."""
+        """Set its state; return whether that was possible."""
         return self._storage.set_trial_state_values(self._id, state=state)
 
 
-def contains(distribution: "BaseDistribution", value: Any) -> bool:
-    """Whether a parameter may have a value."""
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution contains a value."""
     return bool(distribution._contains(value))
 
 
-def expire(
-    study: "optuna.Study", *, retry: "Callable[[optuna.Study, FrozenTrial], object]"
-) -> None:
-    """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` with each."""
-    backend = backend_of(study)
-    if backend is not None:
-        backend.heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
+def expire(study: optuna.Study, *, retry: Callable[[optuna.Study, FrozenTrial], object]) -> None:
+    """Have Optuna fail the trials whose heartbeats have stopped, and call `retry` for each."""
+    backend_of(study).heartbeat_stale_trial_callback = retry  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)
 
 
-def ask(study: "optuna.Study") -> "Trial":
-    """The next trial: the first of those that wait, or a new one."""
-    study._thread_local.in_optimize_loop = True  # else it warns that nobody keeps a heartbeat
+def ask(study: optuna.Study) -> Trial:
+    """Return the next trial: the first of those that wait, or a new one."""
+    study._thread_local.in_optimize_loop = True  # else Optuna warns of missing heartbeats
     try:
         return study.ask()
     finally:
@@ -202,19 +177,14 @@ def ask(study: "optuna.Study") -> "Trial":
 
 
 @contextlib.contextmanager
-def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
-    """Signs of life of a trial while it runs; one that fails or hangs is no reason to stop."""
-    backend, number = backend_of(study), trial_id(trial)
-    interval = backend.get_heartbeat_interval() if backend is not None else None
-    if backend is None or interval is None:
-        yield
-        return
-    over = threading.Event()
+def beating(study: optuna.Study, trial: Trial) -> Iterator[None]:
+    """Record a trial's heartbeats during the block; one that fails or hangs does not stop it."""
+    backend, number, over = backend_of(study), trial_id(trial), threading.Event()
 
     def beat() -> None:
         while not over.is_set():
             backend.record_heartbeat(number)
-            over.wait(interval)
+            over.wait(backend.get_heartbeat_interval())
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -226,32 +196,29 @@ def beating(study: "optuna.Study", trial: "Trial") -> Iterator[None]:
 
 
 class SeenStudy(optuna.Study):
-    """A study of which only some trials are seen, read once until `forget` is called.
+    """A study that shows only some of its trials, read once until `forget` is called.
 
-    Samplers ask a dozen times a trial, and asking a database takes milliseconds.
-
-    Args:
-        study: the whole one.
-        seen: returns those of its trials that are seen.
+    Samplers ask for them a dozen times per trial, and each query of a database takes milliseconds.
+    `seen` selects the trials of the whole `study`.
     """
 
     def __init__(
-        self, study: "optuna.Study", seen: "Callable[[list[FrozenTrial]], list[FrozenTrial]]"
+        self, study: optuna.Study, seen: Callable[[list[FrozenTrial]], list[FrozenTrial]]
     ) -> None:
         super().__init__(study.study_name, study._storage)
         self._seen = seen
         self._known: list[FrozenTrial] | None = None
 
     def forget(self) -> None:
-        """Read the trials anew the next time."""
+        """Read the trials again the next time."""
         self._known = None
 
     def _get_trials(
         self,
         deepcopy: bool = True,
-        states: "Container[TrialState] | None" = None,
+        states: Container[TrialState] | None = None,
         use_cache: bool = False,
-    ) -> "list[FrozenTrial]":
+    ) -> list[FrozenTrial]:
         if self._known is None:
             self._known = self._seen(super()._get_trials(deepcopy=False))
         found = [trial for trial in self._known if states is None or trial.state in states]
@@ -259,12 +226,12 @@ class SeenStudy(optuna.Study):
 
 
 class CmaEsSampler(optuna.samplers.CmaEsSampler):
-    """Optuna's, whose state is kept with trials as a pickle: only one that runs nothing is read.
+    """Optuna's sampler, but it reads its pickled state with an `_Unpickler`.
 
-    Whoever can write to a storage could otherwise run anything wherever its study is resumed.
+    Otherwise everybody with access to a storage could run any code where its study is resumed.
     """
 
-    def _restore_optimizer(self, completed_trials: "list[FrozenTrial]") -> Any:
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
         for trial in reversed(completed_trials):
             prefix = self._attr_key_optimizer
             kept = {k: v for k, v in trial.system_attrs.items() if k.startswith(prefix)}
@@ -272,16 +239,16 @@ class CmaEsSampler(optuna.samplers.CmaEsSampler):
                 try:
                     state = bytes.fromhex(self._concat_optimizer_attrs(kept))
                     return _Unpickler(io.BytesIO(state)).load()
-                except Exception as error:  # a pickle's content may raise whatever it likes
+                except Exception as error:  # damaged data may raise anything
                     raise StorageError(
-                        f"trial {trial.number}: what it keeps of CMA-ES cannot be read "
+                        f"trial {trial.number}: its state of CMA-ES cannot be read "
                         f"({first_line(error)}): search under another study.name"
                     ) from error
         return None
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes what CMA-ES's state is made of, and nothing else."""
+    """Creates only what the state of CMA-ES consists of."""
 
     _ALLOWED = frozenset(
         {
@@ -306,59 +273,52 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}")
         return super().find_class(module, name)
 
 
 # -------------------------------------------------------------------------- the database's tables
 
 
-def has_beat(study: "optuna.Study", trial: "FrozenTrial") -> bool:
-    """Whether a trial ever had a heartbeat; True where that is not kept."""
-    backend = backend_of(study)
-    if backend is None:
-        return True
+def has_beat(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial ever had a heartbeat."""
     query = sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = :trial")
-    with backend.engine.connect() as connection:
+    with backend_of(study).engine.connect() as connection:
         return connection.execute(query, {"trial": trial_id(trial)}).scalar() != 0
 
 
-_QUERIES = {
-    "its {key!r}": "SELECT a.key, {value}, 0 FROM study_{kind}_attributes a "
-    "JOIN studies s ON s.study_id = a.study_id WHERE s.study_name = :name",
-    "trial {number}'s {key!r}": "SELECT a.key, {value}, t.number FROM trial_{kind}_attributes "
-    "a JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id "
-    "WHERE s.study_name = :name",
-}
-_PARAMETERS = (
-    "SELECT p.param_name, {value}, t.number FROM trial_params p "
-    "JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s.study_id = t.study_id "
-    "WHERE s.study_name = :name"
+# Tables with JSON: key, value and trial's number, and how a message names a value.
+_OF_STUDY = "JOIN studies s ON s.study_id = a.study_id"
+_OF_TRIAL = "JOIN trials t ON t.trial_id = a.trial_id JOIN studies s ON s.study_id = t.study_id"
+_JSON = (
+    ("study_user_attributes", "key", "value_json", "0", _OF_STUDY, "its {key!r}"),
+    ("study_system_attributes", "key", "value_json", "0", _OF_STUDY, "its {key!r}"),
+    ("trial_user_attributes", "key", "value_json", "t.number", _OF_TRIAL, "trial {n}'s {key!r}"),
+    ("trial_system_attributes", "key", "value_json", "t.number", _OF_TRIAL, "trial {n}'s {key!r}"),
+    (
+        *("trial_params", "param_name", "distribution_json", "t.number", _OF_TRIAL),
+        "trial {n}'s parameter {key!r}",
+    ),
 )
 
 
 def find_damage(name: str, backend: BaseStorage) -> str | None:
-    """Return which value is no JSON, the first that is found; None if none is."""
-    database = database_of(backend)
-    if database is None:
-        return None
-    # SQLite gives bytes as they are, and text only where it is text.
-    value = "CAST({} AS BLOB)" if database.engine.dialect.name == "sqlite" else "{}"
-    queries = [
-        (said, text.format(kind=kind, value=value.format("a.value_json")))
-        for said, text in _QUERIES.items()
-        for kind in ("user", "system")
-    ]
-    parameters = _PARAMETERS.format(value=value.format("p.distribution_json"))
-    queries.append(("trial {number}'s parameter {key!r}", parameters))
+    """Return which value is not JSON, the first that is found; None if all are."""
+    engine = backend_of(backend).engine
+    # SQLite returns bytes as they are, but text only if it is valid.
+    blob = "CAST(a.{} AS BLOB)" if engine.dialect.name == "sqlite" else "a.{}"
     try:
-        with database.engine.connect() as connection:
-            for said, text in queries:
-                for key, value, number in connection.execute(sqlalchemy.text(text), {"name": name}):
+        with engine.connect() as connection:
+            for table, key, value, number, join, said in _JSON:
+                query = (
+                    f"SELECT a.{key}, {blob.format(value)}, {number} FROM {table} a {join} "
+                    "WHERE s.study_name = :name"
+                )
+                for found, text, n in connection.execute(sqlalchemy.text(query), {"name": name}):
                     try:
-                        json.loads(value)
+                        json.loads(text)
                     except (ValueError, TypeError, RecursionError):
-                        return said.format(key=key, number=number) + " is no JSON"
-    except Exception:  # too damaged to look into: what was raised first is reported
+                        return said.format(key=found, n=n) + " is not JSON"
+    except Exception:  # too damaged to search: the original error is reported
         return None
     return None

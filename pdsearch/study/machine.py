@@ -1,7 +1,7 @@
-"""This machine: how many trials run side by side on it, and which of its processes runs a trial.
+"""This machine: how many trials run side by side on it, and which process runs a trial.
 
 The threads of a trial do not depend on how many trials run at once. The order of a sum depends on
-the threads, so a candidate's result is the same bits whatever `workers` says.
+the threads, so a candidate's result is the same bits whatever `workers` is.
 """
 
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 MOST = 8
-"""Trials side by side at most: a sampler and a pruner learn from those that are finished."""
+"""Most trials side by side: a sampler and a pruner learn only from finished ones."""
 
 MEMORY = 1_500_000_000
-"""Bytes of memory that each is given: more than a trial of AlexNet on CIFAR-10 takes."""
+"""Bytes of memory for each of them: more than a trial of AlexNet on CIFAR-10 takes."""
 
 WORTH = 15.0
-"""Seconds of training left from which on further processes are started, which takes each some 5."""
+"""Seconds of training left that make it worth starting further processes; each takes about 5."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 _GROUPS = Path("/proc/self/cgroup")
@@ -27,45 +27,36 @@ _GROUPS = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class Share:
-    """What the trials of a study get of this machine.
-
-    Attributes:
-        workers: trials side by side.
-        threads: CPU threads of each.
-    """
+    """How many trials run side by side on this machine, each with how many CPU threads."""
 
     workers: int
     threads: int
 
 
 def share_out(workers: int | Literal["auto"], *, device: str, threads: int | None = None) -> Share:
-    """Share out a machine.
+    """Divide this machine among the trials of a study.
 
-    One trial on one thread for each core: at the sizes of CIFAR, two trials on a thread each train
-    more images a second than one on two. No more than eight, whose threads are then more than one,
-    and no more than the memory holds. On a GPU one trial at a time: what a second one would gain
-    there was not measured.
+    By default one trial per core, each on one thread: at the sizes of CIFAR, two trials on one
+    thread each train more images per second than one trial on two. At most eight trials, which
+    then get several threads each, and no more than fit into memory. On a GPU one trial at a time:
+    the gain of a second one was not measured.
 
     Args:
-        workers: how many side by side, or `auto`.
+        workers: trials side by side, or `auto`.
         device: what they train on.
-        threads: of each; default: OMP_NUM_THREADS, else as above.
+        threads: of each trial; default: OMP_NUM_THREADS, else as above.
     """
     cores = available_cores()
     on_cpu = device == "cpu"
     room = max(1, min(MOST, cores, available_memory() // MEMORY)) if on_cpu else 1
-    threads = threads or _told() or max(1, cores // room)
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    threads = threads or (int(wanted) if wanted.isdecimal() else 0) or max(1, cores // room)
     several = max(1, min(room, cores // threads)) if workers == "auto" else workers
     return Share(several, threads)
 
 
-def _told() -> int | None:
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdigit() and int(said) > 0 else None
-
-
 def available_cores() -> int:
-    """Cores this process may use: of those it may run on, as many as its container's quota pays."""
+    """Return the cores this process may run on, at most as many as its container's quota pays."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quotas = [text.partition(" ")[::2] for text in _cgroup("cpu.max")]
     quotas += zip(
@@ -78,28 +69,26 @@ def available_cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory of the machine or the container; not what is free of it now.
+    """Return the bytes of memory of the machine or the container, used ones included.
 
-    What is free would make the threads, and so the bits of a result, depend on the hour.
+    With only the free memory, the threads, and so the bits of a result, would vary by the hour.
     """
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # a system that does not tell
+    except (ValueError, OSError, AttributeError):  # not available on this system
         return MOST * MEMORY
     limits = [*_cgroup("memory.max"), *_cgroup("memory.limit_in_bytes", "memory")]
     return min(memory, *(int(limit) for limit in limits if limit.isdigit() and int(limit)), memory)
 
 
 def _cgroup(name: str, controller: str = "") -> list[str]:
-    """A limit of this process's container and of every group above it; empty where none says it.
+    """Return the limits in a file of this process's control group and of the groups above it.
 
-    Args:
-        name: the file's.
-        controller: of cgroup v1, whose hierarchy has it; none: cgroup v2, which has one.
+    In cgroup v1 each `controller` has its own hierarchy; in v2 there is only one.
     """
     found = []
     for root in (_CGROUP / controller, *([] if controller else [_CGROUP / "unified"])):
-        # From outside of a container its group has a path; from inside it may be the root.
+        # Seen from outside its container a group has a path; from inside it may be the root.
         folders = [root]
         for part in Path(_group(controller)).parts[1:]:
             folders.append(folders[-1] / part)
@@ -112,7 +101,7 @@ def _cgroup(name: str, controller: str = "") -> list[str]:
 
 
 def _group(controller: str) -> str:
-    """This process's group, as `/proc/self/cgroup` tells: a line `number:controllers:path` each."""
+    """Return this process's group from `/proc/self/cgroup`, lines of `number:controllers:path`."""
     try:
         lines = _GROUPS.read_text().splitlines()
     except OSError:
@@ -125,36 +114,29 @@ def _group(controller: str) -> str:
     return "/"
 
 
-# -------------------------------------------------------------------------- who runs a trial
+# ------------------------------------------------------------------- the process that runs a trial
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that runs a trial.
-
-    Attributes:
-        host: the machine's name.
-        scope: tells boots and containers apart, in which process numbers mean other processes.
-        pid: process number.
-        started: when the process began, by the kernel's clock: numbers are used again.
-    """
+    """The process that runs a trial."""
 
     host: str
-    scope: str
+    scope: str  # the boot and the container, each of which numbers its processes anew
     pid: int
-    started: str | None
+    started: str | None  # by the kernel's clock, because process numbers are reused
 
     @classmethod
     def here(cls) -> "Owner":
-        """This process."""
+        """Return the owner that stands for this process."""
         return cls(socket.gethostname(), _scope(), os.getpid(), process_started(os.getpid()))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return it as plain data."""
         return asdict(self)
 
     def alive(self) -> bool | None:
-        """Whether the process lives; None where that cannot be known here."""
+        """Whether the process is alive; None if this machine cannot tell."""
         if (self.host, self.scope) != (socket.gethostname(), _scope()):
             return None
         now = process_started(self.pid)
@@ -162,10 +144,16 @@ class Owner:
 
 
 def owner_of(data: Any) -> Owner | None:
-    """An owner from what a trial keeps of it; None where that is missing or broken."""
+    """Return the owner that a trial keeps; None if that is missing or broken."""
     if not isinstance(data, Mapping) or set(data) != {"host", "scope", "pid", "started"}:
         return None
     return Owner(**data)
+
+
+def owner_alive(data: Any) -> bool | None:
+    """Whether the owner that a trial keeps is alive; None if that is unknown."""
+    owner = owner_of(data)
+    return None if owner is None else owner.alive()
 
 
 def _scope() -> str:
@@ -178,13 +166,13 @@ def _scope() -> str:
 
 
 def process_started(pid: int) -> str | None:
-    """When a process began, as text to compare; None if it does not run (a zombie does not)."""
+    """Return when a process began, as text to compare; None if it has ended or is a zombie."""
     if Path("/proc/self/stat").exists():
         try:
             text = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return None
-        fields = text.rpartition(")")[2].split()  # the name before it may hold spaces
+        fields = text.rpartition(")")[2].split()  # the name before it may contain spaces
         return None if fields[0] in "ZX" else fields[19]
     shown = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False

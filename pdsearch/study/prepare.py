@@ -1,28 +1,36 @@
-"""What a search needs before its first trial: settings, families, images, a device; and checks."""
+"""What a search loads and checks before its first trial: settings, families, images, the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+import pdsearch.data
+import pdsearch.trial
+from pdsearch.autograd import convert
 from pdsearch.criteria import UserCriterion
+from pdsearch.data import Dataset, stratified_split
 from pdsearch.errors import InputError
-from pdsearch.family import Family
-from pdsearch.study.attributes import StudyAttrs
-from pdsearch.study.families import as_spec, resolve_families
+from pdsearch.family import Family, load_family
+from pdsearch.models import build_model, check_trains, example_images
+from pdsearch.statistics import beyond_guessing, guessing
+from pdsearch.study.begin import Direction, Plan
+from pdsearch.study.families import as_spec
+from pdsearch.study.file import load_study_file, validate
 from pdsearch.study.image_trainer import ImageTrainer
-from pdsearch.study.settings import StudyFile, load_study_file, validate
-from pdsearch.study.sources import changed_texts, load_own
-from pdsearch.study.storage import storage_errors
+from pdsearch.study.machine import share_out
+from pdsearch.study.sampler import check_installed
+from pdsearch.study.settings import StudyFile, StudySection
+from pdsearch.study.sources import changed_texts, content_of, load_own, resolved
 from pdsearch.study.stored import StoredStudy
-from pdsearch.study.trainer import FunctionTrainer
-
-if TYPE_CHECKING:
-    from pdsearch.data import Dataset
+from pdsearch.study.trainer import FunctionTrainer, Trainer
+from pdsearch.study.trust import check_output
 
 
 def settings_of(study: StudyFile | str | Path | None, **given: Any) -> StudyFile:
-    """Return the study file that a call means, with the values that it gives itself."""
+    """Return the study file of a call, with the values of `[study]` that the call gives."""
     changes = {key: value for key, value in given.items() if value is not None}
     for key in changes.keys() & {"families", "references"}:
         changes[key] = [as_spec(one) if isinstance(one, Family) else one for one in changes[key]]
@@ -31,91 +39,126 @@ def settings_of(study: StudyFile | str | Path | None, **given: Any) -> StudyFile
             raise InputError("search needs a study file, or families=…")
         return validate({"study": {"name": "pdsearch", **changes}}, directory=Path.cwd())
     file = study if isinstance(study, StudyFile) else load_study_file(study)
-    return file.with_study(**changes) if changes else file
+    if not changes:
+        return file
+    data = file.model_dump(mode="json")
+    return validate({**data, "study": {**data["study"], **changes}}, directory=file.directory)
 
 
-def check_call(
-    settings: StudyFile,
-    *,
-    train: Callable[..., Any] | None,
-    criteria: Sequence[Callable[..., Any]],
-    direction: str,
-) -> None:
-    """Check that what a call of `search` gives goes together.
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments of `search` that a study file does not contain."""
 
-    Raises:
-        InputError: it does not.
-    """
-    study = settings.study
-    if direction not in ("maximize", "minimize"):
-        raise InputError(f"direction must be maximize | minimize, got {direction!r}")
-    several = study.workers not in (1, "auto")
-    if criteria and several and train is None:
-        raise InputError("criteria of your own need workers=1: they cannot be handed on")
-    if train is None:
-        if direction == "minimize":
-            raise InputError("direction='minimize' is for a train function; accuracy is maximized")
-        return
-    if several:
-        raise InputError(
-            f"workers must be 1 with a train function, got {study.workers}: a function "
-            "cannot be handed to other processes; call search in each of them on one storage"
-        )
-    if len(study.objectives) > 1:
-        raise InputError("a train function has one objective: its value")
-    if study.horizon is not None:
-        raise InputError(
-            "study.horizon is for pdsearch's own training: a train function has no length"
-        )
-    if study.looks or study.prune_by:
-        raise InputError(
-            "looks and prune_by are for pdsearch's own training: a pruner compares the values that "
-            "a train function yields, as often as it yields one"
-        )
+    train: Callable[..., Any] | None
+    criteria: tuple[Callable[..., Any], ...]
+    direction: Direction
+    device: str
+    threads: int | None
 
+    @property
+    def alone(self) -> bool:
+        """Whether it has functions, which other processes cannot run."""
+        return self.train is not None or bool(self.criteria)
 
-def function_trainer(settings: StudyFile, train: Callable[..., Any]) -> FunctionTrainer:
-    """Return what trains a study's candidates by a user's function."""
-    trainer = FunctionTrainer(train)
-    if settings.study.tie_seeds and not trainer.takes_seed:
-        raise InputError("study.tie_seeds needs a train function that takes a seed")
-    return trainer
+    def check(self, study: StudySection) -> None:
+        """Check that the arguments and the study file agree.
+
+        Raises:
+            InputError: they do not.
+        """
+        if self.direction not in ("maximize", "minimize"):
+            raise InputError(f"direction must be maximize | minimize, got {self.direction!r}")
+        several = study.workers not in (1, "auto")
+        if self.train is None:
+            if self.criteria and several:
+                raise InputError("custom criteria need workers=1: other processes cannot run them")
+            if self.direction == "minimize":
+                raise InputError(
+                    "direction='minimize' is for a train function; accuracy is maximized"
+                )
+            return
+        if several:
+            raise InputError(
+                f"workers must be 1 with a train function, got {study.workers}: other processes "
+                "cannot run the function; call search in each of them on one storage"
+            )
+        if len(study.objectives) > 1:
+            raise InputError("a train function has one objective: its value")
+        if study.horizon is not None:
+            raise InputError(
+                "study.horizon is for pdsearch's own training: a train function has no length"
+            )
+        if study.looks or study.prune_by:
+            raise InputError(
+                "looks and prune_by are for pdsearch's own training: a pruner compares the values "
+                "that a train function yields, as often as it yields one"
+            )
 
 
 @dataclass(frozen=True)
-class Named:
-    """What a study file names: families, and its own criteria with their files' texts."""
+class Prepared:
+    """A search that is ready to begin; `dataset` is None if a function trains."""
 
-    searched: dict[str, Family]
-    references: dict[str, Family]
-    criteria: tuple[UserCriterion, ...]
-    texts: dict[str, str]
+    plan: Plan
+    call: Call
+    dataset: Dataset | None
+    function: FunctionTrainer | None
+
+    def decided(self, file: StudyFile) -> StudyFile:
+        """Return the settings with `auto` decided by a measurement."""
+        if self.dataset is None:
+            return file
+        trial = pdsearch.trial.resolve_settings(
+            file.trial,
+            self.dataset,
+            pdsearch.trial.resolve_device(self.call.device),
+            threads=self.plan.threads,
+            directory=file.directory,
+        )
+        return file.model_copy(update={"trial": trial})
+
+    def trainer(self, stored: StoredStudy) -> Trainer:
+        """Return the trainer of the study's candidates."""
+        return self.function or image_trainer(stored, self.dataset, device=self.call.device)
 
 
-def resolved(settings: StudyFile) -> Named:
-    """Return the families and the criteria that a study file names.
+def prepare(settings: StudyFile, call: Call) -> Prepared:
+    """Load everything that a search needs, and check it before anything is written.
 
     Raises:
-        InputError: everything that cannot be had, one a line.
+        InputError: a family, a criterion, the data or the model is wrong.
+        UnsupportedError: the sampler needs a package that is not installed, or the model's ReLUs
+            cannot be replaced.
     """
-    problems = []
-    families: tuple[dict[str, Family], dict[str, Family]] = {}, {}
-    own: tuple[tuple[UserCriterion, ...], dict[str, str]] = (), {}
-    try:
-        families = resolve_families(settings.study, directory=settings.directory)
-    except InputError as error:
-        problems.append(str(error))
-    try:
-        own = load_own(settings.criteria, directory=settings.directory)
-    except InputError as error:
-        problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems))
-    return Named(*families, *own)
+    named = resolved(settings)
+    check_installed(settings.study)
+    check_output(settings.directory / settings.study.output / settings.study.name)
+    dataset, function = None, None
+    if call.train is None:
+        dataset = dataset_of(settings)
+        check_first_trial(settings, dataset)
+    else:
+        function = FunctionTrainer(call.train)
+        if settings.study.tie_seeds and not function.takes_seed:
+            raise InputError("study.tie_seeds needs a train function that takes a seed")
+    train = None if call.train is None else _name_of(call.train)
+    device = device_of(call.device, train)
+    plan = Plan(
+        settings=settings,
+        named=named,
+        device=device,
+        threads=share_out(settings.study.workers, device=device, threads=call.threads).threads,
+        fixed_threads=call.threads is not None and train is None,
+        train=train,
+        criteria=[_name_of(one) for one in call.criteria] or None,
+        direction=call.direction,
+        content=content_of(settings.trial, dataset, directory=settings.directory),
+    )
+    return Prepared(plan, call, dataset, function)
 
 
 def own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
-    """A study's own criteria, from files that still say what they said when it was begun."""
+    """Return a study's custom criteria, if their files are as when it was begun."""
     functions, texts = load_own(stored.settings.criteria, directory=stored.directory)
     if other := changed_texts(stored.own_criteria, texts):
         raise InputError(
@@ -125,28 +168,18 @@ def own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
     return functions
 
 
-def dataset_of(settings: StudyFile) -> "Dataset":
-    """The images that a study trains on."""
-    from pdsearch.data import load_dataset
-
-    return load_dataset(settings.trial.dataset, directory=settings.directory)
+def dataset_of(settings: StudyFile) -> Dataset:
+    """Return the images of a study."""
+    return pdsearch.data.load_dataset(settings.trial.dataset, directory=settings.directory)
 
 
-def check_first_trial(settings: StudyFile, dataset: "Dataset") -> None:
-    """What the first trial would find out: that the model cannot be had, or a batch not be filled.
+def check_first_trial(settings: StudyFile, dataset: Dataset) -> None:
+    """Check what would fail in the first trial: the size of a batch, and the model.
 
     Raises:
         InputError: with the setting's name.
         UnsupportedError: the model's ReLUs cannot be replaced.
     """
-    import torch
-
-    from pdsearch.autograd import convert
-    from pdsearch.data import stratified_split
-    from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, example_images
-    from pdsearch.trial import check_room
-
     trial = settings.trial
     train, _ = stratified_split(
         dataset.train_labels,
@@ -156,10 +189,10 @@ def check_first_trial(settings: StudyFile, dataset: "Dataset") -> None:
     )
     if trial.batch_size > len(train):
         raise InputError(
-            f"trial.batch_size: must be ≤ {len(train)}, the images of {trial.dataset!r} less those "
-            f"held back, got {trial.batch_size}"
+            f"trial.batch_size: must be ≤ {len(train)}, the images of {trial.dataset!r} without "
+            f"those held back, got {trial.batch_size}"
         )
-    check_room(trial, dataset)
+    pdsearch.trial.check_room(trial, dataset)
     batches = len(train) // trial.batch_size
     if settings.study.looks is not None and settings.study.looks > batches:
         raise InputError(
@@ -176,50 +209,37 @@ def check_first_trial(settings: StudyFile, dataset: "Dataset") -> None:
         check_trains(model, trial.model)
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    """A function's name, which is kept with a study."""
+def _name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", type(function).__name__))
 
 
-def device_of(device: str, train: Callable[..., Any] | None) -> str:
-    """Where trials run, in the words that a study keeps."""
-    if train is not None:
-        return "the train function's"
-    from pdsearch.trial import resolve_device
-
-    return str(resolve_device(device))
+def device_of(device: str, train: str | None) -> str:
+    """Return the device of a study's trials, as the study keeps it."""
+    return str(pdsearch.trial.resolve_device(device)) if train is None else "the train function's"
 
 
-def decided(
-    settings: StudyFile, dataset: "Dataset | None", *, device: str, threads: int
-) -> StudyFile:
-    """The settings with `auto` decided by a measured probe."""
-    if dataset is None:
-        return settings
-    from pdsearch.trial import resolve_device, resolve_settings
-
-    trial = resolve_settings(
-        settings.trial,
+def image_trainer(stored: StoredStudy, dataset: Any, *, device: str) -> ImageTrainer:
+    """Return the trainer of a study on images."""
+    attrs = stored.attrs
+    return ImageTrainer(
+        stored.settings,
         dataset,
-        resolve_device(device),
-        threads=threads,
-        directory=settings.directory,
+        device=device,
+        threads=attrs.threads,
+        source=(attrs.content or {}).get(f"trial.model {stored.settings.trial.model!r}"),
     )
-    return settings.model_copy(update={"trial": trial})
 
 
-def warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str], None]) -> None:
-    """Say where a study compared nothing: its ReLU diverged, or no network learned anything."""
-    from pdsearch.statistics import beyond_guessing, guessing
-
+def warn(stored: StoredStudy, dataset: Dataset | None, *, say: Callable[[str], None]) -> None:
+    """Report that a study compared nothing: its ReLU diverged, or no network learned anything."""
     rows = stored.trials()
     reached = [row.values[0] for row in rows if row.status == "complete"]
-    smaller = "" if dataset is None else ": it takes a smaller learning rate"
+    remedy = "" if dataset is None else ": use a smaller learning rate"
     if any(row.kind == "baseline" and row.status == "diverged" for row in rows):
         if reached:
-            say(f"ReLU's trial diverged, so nothing is compared with it{smaller}")
+            say(f"ReLU's trial diverged, so nothing is compared with it{remedy}")
         else:
-            say(f"no trial came to its end, and ReLU's diverged{smaller}")
+            say(f"no trial came to its end, and ReLU's diverged{remedy}")
     if dataset is None or not reached:
         return
     trial = stored.settings.trial
@@ -227,21 +247,6 @@ def warn(stored: StoredStudy, dataset: "Dataset | None", *, say: Callable[[str],
     if not beyond_guessing(max(reached), chance):
         say(
             f"no trial is above guessing ({100 * chance:.1f} %), ReLU's included, which says "
-            "nothing of the candidates: it takes more epochs, another learning rate or "
+            "nothing about the candidates: use more epochs, another learning rate or "
             'initialisation = "he"'
         )
-
-
-def image_trainer(
-    stored: StoredStudy, dataset: Any, *, device: str, threads: int | None = None
-) -> ImageTrainer:
-    """What trains a study's candidates on images."""
-    with storage_errors(stored.url):
-        attrs = StudyAttrs(stored.study.user_attrs)
-    return ImageTrainer(
-        stored.settings,
-        dataset,
-        device=device,
-        threads=threads or attrs.threads,
-        source=(attrs.content or {}).get(f"trial.model {stored.settings.trial.model!r}"),
-    )

@@ -1,22 +1,18 @@
-"""How far a study is, on stderr: two bars on a terminal, else plain lines."""
+"""A study's progress on stderr: two bars on a terminal, else plain lines."""
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from pdsearch.study.rows import TrialRow
+from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-QUIET = 20.0  # seconds between an epoch's plain lines: short trials get one line each
+from pdsearch.study.rows import TrialRow
+
+QUIET = 20.0  # seconds between plain lines about epochs: short trials get one line each
 
 
 class Display:
-    """Shows a study's progress; a quiet one shows notes only.
-
-    Args:
-        quiet: no bars and no lines but notes.
-        total: the study's.
-    """
+    """Shows a study's progress, or only notes if it is `quiet`; `total` is the study's."""
 
     def __init__(self, *, quiet: bool, total: int) -> None:
         self._quiet = quiet
@@ -29,15 +25,9 @@ class Display:
         self._epochs = 1
         self._name, self._unit = "", "epoch"
 
-    @staticmethod
-    def _bar(**options: Any) -> Any:
-        from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
-
-        return tqdm(**options)
-
     def __enter__(self) -> Self:
         if self._bars:
-            self._study = self._bar(total=self._total, desc="study", unit="trial", position=0)
+            self._study = tqdm(total=self._total, desc="study", unit="trial", position=0)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -46,19 +36,19 @@ class Display:
                 bar.close()
 
     def note(self, text: str) -> None:
-        """One line that is shown even when quiet."""
+        """Show a line, even when quiet."""
         if self._study is not None:
             self._study.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """One line, unless quiet."""
+        """Show a line, unless quiet."""
         if not self._quiet:
             self.note(text)
 
     def study(self, done: int, *, best: float | None) -> None:
-        """The storage's count of finished trials, whoever ran them."""
+        """Show the count of finished trials in the storage, whichever process ran them."""
         if self._study is not None:
             self._study.n = done
             if best is not None:
@@ -66,11 +56,11 @@ class Display:
             self._study.refresh()
 
     def begin(self, name: str, *, epochs: int | None, unit: str) -> None:
-        """A trial begins to train, so many epochs, or whatever the unit is."""
-        self._unit = unit
-        self._name, self._spoke, self._epochs = name, time.monotonic(), epochs or 1
+        """Show that a trial begins to train, for so many epochs (or the given unit)."""
+        self._name, self._unit, self._epochs = name, unit, epochs or 1
+        self._spoke = time.monotonic()
         if self._bars:
-            self._trial = self._bar(
+            self._trial = tqdm(
                 total=epochs,
                 desc=name[:40],
                 unit=unit,
@@ -82,7 +72,7 @@ class Display:
             )
 
     def batch(self, done: int, total: int) -> None:
-        """Batches of the whole run; a run over several learning rates begins anew with each."""
+        """Show the batches of a run; with several learning rates, each counts anew."""
         now = time.monotonic()
         if self._trial is None or total < 1 or now - self._drawn < 0.1:
             return
@@ -91,7 +81,7 @@ class Display:
         self._trial.refresh()
 
     def epoch(self, number: float, value: float) -> None:
-        """An epoch is over, or a part of the first."""
+        """Show that an epoch is over, or a part of the first one."""
         if self._trial is not None:
             self._trial.n = number
             self._trial.set_postfix_str(f"{value:.4f}")
@@ -99,8 +89,8 @@ class Display:
             self._spoke = time.monotonic()
             self.say(f"  {self._name}: {self._unit} {number:.3g}, {value:.4f}")
 
-    def end(self, row: "TrialRow", *, done: int, best: float | None) -> None:
-        """A trial is over."""
+    def end(self, row: TrialRow, *, done: int, best: float | None) -> None:
+        """Show how a trial ended."""
         if self._trial is not None:
             self._trial.close()
             self._trial = None

@@ -1,4 +1,4 @@
-"""The trials of a study as rows: what each ran for, how it ended, and which are the best."""
+"""The trials of a study as rows: the purpose and the outcome of each, and which are the best."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,6 @@ from pdsearch.study.attributes import Kind
 
 Status = Literal["complete", "pruned", "diverged", "ruled_out", "failed", "running", "waiting"]
 
-COUNTED: tuple[Status, ...] = ("complete", "pruned", "diverged", "ruled_out")
-"""What a study's total counts; a failed trial is tried again instead."""
-
 
 @dataclass(frozen=True)
 class TrialRow:
@@ -21,22 +18,22 @@ class TrialRow:
 
     Attributes:
         number: Optuna's number of the trial.
-        kind: what it ran for; only a `candidate` can be the study's best.
-        status: how it ended, or that it has not.
+        kind: its purpose; only a `candidate` can be the study's best.
+        status: how it ended, or that it has not ended.
         candidate: None until one was drawn.
-        value: what counts, usually the last epoch's validation accuracy (a fraction); of a pruned
-            trial the last one it reached, of one within its first epoch the accuracy there.
-        epochs: an entry an epoch, as `pdsearch.trial.EpochRecord`.
-        criteria: what the gate found, as `Report.to_dict()`; None where nothing was checked.
+        value: the value that counts, usually the last epoch's validation accuracy (a fraction);
+            for a pruned trial the last one it reached, even within its first epoch.
+        epochs: an entry per epoch, as `pdsearch.trial.EpochRecord`.
+        criteria: the gate's findings, as `Report.to_dict()`; None if nothing was checked.
         reason: why it was ruled out, stopped or failed.
-        seconds: that it took, waiting not included.
-        parameters: the candidate's, by the family's own names.
-        values: one an objective; empty until complete.
+        seconds: its duration without waiting.
+        parameters: the candidate's, by their names in the family.
+        values: one per objective; empty until complete.
         duplicate_of: the number of the earlier trial of the same g whose result it shares.
-        learning_rate: the one that counts, where each candidate tried several.
-        seeds: values by further seed, where a near-tie was decided by them; None where it diverged.
-        owner: host, process and start time of whoever runs it.
-        started: when, in local time of that host.
+        learning_rate: the one that counts, if each candidate tried several.
+        seeds: values by further seed, if these decided a near-tie; None where training diverged.
+        owner: host, process and start time of the process that runs it.
+        started: when, in that host's local time.
     """
 
     number: int
@@ -57,19 +54,36 @@ class TrialRow:
     started: datetime | None = None
 
 
-def latest(rows: list[TrialRow]) -> TrialRow | None:
-    """Of several attempts the one that did not fail, else the last."""
-    good = [row for row in rows if row.status != "failed"]
-    return (good or rows)[-1] if rows else None
+def _latest(rows: list[TrialRow]) -> TrialRow:
+    """Return the last attempt that did not fail, else the last one."""
+    return ([row for row in rows if row.status != "failed"] or rows)[-1]
+
+
+def baseline_of(rows: Iterable[TrialRow]) -> TrialRow | None:
+    """Return the trial of true ReLU; None if it has not begun."""
+    attempts = [row for row in rows if row.kind == "baseline"]
+    return _latest(attempts) if attempts else None
+
+
+def references_of(rows: Iterable[TrialRow]) -> dict[str, TrialRow]:
+    """Return the references' trials by family name."""
+    attempts: dict[str, list[TrialRow]] = {}
+    for row in rows:
+        if row.kind == "reference" and row.candidate is not None:
+            attempts.setdefault(row.candidate.family.name, []).append(row)
+    return {name: _latest(some) for name, some in attempts.items()}
 
 
 def finite(value: float | None) -> float | None:
-    """Return the value; None if it is no finite number."""
+    """Return the value; None if it is not a finite number."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def counts_of(rows: Sequence[TrialRow]) -> dict[str, int]:
-    """As `StoredStudy.counts`, of rows at hand."""
+    """Count rows by status; `total` are those that count towards the study's total.
+
+    `pruned` includes the diverged ones, which `diverged` also counts separately.
+    """
     by = {status: sum(row.status == status for row in rows) for status in get_args(Status)}
     by["pruned"] += by["diverged"]
     by["total"] = by["complete"] + by["pruned"] + by["ruled_out"]
@@ -77,11 +91,11 @@ def counts_of(rows: Sequence[TrialRow]) -> dict[str, int]:
 
 
 def ranked(rows: Iterable[TrialRow], *, minimize: bool = False) -> list[TrialRow]:
-    """The complete candidates, each g once, the best first: what `best`, reports and confirm name.
+    """Return the complete candidates, each g once, the best first.
 
-    By their value over the study's seed. Those that a near-tie put to further seeds stand together,
-    where the first of them stands, and among themselves by their mean over the seeds that all of
-    them have; one that diverged at such a seed comes after them.
+    They are sorted by their value at the study's seed. Near-tied ones with further seeds stay
+    together at the place of the best of them. Their order is that of their means over the seeds
+    that all of them have; those that diverged at such a seed come last.
     """
     sign = 1 if minimize else -1
     found = sorted(_distinct(rows), key=lambda row: (sign * (row.value or 0.0), row.number))
@@ -99,16 +113,16 @@ def ranked(rows: Iterable[TrialRow], *, minimize: bool = False) -> list[TrialRow
 
 
 def _distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The complete candidates, the first of each g."""
+    """Return the complete candidates, the first of each g."""
     numbers: set[int] = set()
     formulas: set[str] = set()
     found = []
     for row in rows:
         if row.kind != "candidate" or row.status != "complete" or finite(row.value) is None:
             continue
-        # A duplicate shares its original's values; of a reference's duplicates the first is named.
+        # A duplicate has its original's values. Of a reference's duplicates the first is kept.
         original = row.number if row.duplicate_of is None else row.duplicate_of
-        # Two workers may have trained one g at the same time, without knowing of each other.
+        # Two workers may have trained the same g at the same time.
         formula = f"trial {row.number}" if row.candidate is None else row.candidate.identity
         if original not in numbers and formula not in formulas:
             found.append(row)
@@ -118,5 +132,5 @@ def _distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
 
 
 def best_of(rows: Iterable[TrialRow], *, minimize: bool = False) -> TrialRow | None:
-    """As `StoredStudy.best`, of rows at hand."""
+    """Return the first of `ranked`; None if there is none."""
     return next(iter(ranked(rows, minimize=minimize)), None)

@@ -1,33 +1,90 @@
-"""What decides a study's results and no setting tells: the files that its settings name.
+"""What a study file names: families, criteria, and the files that its results depend on.
 
-Of images and a model's file a digest is kept, of a criterion's file its text.
+A study keeps the text of each criterion's file, and digests of its images and its model's file.
 """
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.criteria import UserCriterion, read_criterion
-from pdsearch.errors import InputError
-from pdsearch.study.settings import CriteriaSection
+from pdsearch.family import Family, load_family
+from pdsearch.study.families import BASELINE, resolve_families
+from pdsearch.study.problems import Problems
+from pdsearch.study.settings import CriteriaSection, StudyFile
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
     from pdsearch.trial import TrialSettings
 
 
+@dataclass(frozen=True)
+class Named:
+    """The families of a study file by name, and its own criteria with their files' texts."""
+
+    searched: Mapping[str, Family]
+    references: Mapping[str, Family]
+    criteria: tuple[UserCriterion, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def families(self) -> dict[str, Family]:
+        """Every family by name, the baseline's too."""
+        return {BASELINE: load_family(BASELINE), **self.references, **self.searched}
+
+
+def resolved(settings: StudyFile) -> Named:
+    """Load the families and the criteria that a study file names.
+
+    Raises:
+        InputError: some cannot be loaded: all of them, one per line.
+    """
+    problems = Problems()
+    families: tuple[dict[str, Family], dict[str, Family]] = {}, {}
+    own: tuple[tuple[UserCriterion, ...], dict[str, str]] = (), {}
+    with problems.at():
+        families = resolve_families(settings.study, directory=settings.directory)
+    with problems.at():
+        own = load_own(settings.criteria, directory=settings.directory)
+    problems.check()
+    return Named(*families, *own)
+
+
+def load_own(
+    criteria: CriteriaSection, *, directory: Path
+) -> tuple[tuple[UserCriterion, ...], dict[str, str]]:
+    """Return a study file's own criteria, and their files' texts by `path.py:function`.
+
+    Raises:
+        InputError: some cannot be loaded: all of them, one per line.
+    """
+    functions, texts, problems = [], {}, Problems()
+    for index, spec in enumerate(criteria.own):
+        with problems.at(f"criteria.own.{index}: "):
+            function, texts[spec] = read_criterion(spec, directory=directory)
+            functions.append(function)
+    problems.check()
+    return tuple(functions), texts
+
+
+def changed_texts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the criteria whose files have changed, except for comments and layout."""
+    return [
+        spec
+        for spec, text in now.items()
+        if spec in before and ast.dump(ast.parse(before[spec])) != ast.dump(ast.parse(text))
+    ]
+
+
 def content_of(
     trial: "TrialSettings", dataset: "Dataset | None", *, directory: Path
 ) -> dict[str, str]:
-    """The digests as of now; none where a Python function trains and no data set is known.
+    """Return digests of a study's images and of its model's file, by the settings that name them.
 
-    The test images are among a data set's: a search never looks at them, its confirmation does.
-
-    Args:
-        trial: the settings that name them.
-        dataset: as loaded.
-        directory: what a relative path of the model is relative to.
+    The test images are included: a search does not use them, but its confirmation does. There are
+    no digests if a Python function trains, without a data set.
     """
     if dataset is None:
         return {}
@@ -41,40 +98,5 @@ def content_of(
 
 
 def other_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that say what they said, and mean something else; those not kept are passed."""
+    """Return the settings whose files have changed; those without a stored digest are skipped."""
     return [key for key in now if key in before and before[key] != now[key]]
-
-
-def load_own(
-    criteria: CriteriaSection, *, directory: Path
-) -> tuple[tuple[UserCriterion, ...], dict[str, str]]:
-    """The functions, and the texts of the files they come from, by `path.py:function`.
-
-    Args:
-        criteria: the study file's section.
-        directory: what relative paths are relative to.
-
-    Raises:
-        InputError: every one that cannot be had, one a line.
-    """
-    functions, texts, problems = [], {}, []
-    for index, spec in enumerate(criteria.own):
-        try:
-            function, texts[spec] = read_criterion(spec, directory=directory)
-            functions.append(function)
-        except InputError as error:
-            problems.append(f"criteria.own.{index}: {error}")
-    if problems:
-        raise InputError("\n".join(problems))
-    return tuple(functions), texts
-
-
-def changed_texts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Those whose files say something else than they did: remarks and layout do not count."""
-    return [
-        spec for spec, text in now.items() if spec in before and _said(before[spec]) != _said(text)
-    ]
-
-
-def _said(text: str) -> str:
-    return ast.dump(ast.parse(text))

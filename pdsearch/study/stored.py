@@ -1,10 +1,13 @@
-"""Reading a study back: what the command line, the report and the confirmation see of it."""
+"""Reading a stored study, for the command line, the report and the confirmation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError, StorageError, first_line, one_line
@@ -18,141 +21,132 @@ from pdsearch.study.attributes import (
     clean,
     with_storage,
 )
+from pdsearch.study.file import load_study_file
 from pdsearch.study.innards import storage_of, study_names
-from pdsearch.study.machine import owner_of
+from pdsearch.study.machine import owner_alive
 from pdsearch.study.queue import current
-from pdsearch.study.rows import Status, TrialRow, best_of, counts_of, finite, latest, ranked
-from pdsearch.study.settings import (
-    StudyFile,
-    check_name,
-    default_storage,
-    is_file_spec,
-    load_study_file,
+from pdsearch.study.rows import (
+    Status,
+    TrialRow,
+    baseline_of,
+    best_of,
+    counts_of,
+    finite,
+    ranked,
+    references_of,
 )
-from pdsearch.study.storage import (
-    connect,
-    damaged,
-    reading,
-    shown_url,
-    storage_errors,
-)
-
-if TYPE_CHECKING:
-    import optuna
+from pdsearch.study.settings import StudyFile, check_name, default_storage, is_file_spec
+from pdsearch.study.storage import connect, damaged, reading, storage_errors
+from pdsearch.study.url import shown_url
 
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """A study as its storage holds it.
+    """A study in its storage.
 
     Attributes:
         name: the study's name.
-        storage: its URL, without a password.
+        storage: its URL without the password.
         study: Optuna's own object.
         settings: the resolved study file.
         families: by name: those searched, the references and the baseline.
-        output: the folder for what is made of it.
-        directory: what relative paths in the settings are relative to.
-        url: of the storage, its password included: for processes that are to open it too.
-        file: the user's own study file, where it was opened by one.
-        trusted: whether its settings are the user's own, and not only the storage's: see `trust`.
+        output: the folder for its checkpoints, reports and exports.
+        url: of the storage, with the password, for processes that open it too.
+        file: the user's own study file, if it was opened by one.
+        trusted: whether the user vouches for its settings, not only the storage: see `trust`.
     """
 
     name: str
     storage: str
-    study: "optuna.Study"
+    study: optuna.Study
     settings: StudyFile
     families: Mapping[str, Family]
     output: Path
-    directory: Path
-    url: str = field(default="", repr=False)
+    url: str = field(repr=False)
     file: StudyFile | None = field(default=None, repr=False)
     trusted: bool = False
     _checked: set[int] = field(default_factory=set, repr=False, compare=False)
 
-    def trials(self) -> list[TrialRow]:
-        """Every trial in the order of their numbers, as the storage holds them now."""
-        with reading(self.name, self.storage, storage_of(self.study)):
-            frozen = self.study.get_trials(deepcopy=False)
-            kept = StudyAttrs(self.study).only("seeds")
-        check_study(self.name, self.storage, kept, whole=False)
-        seeds = StudyAttrs(kept).seeds or {}
-        for trial in frozen:
-            if trial.number not in self._checked:
-                check_trial(self.name, self.storage, trial.number, trial.user_attrs)
-            if trial.state.is_finished():
-                self._checked.add(trial.number)
-        return [self._row(trial, seeds.get(str(trial.number), {})) for trial in current(frozen)]
+    @property
+    def directory(self) -> Path:
+        """The base of relative paths in the settings."""
+        return self.settings.directory
 
-    def _row(
-        self, trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float | None]
-    ) -> TrialRow:
-        try:
-            return row_of(trial, seeds)
-        except InputError as error:  # the candidate's
-            about = f"trial {trial.number}'s {TrialAttrs.candidate.key!r}: {first_line(error)}"
-            raise damaged(self.name, self.storage, about) from error
-
-    def best(self) -> TrialRow | None:
-        """The best complete candidate, the first of `ranked`; never the baseline or a reference."""
-        return best_of(self.trials(), minimize=self.minimize)
-
-    def ranked(self) -> list[TrialRow]:
-        """The complete candidates, each g once, the best first."""
-        return ranked(self.trials(), minimize=self.minimize)
+    @property
+    def attrs(self) -> StudyAttrs:
+        """A copy of the study's attributes as they are now."""
+        with storage_errors(self.url):
+            return StudyAttrs(self.study.user_attrs)
 
     @property
     def gates(self) -> dict[str, FamilyGate]:
         """What was decided for whole families when the study was begun, by name."""
-        with storage_errors(self.storage):
-            return StudyAttrs(self.study).family_gates()
+        return self.attrs.family_gates()
 
     @property
     def own_criteria(self) -> dict[str, str]:
-        """The files of the criteria that its study file names, by `path.py:function`."""
-        with storage_errors(self.storage):
-            return StudyAttrs(self.study).own_criteria or {}
+        """The texts of the files of its custom criteria, by `path.py:function`."""
+        return self.attrs.own_criteria or {}
 
     @property
     def minimize(self) -> bool:
-        """Whether a smaller value is better (only where a Python function says so)."""
-        with storage_errors(self.storage):
+        """Whether a smaller value is better (only if a Python function says so)."""
+        with storage_errors(self.url):
             return self.study.directions[0].name == "MINIMIZE"
 
+    def trials(self) -> list[TrialRow]:
+        """Return every trial as it is stored now, by number."""
+        with reading(self.name, self.url, storage_of(self.study)):
+            frozen = self.study.get_trials(deepcopy=False)
+            kept = StudyAttrs(self.study).only("seeds")
+        check_study(self.name, self.url, kept, whole=False)
+        seeds = StudyAttrs(kept).seeds or {}
+        for trial in frozen:
+            if trial.number not in self._checked:
+                check_trial(self.name, self.url, trial.number, trial.user_attrs)
+            if trial.state.is_finished():
+                self._checked.add(trial.number)
+        rows = []
+        for trial in current(frozen):
+            try:
+                rows.append(_row(trial, seeds.get(str(trial.number), {})))
+            except InputError as error:  # of the candidate
+                about = f"trial {trial.number}'s {TrialAttrs.candidate.key!r}: {first_line(error)}"
+                raise damaged(self.name, self.url, about) from error
+        return rows
+
+    def ranked(self) -> list[TrialRow]:
+        """Return the complete candidates, each g once, the best first."""
+        return ranked(self.trials(), minimize=self.minimize)
+
+    def best(self) -> TrialRow | None:
+        """Return the best complete candidate, never the baseline or a reference."""
+        return best_of(self.trials(), minimize=self.minimize)
+
     def baseline(self) -> TrialRow | None:
-        """The trial of true ReLU; None until it has begun."""
-        return latest([row for row in self.trials() if row.kind == "baseline"])
+        """Return the trial of true ReLU; None until it has begun."""
+        return baseline_of(self.trials())
 
     def references(self) -> dict[str, TrialRow]:
-        """The references' trials by family name."""
-        rows = [row for row in self.trials() if row.kind == "reference"]
-        names = dict.fromkeys(row.candidate.family.name for row in rows if row.candidate)
-        found = {}
-        for name in names:
-            row = latest([r for r in rows if r.candidate and r.candidate.family.name == name])
-            if row is not None:
-                found[name] = row
-        return found
+        """Return the references' trials by family name."""
+        return references_of(self.trials())
 
     def counts(self) -> dict[str, int]:
-        """Trials by status, and `total`: those that the study's total counts.
-
-        `pruned` includes the diverged ones, which `diverged` tells apart.
-        """
+        """Return the number of trials by status; see `counts_of`."""
         return counts_of(self.trials())
 
 
 def trained_by(stored: StoredStudy) -> str | None:
-    """The name of the Python function that trains; None where pdsearch does.
+    """Return the name of the Python function that trains; None if pdsearch trains.
 
-    Of a function's values nothing is known, nor of its model and data.
+    The model and data of a function, and the meaning of its values, are unknown.
     """
     return StudyAttrs(stored.study).train
 
 
 def status(stored: StoredStudy) -> dict[str, Any]:
-    """How far a study is, as plain data: what `pdsearch status --json` prints."""
-    rows, attrs = stored.trials(), StudyAttrs(stored.study.user_attrs)
+    """Return a study's progress as plain data: what `pdsearch status --json` prints."""
+    rows, attrs = stored.trials(), stored.attrs
     running = [
         {
             "trial": row.number,
@@ -161,7 +155,7 @@ def status(stored: StoredStudy) -> dict[str, Any]:
             "epoch": len(row.epochs),
             "host": (row.owner or {}).get("host"),
             "pid": (row.owner or {}).get("pid"),
-            "alive": owner_alive(row),
+            "alive": owner_alive(row.owner),
             "seconds": None
             if row.started is None
             else max(0.0, (datetime.now() - row.started).total_seconds()),
@@ -181,22 +175,12 @@ def status(stored: StoredStudy) -> dict[str, Any]:
     }
 
 
-def owner_alive(row: TrialRow) -> bool | None:
-    """Whether the process that runs a trial lives; None where that cannot be known here."""
-    owner = owner_of(row.owner)
-    return None if owner is None else owner.alive()
-
-
 def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str, Any]:
-    """What `pdsearch search --json` prints."""
+    """Return what `pdsearch search --json` prints."""
     rows = stored.trials() if rows is None else rows
     counts = counts_of(rows)
     best = best_of(rows, minimize=stored.minimize)
-    baseline = latest([row for row in rows if row.kind == "baseline"])
-    references = {}
-    for row in rows:
-        if row.kind == "reference" and row.candidate is not None and row.status != "failed":
-            references[row.candidate.family.name] = _reached(row)
+    baseline, references = baseline_of(rows), references_of(rows)
     shown = ("complete", "pruned", "ruled_out", "failed", "total")
     return {
         "study": stored.name,
@@ -212,12 +196,14 @@ def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str
             "value": finite(best.value),
         },
         "baseline": {"value": _reached(baseline) if baseline else None},
-        "references": references,
+        "references": {
+            name: _reached(row) for name, row in references.items() if row.status != "failed"
+        },
     }
 
 
 def _reached(row: TrialRow) -> float | None:
-    """The value of a trial that came to its end: on the way there it says nothing of the end."""
+    """Return the value of a complete trial; until then it says little about the end."""
     return finite(row.value) if row.status == "complete" else None
 
 
@@ -226,33 +212,29 @@ def open_study(study: StudyFile | str | Path, *, storage: str | None = None) -> 
 
     Args:
         study: a study file or its path, or the name of a study in the storage.
-        storage: an SQLAlchemy URL; default: the study file's, for a name the general default.
+        storage: an SQLAlchemy URL; default: the study file's; with a name, the general default.
 
     Raises:
-        InputError: no such file, or no study of that name in the storage.
+        InputError: there is no such file, or no study of that name in the storage.
         StorageError: the storage cannot be read.
     """
     if isinstance(study, StudyFile) or is_file_spec(study):
         file = study if isinstance(study, StudyFile) else load_study_file(study)
         stored = open_named(file.study.name, storage or file.study.storage)
-        # How to confirm may be changed at any time; what made the trials may not.
+        # `[confirm]` may change at any time; what made the trials may not.
         settings = stored.settings.model_copy(update={"confirm": file.confirm})
-        settings._directory = stored.directory
         return replace(stored, settings=settings, file=file)
     return open_named(check_name(str(study)), storage or default_storage())
 
 
 def open_named(name: str, url: str, *, write: bool = False) -> StoredStudy:
-    """Open the study of that name in that storage; `write` where trials will be run."""
-    import optuna
-
+    """Open the study of that name in that storage; with `write`, to run trials."""
     backend = connect(url, write=write)
-    shown = shown_url(url)
     with reading(name, url, backend):
         names = study_names(backend)
         if name not in names:
             known = ", ".join(names[:20]) or "none yet"
-            raise InputError(f"{shown} holds no study {name!r} (it holds: {known})")
+            raise InputError(f"{shown_url(url)} holds no study {name!r} (it holds: {known})")
         study = optuna.load_study(study_name=name, storage=backend)
     stored = read(study, url)
     if write:
@@ -261,8 +243,8 @@ def open_named(name: str, url: str, *, write: bool = False) -> StoredStudy:
     return stored
 
 
-def read(study: "optuna.Study", url: str) -> StoredStudy:
-    """The stored study around an open Optuna study."""
+def read(study: optuna.Study, url: str) -> StoredStudy:
+    """Return the stored study around an open study of Optuna's."""
     name = study.study_name
     with reading(name, url, storage_of(study)):
         attrs = StudyAttrs(study.user_attrs)
@@ -272,11 +254,9 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
     if schema is None:
         raise InputError(
             f"study {name!r} in {shown_url(url)} was not made by pdsearch, "
-            "or its making was interrupted: choose another name, or run its search again"
+            "or its creation was interrupted: choose another name, or run its search again"
         )
-    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        key = StudyAttrs.schema.key
-        raise damaged(name, url, f"its {key!r} is {ascii(schema)[:40]}, no version")
+    check_study(name, url, attrs.only("schema"), whole=False)
     if schema > SCHEMA:
         raise InputError(
             f"study {name!r} was written by a newer pdsearch (schema {schema}, this "
@@ -285,45 +265,40 @@ def read(study: "optuna.Study", url: str) -> StoredStudy:
     check_study(name, url, attrs.all)
     part = "settings"
     try:
-        settings = StudyFile.model_validate(with_storage(attrs.settings, url))
+        settings = StudyFile.model_validate(with_storage(attrs.settings or {}, url))
         part = "families"
         families = {key: Family.from_dict(data) for key, data in (attrs.families or {}).items()}
     except ValueError as error:
         raise StorageError(
-            f"what study {name!r} in {shown_url(url)} keeps of its {part} cannot be read: "
+            f"the {part} of study {name!r} in {shown_url(url)} cannot be read: "
             f"{one_line(error)[:200]}"
         ) from error
-    # It may be a copy under another name (`optuna.copy_study`).
-    settings = settings.model_copy(
-        update={"study": settings.study.model_copy(update={"name": name})}
-    )
     directory = Path(attrs.directory or ".")
     if not directory.is_dir():  # the study was begun on another machine
         directory = Path.cwd()
-    settings._directory = directory
-    output = Path(settings.study.output)
-    if not output.is_absolute():
-        output = directory / output
+    # It may be a copy under another name (`optuna.copy_study`).
+    section = settings.study.model_copy(update={"name": name})
     return StoredStudy(
         name=name,
         storage=shown_url(url),
         study=study,
-        settings=settings,
+        settings=settings.model_copy(update={"study": section}).at(directory),
         families=families,
-        output=output / name,
-        directory=directory,
+        output=directory / settings.study.output / name,
         url=url,
     )
 
 
-def row_of(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float | None]) -> TrialRow:
+def _row(trial: FrozenTrial, seeds: Mapping[str, float | None]) -> TrialRow:
     """Return a trial as a row, with its values by further seed."""
     attrs = TrialAttrs(trial)
     candidate = attrs.drawn()
     seconds = attrs.seconds
     if seconds is None and trial.state.is_finished() and trial.duration is not None:
         seconds = trial.duration.total_seconds()
-    status = _status(trial)
+    status = _STATUS[trial.state]
+    if status == "pruned":
+        status = _PRUNED.get(attrs.status or "", status)
     # Optuna gives a pruned trial the last value that a pruner saw, which may be a loss.
     values = tuple(trial.values) if trial.values and status == "complete" else ()
     value = values[0] if values else None
@@ -351,16 +326,11 @@ def row_of(trial: "optuna.trial.FrozenTrial", seeds: Mapping[str, float | None])
     )
 
 
-_STATUS: Mapping[str, Status] = {
-    "COMPLETE": "complete",
-    "FAIL": "failed",
-    "RUNNING": "running",
-    "WAITING": "waiting",
+_STATUS: dict[TrialState, Status] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "pruned",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
 }
-
-
-def _status(trial: "optuna.trial.FrozenTrial") -> Status:
-    if trial.state.name != "PRUNED":
-        return _STATUS[trial.state.name]
-    kept = TrialAttrs(trial).status
-    return "diverged" if kept == "diverged" else "ruled_out" if kept == "ruled_out" else "pruned"
+_PRUNED: dict[str, Status] = {"diverged": "diverged", "ruled_out": "ruled_out"}

@@ -1,13 +1,11 @@
-"""What trains a trial's candidate: the interface, and the trainer around a user's function.
+"""Training a trial's candidate: the interface, and the trainer around a user's function.
 
-`pdsearch.study.image_trainer` is the other one. A function's values are checked here: which are
-numbers, and what is refused and why.
+The other trainer is `pdsearch.study.image_trainer`. This module also checks the function's values:
+which ones are numbers, and why others are refused.
 """
 
 import decimal
-import hashlib
 import inspect
-import json
 import math
 import numbers
 from collections.abc import Callable, Iterator
@@ -21,24 +19,17 @@ from pdsearch.family import Candidate
 
 @dataclass(frozen=True)
 class Reached:
-    """How far the training of a candidate has come.
+    """How far the training of a candidate has come."""
 
-    Attributes:
-        step: what a pruner counts: `looks` an epoch, of which the first alone has them all.
-        value: of the study's objective; where several learning rates are tried, the best so far.
-        standing: what a pruner compares at this step, in the direction of the study.
-        record: of the epoch that has just ended, or of a look within the first one; None where
-            nothing was trained at this step, for the rate diverged whose step it was.
-        whole: whether it is an epoch's end.
-        most: what the candidate's value may come to, two standard errors above what is predicted
-            from the lengths that were trained; None but after such a length.
-    """
-
-    step: int
-    value: float
-    standing: float
+    step: int  # the pruner's unit: `looks` steps per epoch, of which only the first epoch has all
+    value: float  # of the study's objective; with several learning rates, the best so far
+    standing: float  # what a pruner compares at this step, in the direction of the study
+    # Of the epoch that has just ended, or of a look within the first one; None if nothing was
+    # trained at this step because its learning rate diverged.
     record: dict[str, Any] | None
-    whole: bool = True
+    whole: bool = True  # whether it is an epoch's end
+    # After one of several lengths, the highest plausible final value: two standard errors above the
+    # prediction from the lengths so far.
     most: float | None = None
 
 
@@ -48,30 +39,24 @@ OnBatch = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of training one candidate.
+    """The result of training a candidate."""
 
-    Attributes:
-        values: one an objective, in the order of the study's.
-        diverged: why training was stopped as hopeless; None if it was not.
-        learning_rate: the one that counts, where several were tried.
-    """
-
-    values: tuple[float, ...]
-    diverged: str | None = None
-    learning_rate: float | None = None
+    values: tuple[float, ...]  # one per objective, in the study's order
+    diverged: str | None = None  # why training was stopped as hopeless
+    learning_rate: float | None = None  # the one that counts, if several were tried
 
 
 class Trainer(Protocol):
-    """Trains a candidate: ours, or one around the user's function."""
+    """Trains a candidate: on images, or by a user's function."""
 
     epochs: int | None
-    """That a whole trial reports; None where only a first trial can tell."""
+    """Epochs that a whole trial reports; None if only a first trial can tell."""
 
     looks: int
-    """Steps of an epoch."""
+    """Steps per epoch."""
 
     unit: str
-    """What an epoch is called: `task` where a stream is trained on."""
+    """What an epoch is called: `task` for a stream of tasks."""
 
     def __call__(
         self,
@@ -82,25 +67,27 @@ class Trainer(Protocol):
         on_batch: OnBatch,
         checkpoint: Path | None,
     ) -> Outcome:
-        """Trains, calling `on_step` after each epoch and each look, which may stop it."""
+        """Train; call `on_step`, which may end it, after each epoch and each look."""
 
     def tie_margin(self, best: float) -> float:
-        """How much below the best a value may be and still count as nearly tied."""
+        """Return how far below the best a value may be to count as nearly tied."""
 
 
 class FunctionTrainer:
     """Trains by a Python function: `train(candidate)` or `train(candidate, seed=…)`.
 
-    It yields a value an epoch, the last one counting, or returns one value: see `values_of` for
-    what is a number.
+    The function yields a value per epoch, of which the last one counts, or returns one value; see
+    `values_of`.
     """
+
+    epochs: int | None = None
+    looks = 1
+    unit = "epoch"
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if not callable(function):
             raise InputError(f"train must be callable, got {function!r}")
         self._function = function
-        self.epochs: int | None = None
-        self.looks, self.unit = 1, "epoch"
         self.takes_seed = _takes(function, "seed")
 
     def __call__(
@@ -114,16 +101,15 @@ class FunctionTrainer:
     ) -> Outcome:
         """Run the function to its end, or until `on_step` raises."""
         keys = {"seed": seed} if self.takes_seed else {}
-        result = self._function(candidate, **keys)
         value = math.nan
-        for step, value in enumerate(values_of(result), start=1):
+        for step, value in enumerate(values_of(self._function(candidate, **keys)), start=1):
             if not math.isfinite(value):
                 return Outcome((value,), diverged=f"train gave {value} at epoch {step}")
             on_step(Reached(step, value, value, {"epoch": step, "accuracy": value}))
         return Outcome((value,))
 
     def tie_margin(self, best: float) -> float:
-        """One hundredth: nothing is known of the noise of another's values."""
+        """Return one hundredth: nothing is known of the noise of a function's values."""
         return abs(best) / 100
 
 
@@ -141,17 +127,17 @@ HOW = "return one number, or yield one an epoch (return the accuracy alone, or t
 
 
 def as_number(value: Any, where: str = "") -> float:
-    """A value of a train function as a float; NaN and infinities are numbers.
+    """Return a value of a train function as a float; NaN and infinities are allowed.
 
-    Python's and NumPy's real numbers, decimals and fractions count, and whatever holds one number
-    in no dimension: tensors on any device and with a gradient, arrays.
+    Numbers are real numbers of Python and NumPy, decimals, fractions, and 0-d arrays and tensors on
+    any device, also with a gradient.
 
     Args:
         value: what was returned or yielded.
         where: " at epoch 3", for the message.
 
     Raises:
-        InputError: it is no real number: true/false and text among them.
+        InputError: it is not a real number; booleans and text are not.
     """
     plain = value
     shape = getattr(value, "shape", None)
@@ -166,26 +152,26 @@ def as_number(value: Any, where: str = "") -> float:
         except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
             said = one_line(error)[:100]
             raise InputError(
-                f"train must yield numbers, got {_kind(value)} that holds none{where} ({said})"
+                f"train must yield numbers, got {_kind(value)} that contains none{where} ({said})"
             ) from None
     number = isinstance(plain, numbers.Real | decimal.Decimal) and not isinstance(plain, bool)
     if not number:
         raise InputError(f"train must yield numbers, got {_shown(value)}{where}: {HOW}")
     try:
         return float(plain)
-    except OverflowError:  # a whole number or a fraction beyond every float
+    except OverflowError:  # an integer or a fraction beyond the range of a float
         return math.inf if plain > 0 else -math.inf
     except ValueError:  # a decimal's signalling NaN
         return math.nan
 
 
 def values_of(result: Any) -> Iterator[float]:
-    """The values that a train function returned or yields, as they come.
+    """Yield the values that a train function returned or yields.
 
-    A tuple, a list or a mapping is refused: of `return accuracy, loss` the last would count.
+    Tuples, lists and mappings are refused: of `return accuracy, loss` the loss would count.
 
     Raises:
-        InputError: something else than numbers, or none.
+        InputError: a value is not a number, or there is none.
     """
     if not isinstance(result, Iterator):
         if isinstance(result, tuple | list | dict | set | frozenset):
@@ -199,20 +185,19 @@ def values_of(result: Any) -> Iterator[float]:
         yield as_number(result)
         return
     step = 0
-    while True:
-        try:
-            given = next(result)
-        except StopIteration as end:
-            if end.value is not None:
-                raise InputError(
-                    f"train yields values and returns {_shown(end.value)} as well, which nobody "
-                    "sees: yield it as the last one"
-                ) from None
-            break
-        step += 1
+    for step, given in enumerate(_yielded(result), start=1):
         yield as_number(given, f" at epoch {step}")
     if step == 0:
         raise InputError("train yielded no value")
+
+
+def _yielded(result: Any) -> Iterator[Any]:
+    returned = yield from result
+    if returned is not None:
+        raise InputError(
+            f"train yields values and returns {_shown(returned)} as well, which is ignored: yield "
+            "it as the last one"
+        )
 
 
 def _kind(value: Any) -> str:
@@ -224,16 +209,6 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     return shortened(" ".join(repr(value).split()), 60)
-
-
-# ---------------------------------------------------------------------------------- its checkpoints
-
-
-def checkpoint_path(folder: Path, candidate: Candidate, *, seed: int) -> Path:
-    """Where a candidate's training over a seed is kept until it is finished."""
-    text = json.dumps(candidate.to_dict(), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return folder / f"{candidate.family.name}-{digest}-{seed}.safetensors"
 
 
 def drop_checkpoints(checkpoint: Path) -> None:

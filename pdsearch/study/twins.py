@@ -1,7 +1,4 @@
-"""When two candidates count as one, and how a trial then shares the result of an earlier one.
-
-They count as one if their g are the same wherever training looks.
-"""
+"""Twins: candidates with the same g wherever training evaluates it; they share one result."""
 
 import functools
 from collections.abc import Iterable
@@ -14,41 +11,49 @@ from optuna.trial import FrozenTrial, TrialState
 from pdsearch import interrupt
 from pdsearch.enclosure import cut
 from pdsearch.expression import exact, t
-from pdsearch.family import fading
+from pdsearch.family import Candidate, fading
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.queue import ENDED
 
 if TYPE_CHECKING:
     import torch
 
-    from pdsearch.family import Candidate
-
 SAME = 1e-6
-"""Two candidates whose g differ by no more than this over [-6, 6] are one."""
+"""The largest difference over [-6, 6] between two g that count as the same."""
 
 SPAN = 6.0  # of x, to either side of 0
 
 GRID = 960  # points of the first grid
 
 TIMES = (0.0, 0.5, 1.0)
-"""Training's progress at which an annealed g is looked at."""
+"""The progress of training at which an annealed g is compared."""
 
 
 @dataclass(frozen=True, eq=False)
-class Shape:
-    """What is compared of a candidate.
+class Curve:
+    """The g of a candidate, as it is compared with others."""
 
-    Attributes:
-        candidate: whose g it is.
-        values: of g on a grid over [-6, 6] at three times of training, `(3, 960)`, float64.
-    """
+    candidate: Candidate
 
-    candidate: "Candidate"
-    values: "torch.Tensor"
+    def at(self, points: "torch.Tensor") -> "torch.Tensor":
+        """Return g at the points, a row for each of `TIMES`."""
+        import torch
+
+        if not self.candidate.annealed:
+            return self.candidate(points).expand(len(TIMES), -1)
+        return torch.stack([self.candidate(points, t=time) for time in TIMES])
+
+    @functools.cached_property
+    def values(self) -> "torch.Tensor":
+        """Its values on a grid over [-6, 6] at three times of training, `(3, 960)`, float64."""
+        import torch
+
+        # An even number of points leaves out 0, where the value of g does not matter.
+        return self.at(torch.linspace(-SPAN, SPAN, GRID, dtype=torch.float64))
 
     @functools.cached_property
     def weights(self) -> tuple[float, ...]:
-        """How it fades: the weight of g against the step over training; empty where it does not."""
+        """The weight of g against the step function during training; empty without a fade."""
         faded = fading(self.candidate.family)
         if faded is None:
             return ()
@@ -56,10 +61,10 @@ class Shape:
 
     @functools.cached_property
     def edges(self) -> tuple[float, ...]:
-        """Where g may jump as far as it can be computed exactly, within [-6, 6].
+        """Where g may jump, within [-6, 6]: a grid shows a jump, but not its exact place.
 
-        A grid sees a jump, but not just where it is. Places that no polynomial with rational roots
-        gives (`exp(x) > 0.6`) are not among them.
+        They are the places that can be computed exactly: not that of `exp(x) > 0.6`, which is no
+        rational root of a polynomial.
         """
         found = {0.0}
         for time in TIMES if self.candidate.annealed else TIMES[:1]:
@@ -67,86 +72,65 @@ class Shape:
             found |= {float(piece.lo) for piece in pieces[1:]}
         return tuple(sorted(place for place in found if abs(place) <= SPAN))
 
+    def same(self, other: "Curve") -> bool:
+        """Whether two g differ nowhere by more than `SAME`.
 
-def shape_of(candidate: "Candidate") -> Shape:
-    """What `same_shape` compares."""
-    import torch
+        They are compared on the grid, on one 64 times as fine, and next to the jumps of each.
+        """
+        import torch
 
-    # An even number of points: what g is at 0 itself decides nothing.
-    grid = torch.linspace(-SPAN, SPAN, GRID, dtype=torch.float64)
-    return Shape(candidate, _values(candidate, grid))
-
-
-def same_shape(one: Shape, other: Shape) -> bool:
-    """Whether two g differ nowhere by more than `SAME`.
-
-    On the grid, on one 64 times as fine where that shows nothing, and next to each one's jumps.
-    """
-    import torch
-
-    if one.candidate.direction != other.candidate.direction:
-        return False
-    if not float((one.values - other.values).abs().max()) <= SAME:  # nan is not the same
-        return False
-    if len(one.weights) != len(other.weights):
-        return False
-    if any(abs(a - b) > SAME for a, b in zip(one.weights, other.weights, strict=True)):
-        return False
-    edges = torch.tensor(sorted({*one.edges, *other.edges}), dtype=torch.float64)
-    fine = torch.linspace(-SPAN, SPAN, 64 * GRID, dtype=torch.float64)
-    # Jumps nearer than that to one another are at one place.
-    beside = torch.cat([edges - SAME, edges + SAME, fine])
-    apart = _values(one.candidate, beside) - _values(other.candidate, beside)
-    return float(apart.abs().max()) <= SAME
-
-
-def _values(candidate: "Candidate", points: "torch.Tensor") -> "torch.Tensor":
-    """G at the points, a row for each of `TIMES`."""
-    import torch
-
-    if not candidate.annealed:
-        return candidate(points).expand(len(TIMES), -1)
-    return torch.stack([candidate(points, t=time) for time in TIMES])
+        if self.candidate.direction != other.candidate.direction:
+            return False
+        if not float((self.values - other.values).abs().max()) <= SAME:  # also if it is nan
+            return False
+        if len(self.weights) != len(other.weights):
+            return False
+        if any(abs(a - b) > SAME for a, b in zip(self.weights, other.weights, strict=True)):
+            return False
+        edges = torch.tensor(sorted({*self.edges, *other.edges}), dtype=torch.float64)
+        fine = torch.linspace(-SPAN, SPAN, 64 * GRID, dtype=torch.float64)
+        # Jumps closer together than SAME are at the same place.
+        points = torch.cat([edges - SAME, edges + SAME, fine])
+        return float((self.at(points) - other.at(points)).abs().max()) <= SAME
 
 
 # --------------------------------------------------------------------------------- shared results
 
 
 def twin_of(
-    candidate: "Candidate",
+    candidate: Candidate,
     trials: Iterable[FrozenTrial],
-    shapes: dict[int, Shape],
+    curves: dict[int, Curve],
     *,
     finished: bool,
 ) -> FrozenTrial | None:
-    """An earlier trial of the same g that has a result to share.
+    """Return an earlier trial of the same g with a result to share; None if there is none.
 
     Args:
         candidate: the new trial's.
-        trials: the study's, as they stand.
-        shapes: of those that were compared with before, by their numbers; it grows.
-        finished: whether the other must have come to its end.
+        trials: the study's.
+        curves: a cache by trial number, which this function fills.
+        finished: whether the other trial must be complete.
     """
+    states = (TrialState.COMPLETE,) if finished else ENDED
     with interrupt.exposed():
-        shape = shape_of(candidate)
+        curve = Curve(candidate)
         for other in trials:
             attrs = TrialAttrs(other)
-            drawn = attrs.drawn() if other.state in ENDED and attrs.status != "ruled_out" else None
-            if drawn is None:
+            if other.state not in states or attrs.status == "ruled_out":
                 continue
-            if other.number not in shapes:
-                shapes[other.number] = shape_of(drawn)
-            stopped = finished and other.state != TrialState.COMPLETE
-            if not stopped and same_shape(shape, shapes[other.number]):
+            if other.number not in curves and (drawn := attrs.drawn()) is not None:
+                curves[other.number] = Curve(drawn)
+            if other.number in curves and curve.same(curves[other.number]):
                 return other
     return None
 
 
 def share(trial: optuna.Trial, twin: FrozenTrial) -> tuple[float, ...]:
-    """Give a trial the result of the earlier one of the same g.
+    """Give a trial the result of its twin.
 
     Raises:
-        optuna.TrialPruned: the other was.
+        optuna.TrialPruned: the twin was pruned.
     """
     its, own = TrialAttrs(twin), TrialAttrs(trial)
     first = twin.number if its.duplicate_of is None else its.duplicate_of
@@ -164,6 +148,6 @@ def share(trial: optuna.Trial, twin: FrozenTrial) -> tuple[float, ...]:
 
 
 def pruned(trial: optuna.Trial, status: str, reason: str) -> optuna.TrialPruned:
-    """What ends a trial early, which is stored with it."""
+    """Store why a trial ends early, and return the exception that ends it."""
     TrialAttrs(trial).write(status=status, reason=reason)
     return optuna.TrialPruned(reason)

@@ -1,35 +1,31 @@
-"""A storage's URL: read, and shown without what is secret in it."""
+"""A storage's URL: parsing it, and showing it without its secrets."""
 
 import re
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from pdsearch.errors import InputError, StorageError, first_line
 from pdsearch.masking import HIDDEN, is_secret, mask
-
-if TYPE_CHECKING:
-    from sqlalchemy import URL
 
 _CREDENTIALS = re.compile(r"[A-Za-z0-9+_.-]+://[^:/@]*:(?P<password>.*)@")
 _OPTIONS = re.compile(r"\?[A-Za-z_]\w*=")
 
 
-def parse_url(url: str) -> "URL":
-    """An SQLAlchemy URL from its text.
+def parse_url(url: str) -> URL:
+    """Parse an SQLAlchemy URL.
 
-    A password may hold `@ / : { }` and `%` as they are: the last `@` ends it.
+    A password may contain `@ / : { }` and `%` unescaped: the last `@` ends it.
 
     Raises:
-        InputError: it is no such URL; the text is not repeated, for it may hold a password.
+        InputError: it is not such a URL; a password in it is not repeated.
         StorageError: the driver is missing.
     """
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     text = url
     if found := _credentials(url):
         password = found["password"]
-        # Percent signs that begin no escape are meant as they are.
+        # Percent signs that begin no escape stand for themselves.
         plain = unquote(password) if re.search(r"%[0-9A-Fa-f]{2}", password) else password
         start, end = found.span("password")
         text = url[:start] + quote(plain, safe="") + url[end:]
@@ -47,7 +43,7 @@ def parse_url(url: str) -> "URL":
 
 
 def shown_url(url: str) -> str:
-    """The URL without its password and the secrets among its options."""
+    """Return the URL without its password and the secrets among its options."""
     try:
         parsed = parse_url(url)
     except (InputError, StorageError):
@@ -58,28 +54,28 @@ def shown_url(url: str) -> str:
 
 
 def struck(text: str, url: str) -> str:
-    """A text in which a driver may have repeated what is secret in a URL, without it."""
+    """Return a driver's text without the secrets of a URL, which it may repeat."""
     for secret in sorted(_secrets(url), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return mask(text)
 
 
 def missing_driver(url: str, error: ImportError) -> StorageError:
-    """The error for a URL whose driver is not installed."""
+    """Return the error for a URL whose driver is not installed."""
     scheme = url.split(":", 1)[0]
     install = (
         "pip install 'psycopg[binary]' and write postgresql+psycopg://…"
         if scheme.startswith("postgres")
         else "install the driver of that database"
     )
-    # Optuna wraps the error that knows the module's name.
+    # Optuna wraps the error that names the module.
     cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     missing = cause.name or first_line(cause)
     return StorageError(f"storage {_masked(url)}: Python module {missing} is missing; {install}")
 
 
 def _credentials(url: str) -> re.Match[str] | None:
-    """Scheme, user and password of a URL that has one; an `@` among its options ends none."""
+    """Match scheme, user and password; an `@` among the options does not end a password."""
     options = _OPTIONS.search(url)
     before = _CREDENTIALS.search(url, 0, options.start()) if options else None
     return before or _CREDENTIALS.search(url)
@@ -90,18 +86,17 @@ def _masked(url: str) -> str:
     if found:
         start, end = found.span("password")
         return mask(f"{url[:start]}{HIDDEN}{url[end:]}")
-    return mask(repr(url)) if "@" not in url else "(not shown: it may hold a password)"
+    return mask(repr(url)) if "@" not in url else "(not shown: it may contain a password)"
 
 
 def _secrets(url: str) -> set[str]:
-    """What must not be shown of a URL, as it is written and as it is meant."""
+    """Return the secrets of a URL, escaped and unescaped."""
     found = {match["password"]} if (match := _credentials(url)) else set()
-    options = parse_qsl(url.partition("?")[2], keep_blank_values=True)
-    for key, value in options:
+    for key, value in parse_qsl(url.partition("?")[2], keep_blank_values=True):
         if is_secret(key):
-            # ODBC's one option holds options of its own.
+            # ODBC's single option contains a whole list of options.
             inner = [part.partition("=")[::2] for part in value.split(";")]
-            found |= {value, *(told for name, told in inner if is_secret(name))}
-    meant = found | {unquote(secret) for secret in found}
-    written = {write(secret, safe="") for secret in meant for write in (quote, quote_plus)}
-    return (meant | written) - {""}
+            found |= {value, *(text for name, text in inner if is_secret(name))}
+    plain = found | {unquote(secret) for secret in found}
+    escaped = {write(secret, safe="") for secret in plain for write in (quote, quote_plus)}
+    return (plain | escaped) - {""}
