@@ -517,7 +517,7 @@ def test_the_tables_show_both_intervals(tmp_path: Path, lab: Lab) -> None:
         for text in (confirm_table(result), confirm_markdown(result)):
             assert f"[{low}, {high}]" in text
     assert "learning rate 0.02" in confirm_table(result)  # in the caption: one for all
-    assert "beside it the bootstrap's" in confirm_table(result)
+    assert "next to it the bootstrap's" in confirm_table(result)
 
 
 def test_controls_are_the_forward_control_and_plain_activations(tmp_path: Path, lab: Lab) -> None:

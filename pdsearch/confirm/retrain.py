@@ -1,4 +1,4 @@
-"""`confirm`: who takes part, on which model and data set, in which processes."""
+"""`confirm`: the rows, on each model and data set, in several processes."""
 
 import math
 import subprocess
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
     from pdsearch.trial import TrialSettings
 
-# Confirmation seeds are the study's seed plus this and up: far from those a search uses (its own
-# seed and, for near-ties, the few after it).
+# Added to the study's seed: far from the seeds of a search (its own and, for near-ties, the next).
 FIRST_SEED = 1000
 
 
@@ -60,23 +59,23 @@ def confirm(
 
     Args:
         stored: The study.
-        seeds: How many; the study file's `confirm.seeds` by default.
-        top: How many of the study's best candidates, distinct in g.
-        epochs: Of each run; the study file's `confirm.epochs` by default.
-        rate_epochs: Of each run that chooses a learning rate of the study's grid; the study file's
-            `confirm.rate_epochs` by default, else `epochs`. With as many as a trial of the search
-            has, a row that the search trained to its end keeps the rate it was best at there.
+        seeds: Number of seeds; default: the study file's `confirm.seeds`.
+        top: Number of the study's best candidates, distinct in g.
+        epochs: Of each run; default: the study file's `confirm.epochs`.
+        rate_epochs: Of each run that chooses a learning rate of the study's grid; default: the
+            study file's `confirm.rate_epochs`, else `epochs`. If a trial of the search has as many,
+            a row that the search trained to its end keeps its best rate.
         candidates: More to retrain.
         controls: Also retrain the activation whose true derivative is the best candidate's g,
-            plain LeakyReLU, GELU and SiLU (of a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
+            plain LeakyReLU, GELU and SiLU (with a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
             ELU, and ReLU with each of `REMEDIES`), and ReLU at a raised early rate (see
             `raised_rate`).
-        forward_control: Of the controls the first alone.
-        transfer: `MODEL@DATASET`: the same rows again there.
+        forward_control: Also retrain the first of these controls.
+        transfer: `MODEL@DATASET`: the same rows there too.
         device: As for a search.
-        threads: CPU threads of a run; by default as the study's trials have them.
-        seed: The first seed; `FIRST_SEED` above the study's by default.
-        workers: Processes side by side on this machine, as for a search.
+        threads: CPU threads of a run; default: as the study's trials.
+        seed: The first seed; default: `FIRST_SEED` above the study's.
+        workers: Processes on this machine, as for a search.
         trust_study_code: As for `worker`.
         storage_wait: As for `search`.
         progress: Called with one line for each finished run.
@@ -85,12 +84,12 @@ def confirm(
         Every row retrained under these settings, those of earlier calls included.
 
     Raises:
-        InputError: On a number below 1, an unknown model or data set, or a study with nothing to
+        InputError: A number is below 1, a model or data set is unknown, or the study has nothing to
             confirm.
     """
     if trained_by(stored) is not None:
         raise InputError(
-            f"study {stored.name!r} trains by a Python function, which knows no test set to "
+            f"study {stored.name!r} trains by a Python function, which has no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
@@ -126,7 +125,7 @@ def confirm(
         activations=controls,
     )
     stages, remarks = _stages(stored, contenders, asked)
-    # The candidate that ReLU at a raised early rate is compared with; that is a row more of each.
+    # ReLU at a raised early rate is compared with it: one more row in each stage.
     raised = best_of(contenders) if controls else None
     session, helpers = _session(stored, stages, asked, candidates, progress, workers, raised)
     remarks += _of_other_versions(session.records.values(), stages)
@@ -143,7 +142,7 @@ def confirm(
                 notes += _train(session, stage, asked, raised)
         finally:
             end_all(helpers)
-    with suppress(OSError):  # not empty: another call is at work
+    with suppress(OSError):  # not empty: another call is running
         session.folder.rmdir()
     settings = [stage.setting.to_dict() for stage in stages]
     found = assemble_all(stored, settings, session.records.values())
@@ -151,7 +150,7 @@ def confirm(
 
 
 def work(request: dict[str, Any]) -> None:
-    """Take part as one of a confirmation's further processes, until nothing is left to do.
+    """Take part as one of a confirmation's further processes, until all is done.
 
     The study file comes from the process that started this one, not from the storage.
     """
@@ -175,12 +174,9 @@ def work(request: dict[str, Any]) -> None:
     )
 
 
-# ---------------------------------------------------------------------------------------- the parts
-
-
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What `confirm` was asked for, with its defaults; no `rate_epochs` means as `epochs`."""
+    """The arguments of `confirm`, defaults filled in; without `rate_epochs` it equals `epochs`."""
 
     seeds: int
     top: int
@@ -195,11 +191,7 @@ class Asked:
     storage_wait: float
 
     def check(self) -> None:
-        """Check its numbers.
-
-        Raises:
-            InputError: one is too small.
-        """
+        """Raise `InputError` if a number is too small."""
         for name, least in (("seeds", 1), ("top", 0), ("epochs", 1), ("rate_epochs", 1)):
             number = getattr(self, name)
             if number is not None and number < least:
@@ -208,7 +200,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One model and data set: the rows there, and the rates that the search chose by such runs."""
+    """One model and data set, its rows, and the rates that the search chose by such runs."""
 
     setting: Setting
     dataset: "Dataset"
@@ -219,7 +211,7 @@ class _Stage:
 def _stages(
     stored: "StoredStudy", contenders: Sequence[Contender], asked: Asked
 ) -> tuple[list[_Stage], list[str]]:
-    """The study's own model and data set, and each transfer. And notes."""
+    """Return the study's own model and data set, each transfer, and notes."""
     from pdsearch.data import load_dataset
     from pdsearch.models import source_digest
     from pdsearch.study.sources import content_of, other_content
@@ -228,7 +220,7 @@ def _stages(
     settings, directory = stored.settings, stored.directory
     place = resolve_device(asked.device)
     trials, remarks = trials_of(stored, budget=asked.epochs, transfer=asked.transfer)
-    # All are loaded before the first run, so that a misspelt one does not end hours of training.
+    # Before the first run, so that a misspelt name does not end hours of training.
     names = dict.fromkeys(trial.dataset for trial in trials)
     data = {name: load_dataset(name, directory=directory) for name in names}
     for trial in trials:
@@ -265,30 +257,21 @@ def _stages(
 
 
 def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[_Stage]) -> list[str]:
-    """A note on finished runs that would be among the rows, had other versions not made them."""
+    """A note on finished runs that are left out only because other versions made them."""
 
     def alike(setting: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in setting.items() if key != "versions"}
 
-    told = [stage.setting.to_dict() for stage in stages]
+    ours = [stage.setting.to_dict() for stage in stages]
     settings = [record["setting"] for record in records if record["split"] == "test"]
-    count = sum(
-        setting not in told and any(alike(setting) == alike(one) for one in told)
-        for setting in settings
-    )
+    count = sum(setting not in ours and alike(setting) in map(alike, ours) for setting in settings)
     runs = "run is" if count == 1 else "runs are"
     return [f"{count} finished {runs} left out: other versions made them."] if count else []
 
 
 def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Path) -> None:
-    """Check that a batch can be filled there, and that the model can be had and trained.
-
-    Raises:
-        InputError: it cannot.
-    """
-    from pdsearch.autograd import convert
-    from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, example_images
+    """Check that a batch can be filled there, and that the model can be built and trained."""
+    from pdsearch.models import check_network
 
     images = len(dataset.train_images)
     if trial.batch_size > images:
@@ -296,10 +279,7 @@ def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Pa
             f"trial.batch_size: {trial.batch_size} is more than the {images} training images "
             f"of {trial.dataset!r}, so nothing can be transferred there"
         )
-    classes = len(dataset.classes)
-    model = build_model(trial.model, classes=classes, directory=directory, **trial.network)
-    model = convert(model, load_family("relu").default, example=example_images())
-    check_trains(model, trial.model)
+    check_network(trial.network, classes=len(dataset.classes), directory=directory)
 
 
 def _session(
@@ -311,7 +291,7 @@ def _session(
     workers: int | Literal["auto"],
     raised: Contender | None,
 ) -> tuple[Session, "list[subprocess.Popen[str]]"]:
-    """The runs of a call, and the further processes, which are started as they are needed."""
+    """Return the runs of a call, and the further processes, which start when needed."""
     from pdsearch.trial import resolve_device
 
     rows = sum(len(stage.contenders) for stage in stages)
@@ -326,7 +306,7 @@ def _session(
     helpers: list[subprocess.Popen[str]] = []
 
     def recruit(seconds: float, count: int) -> int:
-        """Start the further processes where they gain more than their start takes."""
+        """Start the further processes if they save more time than starting them takes."""
         worth = seconds >= WORTH if workers == "auto" else count > 0
         if not helpers and worth and stored.url:
             request = {
@@ -349,7 +329,7 @@ def _session(
 
 
 def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | None) -> list[str]:
-    """Train all runs of a stage; notes."""
+    """Train all runs of a stage, and return notes."""
     setting, dataset = stage.setting, stage.dataset
     rows, notes = list(stage.contenders), []
 
@@ -367,7 +347,7 @@ def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | No
         else:
             rows.append(replace(control, place=len(rows)))
             rates += rates_of(rows[-1:])
-    # Seed by seed, so that what an interruption leaves behind is already paired.
+    # Seed by seed, so that an interruption leaves paired runs.
     session.all_of(
         [
             Run(contender, setting, dataset, number, "test", rate)
@@ -379,7 +359,7 @@ def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | No
 
 
 def _searched_rates(stored: "StoredStudy") -> dict[str, float]:
-    """The best rate of each candidate that the search trained to its end, by `identity`."""
+    """The best rate of each candidate that the search trained to its end, by identity."""
     return {
         identity_of(row.candidate.formula, how=how_of(row.candidate)): row.learning_rate
         for row in stored.trials()

@@ -19,26 +19,23 @@ from pdsearch.data.images import read_image as _read_image
 from pdsearch.errors import InputError
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Written by file managers and storage boxes, as are the names with a leading dot that are left out
-# too: thumbnails and copies, not images of the class.
-IGNORED = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-IGNORED_FOLDERS = frozenset(
-    {
-        *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__macosx", "lost+found"),
-        *("$recycle.bin", "system volume information", "__pycache__"),
-    }
+# Thumbnails and copies by file managers and storage boxes, like names with a leading dot.
+IGNORED = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+IGNORED_FOLDERS = (
+    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__macosx", "lost+found"),
+    *("$recycle.bin", "system volume information", "__pycache__"),
 )
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""``progress(what, done, total)``: what is being done, and how many images of how many are done."""
+"""``progress(what, done, total)``: what is being done, and how many images are done."""
 
 
 def load_folder(
     spec: str, text: str, *, directory: Path | None, cache: Path, progress: Progress | None
 ) -> Dataset:
-    """Load the folder `text`, a relative one below `directory`; see `load_dataset`."""
+    """Load the folder `text`, relative to `directory`; see `load_dataset`."""
     if not text.strip():
         raise InputError("dataset 'folder:' names no folder: write folder:PATH")
     if "\0" in text:
@@ -59,7 +56,7 @@ def load_folder(
         differences = [f"{name!r} only in train" for name in own if name not in others]
         differences += [f"{name!r} only in test" for name in others if name not in own]
         raise InputError(
-            f"data set {spec!r}: train and test have different classes: {_shortened(differences)}"
+            f"data set {spec!r}: train and test have different classes: {_first(differences)}"
         )
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
@@ -68,18 +65,15 @@ def load_folder(
         )
     train = [_images_of(own[name]) for name in classes]
     test = [_images_of(others[name]) for name in classes]
-    key = digest(
-        f"{DECODING}\n"
-        + "\n".join(
-            f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-            for files in (*train, *test)
-            for path, stat in files
-        )
-    )
+    every = [file for files in (*train, *test) for file in files]
+    lines = [
+        f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+        for path, stat in every
+    ]
+    key = digest("\n".join([str(DECODING), *lines]))
 
     def build() -> Dataset:
-        paths = [path for files in (*train, *test) for path, _ in files]
-        images = _decode(paths, progress=progress, what=f"decoding {text}")
+        images = _decode([path for path, _ in every], progress=progress, what=f"decoding {text}")
         split = sum(map(len, train))
         return Dataset(
             name=spec,
@@ -96,23 +90,21 @@ def load_folder(
 
 
 def _warn_of_training_images(dataset: Dataset) -> None:
-    """Say how many test images are training images too: linked, copied, or the same folder."""
+    """Warn if test images are training images too: linked, copied, or in the same folder."""
     known = set(map(_digest, dataset.train_images.numpy()))
     same = sum(_digest(image) in known for image in dataset.test_images.numpy())
     total = len(dataset.test_images)
-    if same == total:
-        log.warning(
-            "data set %r: each test image is a training image too (the same folder, links or "
-            "copies): what a confirmation finds there says nothing of new images",
-            dataset.name,
+    if same:
+        many = (
+            "each test image is a training image"
+            if same == total
+            else (f"{same} of {total} test images are training images")
         )
-    elif same:
         log.warning(
-            "data set %r: %d of %d test images are training images too: a confirmation is to be "
-            "made on images that no training saw",
+            "data set %r: %s too (the same folder, links or copies): a confirmation needs images "
+            "that no training saw",
             dataset.name,
-            same,
-            total,
+            many,
         )
 
 
@@ -125,13 +117,9 @@ def _left_out(name: str) -> bool:
 
 
 def _classes(folder: Path) -> dict[str, Path]:
-    """The class folders by their names, which macOS and Linux may write in other code points.
-
-    Raises:
-        InputError: two of them have one name.
-    """
+    """The class folders by name; macOS and Linux may write one name in other code points."""
     found: dict[str, Path] = {}
-    for entry in list(os.scandir(folder)):
+    for entry in os.scandir(folder):
         if not entry.is_dir() or _left_out(entry.name):
             continue
         name = unicodedata.normalize("NFC", entry.name)
@@ -198,6 +186,6 @@ def _decode(paths: Sequence[str], *, progress: Progress | None, what: str) -> to
     return torch.from_numpy(images)
 
 
-def _shortened(parts: Sequence[str], limit: int = 6) -> str:
+def _first(parts: Sequence[str], limit: int = 6) -> str:
     shown = ", ".join(parts[:limit])
     return shown if len(parts) <= limit else f"{shown} and {len(parts) - limit} more"

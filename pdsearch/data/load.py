@@ -28,35 +28,32 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set by name, decoding and caching it when it is read for the first time.
 
-    * ``digits``: the 1797 8×8 digits that scikit-learn carries, each pixel repeated 4×4 to 32×32
-      and scaled from 0..16 to 0..255, in three equal channels. A stratified fifth, drawn with seed
-      0, is the test set: 1438 training and 359 test images. It is meant for trying things out; it
-      is not augmented by mirroring.
+    * ``digits``: the 1797 8×8 digits of scikit-learn, each pixel repeated 4×4 to 32×32 and scaled
+      from 0..16 to 0..255, in three equal channels. A stratified fifth, drawn with seed 0, is the
+      test set: 1438 training and 359 test images. It is for trying things out, and is not mirrored.
     * ``cifar10``, ``cifar100``: as torchvision downloads and checks them (MD5).
     * ``folder:PATH``: image files in ``PATH/train/<class>/`` and ``PATH/test/<class>/`` (subfolders
-      included), as ``torchvision.datasets.ImageFolder`` reads them. Images of 32×32 RGB are taken
-      as they are. Any other is turned upright by its EXIF tag, put on white where it is
-      transparent, converted to RGB (16-bit grey scaled to 8 bits), cut to its central square and
-      resized to 32×32 (bicubic, antialiased). Of an animated image the first frame counts; float
-      and 32-bit TIFFs, whose range nobody knows, are refused. Hidden folders and those of file
-      managers and storage boxes (``@eaDir``, ``__MACOSX``) are passed over. Test images that are
-      training images too are warned about.
+      included), as ``torchvision.datasets.ImageFolder`` reads them. Images of 32×32 RGB are used
+      unchanged. Any other is turned upright by its EXIF tag, put on white if it is transparent,
+      converted to RGB (16-bit grey scaled to 8 bits), cropped to its central square and resized to
+      32×32 (bicubic, antialiased). Of an animated image the first frame is used. Float and 32-bit
+      TIFFs are refused, because their range is unknown. Hidden folders and those of file managers
+      and storage boxes (``@eaDir``, ``__MACOSX``) are skipped. Test images that are training images
+      too are warned about.
 
-    A folder's cache file is named by the folder's path and a digest over each file's relative name,
+    A folder's cache file is named by the folder's path and a digest of each file's relative name,
     size, modification time and inode change time. Reading the contents instead takes 16 times
-    longer (5.0 s against 0.3 s for 60 000 files in the page cache), and the change time, which no
-    program can set, moves with every change of content all the same.
+    longer (5.0 s against 0.3 s for 60 000 files in the page cache); the change time, which no
+    program can set, moves with every change of content.
 
     Args:
         spec: ``digits``, ``cifar10``, ``cifar100`` or ``folder:PATH``.
-        directory: what a relative ``PATH`` is relative to (the study file's folder); the current
-            folder by default.
-        cache: the cache folder, instead of the user's.
+        directory: the folder that ``PATH`` is relative to; default: the current folder.
+        cache: the cache folder; default: the user's.
         progress: called as ``progress(what, done, total)`` while images are decoded.
 
     Raises:
-        InputError: for an unknown name, or a folder that cannot be used; names the file or class
-            at fault.
+        InputError: the name is unknown, or a file or class of the folder cannot be used.
     """
     cache = cache_directory() if cache is None else cache
     if spec == "digits":
@@ -92,18 +89,13 @@ def _digits() -> Dataset:
 def _cifar(name: str, cache: Path) -> Dataset:
     import torchvision.datasets
 
-    source = {
-        "cifar10": torchvision.datasets.CIFAR10,
-        "cifar100": torchvision.datasets.CIFAR100,
-    }[name]
+    source = getattr(torchvision.datasets, name.upper())
     checksums = json.dumps([source.train_list, source.test_list, source.meta])
     root = cache / "torchvision"
 
     def build() -> Dataset:
         timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(
-            30
-        )  # torchvision sets none: a dropped connection would hang for ever
+        socket.setdefaulttimeout(30)  # torchvision sets none: a lost connection would hang for ever
         try:
             # torchvision may print to stdout, which is for data here.
             with contextlib.redirect_stdout(sys.stderr):

@@ -141,10 +141,8 @@ def check_first_trial(settings: StudyFile, dataset: "Dataset") -> None:
     """
     import torch
 
-    from pdsearch.autograd import convert
     from pdsearch.data import stratified_split
-    from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, example_images
+    from pdsearch.models import check_network
     from pdsearch.trial import check_room
 
     trial = settings.trial
@@ -166,14 +164,8 @@ def check_first_trial(settings: StudyFile, dataset: "Dataset") -> None:
             f"study.looks: must be ≤ {batches}, the batches of an epoch, got {settings.study.looks}"
         )
     with torch.random.fork_rng():
-        model = build_model(
-            trial.model,
-            classes=len(dataset.classes),
-            directory=settings.directory,
-            **trial.network,
-        )
-        model = convert(model, load_family("relu").default, example=example_images())
-        check_trains(model, trial.model)
+        classes = len(dataset.classes)
+        check_network(trial.network, classes=classes, directory=settings.directory)
 
 
 def name_of(function: Callable[..., Any]) -> str:
