@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 import tokenize
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -112,41 +113,36 @@ class UserFile:
             # The command line's stdout is for data.
             with contextlib.redirect_stdout(sys.stderr):
                 exec(compile(self.source, str(self.path), "exec"), module.__dict__)
-        except InputError as error:
-            self._forget(name, before)
-            raise type(error)(f"{self.path}{self._line_in(error)}: {error}") from None
-        except (Exception, SystemExit) as error:
-            self._forget(name, before)
-            raise self._failed(error) from error
+        except BaseException as error:
+            sys.modules.pop(name, None)
+            if before is not None:
+                sys.modules[name] = before
+            if isinstance(error, InputError):
+                raise type(error)(f"{self.path}{self._line_in(error)}: {error}") from None
+            if isinstance(error, Exception | SystemExit):
+                raise self._failed(error) from error
+            raise
         # Tracebacks and `inspect.getsource` show the text that runs, even if the file has changed.
         # An entry without a modification time is never read again.
         lines = self.text.splitlines(keepends=True)
         linecache.cache[str(self.path)] = (len(self.source), None, lines, str(self.path))
         return module
 
-    @staticmethod
-    def _forget(name: str, before: ModuleType | None) -> None:
-        if before is None:
-            sys.modules.pop(name, None)
-        else:
-            sys.modules[name] = before
-
     def _failed(self, error: BaseException) -> InputError:
+        about = f"{self.path}{self._line_in(error)}: {type(error).__name__}"
         first = first_line(error)
-        kind = type(error).__name__
-        line = self._line_in(error)
-        return InputError(f"{self.path}{line}: {kind}{': ' if first else ''}{first}")
+        return InputError(f"{about}: {first}" if first else about)
 
     def _line_in(self, error: BaseException) -> str:
         here = (str(self.path), "<unknown>")
         if isinstance(error, SyntaxError) and error.filename in here and error.lineno:
             return f":{error.lineno}"
-        traceback, line = error.__traceback__, ""
-        while traceback is not None:
-            if traceback.tb_frame.f_code.co_filename == str(self.path):
-                line = f":{traceback.tb_lineno}"
-            traceback = traceback.tb_next
-        return line
+        lines = [
+            line
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_filename == str(self.path)
+        ]
+        return f":{lines[-1]}" if lines else ""
 
 
 def read_python(path: Path) -> UserFile:

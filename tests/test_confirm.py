@@ -22,13 +22,7 @@ import pdsearch.confirm.runs
 import pdsearch.data
 import pdsearch.trial
 from pdsearch import interrupt
-from pdsearch.confirm import (
-    FIRST_SEED,
-    confirm,
-    confirm_markdown,
-    confirm_table,
-    load_confirmation,
-)
+from pdsearch.confirm import FIRST_SEED, confirm, confirm_table, load_confirmation
 from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family, load_target
@@ -448,7 +442,6 @@ def test_each_row_gets_its_own_rate_from_validation_alone(tmp_path: Path, lab: L
     assert sum(call["split"] == "validation" for call in lab.calls) == 6
     assert [row.seeds for row in result.rows] == [2, 2]
     assert "0.01, 0.1, 1" in result.notes[0]
-    assert "learning rate" in confirm_markdown(result)
     # With two seeds no bootstrap is to be had: neither its column nor a word of it.
     shown = confirm_table(result)
     assert "bootstrap" not in shown
@@ -514,8 +507,7 @@ def test_the_tables_show_both_intervals(tmp_path: Path, lab: Lab) -> None:
     assert row.ci95 is not None and row.ci95_bootstrap is not None
     for ends in (row.ci95, row.ci95_bootstrap):
         low, high = (f"{float(end) * 100:+.2f}" for end in ends)
-        for text in (confirm_table(result), confirm_markdown(result)):
-            assert f"[{low}, {high}]" in text
+        assert f"[{low}, {high}]" in confirm_table(result)
     assert "learning rate 0.02" in confirm_table(result)  # in the caption: one for all
     assert "next to it the bootstrap's" in confirm_table(result)
 
@@ -572,7 +564,6 @@ def test_transfers_are_kept_apart(tmp_path: Path, lab: Lab) -> None:
     document = result.to_dict()
     assert document["transfers"][0]["model"] == "resnet18"
     assert load_confirmation(stored) == result
-    assert "### resnet18 on other" in confirm_markdown(result)
     assert "resnet18 on other" in confirm_table(result)
 
 
@@ -665,18 +656,14 @@ def test_a_study_without_candidates_says_what_to_do(tmp_path: Path, lab: Lab) ->
         confirm(stored_study(tmp_path), device="cpu")
 
 
-def test_table_and_markdown_hold_every_row(tmp_path: Path, lab: Lab) -> None:
+def test_the_table_holds_every_row(tmp_path: Path, lab: Lab) -> None:
     result = confirm(stored_study(tmp_path, [finished(3, 0.5, 0.9)]), device="cpu")
     table = confirm_table(result)
     assert table.splitlines()[0] == result.headline
     assert table.splitlines()[1] == "alexnet on digits, test set, 3 epochs, learning rate 0.02"
-    markdown = confirm_markdown(result)
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(result.rows)
-    assert len({line.count(" | ") for line in (lines[0], *lines[2:])}) == 1
     for row in result.rows:
-        assert row.name in table and row.name in markdown
-        assert f"{100 * row.mean:.2f}" in table and f"{100 * row.mean:.2f}" in markdown
+        assert row.name in table
+        assert f"{100 * row.mean:.2f}" in table
 
 
 def test_a_forward_control_without_a_closed_form_is_noted(

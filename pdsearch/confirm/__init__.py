@@ -30,14 +30,13 @@ stopped. Several processes may take part (see `session`): `workers` as in a sear
 from pdsearch.confirm.outcome import Confirmation, Row
 from pdsearch.confirm.retrain import FIRST_SEED, confirm
 from pdsearch.confirm.runs import load_confirmation, read_runs
-from pdsearch.confirm.table import confirm_markdown, confirm_table
+from pdsearch.confirm.table import confirm_table
 
 __all__ = [
     "FIRST_SEED",
     "Confirmation",
     "Row",
     "confirm",
-    "confirm_markdown",
     "confirm_table",
     "load_confirmation",
     "read_runs",

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -144,19 +144,20 @@ def choose_contenders(
             add(row.candidate, "reference")
     for candidate in given:
         add(candidate, "given")
-    notes: list[str] = []
-    if forward_control:
-        found += _forward_control(found, notes)
+    controls: list[Contender | str] = []
+    best = best_of(found)
+    if forward_control and best is not None:
+        controls.append(_forward_control(best))
     if activations:
-        found += _plain_controls(baseline, stored.settings.trial, notes)
-    ordered = sorted(found, key=lambda contender: KINDS.index(contender.kind))
-    return [replace(one, place=place) for place, one in enumerate(ordered)], notes
+        controls += _plain_controls(baseline, stored.settings.trial)
+    found += [one for one in controls if isinstance(one, Contender)]
+    found.sort(key=lambda contender: KINDS.index(contender.kind))
+    notes = [one for one in controls if isinstance(one, str)]
+    return [replace(one, place=place) for place, one in enumerate(found)], notes
 
 
-def _plain_controls(
-    baseline: Candidate, trial: "TrialSettings", notes: list[str]
-) -> list[Contender]:
-    """Activations, and for a stream the remedies that fit the model."""
+def _plain_controls(baseline: Candidate, trial: "TrialSettings") -> Iterator[Contender | str]:
+    """Yield activations, and for a stream the remedies; a note if one does not fit the model."""
     from torch import nn
 
     modules: dict[str, Callable[[], Any]] = {
@@ -167,19 +168,16 @@ def _plain_controls(
         "ELU": nn.ELU,
     }
     chosen = ACTIVATIONS if trial.stream is None else STREAM_ACTIVATIONS
-    found = [
-        Contender(name, "activation", "activation", formula, baseline, modules[name])
-        for name, formula in chosen.items()
-    ]
+    for name, formula in chosen.items():
+        yield Contender(name, "activation", "activation", formula, baseline, modules[name])
     for name, changes in REMEDIES.items() if trial.stream is not None else ():
-        one = Contender(
-            name, "remedy", "pseudo-derivative", baseline.formula, baseline, changes=changes
-        )
-        if one.fits(trial):
-            found.append(one)
-        else:
-            notes.append(f"No row of {name}: it does not fit {trial.model} or its settings.")
-    return found
+        one = _remedy(name, baseline, changes)
+        unfit = f"No row of {name}: it does not fit {trial.model} or its settings."
+        yield one if one.fits(trial) else unfit
+
+
+def _remedy(name: str, relu: Candidate, changes: Mapping[str, Any]) -> Contender:
+    return Contender(name, "remedy", "pseudo-derivative", relu.formula, relu, changes=changes)
 
 
 def best_of(contenders: Sequence[Contender]) -> Contender | None:
@@ -188,21 +186,17 @@ def best_of(contenders: Sequence[Contender]) -> Contender | None:
     return next((one for kind in kinds for one in contenders if one.kind == kind), None)
 
 
-def _forward_control(found: Sequence[Contender], notes: list[str]) -> list[Contender]:
-    """The forward control of the best candidate, if there is one."""
+def _forward_control(best: Contender) -> Contender | str:
+    """The forward control of the best candidate; or a note why there is none."""
     from pdsearch.autograd import forward_control
 
-    best = best_of(found)
-    if best is None:
-        return []
     make = functools.partial(forward_control, best.candidate)
     try:
         make()
     except UnsupportedError as error:
-        notes.append(f"No forward control of {best.name}: {error}.")
-        return []
+        return f"No forward control of {best.name}: {error}."
     name = f"forward control of {best.name}"
-    return [Contender(name, "forward_control", "forward", best.formula, best.candidate, make)]
+    return Contender(name, "forward_control", "forward", best.formula, best.candidate, make)
 
 
 def _name(candidate: Candidate) -> str:
@@ -245,12 +239,5 @@ def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str
         return f"{without} has no gradient of its own after its first epoch or task."
     factor = float(f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.3g}")
     early = "" if until == 1 else f" until {until:.3g}"
-    relu = load_family("relu").default
-    return Contender(
-        f"ReLU at {factor:g}× its rate{early}",
-        "remedy",
-        "pseudo-derivative",
-        relu.formula,
-        relu,
-        changes={"early_rate": {"factor": factor, "until": until}},
-    )
+    changes = {"early_rate": {"factor": factor, "until": until}}
+    return _remedy(f"ReLU at {factor:g}× its rate{early}", load_family("relu").default, changes)

@@ -13,7 +13,7 @@ from pdsearch import interrupt
 from pdsearch.confirm.contenders import Contender, best_of, choose_contenders, raised_rate
 from pdsearch.confirm.outcome import Confirmation, how_of, identity_of
 from pdsearch.confirm.runs import Setting, assemble_all, hardware, trials_of, versions
-from pdsearch.confirm.session import Run, Session
+from pdsearch.confirm.session import Run, Session, Stage
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.processes import end_all, parent_alive, start
@@ -95,12 +95,13 @@ def confirm(
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
     check_output(stored.output)
     defaults, trial = stored.settings.confirm, stored.settings.trial
+    epochs = defaults.epochs if epochs is None else epochs
     tuning = defaults.rate_epochs if rate_epochs is None else rate_epochs
     asked = Asked(
         seeds=defaults.seeds if seeds is None else seeds,
         top=top,
-        epochs=defaults.epochs if epochs is None else epochs,
-        rate_epochs=tuning,
+        epochs=epochs,
+        rate_epochs=epochs if tuning is None else tuning,
         controls=controls,
         forward_control=forward_control,
         transfer=tuple(transfer),
@@ -115,8 +116,8 @@ def confirm(
             f"study {stored.name!r} has one learning rate, so rate_epochs decides nothing: it is "
             "for a study with trial.learning_rates"
         )
-    if tuning == asked.epochs or not trial.learning_rates:
-        asked = replace(asked, rate_epochs=None)  # the usual case, under the key it always had
+    if not trial.learning_rates:
+        asked = replace(asked, rate_epochs=None)
     contenders, notes = choose_contenders(
         stored,
         top=top,
@@ -164,19 +165,18 @@ def work(request: dict[str, Any]) -> None:
         output=Path(request["output"]),
         trusted=True,
     )
-    several = bool(file.trial.learning_rates)
     confirm(
         stored,
         candidates=[Candidate.from_dict(entry) for entry in request["candidates"]],
         workers=1,
         progress=(lambda line: print(line, file=sys.stderr, flush=True)) if loud else None,
-        **{**vars(asked), "rate_epochs": (asked.rate_epochs or asked.epochs) if several else None},
+        **vars(asked),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The arguments of `confirm`, defaults filled in; without `rate_epochs` it equals `epochs`."""
+    """The arguments of `confirm`, defaults filled in; no `rate_epochs` without a grid of rates."""
 
     seeds: int
     top: int
@@ -198,19 +198,9 @@ class Asked:
                 raise InputError(f"{name} must be at least {least}, got {number}")
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """One model and data set, its rows, and the rates that the search chose by such runs."""
-
-    setting: Setting
-    dataset: "Dataset"
-    contenders: list[Contender]
-    known: Mapping[str, float]
-
-
 def _stages(
     stored: "StoredStudy", contenders: Sequence[Contender], asked: Asked
-) -> tuple[list[_Stage], list[str]]:
+) -> tuple[list[Stage], list[str]]:
     """Return the study's own model and data set, each transfer, and notes."""
     from pdsearch.data import load_dataset
     from pdsearch.models import source_digest
@@ -218,7 +208,7 @@ def _stages(
     from pdsearch.trial import check_room, resolve_device
 
     settings, directory = stored.settings, stored.directory
-    place = resolve_device(asked.device)
+    where, made_with = hardware(resolve_device(asked.device)), versions()
     trials, remarks = trials_of(stored, budget=asked.epochs, transfer=asked.transfer)
     # Before the first run, so that a misspelt name does not end hours of training.
     names = dict.fromkeys(trial.dataset for trial in trials)
@@ -227,8 +217,7 @@ def _stages(
         check_room(trial, data[trial.dataset])
     for trial in trials[1:]:
         _check_transfer(trial, data[trial.dataset], directory=directory)
-    length = asked.rate_epochs or asked.epochs
-    same = length == settings.trial.epochs and settings.study.horizon is None
+    same = asked.rate_epochs == settings.trial.epochs and settings.study.horizon is None
     searched = _searched_rates(stored) if same else {}
     with storage_errors(stored.url):
         clean(stored.study)
@@ -239,24 +228,24 @@ def _stages(
         remarks.append(f"The search was made with other content of {', '.join(changes)}.")
     if line := other_versions(StudyAttrs(stored.study)):
         remarks.append(f"{line[:1].upper()}{line[1:]}.")
-    where, made_with = hardware(place), versions()
-    stages: list[_Stage] = []
+    stages: list[Stage] = []
     for trial in trials:
         setting = Setting(
             trial,
             data[trial.dataset].fingerprint,
             where,
             made_with,
-            rate_epochs=asked.rate_epochs,
+            # Keys of runs have none in the usual case.
+            rate_epochs=None if asked.rate_epochs == asked.epochs else asked.rate_epochs,
             model_source=source_digest(trial.model, directory=directory),
         )
         fitting = [one for one in contenders if one.fits(trial)]
         known = {} if stages else searched
-        stages.append(_Stage(setting, data[trial.dataset], fitting, known))
+        stages.append(Stage(setting, data[trial.dataset], fitting, known))
     return stages, remarks
 
 
-def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[_Stage]) -> list[str]:
+def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[Stage]) -> list[str]:
     """A note on finished runs that are left out only because other versions made them."""
 
     def alike(setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,7 +273,7 @@ def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Pa
 
 def _session(
     stored: "StoredStudy",
-    stages: Sequence[_Stage],
+    stages: Sequence[Stage],
     asked: Asked,
     candidates: Sequence[Candidate],
     progress: Callable[[str], None] | None,
@@ -328,16 +317,11 @@ def _session(
     return session, helpers
 
 
-def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | None) -> list[str]:
+def _train(session: Session, stage: Stage, asked: Asked, raised: Contender | None) -> list[str]:
     """Train all runs of a stage, and return notes."""
     setting, dataset = stage.setting, stage.dataset
     rows, notes = list(stage.contenders), []
-
-    def rates_of(some: Sequence[Contender]) -> list[float]:
-        seed = session.stored.settings.study.seed
-        return session.best_rates(some, setting, dataset, seed=seed, known=stage.known)
-
-    rates = rates_of(rows)
+    rates = session.best_rates(stage, rows)
     if raised is not None:
         rate = rates[rows.index(raised)]
         first_run = Run(raised, setting, dataset, asked.seed, "test", rate)
@@ -346,7 +330,7 @@ def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | No
             notes.append(control)
         else:
             rows.append(replace(control, place=len(rows)))
-            rates += rates_of(rows[-1:])
+            rates += session.best_rates(stage, rows[-1:])
     # Seed by seed, so that an interruption leaves paired runs.
     session.all_of(
         [

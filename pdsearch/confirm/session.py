@@ -31,6 +31,19 @@ PAUSE = 1.0  # seconds between two checks of the runs that other processes train
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One model and data set, its rows, and the rates that the search found by such runs.
+
+    `known` holds these rates by the rows' identity.
+    """
+
+    setting: Setting
+    dataset: "Dataset"
+    contenders: list[Contender]
+    known: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Run:
     """One run: everything that its record depends on."""
 
@@ -122,29 +135,21 @@ class Session:
         )
         return [self.records[key] for key in keyed]
 
-    def best_rates(
-        self,
-        contenders: Sequence[Contender],
-        setting: Setting,
-        dataset: "Dataset",
-        *,
-        seed: int,
-        known: Mapping[str, float],
-    ) -> list[float]:
+    def best_rates(self, stage: Stage, contenders: Sequence[Contender]) -> list[float]:
         """Return each one's rate for the test runs: the only one, or the grid's best by validation.
 
-        `known` holds rates by identity that the search itself has found by these very runs.
+        A known rate of the search is used as it is.
         """
+        setting, seed = stage.setting.of_rates(), self.stored.settings.study.seed
         grid = setting.trial.learning_rates
         if not grid:
             return [setting.trial.learning_rate] * len(contenders)
         tried = {
             contender.identity: [
-                Run(contender, setting.of_rates(), dataset, seed, "validation", rate)
-                for rate in grid
+                Run(contender, setting, stage.dataset, seed, "validation", rate) for rate in grid
             ]
             for contender in contenders
-            if contender.identity not in known
+            if contender.identity not in stage.known
         }
         self.all_of([run for runs in tried.values() for run in runs])
 
@@ -153,7 +158,8 @@ class Session:
             return -math.inf if record["diverged"] else float(record["accuracy"])
 
         best = {identity: max(runs, key=accuracy).rate for identity, runs in tried.items()}
-        return [{**best, **known}[contender.identity] for contender in contenders]
+        best.update(stage.known)
+        return [best[contender.identity] for contender in contenders]
 
     def _do(self, run: Run) -> None:
         """Train a run and store its record."""

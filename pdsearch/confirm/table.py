@@ -1,4 +1,4 @@
-"""The confirmation as text, for a terminal and for a results file."""
+"""The confirmation as text for a terminal."""
 
 from pdsearch.confirm.outcome import Confirmation, Row
 from pdsearch.text import columns, ends, p_value, points, spread
@@ -91,25 +91,4 @@ def confirm_table(confirmation: Confirmation) -> str:
     lines += ["", _legend(confirmation), *confirmation.notes]
     for other in confirmation.transfers:
         lines += ["", confirm_table(other)]
-    return "\n".join(lines)
-
-
-def confirm_markdown(confirmation: Confirmation) -> str:
-    """Return the confirmation as Markdown, for a results file."""
-    head, *rows = _table(confirmation)
-    columns = ("row", *head[1:], "g")
-    lines = [
-        f"**{confirmation.headline}**",
-        "",
-        _caption(confirmation) + ".",
-        "",
-        "| " + " | ".join(columns) + " |",
-        "|" + " --- |" * len(columns),
-    ]
-    for row, shown in zip(confirmation.rows, rows, strict=True):
-        cells = (*shown, f"`{row.formula}`")
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines += ["", _legend(confirmation), *(f"- {note}" for note in confirmation.notes)]
-    for other in confirmation.transfers:
-        lines += ["", f"### {other.model} on {other.dataset}", "", confirm_markdown(other)]
     return "\n".join(lines)

@@ -31,7 +31,10 @@ def cached(name: str, cache: Path, *, stem: str, key: str, build: Callable[[], D
         dataset = build()
         try:
             _write_cache(path, dataset, key=key)
-            _drop_stale(path, stem=stem)
+            # Files of earlier states of the data; a process that has one open keeps it.
+            for other in cache.glob(f"{stem}-*.safetensors"):
+                if other != path:
+                    other.unlink(missing_ok=True)
         except OSError as error:
             log.warning(
                 "the data set %s is used but not cached: cannot write %s (%s); "
@@ -80,13 +83,6 @@ def _write_cache(path: Path, dataset: Dataset, *, key: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         save_file(tensors_of(dataset), partial, metadata={"pdsearch": json.dumps(described)})
-
-
-def _drop_stale(path: Path, *, stem: str) -> None:
-    """Remove the files of earlier states of the data; a process that has one open keeps it."""
-    for other in path.parent.glob(f"{stem}-*.safetensors"):
-        if other != path:
-            other.unlink(missing_ok=True)
 
 
 def digest(text: str) -> str:

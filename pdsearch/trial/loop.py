@@ -101,6 +101,10 @@ class TrialData:
             steps=len(train) // settings.batch_size,
         )
 
+    def task(self, number: int) -> "TrialData":
+        """Return the data itself: outside a stream, every round has the same."""
+        return self
+
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
         """Return images of this data normalised."""
         if images.is_floating_point():

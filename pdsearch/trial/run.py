@@ -79,9 +79,8 @@ def run_trial(
     not. The process must not train anything else meanwhile: dropout draws from torch's default
     generator, whose state is restored at the end.
 
-    With `settings.stream` the model is trained on a stream of tasks, one after the other. Neither
-    its weights nor the optimiser's state are reset between them. A task then takes the place of an
-    epoch in records, `on_epoch` and checkpoints. See `pdsearch.trial.stream`.
+    With `settings.stream`, a task takes the place of an epoch in records, `on_epoch` and
+    checkpoints. See `pdsearch.trial.stream`.
 
     Training progress advances with every step: :math:`t = s/(S - 1)` at step s = 0, …, S − 1 of the
     whole run, so a family that anneals to the step ends with the step.
@@ -126,12 +125,9 @@ def run_trial(
             settings = resolve_settings(settings, dataset, place, directory=directory)
         else:
             settings = TrialSettings.model_validate(saved.state["settings"])
-        stream = None
-        if settings.stream is not None:
-            stream = Stream.of(dataset, settings, seed=seed, split=split, device=place)
-            data = stream.task(0)
-        else:
-            data = TrialData.of(dataset, settings, seed=seed, split=split, device=place)
+        kind = TrialData if settings.stream is None else Stream
+        source = kind.of(dataset, settings, seed=seed, split=split, device=place)
+        data = source.task(0)
         if not 1 <= looks <= data.steps:
             raise InputError(
                 f"looks must be from 1 to the {data.steps} batches of an epoch, got {looks}"
@@ -175,7 +171,7 @@ def run_trial(
             write = functools.partial(
                 write_checkpoint, checkpoint, identity=identity, model=state, optimizer=optimizer
             )
-        run = _Run(loop, names, stream, kept, write, on_epoch)
+        run = _Run(loop, names, source, kept, write, on_epoch)
         if saved is not None:
             run.resume(saved)
         run.train(
@@ -221,7 +217,7 @@ class _Run:
 
     loop: Loop
     names: list[str]
-    stream: Stream | None
+    source: TrialData | Stream
     kept_bytes: int
     write: Callable[..., None] | None
     on_epoch: OnEpoch | None
@@ -243,8 +239,7 @@ class _Run:
         rounds = self.loop.settings.rounds
         before = None
         if diagnostics and len(self.records) < rounds:
-            if self.stream is not None and self.records:
-                self.loop.data = self.stream.task(len(self.records) - 1)
+            self.loop.data = self.source.task(max(0, len(self.records) - 1))
             before = self.loop.evaluate(self.names)
         saved_at = time.perf_counter()
         while self.diverged is None and len(self.records) < rounds:
@@ -277,8 +272,7 @@ class _Run:
         """
         loop, settings, number = self.loop, self.loop.settings, len(self.records)
         begin = time.perf_counter()
-        if self.stream is not None:
-            loop.data = self.stream.task(number)
+        loop.data = self.source.task(number)
         trained = loop.train_round(number, after=look_at)
         self.diverged = trained.diverged
         if self.diverged is not None:
@@ -296,7 +290,7 @@ class _Run:
             evaluation_loss=found.loss,
             diagnostics=loop.diagnose(before, found) if before is not None else None,
         )
-        if self.stream is not None:
+        if settings.stream is not None:
             record = TaskRecord(
                 **{**vars(record), "accuracy": trained.accuracy},
                 final_accuracy=found.accuracy,
