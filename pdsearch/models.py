@@ -217,12 +217,7 @@ def example_images() -> torch.Tensor:
 
 
 def check_network(network: Mapping[str, Any], *, classes: int, directory: Path | None) -> None:
-    """Check that a model can be built, converted and trained.
-
-    Args:
-        network: further arguments of `build_model`.
-        classes: as for `build_model`.
-        directory: likewise.
+    """Check that a model can be built by these arguments, converted and trained.
 
     Raises:
         InputError: it cannot be built or trained.
@@ -251,12 +246,10 @@ def check_trains(model: nn.Module, spec: str) -> None:
 
 
 def source_digest(spec: str, *, directory: Path | None = None) -> str | None:
-    """Return a digest of the program in `path.py:function`'s file, without comments and layout.
-
-    None for any other model: the version of its package identifies it. See `build_model`.
+    """Return a digest of the program in `path.py:function`'s file; None for any other model.
 
     Raises:
-        InputError: there is no such file, or it holds no program.
+        InputError: there is no such file, or it is not valid Python.
     """
     if ".py" not in spec:
         return None

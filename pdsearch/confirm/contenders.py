@@ -75,11 +75,7 @@ class Contender:
         return f"{own} with {json.dumps(self.changes, sort_keys=True)}" if self.changes else own
 
     def settings(self, trial: "TrialSettings") -> "TrialSettings":
-        """Return a trial's settings with its changes.
-
-        Raises:
-            ValidationError: the changes do not fit them.
-        """
+        """Return a trial's settings with its changes, which may raise `ValidationError`."""
         if not self.changes:
             return trial
         return type(trial).model_validate({**trial.model_dump(mode="json"), **self.changes})
@@ -103,8 +99,7 @@ def choose_contenders(
 ) -> tuple[list[Contender], list[str]]:
     """Choose baseline, the study's best, references, given ones and controls, each g once.
 
-    Returns:
-        The rows in order, and notes.
+    Returns the rows in order, and notes.
     """
     baseline = load_family("relu").default
     ranked = stored.ranked()
@@ -210,17 +205,11 @@ def _name(candidate: Candidate) -> str:
 def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str:
     """Return the control that trains ReLU at a raised early rate, or in a sentence why not.
 
-    It answers whether a pseudo-derivative is more than a larger learning rate: for quantisers,
-    gradient estimators differ at small learning rates by initialisation and rate alone
-    (arXiv:2405.05171). The control has ReLU's own gradient. Its rate is raised by the factor by
-    which the candidate's gradient is longer, until the candidate has faded out.
-
-    The factor is the geometric mean of the ratios ‖pseudo-gradient‖ / ‖exact gradient‖ after each
-    epoch or task before that, to three digits.
-
-    Args:
-        contender: the candidate.
-        run: the record of one of its test runs, with diagnostics.
+    Is a pseudo-derivative more than a larger learning rate? For quantisers, gradient estimators
+    differ at small learning rates by initialisation and rate alone (arXiv:2405.05171). The control
+    has ReLU's own gradient. Until the candidate has faded out, its rate is raised by the geometric
+    mean of the candidate's ratios ‖pseudo-gradient‖ / ‖exact gradient‖ after each epoch or task, to
+    three digits. `run` is the record of a test run of the candidate, with diagnostics.
     """
     faded = fading(contender.candidate.family)
     until = 1.0 if faded is None else faded.end_of(contender.candidate)

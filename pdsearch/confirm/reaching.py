@@ -50,15 +50,10 @@ class Reaching:
 
 
 def epochs_to(accuracies: Sequence[float | None], target: float, *, start: float) -> float | None:
-    """Return the epochs until an accuracy is first reached, linear between the ends of epochs.
+    """Return the epochs until a target is first reached, linear between the ends of epochs.
 
-    Args:
-        accuracies: After epochs 1, 2, …; fractions.
-        target: The accuracy.
-        start: The accuracy before training, that of guessing.
-
-    Returns:
-        None if it is never reached.
+    `accuracies` are those after epochs 1, 2, …, `start` is the one before training, that of
+    guessing. None if the target is never reached.
     """
     before = start
     if before >= target:
@@ -75,16 +70,10 @@ def epochs_to(accuracies: Sequence[float | None], target: float, *, start: float
 def reaching(
     runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], *, own: bool
 ) -> Reaching | None:
-    """Return when the runs of a row reach the mean of the baseline's final accuracies.
+    """Return when a row's runs, by seed, reach the mean of the baseline's final accuracies.
 
-    Args:
-        runs: The row's records, by seed.
-        baseline: ReLU's records.
-        own: Whether the row is the baseline's.
-
-    Returns:
-        None for a stream of tasks, if ReLU has not finished a run, or if a record holds no
-        accuracies by epoch.
+    None for a stream of tasks, if the baseline has not finished a run, or if a record holds no
+    accuracies by epoch. `own` says that the row is the baseline's.
     """
     everyone = [*runs, *baseline]
     if not baseline or any(run["setting"]["trial"].get("stream") for run in everyone):

@@ -1,7 +1,6 @@
 """`confirm`: the rows, on each model and data set, in several processes."""
 
 import math
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +15,10 @@ from pdsearch.confirm.runs import Setting, assemble_all, hardware, trials_of, ve
 from pdsearch.confirm.session import Run, Session, Stage
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
-from pdsearch.processes import end_all, parent_alive, start
+from pdsearch.processes import end_all, parent_alive
 from pdsearch.study.attributes import StudyAttrs, clean
 from pdsearch.study.begin import other_versions
-from pdsearch.study.machine import WORTH, share_out
+from pdsearch.study.machine import share_out
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.settings import validate
 from pdsearch.study.storage import storage_errors, waiting
@@ -128,7 +127,7 @@ def confirm(
     stages, remarks = _stages(stored, contenders, asked)
     # ReLU at a raised early rate is compared with it: one more row in each stage.
     raised = best_of(contenders) if controls else None
-    session, helpers = _session(stored, stages, asked, candidates, progress, workers, raised)
+    session = _session(stored, stages, asked, candidates, progress, workers, raised)
     remarks += _of_other_versions(session.records.values(), stages)
     with waiting(
         stored.study,
@@ -142,7 +141,7 @@ def confirm(
             for stage in stages:
                 notes += _train(session, stage, asked, raised)
         finally:
-            end_all(helpers)
+            end_all(session.helpers)
     with suppress(OSError):  # not empty: another call is running
         session.folder.rmdir()
     settings = [stage.setting.to_dict() for stage in stages]
@@ -279,42 +278,38 @@ def _session(
     progress: Callable[[str], None] | None,
     workers: int | Literal["auto"],
     raised: Contender | None,
-) -> tuple[Session, "list[subprocess.Popen[str]]"]:
-    """Return the runs of a call, and the further processes, which start when needed."""
+) -> Session:
+    """Return the runs of a call, with the finished ones."""
     from pdsearch.trial import resolve_device
 
     rows = sum(len(stage.contenders) for stage in stages)
     chosen = sum(one.identity in stages[0].known for one in stages[0].contenders)
     further = 0 if raised is None else len(stages)
     grid = len(stored.settings.trial.learning_rates)
-    planned = (rows + further) * asked.seeds + (rows - chosen + further) * grid
     place = str(resolve_device(asked.device))
     with storage_errors(stored.url):
         threads = asked.threads or StudyAttrs(stored.study).threads
     share = share_out(workers, device=place, threads=threads)
-    helpers: list[subprocess.Popen[str]] = []
-
-    def recruit(seconds: float, count: int) -> int:
-        """Start the further processes if they save more time than starting them takes."""
-        worth = seconds >= WORTH if workers == "auto" else count > 0
-        if not helpers and worth and stored.url:
-            request = {
-                "asked": asdict(replace(asked, threads=share.threads)),
-                "study": stored.name,
-                "storage": stored.url,
-                "file": stored.settings.model_dump(mode="json"),
-                "directory": str(stored.directory),
-                "output": str(stored.output),
-                "candidates": [candidate.to_dict() for candidate in candidates],
-                "progress": progress is not None,
-            }
-            for _ in range(min(share.workers - 1, count)):
-                helpers.append(start("pdsearch.confirm.retrain", request))
-        return len(helpers)
-
-    session = Session(stored, place, share.threads, progress, planned, recruit)
+    session = Session(
+        stored,
+        device=place,
+        share=share,
+        auto=workers == "auto",
+        request={
+            "asked": asdict(replace(asked, threads=share.threads)),
+            "study": stored.name,
+            "storage": stored.url,
+            "file": stored.settings.model_dump(mode="json"),
+            "directory": str(stored.directory),
+            "output": str(stored.output),
+            "candidates": [candidate.to_dict() for candidate in candidates],
+            "progress": progress is not None,
+        },
+        planned=(rows + further) * asked.seeds + (rows - chosen + further) * grid,
+        progress=progress,
+    )
     session.finished()
-    return session, helpers
+    return session
 
 
 def _train(session: Session, stage: Stage, asked: Asked, raised: Contender | None) -> list[str]:

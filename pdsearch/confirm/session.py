@@ -8,6 +8,7 @@ killed.
 
 import functools
 import math
+import subprocess
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +19,9 @@ from pdsearch import interrupt
 from pdsearch.confirm.contenders import Contender
 from pdsearch.confirm.runs import Setting, chance_of, epoch_entry, read_runs, run_key
 from pdsearch.files import locked
-from pdsearch.processes import parent_alive
+from pdsearch.processes import parent_alive, start
 from pdsearch.study.attributes import RUNS, SCHEMA
+from pdsearch.study.machine import WORTH, Share
 from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
@@ -96,20 +98,29 @@ class Run:
 class Session:
     """The runs of one call: those that are stored already, and how to train the others.
 
-    `recruit` takes the seconds and the runs that are left, may start further processes, and returns
-    how many there are.
+    `share` has the number of processes and the threads of each; with `auto` further processes start
+    only if that saves time, each with `request`.
     """
 
     stored: "StoredStudy"
     device: str
-    threads: int
-    progress: Callable[[str], None] | None
+    share: Share
+    auto: bool
+    request: Mapping[str, Any]
     planned: int
-    recruit: Callable[[float, int], int]
+    progress: Callable[[str], None] | None
+    helpers: "list[subprocess.Popen[str]]" = field(default_factory=list)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    known: dict[str, Run] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
     trained: int = 0
     seconds: float = 0.0
+
+    def recruit(self, seconds: float, count: int) -> None:
+        """Start further processes for so many runs, if that saves time."""
+        worth = seconds >= WORTH if self.auto else count > 0
+        if worth and self.stored.url and not self.helpers:
+            for _ in range(min(self.share.workers - 1, count)):
+                self.helpers.append(start("pdsearch.confirm.retrain", self.request))
 
     @property
     def folder(self) -> Path:
@@ -119,7 +130,7 @@ class Session:
     @property
     def left(self) -> int:
         """Number of planned runs that are not finished."""
-        return self.planned - sum(key in self.records for key in self.known)
+        return self.planned - len(self.wanted & self.records.keys())
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """Update and return the records in the storage, by their keys."""
@@ -129,7 +140,7 @@ class Session:
     def all_of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """Return the records of runs, training here or in further processes what is missing."""
         keyed = {run.key: run for run in runs}
-        self.known.update(keyed)
+        self.wanted.update(keyed)
         take_turns(
             list(keyed), lambda key: self._do(keyed[key]), done=self.finished, folder=self.folder
         )
@@ -200,7 +211,7 @@ class Session:
             run.dataset,
             seed=run.seed,
             device=self.device,
-            threads=self.threads,
+            threads=self.share.threads,
             split=run.split,
             on_epoch=on_epoch,
             on_batch=on_batch,
@@ -214,8 +225,7 @@ class Session:
     def _tell(self, run: Run, record: Mapping[str, Any]) -> None:
         if self.progress is None:
             return
-        working = 1 + self.recruit(0.0, 0)
-        minutes = self.left * self.seconds / self.trained / 60 / working
+        minutes = self.left * self.seconds / self.trained / 60 / (1 + len(self.helpers))
         self.progress(
             f"{self.planned - self.left}/{self.planned} {run.setting.trial.model} on "
             f"{run.setting.trial.dataset}: {run.contender.name}, seed {run.seed}: {run.split} "
@@ -233,11 +243,7 @@ def take_turns(
 ) -> None:
     """Have every key done, in their order: by `run`, or by another process that is training it.
 
-    Args:
-        keys: all that must be done.
-        run: does one, so that `done` has it afterwards.
-        done: returns those that are done, by any process.
-        folder: of the locked files.
+    `done` returns those that are done, by any process; `folder` holds the locked files.
     """
     left = list(keys)
     while left:

@@ -50,20 +50,6 @@ def _reaching_cells(row: Row) -> tuple[str, str]:
     return f"{found.mean:.1f}{of}", f"{paired.difference:+.1f}{span} ({paired.n})"
 
 
-def _table(confirmation: Confirmation) -> list[tuple[str, ...]]:
-    """Head and rows, without columns that are empty in all rows."""
-    rates = confirmation.learning_rate is None
-    table = [COLUMNS, *(_cells(row, rate=rates) for row in confirmation.rows)]
-    kept = [i for i in range(len(COLUMNS)) if i == 0 or any(cells[i] for cells in table[1:])]
-    return [tuple(cells[i] for i in kept) for cells in table]
-
-
-def _caption(confirmation: Confirmation) -> str:
-    rate = confirmation.learning_rate
-    shown = "each at its own learning rate" if rate is None else f"learning rate {rate:g}"
-    return f"{confirmation.protocol}, {shown}"
-
-
 def _legend(confirmation: Confirmation) -> str:
     rows = confirmation.rows
     text = "± is the standard deviation over seeds; the interval is the paired t's"
@@ -86,9 +72,20 @@ _REACHING = (
 
 def confirm_table(confirmation: Confirmation) -> str:
     """Return the confirmation for a terminal: headline, table, notes; transfers below."""
-    table = columns(_table(confirmation), right=range(1, len(COLUMNS)))
-    lines = [confirmation.headline, _caption(confirmation), "", table]
-    lines += ["", _legend(confirmation), *confirmation.notes]
+    rate = confirmation.learning_rate
+    shown = "each at its own learning rate" if rate is None else f"learning rate {rate:g}"
+    rows = [_cells(row, rate=rate is None) for row in confirmation.rows]
+    filled = [i for i in range(len(COLUMNS)) if i == 0 or any(cells[i] for cells in rows)]
+    table = [[cells[i] for i in filled] for cells in (COLUMNS, *rows)]
+    lines = [
+        confirmation.headline,
+        f"{confirmation.protocol}, {shown}",
+        "",
+        columns(table, right=range(1, len(COLUMNS))),
+        "",
+        _legend(confirmation),
+        *confirmation.notes,
+    ]
     for other in confirmation.transfers:
         lines += ["", confirm_table(other)]
     return "\n".join(lines)

@@ -48,7 +48,7 @@ def stratified_split(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Split indices so that each class gives the same share to the validation set.
 
-    A class of n members gives ``floor(share·n + 1/2)``, but at least one, and keeps at least one.
+    A class of n members gives ``floor(share·n + 1/2)``, but gives and keeps at least one.
 
     Args:
         labels: ``(n,)``, int64.

@@ -119,7 +119,7 @@ def _left_out(name: str) -> bool:
 def _classes(folder: Path) -> dict[str, Path]:
     """The class folders by name; macOS and Linux may write one name in other code points."""
     found: dict[str, Path] = {}
-    for entry in os.scandir(folder):
+    for entry in list(os.scandir(folder)):  # read to its end, which closes it
         if not entry.is_dir() or _left_out(entry.name):
             continue
         name = unicodedata.normalize("NFC", entry.name)

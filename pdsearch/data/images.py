@@ -13,10 +13,6 @@ DECODING = 2  # raise it when decoding changes: cached folders are then built ag
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, sections 3 and 4
 
 
-class _NoRange(Exception):
-    """The image's range of values is unknown."""
-
-
 def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Read an image, or the first of its frames, as ``(32, 32, 3)``, uint8.
 
@@ -30,7 +26,7 @@ def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
             if plain and not file.getexif() and not file.has_transparency_data:
                 return np.asarray(file)
             deep = file.mode == "F" or file.mode.startswith("I")
-            upright = ImageOps.exif_transpose(_eight_bits(file) if deep else file)
+            upright = ImageOps.exif_transpose(_eight_bits(file, path) if deep else file)
             if upright.has_transparency_data:
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -38,24 +34,24 @@ def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
                 upright.convert("RGB"), (SIZE, SIZE), method=Image.Resampling.BICUBIC
             )
             return np.asarray(square)
-    except _NoRange as error:
-        raise InputError(
-            f"{path} holds {error}, and nothing says which value is black and which is white: "
-            "save it with 8 or 16 bits, scaled to their whole range"
-        ) from None
+    except InputError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         raise InputError(
             f"{path} cannot be read as an image ({one_line(error)}): repair or remove it"
         ) from error
 
 
-def _eight_bits(image: ImageFile.ImageFile) -> Image.Image:
+def _eight_bits(image: ImageFile.ImageFile, path: str) -> Image.Image:
     """Grey of more than 8 bits, which Pillow would clip rather than scale, as 8-bit grey."""
-    if image.mode == "F":
-        raise _NoRange("floating-point numbers")
+    signed = image.mode == "I" and image.format == "TIFF"
+    if image.mode == "F" or signed:
+        held = "signed or 32-bit whole numbers" if signed else "floating-point numbers"
+        raise InputError(
+            f"{path} holds {held}, and nothing says which value is black and which is white: "
+            "save it with 8 or 16 bits, scaled to their whole range"
+        )
     tags = getattr(image, "tag_v2", {})
-    if image.mode == "I" and image.format == "TIFF":
-        raise _NoRange("signed or 32-bit whole numbers")
     # Unsigned. Pillow scales a PGM's maximum to 65535, but not a TIFF of 12 bits.
     bits = tags.get(_BITS, (16,))[0]
     values = np.asarray(image)

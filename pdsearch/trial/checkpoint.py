@@ -33,12 +33,8 @@ class Checkpoint:
 def read_checkpoint(path: Path, *, identity: str) -> Checkpoint | None:
     """Read a checkpoint; None if there is none or, with a warning, if it is damaged.
 
-    Args:
-        path: of the file.
-        identity: a digest of everything that decides the run.
-
     Raises:
-        InputError: the file belongs to another run.
+        InputError: the file has another `identity`, so it belongs to another run.
     """
     from safetensors import SafetensorError, safe_open
 

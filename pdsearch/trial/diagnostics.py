@@ -31,11 +31,7 @@ def agreement(
 ) -> tuple[tuple[float | None, float | None], dict[str, tuple[float | None, float | None]]]:
     """Return cosine and norm ratio of pseudo-gradient and exact gradient, in total and by layer.
 
-    Args:
-        model: with `PDReLU`s; left in evaluation mode.
-        images: normalised.
-        labels: of the images.
-        precision: the context for the forward passes.
+    The model holds `PDReLU`s, and is left in evaluation mode; `images` are normalised.
     """
     layers = {
         name: [p for p in module.parameters(recurse=False) if p.requires_grad]

@@ -114,14 +114,7 @@ class TrialData:
 
 @dataclass(frozen=True)
 class Training:
-    """The training steps of an epoch or a stream's task.
-
-    Attributes:
-        loss: mean cross entropy of the batches, in nats.
-        accuracy: share of the images that were classified correctly in the forward pass of the
-            step that trained on them.
-        diverged: why and where training stopped; None if it did not.
-    """
+    """The training steps of an epoch or a stream's task; see `EpochRecord` and `TaskRecord`."""
 
     loss: float
     accuracy: float
@@ -130,13 +123,7 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model on the evaluation set.
-
-    Attributes:
-        accuracy: a fraction.
-        loss: mean cross entropy, in nats.
-        inactive: for each ReLU, whether each of its units had an input ≤ 0 for all images.
-    """
+    """A model on the evaluation set; `inactive` has each ReLU's units with no input > 0."""
 
     accuracy: float
     loss: float
@@ -165,8 +152,8 @@ class Loop:
     seed: int
     annealed: bool
     on_batch: OnBatch | None
-    before_step: Callable[[], None] | None
-    after_step: Callable[[int], None] | None
+    before_step: Callable[[], None] | None = None
+    after_step: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         # Only the training step: an evaluation takes a small share of the time, and has hooks.
@@ -191,10 +178,11 @@ class Loop:
         total, right = 0.0, 0
         recent: list[torch.Tensor] = []
         named: list[torch.Tensor] = []
+        all_steps = settings.passes * data.steps
         for step in range(data.steps):
-            done, total_steps = epoch * data.steps + step, settings.passes * data.steps
+            done = epoch * data.steps + step
             if self.annealed:
-                set_progress(self.model, done / max(1, total_steps - 1))
+                set_progress(self.model, done / max(1, all_steps - 1))
             part = slice(step * size, (step + 1) * size)
             # `images[…]` takes three times as long for a batch of floats.
             images = data.images.index_select(0, order[part])
@@ -212,7 +200,7 @@ class Loop:
                 self.before_step()
             self.optimizer.step()
             if self.after_step is not None:
-                self.after_step(epoch * data.steps + step)
+                self.after_step(done)
             recent.append(loss.detach())
             named.append(logits.detach())
             # On a CPU the check costs nothing.
@@ -232,7 +220,7 @@ class Loop:
                 recent.clear()
                 named.clear()
             if self.on_batch is not None:
-                self.on_batch(done + 1, total_steps)
+                self.on_batch(done + 1, all_steps)
             if after and step + 1 in after:
                 after[step + 1]()
                 self.model.train()
@@ -282,12 +270,7 @@ class Loop:
         return Evaluation(correct.item() / count, loss.item() / count, inactive)
 
     def diagnose(self, before: Evaluation, now: Evaluation) -> Diagnosis:
-        """Diagnose a round on the first training images of the run.
-
-        Args:
-            before: the evaluation at the beginning of the round.
-            now: the evaluation at its end.
-        """
+        """Diagnose a round, evaluated before and now, on the first training images of the run."""
         settings, data = self.settings, self.data
         images = settings.epochs_a_round * len(data.train)
         chosen = data.train[: batch_size(images)].to(data.images.device)
@@ -323,10 +306,9 @@ def _largest_inputs(model: nn.Module, names: list[str]) -> Iterator[dict[str, to
 
     hooks = [model.register_forward_pre_hook(lambda *_: calls.clear())]
     for name in names:
+        relu = model.get_submodule(name)
         hooks.append(
-            model.get_submodule(name).register_forward_pre_hook(
-                lambda _, inputs, name=name: look(name, inputs[0])
-            )
+            relu.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs[0]))
         )
     try:
         yield largest
@@ -345,9 +327,9 @@ def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> in
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> None:
-        # The storage is kept so that its address is not used again. The graph gets nothing, as no
-        # backward pass will run: a tensor given back to the node that made it would be a cycle that
-        # is never collected, and would keep the model in memory.
+        # Holding the storage keeps its address from being reused. The graph gets nothing, as no
+        # backward pass follows: a tensor given back to the node that made it would be a cycle that
+        # is never collected.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage

@@ -9,19 +9,19 @@ from pdsearch.trial.settings import TrialSettings
 
 @dataclass(frozen=True)
 class Diagnosis:
-    r"""Gradients and units after an epoch, or a stream's task.
+    r"""Gradients and units after a round: an epoch, or a stream's task.
 
-    With :math:`p` the gradient of the mean cross entropy of a fixed batch by the pseudo-derivative
-    and :math:`e` the exact one of the same network (dropout off, batch normalisation by its running
-    statistics), over all parameters or those of one layer:
+    :math:`p` is the gradient of the mean cross entropy of a fixed batch by the pseudo-derivative,
+    :math:`e` the exact one of the same network (dropout off, batch normalisation by its running
+    statistics), over all parameters or those of one layer.
 
     Attributes:
-        cosine: :math:`p \cdot e / (\lVert p\rVert\lVert e\rVert)`; None where one of them is 0 or
-            not finite, or the network holds no pseudo-derivative.
+        cosine: :math:`p \cdot e / (\lVert p\rVert\lVert e\rVert)`; None if one of them is 0 or not
+            finite, or the network holds no pseudo-derivative.
         norm_ratio: :math:`\lVert p\rVert / \lVert e\rVert`; None likewise.
         layers: the pair (cosine, norm ratio) of each layer, by its name.
-        revived: for each ReLU, the share of its units that were inactive one round before (see
-            `EpochRecord.dead`) and are active now.
+        revived: for each ReLU, the share of its units that were inactive one round before and are
+            active now (see `EpochRecord.dead`).
         died: the reverse.
     """
 
@@ -39,16 +39,15 @@ class EpochRecord:
     Attributes:
         epoch: its number, from 1.
         loss: mean cross entropy of its training batches, in nats, as they were trained on.
-        accuracy: on the validation set (or the test set, where that was asked for) after the
-            epoch, a fraction.
-        dead: for each ReLU, by its name in the model, the fraction of units whose input was
-            ≤ 0 for every image of that set and at every position. A unit is a channel (of a
-            convolution's map) or an element (of a vector). Where a module is called more than
-            once in a forward pass, `name:2` and so on are its later calls.
+        accuracy: on the evaluation set (`validation` or `test`) after the epoch, a fraction.
+        dead: by the ReLU's name in the model, the fraction of its units whose input was ≤ 0 for
+            every image of that set and at every position. A unit is a channel (of a convolution's
+            map) or an element (of a vector). A module called several times in a forward pass has
+            further entries `name:2` and so on.
         seconds: wall time, the evaluation included.
         learning_rate: of its last step.
-        evaluation_loss: mean cross entropy on the evaluation set, in nats; None in older records.
-        diagnostics: None where none were asked for.
+        evaluation_loss: mean cross entropy on that set, in nats; None in older records.
+        diagnostics: None if none were asked for.
     """
 
     epoch: int
@@ -66,12 +65,11 @@ class TaskRecord(EpochRecord):
     """A task of a stream, which takes the place of an epoch; evaluated on its own images.
 
     Attributes:
-        accuracy: within the task: the share of images that were classified correctly in the
-            training forward passes, each before the step that trained on it, over all steps of the
-            task. It is high where the network learns the task fast.
-        final_accuracy: on the task's images after the task, in evaluation mode.
-        weight_norms: the L2 norm of each layer's weight after the task, by the layer's name;
-            without biases and parameters with fewer than two dimensions.
+        accuracy: the share of images classified correctly in the training forward passes, over all
+            steps of the task: high if the network learns the task fast.
+        final_accuracy: after the task, in evaluation mode.
+        weight_norms: by the layer's name, the L2 norm of its weight after the task; without
+            parameters of fewer than two dimensions.
     """
 
     final_accuracy: float = 0.0
@@ -105,8 +103,8 @@ class Look:
 
     Attributes:
         number: of the look, from 1.
-        loss: mean cross entropy on the validation set, in nats.
-        accuracy: on the same set, a fraction.
+        loss: mean cross entropy on the evaluation set, in nats.
+        accuracy: a fraction.
     """
 
     number: int

@@ -46,14 +46,13 @@ class Renewal(nn.Module):
 
     .. math:: u \leftarrow \eta u + (1-\eta)\,\overline{|h|}\,\sum_k |w_k|
 
-    (their equation 1, averaged over the batch). Units older than the maturity threshold are
-    eligible. A count grows by the replacement rate times their number; for each whole one, the
-    eligible unit of least utility is replaced: its incoming weights are drawn as they were
-    initially, and its bias, outgoing weights, utility and age become 0. As in the authors' program
-    (github.com/shibhansh/loss-of-plasticity), the optimiser's state of these weights becomes 0 too
-    (SGD's momentum, Adam's moments; not Adam's step count, which torch keeps for a whole tensor).
-    Unlike there, the next layer's bias is not corrected for the lost unit, nor the utility for its
-    age.
+    (their equation 1, averaged over the batch). A count grows by the replacement rate times the
+    number of units older than the maturity threshold. For each whole one, the unit of least utility
+    among these is replaced: its incoming weights are drawn as initially, and its bias, outgoing
+    weights, utility and age become 0. So does the optimiser's state of these weights (SGD's
+    momentum, Adam's moments; not Adam's step count, which torch keeps for a whole tensor), as in
+    the authors' program (github.com/shibhansh/loss-of-plasticity). Unlike there, the next layer's
+    bias is not corrected for the lost unit, nor the utility for its age.
 
     All state is in buffers. The draws depend on the seed and the step alone.
 
@@ -81,12 +80,9 @@ class Renewal(nn.Module):
         self._layers = tuple(part for part in parts if isinstance(part, nn.Linear))
         device = self._layers[0].weight.device
         shape = (settings.depth, settings.width)
-        self.utility: torch.Tensor
-        self.age: torch.Tensor
-        self.waiting: torch.Tensor
-        self.register_buffer("utility", torch.zeros(shape, device=device))
-        self.register_buffer("age", torch.zeros(shape, dtype=torch.int64, device=device))
-        self.register_buffer("waiting", torch.zeros(settings.depth, dtype=torch.float64))
+        self.utility = nn.Buffer(torch.zeros(shape, device=device))
+        self.age = nn.Buffer(torch.zeros(shape, dtype=torch.int64, device=device))
+        self.waiting = nn.Buffer(torch.zeros(settings.depth, dtype=torch.float64))
         self._outputs = torch.zeros(shape, device=device)
         for number, layer in enumerate(self._layers[:-1]):
             activation = parts[parts.index(layer) + 1]

@@ -98,18 +98,18 @@ def run_trial(
         on_epoch: called after each epoch, and for each epoch restored from a checkpoint. An
             exception in it ends the run, which writes a checkpoint first.
         on_batch: called as `on_batch(done, total)` after each batch of the whole run.
-        looks: number of parts of the first epoch; `on_look` is called after each but the last.
-            Looks change nothing in the run.
-        on_look: called with an evaluation there; an exception in it ends the run.
-        checkpoint: a file to resume from if it exists. It is written after an epoch if 30 s have
-            passed since the last time or the run stops there. The checkpoint of a finished run
-            gives the result at once. The caller removes it.
+        looks: number of parts of the first epoch.
+        on_look: called with an evaluation after each of these parts but the last, which changes
+            nothing in the run. An exception in it ends the run.
+        checkpoint: a file to resume from if it exists; that of a finished run gives the result at
+            once. It is written after an epoch if the last time is 30 s ago or the run stops there.
+            The caller removes it.
         save_last: whether it is always written after the last epoch.
         module: makes an activation that replaces each ReLU instead, as a control.
         model_source: `pdsearch.models.source_digest` of the model's file as it must be; None: any.
         directory: the folder that `path.py` in `settings.model` is relative to.
-        diagnostics: whether records hold diagnostics, which change nothing in the run; default: as
-            in the settings.
+        diagnostics: whether records hold diagnostics, which change nothing in the run; default:
+            `settings.diagnostics`.
 
     Raises:
         InputError: the settings do not fit the data or this machine.
@@ -142,12 +142,14 @@ def run_trial(
         model, names = _converted(model, candidate, module)
         model = model.to(place).to(memory_format=memory_format(settings.memory_format))
         optimizer = _optimizer(model, settings)
-        pull = towards_initial(model, settings.l2_init) if settings.l2_init else None
-        renewal = None
+        state: nn.Module = model
+        remedies: dict[str, Any] = {}
+        if settings.l2_init:
+            remedies["before_step"] = towards_initial(model, settings.l2_init)
         if settings.continual_backprop is not None:
             renewal = Renewal(model, optimizer, settings, seed=seed)
-        # A checkpoint holds the state of the remedy too.
-        state = model if renewal is None else nn.ModuleList([model, renewal])
+            remedies["after_step"] = renewal.after_step
+            state = nn.ModuleList([model, renewal])  # a checkpoint holds both
         if saved is not None:
             restore(saved, model=state, optimizer=optimizer)
             kept = saved.state["kept_bytes"]
@@ -163,8 +165,7 @@ def run_trial(
             seed=seed,
             annealed=candidate.annealed and module is None,
             on_batch=on_batch,
-            before_step=pull,
-            after_step=renewal.after_step if renewal is not None else None,
+            **remedies,
         )
         write = None
         if checkpoint is not None:
@@ -379,19 +380,17 @@ def run_over_learning_rates(
 
 
 def _optimizer(model: nn.Module, settings: TrialSettings) -> torch.optim.Optimizer:
-    rate, decay = settings.learning_rate, settings.weight_decay
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    options: dict[str, Any] = {"betas": (settings.momentum, 0.999)}
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=decay,
-            fused=True,
-        )
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    betas = (settings.momentum, 0.999)
-    return kind(model.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True)
+        options = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    return kinds[settings.optimizer](
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+        **options,
+    )
 
 
 def _identity(

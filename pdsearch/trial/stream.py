@@ -28,10 +28,7 @@ from pdsearch.trial.settings import StreamSettings, TrialSettings
 class Stream:
     """The tasks of a run, drawn from its seed alone: the runs of a seed have the same tasks.
 
-    Attributes:
-        data: the images ``(images, 3, h, w)``, float32 and normalised, with their own labels.
-        settings: of the stream.
-        seed: of the run.
+    `data` has the images ``(images, 3, h, w)``, float32 and normalised, with their own labels.
     """
 
     data: TrialData
