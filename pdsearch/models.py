@@ -16,7 +16,6 @@ from pdsearch.family import load_family
 from pdsearch.userfile import UserFile, read_python
 
 Initialisation = Literal["pytorch", "caffe", "he"]
-CLASSIFIER_WIDTH = 1024
 
 
 class AlexNet(nn.Module):
@@ -35,18 +34,11 @@ class AlexNet(nn.Module):
       4096 a CPU would spend most of its time there (600 to 1700 images a second instead of 3000);
     * no local response normalisation: it does not help (VGG, arXiv:1409.1556, section 4.1).
 
-    Args:
-        classes: number of classes.
-        dropout: probability of dropping a unit before each hidden layer of the classifier.
-        width: units in each hidden layer of the classifier.
-
     Shape:
         ``(n, 3, 32, 32)``, floating → ``(n, classes)``.
     """
 
-    def __init__(
-        self, *, classes: int, dropout: float = 0.5, width: int = CLASSIFIER_WIDTH
-    ) -> None:
+    def __init__(self, *, classes: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, 11, stride=4, padding=5),
@@ -64,13 +56,13 @@ class AlexNet(nn.Module):
             nn.MaxPool2d(2),
         )
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(256, width),
+            nn.Dropout(0.5),
+            nn.Linear(256, 1024),
             nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, width),
+            nn.Dropout(0.5),
+            nn.Linear(1024, 1024),
             nn.ReLU(),
-            nn.Linear(width, classes),
+            nn.Linear(1024, classes),
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -102,10 +94,9 @@ class MLP(nn.Sequential):
         depth: hidden layers.
         activation: ``relu``, or ``crelu`` (:class:`CReLU`), which doubles the next layer's inputs.
         normalisation: ``none``, or ``layer``: a ``nn.LayerNorm`` before each activation.
-        features: elements of an image.
 
     Shape:
-        ``(n, channels, height, width)``, floating → ``(n, classes)``.
+        ``(n, 3, 32, 32)``, floating → ``(n, classes)``.
     """
 
     def __init__(
@@ -116,9 +107,9 @@ class MLP(nn.Sequential):
         depth: int = 3,
         activation: Literal["relu", "crelu"] = "relu",
         normalisation: Literal["none", "layer"] = "none",
-        features: int = 3 * 32 * 32,
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
+        features = 3 * 32 * 32
         for _ in range(depth):
             layers.append(nn.Linear(features, width))
             if normalisation == "layer":
@@ -400,7 +391,8 @@ def _initialise_caffe(model: nn.Module) -> None:
     biases = (0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0)
     for layer, deviation, bias in zip(_layers(model), deviations, biases, strict=True):
         nn.init.normal_(layer.weight, std=deviation)
-        nn.init.constant_(layer.bias, bias)
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, bias)
 
 
 def _initialise_he(model: nn.Module) -> None:

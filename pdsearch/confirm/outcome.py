@@ -155,9 +155,9 @@ class Confirmation:
     @property
     def pick(self) -> Row | None:
         """The search's first pick, or the next row that is compared; None without any."""
-        by_kind = {kind: [r for r in self.rows if r.kind == kind] for kind in KINDS}
-        compared = [row for kind in ("candidate", "given", *KINDS) for row in by_kind[kind]]
-        return next((row for row in compared if row.kind != "baseline"), None)
+        compared = [row for row in self.rows if row.kind != "baseline"]
+        order = ("candidate", "given", *KINDS)
+        return min(compared, key=lambda row: order.index(row.kind), default=None)
 
     @property
     def headline(self) -> str:

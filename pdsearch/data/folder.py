@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,8 @@ IGNORED_FOLDERS = (
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-"""``progress(what, done, total)``: what is being done, and how many images are done."""
 
-
-def load_folder(
-    spec: str, text: str, *, directory: Path | None, cache: Path, progress: Progress | None
-) -> Dataset:
+def load_folder(spec: str, text: str, *, directory: Path | None, cache: Path) -> Dataset:
     """Load the folder `text`, relative to `directory`; see `load_dataset`."""
     if not text.strip():
         raise InputError("dataset 'folder:' names no folder: write folder:PATH")
@@ -73,7 +68,7 @@ def load_folder(
     key = digest("\n".join([str(DECODING), *lines]))
 
     def build() -> Dataset:
-        images = _decode([path for path, _ in every], progress=progress, what=f"decoding {text}")
+        images = _decode([path for path, _ in every])
         split = sum(map(len, train))
         return Dataset(
             name=spec,
@@ -94,17 +89,15 @@ def _warn_of_training_images(dataset: Dataset) -> None:
     known = set(map(_digest, dataset.train_images.numpy()))
     same = sum(_digest(image) in known for image in dataset.test_images.numpy())
     total = len(dataset.test_images)
+    which = f"{same} of {total} test images are training images"
+    if same == total:
+        which = "each test image is a training image"
     if same:
-        many = (
-            "each test image is a training image"
-            if same == total
-            else (f"{same} of {total} test images are training images")
-        )
         log.warning(
             "data set %r: %s too (the same folder, links or copies): a confirmation needs images "
             "that no training saw",
             dataset.name,
-            many,
+            which,
         )
 
 
@@ -166,23 +159,15 @@ def _labels(files: Sequence[Sequence[object]]) -> torch.Tensor:
     return torch.repeat_interleave(torch.arange(len(files)), counts)
 
 
-def _decode(paths: Sequence[str], *, progress: Progress | None, what: str) -> torch.Tensor:
+def _decode(paths: Sequence[str]) -> torch.Tensor:
     images = np.empty((len(paths), 3, SIZE, SIZE), dtype=np.uint8)
 
     def decode(index: int) -> None:
         images[index] = _read_image(paths[index]).transpose(2, 0, 1)
 
-    done = 0
-    # Pillow's decoders release the interpreter lock.
+    # Pillow's decoders release the interpreter lock. After an error `map` cancels what has not begun.
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-        try:
-            for _ in pool.map(decode, range(len(paths)), chunksize=1):
-                done += 1
-                if progress is not None and (done % 500 == 0 or done == len(paths)):
-                    progress(what, done, len(paths))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        list(pool.map(decode, range(len(paths))))
     return torch.from_numpy(images)
 
 

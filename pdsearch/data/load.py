@@ -12,20 +12,14 @@ import torch
 
 from pdsearch.data.cache import cached, digest
 from pdsearch.data.dataset import Dataset, stratified_split
-from pdsearch.data.folder import Progress, load_folder
+from pdsearch.data.folder import load_folder
 from pdsearch.errors import InputError
 from pdsearch.files import cache_directory
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
 
 
-def load_dataset(
-    spec: str,
-    *,
-    directory: Path | None = None,
-    cache: Path | None = None,
-    progress: Progress | None = None,
-) -> Dataset:
+def load_dataset(spec: str, *, directory: Path | None = None, cache: Path | None = None) -> Dataset:
     """Load a data set by name, decoding and caching it when it is read for the first time.
 
     * ``digits``: the 1797 8×8 digits of scikit-learn, each pixel repeated 4×4 to 32×32 and scaled
@@ -49,7 +43,6 @@ def load_dataset(
         spec: ``digits``, ``cifar10``, ``cifar100`` or ``folder:PATH``.
         directory: the folder that ``PATH`` is relative to; default: the current folder.
         cache: the cache folder; default: the user's.
-        progress: called as ``progress(what, done, total)`` while images are decoded.
 
     Raises:
         InputError: the name is unknown, or a file or class of the folder cannot be used.
@@ -61,7 +54,7 @@ def load_dataset(
         return _cifar(spec, cache)
     kind, colon, text = spec.partition(":")
     if kind == "folder" and colon:
-        return load_folder(spec, text, directory=directory, cache=cache, progress=progress)
+        return load_folder(spec, text, directory=directory, cache=cache)
     choices = ", ".join(BUILT_IN)
     raise InputError(f"no data set {spec!r}: valid are {choices} and folder:PATH")
 

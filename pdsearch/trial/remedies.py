@@ -80,9 +80,9 @@ class Renewal(nn.Module):
         self._layers = tuple(part for part in parts if isinstance(part, nn.Linear))
         device = self._layers[0].weight.device
         shape = (settings.depth, settings.width)
-        self.utility = nn.Buffer(torch.zeros(shape, device=device))
-        self.age = nn.Buffer(torch.zeros(shape, dtype=torch.int64, device=device))
-        self.waiting = nn.Buffer(torch.zeros(settings.depth, dtype=torch.float64))
+        self.utility: torch.Tensor = nn.Buffer(torch.zeros(shape, device=device))
+        self.age: torch.Tensor = nn.Buffer(torch.zeros(shape, dtype=torch.int64, device=device))
+        self.waiting: torch.Tensor = nn.Buffer(torch.zeros(settings.depth, dtype=torch.float64))
         self._outputs = torch.zeros(shape, device=device)
         for number, layer in enumerate(self._layers[:-1]):
             activation = parts[parts.index(layer) + 1]
