@@ -93,7 +93,7 @@ def _end_with_parent() -> None:
     while alive():
         time.sleep(LOOK)
     time.sleep(LEFT_ALONE)
-    os._exit(130)  # its trial is retried, like that of any killed process
+    os._exit(interrupt.INTERRUPTED)  # its trial is retried, like that of any killed process
 
 
 def main(module: str) -> int:
@@ -103,7 +103,7 @@ def main(module: str) -> int:
         with interrupt.handled(leave=True):
             import_module(module).work(json.load(sys.stdin))
     except KeyboardInterrupt:
-        return 130
+        return interrupt.INTERRUPTED
     except PdsearchError as error:
         print(f"pdsearch: error: in a further process: {error}", file=sys.stderr)
         return 2

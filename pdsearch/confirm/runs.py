@@ -123,7 +123,7 @@ def load_confirmation(stored: "StoredStudy") -> Confirmation | None:
         trial = record["setting"]["trial"]
         latest[trial["model"], trial["dataset"]] = record["setting"]
     home = (stored.settings.trial.model, stored.settings.trial.dataset)
-    order = sorted(latest, key=lambda place: (place != home, list(latest).index(place)))
+    order = sorted(latest, key=lambda place: place != home)
     return assemble_all(stored, [latest[place] for place in order], records)
 
 

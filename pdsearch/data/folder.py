@@ -165,12 +165,12 @@ def _decode(paths: Sequence[str]) -> torch.Tensor:
     def decode(index: int) -> None:
         images[index] = _read_image(paths[index]).transpose(2, 0, 1)
 
-    # Pillow's decoders release the interpreter lock. After an error `map` cancels what has not begun.
+    # Pillow's decoders release the interpreter lock. After an error `map` cancels the rest.
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         list(pool.map(decode, range(len(paths))))
     return torch.from_numpy(images)
 
 
-def _first(parts: Sequence[str], limit: int = 6) -> str:
-    shown = ", ".join(parts[:limit])
-    return shown if len(parts) <= limit else f"{shown} and {len(parts) - limit} more"
+def _first(parts: Sequence[str]) -> str:
+    shown = ", ".join(parts[:6])
+    return shown if len(parts) <= 6 else f"{shown} and {len(parts) - 6} more"

@@ -16,8 +16,6 @@ from pdsearch.data.folder import load_folder
 from pdsearch.errors import InputError
 from pdsearch.files import cache_directory
 
-BUILT_IN = ("digits", "cifar10", "cifar100")
-
 
 def load_dataset(spec: str, *, directory: Path | None = None, cache: Path | None = None) -> Dataset:
     """Load a data set by name, decoding and caching it when it is read for the first time.
@@ -55,8 +53,7 @@ def load_dataset(spec: str, *, directory: Path | None = None, cache: Path | None
     kind, colon, text = spec.partition(":")
     if kind == "folder" and colon:
         return load_folder(spec, text, directory=directory, cache=cache)
-    choices = ", ".join(BUILT_IN)
-    raise InputError(f"no data set {spec!r}: valid are {choices} and folder:PATH")
+    raise InputError(f"no data set {spec!r}: valid are digits, cifar10, cifar100 and folder:PATH")
 
 
 def _digits() -> Dataset:

@@ -127,17 +127,10 @@ def run_trial(
             settings = TrialSettings.model_validate(saved.state["settings"])
         kind = TrialData if settings.stream is None else Stream
         source = kind.of(dataset, settings, seed=seed, split=split, device=place)
-        data = source.task(0)
-        if not 1 <= looks <= data.steps:
-            raise InputError(
-                f"looks must be from 1 to the {data.steps} batches of an epoch, got {looks}"
-            )
         torch.manual_seed(derive_seed(seed, "weights"))
+        classes = len(dataset.classes)
         model = build_model(
-            classes=len(dataset.classes),
-            source=model_source,
-            directory=directory,
-            **settings.network,
+            classes=classes, source=model_source, directory=directory, **settings.network
         )
         model, names = _converted(model, candidate, module)
         model = model.to(place).to(memory_format=memory_format(settings.memory_format))
@@ -154,14 +147,14 @@ def run_trial(
             restore(saved, model=state, optimizer=optimizer)
             kept = saved.state["kept_bytes"]
         else:
-            kept = kept_bytes(model, data, settings)
+            kept = kept_bytes(model, source.task(0), settings)
         if place.type == "cpu" and not settings.compile:
             hasten(model)
         loop = Loop(
             model=model,
             optimizer=optimizer,
             settings=settings,
-            data=data,
+            data=source.task(0),
             seed=seed,
             annealed=candidate.annealed and module is None,
             on_batch=on_batch,
@@ -196,6 +189,9 @@ def _converted(
 
 def _looks(loop: Loop, looks: int, on_look: OnLook | None) -> dict[int, Callable[[], None]]:
     """The looks within the first epoch, by the batch after which each is due."""
+    steps = loop.data.steps
+    if not 1 <= looks <= steps:
+        raise InputError(f"looks must be from 1 to the {steps} batches of an epoch, got {looks}")
     if on_look is None:
         return {}
 
@@ -203,10 +199,7 @@ def _looks(loop: Loop, looks: int, on_look: OnLook | None) -> dict[int, Callable
         found = loop.evaluate([])
         on_look(Look(number, found.loss, found.accuracy))
 
-    return {
-        number * loop.data.steps // looks: functools.partial(look, number)
-        for number in range(1, looks)
-    }
+    return {number * steps // looks: functools.partial(look, number) for number in range(1, looks)}
 
 
 @dataclasses.dataclass(eq=False)

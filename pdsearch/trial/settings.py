@@ -32,9 +32,6 @@ LATER = frozenset(
 """Keys that version 0.1 did not have. At their defaults they are not dumped, so that settings, and
 the digests of them, stay the same."""
 
-STREAM_DEFAULTS = {"augment": False, "schedule": "constant", "weight_decay": 0.0}
-"""Defaults that a stream changes."""
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -213,7 +210,7 @@ class TrialSettings(_Section):
     @classmethod
     def _what_a_stream_implies(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and data.get("stream") is not None:
-            return {**STREAM_DEFAULTS, **data}
+            return {"augment": False, "schedule": "constant", "weight_decay": 0.0, **data}
         return data
 
     @model_serializer(mode="wrap")

@@ -16,7 +16,7 @@ from pdsearch.trial.settings import TrialSettings
 
 PROBE_IMAGES = 1024  # for each choice, but at least 3 batches and at most 20
 BEHIND = 1.3  # a choice that takes this much longer than the best is not timed again
-WORTH = 1.05  # bfloat16 must win by this factor: otherwise float32 is the safer choice
+MARGIN = 1.05  # bfloat16 must win by this factor: otherwise float32 is the safer choice
 
 
 def resolve_device(text: str) -> torch.device:
@@ -108,7 +108,7 @@ def probe_precision(
                 setups = {key: made for key, made in setups.items() if fastest[key] <= limit}
             if len(setups) == 1:
                 break
-    penalty = {"float32": 1.0, "bfloat16": WORTH}
+    penalty = {"float32": 1.0, "bfloat16": MARGIN}
     return min(choices, key=lambda choice: fastest[choice] * penalty[choice[0]])
 
 
