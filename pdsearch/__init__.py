@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pdsearch.report import plot
     from pdsearch.study import open_study, search
 
-_OWNERS = {
+_NAMES = {
     "autograd": ("PDReLU", "convert", "forward_control", "pd_relu", "relu_sites", "set_progress"),
     "compose": ("compose",),
     "criteria": ("check",),
@@ -36,6 +36,7 @@ _OWNERS = {
     "report": ("plot",),
     "study": ("open_study", "search"),
 }
+_OWNERS = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Candidate",
@@ -62,13 +63,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for owner, names in _OWNERS.items():
-        if name in names:
-            module = import_module(f"pdsearch.{owner}")
-            value = module if owner == name else getattr(module, name)
-            globals()[name] = value  # the next use does not come here
-            return value
-    raise AttributeError(f"module 'pdsearch' has no attribute {name!r}")
+    if name not in _OWNERS:
+        raise AttributeError(f"module 'pdsearch' has no attribute {name!r}")
+    module = import_module(f"pdsearch.{_OWNERS[name]}")
+    value = module if _OWNERS[name] == name else getattr(module, name)
+    globals()[name] = value  # the next use does not come here
+    return value
 
 
 def __dir__() -> list[str]:

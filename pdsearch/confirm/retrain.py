@@ -290,12 +290,9 @@ def _session(
     with storage_errors(stored.url):
         threads = asked.threads or StudyAttrs(stored.study).threads
     share = share_out(workers, device=place, threads=threads)
-    session = Session(
-        stored,
-        device=place,
-        share=share,
-        auto=workers == "auto",
-        request={
+
+    def request() -> dict[str, Any]:
+        return {
             "asked": asdict(replace(asked, threads=share.threads)),
             "study": stored.name,
             "storage": stored.url,
@@ -304,10 +301,10 @@ def _session(
             "output": str(stored.output),
             "candidates": [candidate.to_dict() for candidate in candidates],
             "progress": progress is not None,
-        },
-        planned=(rows + further) * asked.seeds + (rows - chosen + further) * grid,
-        progress=progress,
-    )
+        }
+
+    planned = (rows + further) * asked.seeds + (rows - chosen + further) * grid
+    session = Session(stored, place, share, workers == "auto", request, planned, progress)
     session.finished()
     return session
 

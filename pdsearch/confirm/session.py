@@ -99,14 +99,14 @@ class Session:
     """The runs of one call: those that are stored already, and how to train the others.
 
     `share` has the number of processes and the threads of each; with `auto` further processes start
-    only if that saves time, each with `request`.
+    only if that saves time. `request` returns what they need.
     """
 
     stored: "StoredStudy"
     device: str
     share: Share
     auto: bool
-    request: Mapping[str, Any]
+    request: Callable[[], Mapping[str, Any]]
     planned: int
     progress: Callable[[str], None] | None
     helpers: "list[subprocess.Popen[str]]" = field(default_factory=list)
@@ -120,7 +120,7 @@ class Session:
         worth = seconds >= WORTH if self.auto else count > 0
         if worth and self.stored.url and not self.helpers:
             for _ in range(min(self.share.workers - 1, count)):
-                self.helpers.append(start("pdsearch.confirm.retrain", self.request))
+                self.helpers.append(start("pdsearch.confirm.retrain", self.request()))
 
     @property
     def folder(self) -> Path:

@@ -123,9 +123,8 @@ def _check_room(stream: StreamSettings, available: int, *, dataset: str) -> None
 
 def weight_norms(model: nn.Module) -> dict[str, float]:
     """Return the L2 norm of each layer's weight, by the layer's name."""
-    found = {
-        name.removesuffix(".weight"): parameter.detach().float().norm()
+    return {
+        name.removesuffix(".weight"): parameter.detach().float().norm().item()
         for name, parameter in model.named_parameters()
         if name.endswith("weight") and parameter.dim() > 1
     }
-    return {name: norm.item() for name, norm in found.items()}
