@@ -1,7 +1,7 @@
 """Design, check and search pseudo-derivatives (surrogate gradients) for ReLU.
 
 The forward pass stays ``max(x, 0)``; only the derivative used in the backward pass is replaced by
-``g(x)``. Names are loaded when first used, so that ``import pdsearch`` does not import torch.
+``g(x)``. Names are imported on first use, so that ``import pdsearch`` does not import torch.
 """
 
 from importlib import import_module
@@ -26,28 +26,17 @@ if TYPE_CHECKING:
     from pdsearch.report import plot
     from pdsearch.study import open_study, search
 
-_OWNERS = {
-    "Candidate": "family",
-    "Family": "family",
-    "InputError": "errors",
-    "PDReLU": "autograd",
-    "PdsearchError": "errors",
-    "check": "criteria",
-    "compose": "compose",
-    "convert": "autograd",
-    "fade": "family",
-    "forward_control": "autograd",
-    "library": "family",
-    "load_family": "family",
-    "open_study": "study",
-    "pd_relu": "autograd",
-    "plot": "report",
-    "relu_sites": "autograd",
-    "search": "study",
-    "set_progress": "autograd",
-    "t": "expression",
-    "x": "expression",
+_NAMES = {
+    "autograd": ("PDReLU", "convert", "forward_control", "pd_relu", "relu_sites", "set_progress"),
+    "compose": ("compose",),
+    "criteria": ("check",),
+    "errors": ("InputError", "PdsearchError"),
+    "expression": ("t", "x"),
+    "family": ("Candidate", "Family", "fade", "library", "load_family"),
+    "report": ("plot",),
+    "study": ("open_study", "search"),
 }
+_OWNERS = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Candidate",
@@ -76,9 +65,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _OWNERS:
         raise AttributeError(f"module 'pdsearch' has no attribute {name!r}")
-    owner = import_module(f"pdsearch.{_OWNERS[name]}")
-    value = owner if _OWNERS[name] == name else getattr(owner, name)  # a whole module, or its name
-    globals()[name] = value  # the next use finds it without coming here
+    module = import_module(f"pdsearch.{_OWNERS[name]}")
+    value = module if _OWNERS[name] == name else getattr(module, name)
+    globals()[name] = value  # the next use does not come here
     return value
 
 

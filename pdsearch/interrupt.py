@@ -1,14 +1,14 @@
 """Ctrl-C and SIGTERM: noted when they come, acted on between two steps.
 
 Python runs a signal's handler between any two bytecodes of the main thread. An exception raised
-there inside of Optuna, SQLAlchemy or a driver leaves a transaction open, a lock held or a variable
-unset. Within `handled`, a signal is therefore noted, and `KeyboardInterrupt` is raised
+there inside Optuna, SQLAlchemy or a driver leaves a transaction open, a lock held or a variable
+unset. Within `handled` a signal is therefore noted, and `KeyboardInterrupt` is raised
 
 * at once where only our own code, torch or a user's function runs (`exposed`, and the default),
-* else when the outermost `deferred` ends, or at the next `check`.
+* otherwise when the outermost `deferred` ends, or at the next `check`.
 
-It is raised by the handler once: whatever comes after the first does not cut off the clean-up.
-What hangs nevertheless is left after `LEAVE` seconds, see `handled`.
+The handler raises it once: later signals do not interrupt the clean-up. What still hangs is
+abandoned after `LEAVE` seconds, see `handled`.
 """
 
 import contextlib
@@ -37,18 +37,19 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-LEAVE = 2.5  # seconds after the first signal until what still hangs is left: 130 within five,
-# on a machine too that runs ten processes a core
+# Seconds from the first signal until what still hangs is abandoned: status 130 within five seconds,
+# even on a machine that runs ten processes a core.
+LEAVE = 2.5
 INTERRUPTED = 130
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WEAK = ("weakref.py", "_weakrefset.py")  # the standard library's callbacks
-_AGAIN = 0.1  # seconds until a signal that could not be acted on is sent again
+_AGAIN = 0.1  # seconds until an ignored signal is sent again
 _END = b"\0"  # no signal has this number
 
 
 class _State:
-    """One process's signals: they are the main thread's, so there is one of it."""
+    """The signals of this process; only the main thread receives them."""
 
     active = False
     came: int | None = None
@@ -66,29 +67,26 @@ def _here() -> bool:
 
 
 def came() -> bool:
-    """Whether the work is to end."""
+    """Return whether a signal has come, so that the work must end."""
     return _state.came is not None
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt where a signal has come: a step's end.
-
-    Also one whose exception was lost: see `_would_be_lost`.
-    """
+    """Raise KeyboardInterrupt if a signal has come; called at the end of a step."""
     if came() and _here():
         _state.raised = True
         raise KeyboardInterrupt
 
 
 def pause(seconds: float) -> None:
-    """Sleep, but not past a signal."""
+    """Sleep until a signal comes, at most so long."""
     end = time.monotonic() + seconds
     while not came() and (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
 
 
 class deferred:  # used as a statement
-    """Within, a signal is noted only; it is acted on when the outermost one ends."""
+    """Only note a signal within; act on it when the outermost `deferred` ends."""
 
     def __enter__(self) -> None:
         self._before = _state.held
@@ -105,7 +103,7 @@ class deferred:  # used as a statement
 
 
 class exposed:  # used as a statement
-    """Within, and within `deferred`, a signal is acted on at once: what trains, what computes."""
+    """Act on a signal at once, even within `deferred`: for code that trains or computes."""
 
     def __enter__(self) -> None:
         self._before = _state.held
@@ -121,7 +119,7 @@ class exposed:  # used as a statement
 
 
 def deferring(call: Callable[[_T], None]) -> Callable[[_T], None]:
-    """A function of one argument, run within `deferred`."""
+    """Return a function of one argument that runs within `deferred`."""
 
     def deferred_call(argument: _T) -> None:
         with deferred():
@@ -142,8 +140,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def _would_be_lost(frame: FrameType | None) -> bool:
     """Whether a callback runs in which Python drops exceptions.
 
-    These are finalizers and the callbacks of weak references and of garbage collections. The
-    thread that watches sends the signal again.
+    These are finalizers and the callbacks of weak references and garbage collections. The watching
+    thread sends the signal again.
     """
     collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}
     while frame is not None:
@@ -156,18 +154,18 @@ def _would_be_lost(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def handled(*, leave: bool = False) -> Iterator[None]:
-    """Handle SIGTERM as Ctrl-C, and both as this module says. Nested, the outermost one counts.
+    """Handle SIGTERM like Ctrl-C, and both as described in this module. The outermost one counts.
 
-    Nothing changes outside of the main thread, which alone gets signals, and for whoever handles
-    Ctrl-C in another way than Python does: there is a reason.
+    Nothing changes outside the main thread, which alone receives signals, nor for a caller that
+    handles Ctrl-C in its own way.
 
     Args:
-        leave: the process is ours to end: `LEAVE` seconds after the first signal it is left with
-            status 130, whatever it is at, with the processes that it `adopt`ed. Otherwise the
-            exception is then raised even within `deferred`.
+        leave: whether the process may be ended: `LEAVE` seconds after the first signal it exits
+            with status 130, whatever it is doing, and kills the processes that it `adopt`ed.
+            Otherwise the exception is then raised even within `deferred`.
 
     Raises:
-        KeyboardInterrupt: a signal came, at the latest at the end.
+        KeyboardInterrupt: a signal came; raised at the end at the latest.
     """
     if _state.active or threading.current_thread() is not threading.main_thread():
         yield
@@ -187,11 +185,11 @@ def handled(*, leave: bool = False) -> Iterator[None]:
             if came():
                 raise KeyboardInterrupt
         except Exception as error:
-            if came():  # what fails then fails for that: a storage that is not waited for, say
+            if came():  # a consequence: a storage that is not waited for, say
                 raise KeyboardInterrupt from error
             raise
         finally:
-            _state.held = 1  # what comes now is too late to be acted on
+            _state.held = 1  # too late to act on a signal
             for number, handler in before.items():
                 signal.signal(number, handler)
             _state.active, _state.came, _state.held = False, None, 0
@@ -199,7 +197,7 @@ def handled(*, leave: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(*, leave: bool) -> Iterator[None]:
-    """Watch for signals in a thread, which sees them while the main one is in a C function too."""
+    """Watch for signals in a thread, which sees them even while the main one is in C code."""
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
@@ -237,20 +235,13 @@ def _watch(reader: socket.socket, previous: int, *, leave: bool) -> None:
         if end is not None and time.monotonic() > end:
             if leave:
                 _leave()
-            _insist()
+            # Raise the exception in spite of `deferred`, and at every signal from now on.
+            _state.insistent = True
+            if not _state.raised:
+                _send_again()
             return
         if not received and came() and not (_state.held or _state.raised):
             _send_again()
-
-
-def _insist() -> None:
-    """Have the exception raised in spite of `deferred`, and at every signal from now on.
-
-    What is left behind hangs anyway.
-    """
-    _state.insistent = True
-    if not _state.raised:
-        _send_again()
 
 
 def _send_again() -> None:
@@ -258,12 +249,12 @@ def _send_again() -> None:
         return
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, _state.came)
-    else:  # Windows, where a signal cannot be sent to a thread, nor does one end a wait
+    else:  # Windows cannot send a signal to a thread
         signal.raise_signal(_state.came)
 
 
 def _leave() -> None:
-    """End the process, whatever its main thread is at. What is stored is stored."""
+    """End the process, whatever its main thread is doing."""
     for child in list(_children):
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
@@ -274,10 +265,10 @@ def _leave() -> None:
 
 
 def adopt(child: int) -> None:
-    """A process to be killed where this one is left in a hurry."""
+    """Register a child process to be killed if this one must exit at once."""
     _children.add(child)
 
 
 def disown(child: int) -> None:
-    """It has ended, and its number is another's from now on."""
+    """Forget a child process that has ended: its number may be reused."""
     _children.discard(child)

@@ -1,7 +1,7 @@
 """Further processes of a search or a confirmation: `python -m pdsearch.processes MODULE`.
 
-What one is to do goes in by its standard input: arguments and environments can be listed. It
-imports next to nothing before it watches whether the process that started it is still there.
+A process receives its task on standard input, because arguments and environments can be listed. It
+imports next to nothing before it watches whether its parent is still alive.
 """
 
 import contextlib
@@ -21,57 +21,50 @@ from pdsearch.errors import PdsearchError
 __all__ = ["end_all", "is_helper", "parent_alive", "start"]
 
 PARENT = "PDSEARCH_PARENT"
-"""In a process's environment: the process whose end is its end too."""
+"""Environment variable with the number of the process that started this one."""
 
 LOOK, LEFT_ALONE = 0.2, 2.0
-"""Seconds between two looks whether the parent is there, and to end in after it is not."""
+"""Seconds between two checks of the parent, and to end in without it."""
 
 LEISURE, HASTE = 20.0, 1.2
-"""Seconds that a process has to end: at the end of a study, and where the user waits for it."""
+"""Seconds that a process has to end: at the end of a study, and while the user waits."""
 
 
 def parent_alive() -> Callable[[], bool]:
-    """Tell whether the process that started this one is there still; always, where none did."""
+    """Return a check whether the parent is alive; always true for a process that has none."""
     parent = os.environ.get(PARENT)
-    if not parent:
-        return lambda: True
-    number = int(parent)
-    return lambda: os.getppid() == number
+    return lambda: not parent or os.getppid() == int(parent)
 
 
 def is_helper() -> bool:
-    """Whether another process of pdsearch has started this one, which says what is to be said."""
+    """Return whether another process of pdsearch started this one, and reports to the user."""
     return bool(os.environ.get(PARENT))
 
 
 def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":
-    """Start a process that calls `work(request)` of a module, and that ends with this one.
+    """Start a process that calls a module's `work(request)` and ends with this one.
 
     Args:
         module: its name.
-        request: plain data, as JSON has it.
+        request: plain data for JSON.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pdsearch.processes", module],
         env={**os.environ, PARENT: str(os.getpid())},
         stdin=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for the process that started it, which then ends it
+        start_new_session=True,  # Ctrl-C goes to the parent alone, which ends this process
     )
     interrupt.adopt(process.pid)
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended; what it would have done is done here
+    with contextlib.suppress(BrokenPipeError):  # it has ended; its work is done here
         process.stdin.write(json.dumps(request))
         process.stdin.close()
     return process
 
 
 def end_all(processes: Sequence["subprocess.Popen[str]"]) -> set[int]:
-    """End processes: those that still run are asked to, and killed if they do not.
-
-    Returns:
-        The numbers of those that were killed.
-    """
+    """End processes, and return the numbers of those that had to be killed."""
     for process in processes:
         if process.poll() is None:
             process.terminate()
@@ -91,28 +84,28 @@ def end_all(processes: Sequence["subprocess.Popen[str]"]) -> set[int]:
 
 
 def _end_with_parent() -> None:
-    """End this process where the one that started it is gone, whatever it is at.
+    """End this process if its parent is gone, whatever it is doing.
 
-    The work looks between two batches, and ends in order; but not while it imports torch or decodes
-    a data set.
+    The work itself checks between two batches and ends in order, but not while it imports torch or
+    decodes a data set.
     """
     alive = parent_alive()
     while alive():
         time.sleep(LOOK)
     time.sleep(LEFT_ALONE)
-    os._exit(130)  # its trial is tried again, as that of any process that is gone
+    os._exit(interrupt.INTERRUPTED)  # its trial is retried, like that of any killed process
 
 
 def main(module: str) -> int:
-    """Have a module's `work` do what is asked for; the exit status is as of a command."""
+    """Run a module's `work`, and return the exit status of a command."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with interrupt.handled(leave=True):
             import_module(module).work(json.load(sys.stdin))
     except KeyboardInterrupt:
-        return 130
+        return interrupt.INTERRUPTED
     except PdsearchError as error:
-        print(f"pdsearch: error: a process beside: {error}", file=sys.stderr)
+        print(f"pdsearch: error: in a further process: {error}", file=sys.stderr)
         return 2
     return 0
 

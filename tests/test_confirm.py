@@ -448,7 +448,6 @@ def test_each_row_gets_its_own_rate_from_validation_alone(tmp_path: Path, lab: L
     assert sum(call["split"] == "validation" for call in lab.calls) == 6
     assert [row.seeds for row in result.rows] == [2, 2]
     assert "0.01, 0.1, 1" in result.notes[0]
-    assert "learning rate" in confirm_markdown(result)
     # With two seeds no bootstrap is to be had: neither its column nor a word of it.
     shown = confirm_table(result)
     assert "bootstrap" not in shown
@@ -517,7 +516,7 @@ def test_the_tables_show_both_intervals(tmp_path: Path, lab: Lab) -> None:
         for text in (confirm_table(result), confirm_markdown(result)):
             assert f"[{low}, {high}]" in text
     assert "learning rate 0.02" in confirm_table(result)  # in the caption: one for all
-    assert "beside it the bootstrap's" in confirm_table(result)
+    assert "next to it the bootstrap's" in confirm_table(result)
 
 
 def test_controls_are_the_forward_control_and_plain_activations(tmp_path: Path, lab: Lab) -> None:

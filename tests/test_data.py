@@ -360,13 +360,6 @@ def test_relative_folders_and_left_out_files(tmp_path: Path, cache: Path) -> Non
     assert len(own.train_labels) == 6
 
 
-def test_progress_is_told(tmp_path: Path, cache: Path) -> None:
-    root = make_folder(tmp_path / "set")
-    told = []
-    data.load_dataset(f"folder:{root}", cache=cache, progress=lambda *a: told.append(a))
-    assert told == [(f"decoding {root}", 12, 12)]
-
-
 # --- the cache ------------------------------------------------------------------------------------
 
 

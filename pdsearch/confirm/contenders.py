@@ -1,10 +1,10 @@
-"""Who is retrained: the rows of a confirmation before they are trained."""
+"""The rows of a confirmation before they are trained."""
 
 import functools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
     from pdsearch.trial import TrialSettings
 
-# They stand for "why not use another function forward as well?", at torch's defaults.
+# At torch's defaults: would another forward function do as well?
 ACTIVATIONS = {
     "LeakyReLU": "Max(0, x) + Min(0, x)/100",
     "GELU": "x*erfc(-x/sqrt(2))/2",
     "SiLU": "x*sigmoid(x)",
 }
 
-# For a stream of tasks: those that units do not die of.
+# For a stream of tasks: units do not die of these.
 STREAM_ACTIVATIONS = {
-    "LeakyReLU": "Max(0, x) + Min(0, x)/100",
+    "LeakyReLU": ACTIVATIONS["LeakyReLU"],
     "LeakyReLU(0.1)": "Max(0, x) + Min(0, x)/10",
     "ELU": "Piecewise((x, x > 0), (exp(x) - 1, True))",
 }
 
 # Settings of `[trial]` that are known to keep a network able to learn. The strengths of the L2 term
-# are ours, the other numbers their authors' (see `TrialSettings`).
+# are ours, the other numbers those of the authors (see `TrialSettings`).
 REMEDIES: dict[str, dict[str, Any]] = {
     "CReLU": {"activation": "crelu"},
     "LayerNorm": {"normalisation": "layer"},
@@ -48,14 +48,20 @@ REMEDIES: dict[str, dict[str, Any]] = {
 class Contender:
     """One row before it is trained.
 
-    `how`, `formula` and `changes`, the settings of `[trial]` that it is trained with instead of the
-    study's, decide the result; the rest is for show. `place` is its place among those it is trained
-    with.
+    Attributes:
+        name: As shown.
+        kind: One of `KINDS`.
+        how: See `how_of`; `forward`: the formula is its true derivative; `activation`.
+        formula: Of g; of the forward function for an activation.
+        candidate: The pseudo-derivative.
+        module: Makes an activation that replaces ReLU instead.
+        place: Its place among the rows of its confirmation.
+        changes: Settings of `[trial]` that replace the study's.
     """
 
     name: str
     kind: str
-    how: str  # see `how_of`; "forward": the formula is its true derivative; "activation"
+    how: str
     formula: str
     candidate: Candidate
     module: Callable[[], Any] | None = None
@@ -64,16 +70,12 @@ class Contender:
 
     @property
     def identity(self) -> str:
-        """What tells its runs from another's."""
+        """What distinguishes its runs from another's."""
         own = identity_of(self.formula, how=self.how)
         return f"{own} with {json.dumps(self.changes, sort_keys=True)}" if self.changes else own
 
     def settings(self, trial: "TrialSettings") -> "TrialSettings":
-        """A trial's settings as it is trained.
-
-        Raises:
-            ValidationError: the changes do not fit them.
-        """
+        """Return a trial's settings with its changes, which may raise `ValidationError`."""
         if not self.changes:
             return trial
         return type(trial).model_validate({**trial.model_dump(mode="json"), **self.changes})
@@ -95,7 +97,10 @@ def choose_contenders(
     forward_control: bool,
     activations: bool,
 ) -> tuple[list[Contender], list[str]]:
-    """Baseline, the study's best, references, the user's, controls; each g once. And notes."""
+    """Choose baseline, the study's best, references, given ones and controls, each g once.
+
+    Returns the rows in order, and notes.
+    """
     baseline = load_family("relu").default
     ranked = stored.ranked()
     if top > 0 and not ranked and not given:
@@ -107,11 +112,11 @@ def choose_contenders(
     found: list[Contender] = []
 
     def add(candidate: Candidate, kind: str) -> bool:
-        """Whether it is a new shape; one that is not adds its name to the row it equals."""
+        """Add a new shape; one that is not new adds its name to the row it equals."""
         curve = Curve(candidate)
         for index, other in enumerate(curves):
             if curve.same(other):
-                # The study's own near-duplicates are many and have no name of their own.
+                # The study's own near-duplicates are many.
                 if kind != "candidate" and _name(candidate) not in found[index].name:
                     name = f"{found[index].name} = {_name(candidate)}"
                     found[index] = replace(found[index], name=name)
@@ -134,19 +139,20 @@ def choose_contenders(
             add(row.candidate, "reference")
     for candidate in given:
         add(candidate, "given")
-    notes: list[str] = []
-    if forward_control:
-        found += _forward_control(found, notes)
+    controls: list[Contender | str] = []
+    best = best_of(found)
+    if forward_control and best is not None:
+        controls.append(_forward_control(best))
     if activations:
-        found += _plain_controls(baseline, stored.settings.trial, notes)
-    ordered = sorted(found, key=lambda contender: KINDS.index(contender.kind))
-    return [replace(one, place=place) for place, one in enumerate(ordered)], notes
+        controls += _plain_controls(baseline, stored.settings.trial)
+    found += [one for one in controls if isinstance(one, Contender)]
+    found.sort(key=lambda contender: KINDS.index(contender.kind))
+    notes = [one for one in controls if isinstance(one, str)]
+    return [replace(one, place=place) for place, one in enumerate(found)], notes
 
 
-def _plain_controls(
-    baseline: Candidate, trial: "TrialSettings", notes: list[str]
-) -> list[Contender]:
-    """The activations, and for a stream the remedies that fit the model."""
+def _plain_controls(baseline: Candidate, trial: "TrialSettings") -> Iterator[Contender | str]:
+    """Yield activations, and for a stream the remedies; a note if one does not fit the model."""
     from torch import nn
 
     modules: dict[str, Callable[[], Any]] = {
@@ -157,81 +163,53 @@ def _plain_controls(
         "ELU": nn.ELU,
     }
     chosen = ACTIVATIONS if trial.stream is None else STREAM_ACTIVATIONS
-    found = [
-        Contender(name, "activation", "activation", formula, baseline, modules[name])
-        for name, formula in chosen.items()
-    ]
+    for name, formula in chosen.items():
+        yield Contender(name, "activation", "activation", formula, baseline, modules[name])
     for name, changes in REMEDIES.items() if trial.stream is not None else ():
-        one = Contender(
-            name, "remedy", "pseudo-derivative", baseline.formula, baseline, changes=changes
-        )
-        if one.fits(trial):
-            found.append(one)
-        else:
-            notes.append(
-                f"No row of {name}: it is not for {trial.model}, or not with its settings."
-            )
-    return found
+        one = _remedy(name, baseline, changes)
+        unfit = f"No row of {name}: it does not fit {trial.model} or its settings."
+        yield one if one.fits(trial) else unfit
+
+
+def _remedy(name: str, relu: Candidate, changes: Mapping[str, Any]) -> Contender:
+    return Contender(name, "remedy", "pseudo-derivative", relu.formula, relu, changes=changes)
 
 
 def best_of(contenders: Sequence[Contender]) -> Contender | None:
-    """The study's best candidate, else the first that the user gave."""
+    """Return the study's best candidate, else the first given one."""
     kinds = ("candidate", "given")
     return next((one for kind in kinds for one in contenders if one.kind == kind), None)
 
 
-def _forward_control(found: Sequence[Contender], notes: list[str]) -> list[Contender]:
-    """That of the first candidate (or the first given), where there is one."""
+def _forward_control(best: Contender) -> Contender | str:
+    """The forward control of the best candidate; or a note why there is none."""
     from pdsearch.autograd import forward_control
 
-    best = best_of(found)
-    if best is None:
-        return []
-    candidate = best.candidate
+    make = functools.partial(forward_control, best.candidate)
     try:
-        forward_control(candidate)
+        make()
     except UnsupportedError as error:
-        notes.append(f"No forward control of {best.name}: {error}.")
-        return []
-    return [
-        Contender(
-            f"forward control of {best.name}",
-            "forward_control",
-            "forward",
-            best.formula,
-            candidate,
-            lambda: forward_control(candidate),
-        )
-    ]
+        return f"No forward control of {best.name}: {error}."
+    name = f"forward control of {best.name}"
+    return Contender(name, "forward_control", "forward", best.formula, best.candidate, make)
 
 
 def _name(candidate: Candidate) -> str:
-    """Its name; of a formula that was typed the formula, for all of those have the same name."""
+    """Its name; of a typed formula the formula itself, because all of those have one name."""
     if candidate.family.name != "formula":
         return candidate.name
     text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.identity)
     return shortened(text, 80)
 
 
-# ------------------------------------------------------------------- ReLU at a raised early rate
-
-
 def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str:
-    """ReLU at a raised early rate: is a pseudo-derivative more than a larger learning rate?
+    """Return the control that trains ReLU at a raised early rate, or in a sentence why not.
 
-    For quantisers, gradient estimators differ at small learning rates by initialisation and rate
-    alone (arXiv:2405.05171). This control has ReLU's own gradient. Its rate is raised by the factor
-    by which the candidate's gradient is longer, for as long as the candidate uses one of its own.
-
-    The factor is the geometric mean of the ratios ‖pseudo-gradient‖ / ‖exact gradient‖ after each
-    epoch or task before the candidate has faded out, to three digits.
-
-    Args:
-        contender: the candidate.
-        run: the record of one of its test runs, with diagnostics.
-
-    Returns:
-        The control; or, in a sentence, why there is none.
+    Is a pseudo-derivative more than a larger learning rate? For quantisers, gradient estimators
+    differ at small learning rates by initialisation and rate alone (arXiv:2405.05171). The control
+    has ReLU's own gradient. Until the candidate has faded out, its rate is raised by the geometric
+    mean of the candidate's ratios ‖pseudo-gradient‖ / ‖exact gradient‖ after each epoch or task, to
+    three digits. `run` is the record of a test run of the candidate, with diagnostics.
     """
     faded = fading(contender.candidate.family)
     until = 1.0 if faded is None else faded.end_of(contender.candidate)
@@ -250,12 +228,5 @@ def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str
         return f"{without} has no gradient of its own after its first epoch or task."
     factor = float(f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.3g}")
     early = "" if until == 1 else f" until {until:.3g}"
-    relu = load_family("relu").default
-    return Contender(
-        f"ReLU at {factor:g}× its rate{early}",
-        "remedy",
-        "pseudo-derivative",
-        relu.formula,
-        relu,
-        changes={"early_rate": {"factor": factor, "until": until}},
-    )
+    changes = {"early_rate": {"factor": factor, "until": until}}
+    return _remedy(f"ReLU at {factor:g}× its rate{early}", load_family("relu").default, changes)

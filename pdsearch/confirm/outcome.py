@@ -1,11 +1,12 @@
-"""What a confirmation shows: rows, and how they follow from the stored runs."""
+"""The rows of a confirmation, from the stored runs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from pdsearch.confirm.reaching import Reaching, reaching
+from pdsearch.plain import plain
 from pdsearch.statistics import (
     PairedDifference,
     beyond_guessing,
@@ -21,11 +22,8 @@ from pdsearch.trial import length_of
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
 
-# The level at which the table calls a difference significant, after adjustment.
-LEVEL = 0.05
-
-# In the order of the table.
-KINDS = get_args(RunKind)
+LEVEL = 0.05  # a difference is significant if its adjusted p-value is below
+KINDS = get_args(RunKind)  # in the order of the table
 
 
 @dataclass(frozen=True)
@@ -36,21 +34,21 @@ class Row:
         name: As shown.
         kind: One of `KINDS`.
         formula: Of g; of the forward function for an activation.
-        seed_values: The seeds it was trained with.
+        seed_values: Its seeds.
         accuracy: Test accuracies (fractions), in the order of `seed_values`.
         mean: Mean accuracy.
         std: Sample standard deviation over the seeds; None with one seed.
         paired: The paired difference to the baseline, over the seeds both have; None in the
             baseline's own row.
         p_adjusted: Holm's, over the rows of the confirmation.
-        seeds_needed: Seeds for 80 % power at the observed effect, at the strictest level Holm asks
-            for here (0.05 over the number of rows compared); None where the difference is already
-            significant, where it is zero or not to be had by 100 000.
-        learning_rate: The rate it was trained with.
+        seeds_needed: Seeds for 80 % power at the observed effect, at the strictest level that Holm
+            requires here (0.05 over the number of rows compared); None if the difference is
+            significant or zero, or if 100 000 are not enough.
+        learning_rate: Of its runs.
         diverged: Seeds whose training diverged.
         seconds: Training time of its runs.
         reaching: When its runs reach ReLU's own final accuracy; None for a stream of tasks.
-        runs: What was kept of each run's epochs or tasks, in the order of `seed_values`.
+        runs: The stored entries of each run's epochs or tasks, in the order of `seed_values`.
     """
 
     name: str
@@ -93,7 +91,7 @@ class Row:
 
     @property
     def p_value(self) -> float | None:
-        """Of the two-sided paired t-test, not adjusted."""
+        """The p-value of the two-sided paired t-test, not adjusted."""
         return self.paired.p_value if self.paired else None
 
     @property
@@ -102,46 +100,32 @@ class Row:
         return self.p_adjusted is not None and self.p_adjusted < LEVEL
 
     def to_dict(self) -> dict[str, Any]:
-        """The row of `confirm --json`."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "formula": self.formula,
-            "seeds": self.seeds,
-            "seed_values": list(self.seed_values),
-            "accuracy": list(self.accuracy),
-            "mean": self.mean,
-            "std": self.std,
-            "difference": self.difference,
-            "ci95": _listed(self.ci95),
-            "ci95_bootstrap": _listed(self.ci95_bootstrap),
-            "p_value": self.p_value,
-            "p_adjusted": self.p_adjusted,
-            "seeds_needed": self.seeds_needed,
-            "learning_rate": self.learning_rate,
-            "diverged": list(self.diverged),
-            "seconds": self.seconds,
-            "time_to_accuracy": None if self.reaching is None else self.reaching.to_dict(),
-        }
+        """Return the row of `confirm --json`."""
+        left_out = ("paired", "reaching", "runs")
+        names = [one.name for one in fields(self) if one.name not in left_out]
+        names += ["seeds", "difference", "ci95", "ci95_bootstrap", "p_value"]
+        reaching = None if self.reaching is None else self.reaching.to_dict()
+        shown = {name: getattr(self, name) for name in names}
+        return dict(plain({**shown, "time_to_accuracy": reaching}))
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What retraining over seeds showed, on one model and data set.
+    """Paired retraining over seeds, on one model and data set.
 
     Attributes:
         study: The study's name.
         model: As in the study file.
         dataset: As in the study file.
-        epochs: Of each run.
-        learning_rate: The rate of every row; None where rows chose theirs from a grid.
+        epochs: Of each run; with a stream, of each task.
+        learning_rate: The rate of every row; None if the rows chose theirs from a grid.
         rows: Baseline first.
         notes: What a reader must know in addition to the table, a sentence each.
         device: Where it was trained.
         versions: Of the software that trained it.
         transfers: The same on other models and data sets.
-        stream: Of the trial's settings, where a stream of tasks was trained on; `epochs` are then
-            those of a task, and an accuracy is the mean within the last tasks.
+        stream: The stream of tasks in the trial's settings, if any: an accuracy is then the mean
+            within the last tasks.
     """
 
     study: str
@@ -158,7 +142,7 @@ class Confirmation:
 
     @property
     def protocol(self) -> str:
-        """What the accuracies are of, in words."""
+        """Model, data set, and length of the runs, in words."""
         length = length_of({"epochs": self.epochs, "stream": self.stream})
         where = f"{self.model} on {self.dataset}"
         if self.stream is None:
@@ -170,48 +154,52 @@ class Confirmation:
 
     @property
     def pick(self) -> Row | None:
-        """The search's first pick, or what stands in for it; None where nothing is compared."""
-        by_kind = {kind: [r for r in self.rows if r.kind == kind] for kind in KINDS}
-        compared = [row for kind in ("candidate", "given", *KINDS) for row in by_kind[kind]]
-        return next((row for row in compared if row.kind != "baseline"), None)
+        """The search's first pick, or the next row that is compared; None without any."""
+        compared = [row for row in self.rows if row.kind != "baseline"]
+        order = ("candidate", "given", *KINDS)
+        return min(compared, key=lambda row: order.index(row.kind), default=None)
 
     @property
     def headline(self) -> str:
-        """One sentence: the search's first pick (or what stands in for it) against the baseline."""
-        return _headline(self)
+        """The pick against the baseline in one sentence; no more certain than its adjusted p."""
+        row = self.pick
+        if row is None or row.paired is None:
+            return "Nothing has been compared with ReLU yet."
+        if row.difference is None:
+            return f"{row.name}: no seed finished together with ReLU yet."
+        text = f"{row.name} − ReLU = {points(row.difference)} points"
+        if row.ci95 is not None:
+            text += f" {ends(row.ci95)}"
+        text += f", n = {row.paired.n}"
+        if row.p_adjusted is None:
+            why = "one seed" if row.paired.n == 1 else "no spread between seeds"
+            return f"{text}: no statement ({why})."
+        text += f", adjusted p = {p_value(row.p_adjusted)}"
+        if row.significant:
+            return f"{text}: {'better' if row.difference > 0 else 'worse'} than ReLU."
+        text += ": not significant"
+        if row.seeds_needed is None:
+            return f"{text}."
+        return f"{text} (about {row.seeds_needed} seeds for 80 % power at this effect)."
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of `confirm --json`."""
-        document: dict[str, Any] = {
-            "study": self.study,
-            "rows": [row.to_dict() for row in self.rows],
-            "epochs": self.epochs,
-            "dataset": self.dataset,
-            "model": self.model,
-            "learning_rate": self.learning_rate,
-            "headline": self.headline,
-            "notes": list(self.notes),
-            "device": self.device,
-            "versions": dict(self.versions),
-        }
-        if self.stream is not None:
-            document["stream"] = dict(self.stream)
-        if self.transfers:
-            document["transfers"] = [transfer.to_dict() for transfer in self.transfers]
-        return document
-
-
-def _listed(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
+        """Return the document of `confirm --json`."""
+        document = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name in ("rows", "transfers"):
+            document[name] = [one.to_dict() for one in document[name]]
+        for name in ("stream", "transfers"):
+            if not document[name]:
+                del document[name]
+        return dict(plain({**document, "headline": self.headline}))
 
 
 def identity_of(formula: str, *, how: str) -> str:
-    """What tells a row's runs from another's."""
+    """Return what distinguishes a row's runs from another's."""
     return f"{how}: {formula}"
 
 
 def how_of(candidate: "Candidate") -> str:
-    """How a candidate's g is used: in the backward pass, with its direction where it has one."""
+    """Return how a candidate's g is used: in the backward pass, perhaps in one direction."""
     directed = "" if candidate.direction == "both" else f", direction {candidate.direction}"
     return f"pseudo-derivative{directed}"
 
@@ -223,53 +211,41 @@ def assemble(
     *,
     picks: Sequence[str] = (),
 ) -> Confirmation:
-    """The confirmation that the test runs under one setting make.
+    """Assemble the confirmation from the test runs under one setting.
 
     Args:
         study: The study's name.
-        setting: As the records have it.
+        setting: As in the records.
         records: Of finished runs, of any setting.
-        picks: Identities of the study's candidates, the best first, as they rank now: a study may
-            have continued since some of them were retrained, and the first row tells of its best.
+        picks: Identities of the study's candidates as they rank now, the best first: the study may
+            have continued since some of them were retrained, and the first row is its best.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for record in sorted(records, key=lambda record: str(record["finished"])):
         if record["split"] == "test" and record["setting"] == setting:
             changed = json.dumps(record.get("changes", {}), sort_keys=True)
             groups.setdefault((record["how"], record["formula"], changed), []).append(record)
-    rank: dict[str, int] = {}
-    for place, pick in enumerate(picks):
-        rank.setdefault(pick, place)
+    rank = {pick: place for place, pick in enumerate(dict.fromkeys(picks))}
 
-    def identity(run: Mapping[str, Any]) -> str:
-        return identity_of(run["formula"], how=run["how"])
+    def rank_of(runs: Sequence[Mapping[str, Any]]) -> int:
+        return rank.get(identity_of(runs[0]["formula"], how=runs[0]["how"]), len(rank))
 
     def kind(runs: Sequence[Mapping[str, Any]]) -> str:
-        """As it was retrained, or a candidate if the study has it among its own by now."""
-        first = runs[0]
-        own = first["kind"] in ("given", "reference") and identity(first) in rank
-        return "candidate" if own else str(first["kind"])
+        """As it was retrained; a candidate if the study has found it since."""
+        own = runs[0]["kind"] in ("given", "reference") and rank_of(runs) < len(rank)
+        return "candidate" if own else str(runs[0]["kind"])
 
-    # Not by what was finished first: that is chance where several processes were at it.
+    # Not in the order in which they finished, which is chance with several processes.
     ordered = sorted(
         groups.values(),
         key=lambda runs: (
             KINDS.index(kind(runs)),
-            rank.get(identity(runs[0]), len(rank)) if kind(runs) == "candidate" else 0,
+            rank_of(runs) if kind(runs) == "candidate" else 0,
             min(run.get("place", 0) for run in runs),
         ),
     )
     baseline = next((runs for runs in ordered if runs[0]["kind"] == "baseline"), [])
-    reference = {run["seed"]: run["accuracy"] for run in baseline}
-    rows = [
-        replace(
-            _row(runs, reference, kind=kind(runs)),
-            reaching=reaching(
-                sorted(runs, key=lambda run: int(run["seed"])), baseline, own=runs is baseline
-            ),
-        )
-        for runs in ordered
-    ]
+    rows = [_row(runs, baseline, kind=kind(runs)) for runs in ordered]
     adjusted = holm([row.p_value for row in rows])
     compared = sum(p is not None for p in adjusted)
     rows = [
@@ -278,13 +254,12 @@ def assemble(
     ]
     chance = max((run["chance"] for runs in ordered for run in runs), default=0.0)
     trial = setting["trial"]
-    grid = trial.get("learning_rates") or []
     return Confirmation(
         study=study,
         model=trial["model"],
         dataset=trial["dataset"],
         epochs=trial["epochs"],
-        learning_rate=None if grid else trial["learning_rate"],
+        learning_rate=None if trial.get("learning_rates") else trial["learning_rate"],
         rows=tuple(rows),
         notes=tuple(_notes(rows, setting, chance=chance)),
         device=setting["device"],
@@ -293,21 +268,21 @@ def assemble(
     )
 
 
-def _row(runs: Sequence[Mapping[str, Any]], baseline: Mapping[int, float], *, kind: str) -> Row:
+def _row(
+    runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], *, kind: str
+) -> Row:
     runs = sorted(runs, key=lambda run: int(run["seed"]))
     own = {run["seed"]: run["accuracy"] for run in runs}
-    common = [number for number in own if number in baseline]
-    mean, std = mean_std(list(own.values()))
-    first = runs[0]
+    relu = {run["seed"]: run["accuracy"] for run in baseline}
+    common = [seed for seed in own if seed in relu]
     paired = None
     if kind != "baseline":
-        paired = paired_difference(
-            [own[number] for number in common], [baseline[number] for number in common]
-        )
+        paired = paired_difference([own[seed] for seed in common], [relu[seed] for seed in common])
+    mean, std = mean_std(list(own.values()))
     return Row(
-        name=first["name"],
+        name=runs[0]["name"],
         kind=kind,
-        formula=first["formula"],
+        formula=runs[0]["formula"],
         seed_values=tuple(own),
         accuracy=tuple(own.values()),
         mean=mean,
@@ -315,9 +290,10 @@ def _row(runs: Sequence[Mapping[str, Any]], baseline: Mapping[int, float], *, ki
         paired=paired,
         p_adjusted=None,
         seeds_needed=None,
-        learning_rate=first["learning_rate"],
+        learning_rate=runs[0]["learning_rate"],
         diverged=tuple(run["seed"] for run in runs if run["diverged"]),
         seconds=sum(run["seconds"] for run in runs),
+        reaching=reaching(runs, baseline, own=kind == "baseline"),
         runs=tuple(tuple(run.get("epochs", ())) for run in runs),
     )
 
@@ -352,38 +328,14 @@ def _notes(rows: Sequence[Row], setting: Mapping[str, Any], *, chance: float) ->
     flat = [r.name for r in rows if r.paired and r.paired.n > 1 and r.paired.interval is None]
     if flat:
         notes.append(
-            "By the same amount at every seed, so without an interval or a test, differ from the "
-            f"baseline: {'; '.join(flat)}."
+            "Different from the baseline by the same amount at every seed, so without an interval "
+            f"or a test: {'; '.join(flat)}."
         )
     if rows and not beyond_guessing(max(row.mean for row in rows), chance):
         notes.append(
-            f"No row is above guessing ({100 * chance:.1f} %): that says nothing of candidates. "
-            "It takes more epochs or another learning rate."
+            f"No row is above guessing ({100 * chance:.1f} %), which says nothing about the "
+            "candidates: train for more epochs or at another learning rate."
         )
     if rows and max(row.seeds for row in rows) == 1:
         notes.append("One seed: no interval, and no difference can be told from luck.")
     return notes
-
-
-def _headline(confirmation: Confirmation) -> str:
-    """The first pick against the baseline in one sentence; no more certain than its adjusted p."""
-    row = confirmation.pick
-    if row is None or row.paired is None:
-        return "Nothing has been compared with ReLU yet."
-    if row.difference is None:
-        return f"{row.name}: no seed finished together with ReLU yet."
-    text = f"{row.name} − ReLU = {points(row.difference)} points"
-    if row.ci95 is not None:
-        text += f" {ends(row.ci95)}"
-    text += f", n = {row.paired.n}"
-    if row.p_adjusted is None:
-        why = "one seed" if row.paired.n == 1 else "no spread between seeds"
-        return f"{text}: no statement ({why})."
-    text += f", adjusted p = {p_value(row.p_adjusted)}"
-    if row.significant:
-        return f"{text}: {'better' if row.difference > 0 else 'worse'} than ReLU."
-    if row.seeds_needed is None:
-        return f"{text}: not significant."
-    return (
-        f"{text}: not significant (about {row.seeds_needed} seeds for 80 % power at this effect)."
-    )

@@ -12,9 +12,9 @@ class Reaching:
     """When the runs of a row reach a target accuracy.
 
     Attributes:
-        target: The accuracy, a fraction: the mean of ReLU's own final ones.
-        epochs: For each seed, in the order of the row's: epochs, linear between their ends; None
-            where a run never reaches it.
+        target: The mean of ReLU's own final accuracies, a fraction.
+        epochs: For each seed of the row, epochs, linear between their ends; None if a run never
+            reaches the target.
         paired: Epochs less ReLU's at the same seed, over the seeds at which both reach it; None in
             the baseline's own row.
     """
@@ -26,16 +26,16 @@ class Reaching:
     @property
     def never(self) -> int:
         """Number of seeds at which the target is never reached."""
-        return sum(one is None for one in self.epochs)
+        return self.epochs.count(None)
 
     @property
     def mean(self) -> float | None:
-        """Mean epochs of the runs that reach it; None without any."""
+        """Mean epochs of the runs that reach it; None if none does."""
         reached = [one for one in self.epochs if one is not None]
         return sum(reached) / len(reached) if reached else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         paired = self.paired if self.paired is not None and self.paired.n else None
         return {
             "target": self.target,
@@ -50,15 +50,10 @@ class Reaching:
 
 
 def epochs_to(accuracies: Sequence[float | None], target: float, *, start: float) -> float | None:
-    """Epochs until an accuracy is first reached, linear between the ends of epochs.
+    """Return the epochs until a target is first reached, linear between the ends of epochs.
 
-    Args:
-        accuracies: After epochs 1, 2, …; fractions.
-        target: The accuracy.
-        start: The accuracy before training, that of guessing.
-
-    Returns:
-        Epochs from the beginning; None if it is never reached.
+    `accuracies` are those after epochs 1, 2, …, `start` is the one before training, that of
+    guessing. None if the target is never reached.
     """
     before = start
     if before >= target:
@@ -75,16 +70,10 @@ def epochs_to(accuracies: Sequence[float | None], target: float, *, start: float
 def reaching(
     runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], *, own: bool
 ) -> Reaching | None:
-    """When the runs of a row reach the mean of the baseline's final accuracies.
+    """Return when a row's runs, by seed, reach the mean of the baseline's final accuracies.
 
-    Args:
-        runs: The row's records, by seed.
-        baseline: ReLU's records.
-        own: Whether the row is the baseline's.
-
-    Returns:
-        None for a stream of tasks, whose accuracies are of one task each, and where ReLU has not
-        finished a run or some record holds no accuracies by epoch.
+    None for a stream of tasks, if the baseline has not finished a run, or if a record holds no
+    accuracies by epoch. `own` says that the row is the baseline's.
     """
     everyone = [*runs, *baseline]
     if not baseline or any(run["setting"]["trial"].get("stream") for run in everyone):
@@ -94,7 +83,7 @@ def reaching(
     target = sum(run["accuracy"] for run in baseline) / len(baseline)
 
     def when(run: Mapping[str, Any]) -> float | None:
-        if run["diverged"]:  # what it reached before is lost
+        if run["diverged"]:
             return None
         accuracies = [entry["accuracy"] for entry in run["epochs"]]
         return epochs_to(accuracies, target, start=run["chance"])

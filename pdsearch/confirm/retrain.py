@@ -1,7 +1,6 @@
-"""`confirm`: who takes part, on which model and data set, in which processes."""
+"""`confirm`: the rows, on each model and data set, in several processes."""
 
 import math
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,14 +12,14 @@ from pdsearch import interrupt
 from pdsearch.confirm.contenders import Contender, best_of, choose_contenders, raised_rate
 from pdsearch.confirm.outcome import Confirmation, how_of, identity_of
 from pdsearch.confirm.runs import Setting, assemble_all, hardware, trials_of, versions
-from pdsearch.confirm.session import Run, Session
+from pdsearch.confirm.session import Run, Session, Stage
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
-from pdsearch.processes import end_all, parent_alive, start
+from pdsearch.processes import end_all, parent_alive
 from pdsearch.study.attributes import StudyAttrs, clean
 from pdsearch.study.begin import other_versions
 from pdsearch.study.file import validate
-from pdsearch.study.machine import WORTH, share_out
+from pdsearch.study.machine import share_out
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.storage import storage_errors, waiting
 from pdsearch.study.stored import open_study, trained_by
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
     from pdsearch.trial import TrialSettings
 
-# Confirmation seeds are the study's seed plus this and up: far from those a search uses (its own
-# seed and, for near-ties, the few after it).
+# Added to the study's seed: far from the seeds of a search (its own and, for near-ties, the next).
 FIRST_SEED = 1000
 
 
@@ -60,23 +58,23 @@ def confirm(
 
     Args:
         stored: The study.
-        seeds: How many; the study file's `confirm.seeds` by default.
-        top: How many of the study's best candidates, distinct in g.
-        epochs: Of each run; the study file's `confirm.epochs` by default.
-        rate_epochs: Of each run that chooses a learning rate of the study's grid; the study file's
-            `confirm.rate_epochs` by default, else `epochs`. With as many as a trial of the search
-            has, a row that the search trained to its end keeps the rate it was best at there.
+        seeds: Number of seeds; default: the study file's `confirm.seeds`.
+        top: Number of the study's best candidates, distinct in g.
+        epochs: Of each run; default: the study file's `confirm.epochs`.
+        rate_epochs: Of each run that chooses a learning rate of the study's grid; default: the
+            study file's `confirm.rate_epochs`, else `epochs`. If a trial of the search has as many,
+            a row that the search trained to its end keeps its best rate.
         candidates: More to retrain.
         controls: Also retrain the activation whose true derivative is the best candidate's g,
-            plain LeakyReLU, GELU and SiLU (of a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
+            plain LeakyReLU, GELU and SiLU (with a stream of tasks, LeakyReLU of slope 0.01 and 0.1,
             ELU, and ReLU with each of `REMEDIES`), and ReLU at a raised early rate (see
             `raised_rate`).
-        forward_control: Of the controls the first alone.
-        transfer: `MODEL@DATASET`: the same rows again there.
+        forward_control: Also retrain the first of these controls.
+        transfer: `MODEL@DATASET`: the same rows there too.
         device: As for a search.
-        threads: CPU threads of a run; by default as the study's trials have them.
-        seed: The first seed; `FIRST_SEED` above the study's by default.
-        workers: Processes side by side on this machine, as for a search.
+        threads: CPU threads of a run; default: as the study's trials.
+        seed: The first seed; default: `FIRST_SEED` above the study's.
+        workers: Processes on this machine, as for a search.
         trust_study_code: As for `worker`.
         storage_wait: As for `search`.
         progress: Called with one line for each finished run.
@@ -85,23 +83,24 @@ def confirm(
         Every row retrained under these settings, those of earlier calls included.
 
     Raises:
-        InputError: On a number below 1, an unknown model or data set, or a study with nothing to
+        InputError: A number is below 1, a model or data set is unknown, or the study has nothing to
             confirm.
     """
     if trained_by(stored) is not None:
         raise InputError(
-            f"study {stored.name!r} trains by a Python function, which knows no test set to "
+            f"study {stored.name!r} trains by a Python function, which has no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
     check_output(stored.output)
     defaults, trial = stored.settings.confirm, stored.settings.trial
+    epochs = defaults.epochs if epochs is None else epochs
     tuning = defaults.rate_epochs if rate_epochs is None else rate_epochs
     asked = Asked(
         seeds=defaults.seeds if seeds is None else seeds,
         top=top,
-        epochs=defaults.epochs if epochs is None else epochs,
-        rate_epochs=tuning,
+        epochs=epochs,
+        rate_epochs=epochs if tuning is None else tuning,
         controls=controls,
         forward_control=forward_control,
         transfer=tuple(transfer),
@@ -116,8 +115,8 @@ def confirm(
             f"study {stored.name!r} has one learning rate, so rate_epochs decides nothing: it is "
             "for a study with trial.learning_rates"
         )
-    if tuning == asked.epochs or not trial.learning_rates:
-        asked = replace(asked, rate_epochs=None)  # the usual case, under the key it always had
+    if not trial.learning_rates:
+        asked = replace(asked, rate_epochs=None)
     contenders, notes = choose_contenders(
         stored,
         top=top,
@@ -126,9 +125,9 @@ def confirm(
         activations=controls,
     )
     stages, remarks = _stages(stored, contenders, asked)
-    # The candidate that ReLU at a raised early rate is compared with; that is a row more of each.
+    # ReLU at a raised early rate is compared with it: one more row in each stage.
     raised = best_of(contenders) if controls else None
-    session, helpers = _session(stored, stages, asked, candidates, progress, workers, raised)
+    session = _session(stored, stages, asked, candidates, progress, workers, raised)
     remarks += _of_other_versions(session.records.values(), stages)
     with waiting(
         stored.study,
@@ -142,8 +141,8 @@ def confirm(
             for stage in stages:
                 notes += _train(session, stage, asked, raised)
         finally:
-            end_all(helpers)
-    with suppress(OSError):  # not empty: another call is at work
+            end_all(session.helpers)
+    with suppress(OSError):  # not empty: another call is running
         session.folder.rmdir()
     settings = [stage.setting.to_dict() for stage in stages]
     found = assemble_all(stored, settings, session.records.values())
@@ -151,7 +150,7 @@ def confirm(
 
 
 def work(request: dict[str, Any]) -> None:
-    """Take part as one of a confirmation's further processes, until nothing is left to do.
+    """Take part as one of a confirmation's further processes, until all is done.
 
     The study file comes from the process that started this one, not from the storage.
     """
@@ -164,22 +163,18 @@ def work(request: dict[str, Any]) -> None:
         output=Path(request["output"]),
         trusted=True,
     )
-    several = bool(file.trial.learning_rates)
     confirm(
         stored,
         candidates=[Candidate.from_dict(entry) for entry in request["candidates"]],
         workers=1,
         progress=(lambda line: print(line, file=sys.stderr, flush=True)) if loud else None,
-        **{**vars(asked), "rate_epochs": (asked.rate_epochs or asked.epochs) if several else None},
+        **vars(asked),
     )
-
-
-# ---------------------------------------------------------------------------------------- the parts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What `confirm` was asked for, with its defaults; no `rate_epochs` means as `epochs`."""
+    """The arguments of `confirm`, defaults filled in; no `rate_epochs` without a grid of rates."""
 
     seeds: int
     top: int
@@ -194,48 +189,33 @@ class Asked:
     storage_wait: float
 
     def check(self) -> None:
-        """Check its numbers.
-
-        Raises:
-            InputError: one is too small.
-        """
+        """Raise `InputError` if a number is too small."""
         for name, least in (("seeds", 1), ("top", 0), ("epochs", 1), ("rate_epochs", 1)):
             number = getattr(self, name)
             if number is not None and number < least:
                 raise InputError(f"{name} must be at least {least}, got {number}")
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """One model and data set: the rows there, and the rates that the search chose by such runs."""
-
-    setting: Setting
-    dataset: "Dataset"
-    contenders: list[Contender]
-    known: Mapping[str, float]
-
-
 def _stages(
     stored: "StoredStudy", contenders: Sequence[Contender], asked: Asked
-) -> tuple[list[_Stage], list[str]]:
-    """The study's own model and data set, and each transfer. And notes."""
+) -> tuple[list[Stage], list[str]]:
+    """Return the study's own model and data set, each transfer, and notes."""
     from pdsearch.data import load_dataset
     from pdsearch.models import source_digest
     from pdsearch.study.sources import content_of, other_content
     from pdsearch.trial import check_room, resolve_device
 
     settings, directory = stored.settings, stored.directory
-    place = resolve_device(asked.device)
+    where, made_with = hardware(resolve_device(asked.device)), versions()
     trials, remarks = trials_of(stored, budget=asked.epochs, transfer=asked.transfer)
-    # All are loaded before the first run, so that a misspelt one does not end hours of training.
+    # Before the first run, so that a misspelt name does not end hours of training.
     names = dict.fromkeys(trial.dataset for trial in trials)
     data = {name: load_dataset(name, directory=directory) for name in names}
     for trial in trials:
         check_room(trial, data[trial.dataset])
     for trial in trials[1:]:
         _check_transfer(trial, data[trial.dataset], directory=directory)
-    length = asked.rate_epochs or asked.epochs
-    same = length == settings.trial.epochs and settings.study.horizon is None
+    same = asked.rate_epochs == settings.trial.epochs and settings.study.horizon is None
     searched = _searched_rates(stored) if same else {}
     with storage_errors(stored.url):
         clean(stored.study)
@@ -246,48 +226,39 @@ def _stages(
         remarks.append(f"The search was made with other content of {', '.join(changes)}.")
     if line := other_versions(StudyAttrs(stored.study)):
         remarks.append(f"{line[:1].upper()}{line[1:]}.")
-    where, made_with = hardware(place), versions()
-    stages: list[_Stage] = []
+    stages: list[Stage] = []
     for trial in trials:
         setting = Setting(
             trial,
             data[trial.dataset].fingerprint,
             where,
             made_with,
-            rate_epochs=asked.rate_epochs,
+            # Keys of runs have none in the usual case.
+            rate_epochs=None if asked.rate_epochs == asked.epochs else asked.rate_epochs,
             model_source=source_digest(trial.model, directory=directory),
         )
         fitting = [one for one in contenders if one.fits(trial)]
         known = {} if stages else searched
-        stages.append(_Stage(setting, data[trial.dataset], fitting, known))
+        stages.append(Stage(setting, data[trial.dataset], fitting, known))
     return stages, remarks
 
 
-def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[_Stage]) -> list[str]:
-    """A note on finished runs that would be among the rows, had other versions not made them."""
+def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[Stage]) -> list[str]:
+    """A note on finished runs that are left out only because other versions made them."""
 
     def alike(setting: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in setting.items() if key != "versions"}
 
-    told = [stage.setting.to_dict() for stage in stages]
+    ours = [stage.setting.to_dict() for stage in stages]
     settings = [record["setting"] for record in records if record["split"] == "test"]
-    count = sum(
-        setting not in told and any(alike(setting) == alike(one) for one in told)
-        for setting in settings
-    )
+    count = sum(setting not in ours and alike(setting) in map(alike, ours) for setting in settings)
     runs = "run is" if count == 1 else "runs are"
     return [f"{count} finished {runs} left out: other versions made them."] if count else []
 
 
 def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Path) -> None:
-    """Check that a batch can be filled there, and that the model can be had and trained.
-
-    Raises:
-        InputError: it cannot.
-    """
-    from pdsearch.autograd import convert
-    from pdsearch.family import load_family
-    from pdsearch.models import build_model, check_trains, example_images
+    """Check that a batch can be filled there, and that the model can be built and trained."""
+    from pdsearch.models import check_network
 
     images = len(dataset.train_images)
     if trial.batch_size > images:
@@ -295,68 +266,53 @@ def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Pa
             f"trial.batch_size: {trial.batch_size} is more than the {images} training images "
             f"of {trial.dataset!r}, so nothing can be transferred there"
         )
-    classes = len(dataset.classes)
-    model = build_model(trial.model, classes=classes, directory=directory, **trial.network)
-    model = convert(model, load_family("relu").default, example=example_images())
-    check_trains(model, trial.model)
+    check_network(trial.network, classes=len(dataset.classes), directory=directory)
 
 
 def _session(
     stored: "StoredStudy",
-    stages: Sequence[_Stage],
+    stages: Sequence[Stage],
     asked: Asked,
     candidates: Sequence[Candidate],
     progress: Callable[[str], None] | None,
     workers: int | Literal["auto"],
     raised: Contender | None,
-) -> tuple[Session, "list[subprocess.Popen[str]]"]:
-    """The runs of a call, and the further processes, which are started as they are needed."""
+) -> Session:
+    """Return the runs of a call, with the finished ones."""
     from pdsearch.trial import resolve_device
 
     rows = sum(len(stage.contenders) for stage in stages)
     chosen = sum(one.identity in stages[0].known for one in stages[0].contenders)
     further = 0 if raised is None else len(stages)
     grid = len(stored.settings.trial.learning_rates)
-    planned = (rows + further) * asked.seeds + (rows - chosen + further) * grid
     place = str(resolve_device(asked.device))
     with storage_errors(stored.url):
         threads = asked.threads or StudyAttrs(stored.study).threads
     share = share_out(workers, device=place, threads=threads)
-    helpers: list[subprocess.Popen[str]] = []
 
-    def recruit(seconds: float, count: int) -> int:
-        """Start the further processes where they gain more than their start takes."""
-        worth = seconds >= WORTH if workers == "auto" else count > 0
-        if not helpers and worth and stored.url:
-            request = {
-                "asked": asdict(replace(asked, threads=share.threads)),
-                "study": stored.name,
-                "storage": stored.url,
-                "file": stored.settings.model_dump(mode="json"),
-                "directory": str(stored.directory),
-                "output": str(stored.output),
-                "candidates": [candidate.to_dict() for candidate in candidates],
-                "progress": progress is not None,
-            }
-            for _ in range(min(share.workers - 1, count)):
-                helpers.append(start("pdsearch.confirm.retrain", request))
-        return len(helpers)
+    def request() -> dict[str, Any]:
+        return {
+            "asked": asdict(replace(asked, threads=share.threads)),
+            "study": stored.name,
+            "storage": stored.url,
+            "file": stored.settings.model_dump(mode="json"),
+            "directory": str(stored.directory),
+            "output": str(stored.output),
+            "candidates": [candidate.to_dict() for candidate in candidates],
+            "progress": progress is not None,
+        }
 
-    session = Session(stored, place, share.threads, progress, planned, recruit)
+    planned = (rows + further) * asked.seeds + (rows - chosen + further) * grid
+    session = Session(stored, place, share, workers == "auto", request, planned, progress)
     session.finished()
-    return session, helpers
+    return session
 
 
-def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | None) -> list[str]:
-    """Train all runs of a stage; notes."""
+def _train(session: Session, stage: Stage, asked: Asked, raised: Contender | None) -> list[str]:
+    """Train all runs of a stage, and return notes."""
     setting, dataset = stage.setting, stage.dataset
     rows, notes = list(stage.contenders), []
-
-    def rates_of(some: Sequence[Contender]) -> list[float]:
-        seed = session.stored.settings.study.seed
-        return session.best_rates(some, setting, dataset, seed=seed, known=stage.known)
-
-    rates = rates_of(rows)
+    rates = session.best_rates(stage, rows)
     if raised is not None:
         rate = rates[rows.index(raised)]
         first_run = Run(raised, setting, dataset, asked.seed, "test", rate)
@@ -365,8 +321,8 @@ def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | No
             notes.append(control)
         else:
             rows.append(replace(control, place=len(rows)))
-            rates += rates_of(rows[-1:])
-    # Seed by seed, so that what an interruption leaves behind is already paired.
+            rates += session.best_rates(stage, rows[-1:])
+    # Seed by seed, so that an interruption leaves paired runs.
     session.all_of(
         [
             Run(contender, setting, dataset, number, "test", rate)
@@ -378,7 +334,7 @@ def _train(session: Session, stage: _Stage, asked: Asked, raised: Contender | No
 
 
 def _searched_rates(stored: "StoredStudy") -> dict[str, float]:
-    """The best rate of each candidate that the search trained to its end, by `identity`."""
+    """The best rate of each candidate that the search trained to its end, by identity."""
     return {
         identity_of(row.candidate.formula, how=how_of(row.candidate)): row.learning_rate
         for row in stored.trials()

@@ -1,4 +1,4 @@
-"""What a study's storage keeps of its confirmations: one attribute for each finished run."""
+"""The runs of confirmations in a study's storage: one attribute for each finished run."""
 
 import hashlib
 import json
@@ -23,77 +23,62 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """All that the rows of one confirmation have in common; it tells confirmations apart."""
+    """Everything that the rows of one confirmation have in common.
+
+    Attributes:
+        trial: The trial's settings.
+        data: The data set's fingerprint: a folder's content may change.
+        device: The kind of device.
+        versions: Of the software that decides a run's numbers.
+        rate_epochs: Epochs of the runs that choose the learning rates; None: as the trial.
+        model_source: A digest of the model's own file, if it has one.
+    """
 
     trial: "TrialSettings"
-    data: str  # the data set's fingerprint: a folder's content may change
+    data: str
     device: str
     versions: Mapping[str, str]
-    rate_epochs: int | None = None  # of the runs that choose the learning rates, if not the trial's
-    model_source: str | None = None  # a digest of the model's own file, which may change too
+    rate_epochs: int | None = None
+    model_source: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        described: dict[str, Any] = {
-            "trial": self.trial.model_dump(mode="json"),
-            "data": self.data,
-            "device": self.device,
-            "versions": dict(self.versions),
-        }
-        if self.rate_epochs is not None:
-            described["rate_epochs"] = self.rate_epochs
-        if self.model_source is not None:
-            described["model_source"] = self.model_source
-        return described
+        """Return plain data."""
+        described = {**vars(self), "trial": self.trial.model_dump(mode="json")}
+        return {key: value for key, value in described.items() if value is not None}
 
     def of_rates(self) -> "Setting":
-        """The setting of the runs that choose the learning rates."""
+        """Return the setting of the runs that choose the learning rates."""
         if self.rate_epochs is None:
             return self
         trial = self.trial.model_copy(update={"epochs": self.rate_epochs})
         return replace(self, trial=trial, rate_epochs=None)
 
 
-def _digest(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
 def run_key(
     setting: Mapping[str, Any], *, identity: str, seed: int, split: str, rate: float
 ) -> str:
-    """The study attribute that keeps a run: a digest of all that its result depends on."""
-    return RUNS + _digest(
-        {
-            "schema": SCHEMA,
-            "setting": setting,
-            "contender": identity,
-            "seed": seed,
-            "split": split,
-            "learning_rate": rate,
-        }
-    )
+    """Return the study attribute of a run: a digest of everything that its result depends on."""
+    document = {
+        "schema": SCHEMA,
+        "setting": setting,
+        "contender": identity,
+        "seed": seed,
+        "split": split,
+        "learning_rate": rate,
+    }
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return RUNS + hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def read_runs(stored: "StoredStudy") -> dict[str, dict[str, Any]]:
-    """Every stored run of a schema this version reads, by its key."""
+    """Return every stored run of a schema that this version reads, by its key."""
     with storage_errors(stored.storage):
         attributes = stored.study.user_attrs
     return runs_of(attributes)
 
 
-def keep_run(stored: "StoredStudy", key: str, record: Mapping[str, Any]) -> None:
-    """Keep a finished run with the study.
-
-    Raises:
-        StorageError: the storage refuses.
-    """
-    with storage_errors(stored.url):
-        stored.study.set_user_attr(key, dict(record))
-
-
 def epoch_entry(record: "EpochRecord") -> dict[str, Any]:
-    """What a run's record keeps of an epoch; of a stream's task also what grows over the tasks."""
+    """Return the entry of an epoch, or of a stream's task, in a run's record."""
     from pdsearch.trial import TaskRecord
 
     kept = ["epoch", "loss", "accuracy"]
@@ -112,7 +97,7 @@ def chance_of(
     seed: int,
     split: Literal["validation", "test"],
 ) -> float:
-    """The accuracy of always naming the commonest class, of the images or of a stream's tasks."""
+    """Return the accuracy of always naming the commonest class, of a stream's in each task."""
     import torch
 
     from pdsearch.trial import Stream
@@ -125,10 +110,10 @@ def chance_of(
 
 
 def load_confirmation(stored: "StoredStudy") -> Confirmation | None:
-    """What the storage holds of the study's confirmation, finished or not; None without a test run.
+    """Load a study's confirmation, finished or not, from its storage; None without a test run.
 
-    Of several confirmations of one model and data set (other epochs, another device) the one worked
-    on last is given; those on other models and data sets are its `transfers`.
+    Of several confirmations on one model and data set (other epochs, another device) it is the
+    latest; those on other models and data sets are its `transfers`.
     """
     records = [record for record in read_runs(stored).values() if record["split"] == "test"]
     if not records:
@@ -138,7 +123,7 @@ def load_confirmation(stored: "StoredStudy") -> Confirmation | None:
         trial = record["setting"]["trial"]
         latest[trial["model"], trial["dataset"]] = record["setting"]
     home = (stored.settings.trial.model, stored.settings.trial.dataset)
-    order = sorted(latest, key=lambda place: (place != home, list(latest).index(place)))
+    order = sorted(latest, key=lambda place: place != home)
     return assemble_all(stored, [latest[place] for place in order], records)
 
 
@@ -147,7 +132,7 @@ def assemble_all(
     settings: Iterable[Mapping[str, Any]],
     records: Collection[Mapping[str, Any]],
 ) -> Confirmation:
-    """The confirmation under the first setting, those under the others its `transfers`."""
+    """Assemble the confirmation under the first setting, with the others as its `transfers`."""
     picks = [
         identity_of(row.candidate.formula, how=how_of(row.candidate))
         for row in stored.ranked()
@@ -160,7 +145,7 @@ def assemble_all(
 def trials_of(
     stored: "StoredStudy", *, budget: int, transfer: Sequence[str]
 ) -> tuple[list["TrialSettings"], list[str]]:
-    """The trial settings of the main confirmation and of each transfer. And notes."""
+    """Return the trial settings of the main confirmation and of each transfer, and notes."""
     notes = []
     home = stored.settings.trial.model_copy(update={"epochs": budget})
     trials = [home]
@@ -180,14 +165,14 @@ def trials_of(
 
 
 def hardware(place: "torch.device") -> str:
-    """The kind of device, by which confirmations are distinguished; its number does not matter."""
+    """Return the kind of a device, which distinguishes confirmations, without its number."""
     import torch
 
     return f"cuda ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else place.type
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a run's numbers."""
+    """Return the versions of the software that decides a run's numbers."""
     import torch
 
     from pdsearch import __version__

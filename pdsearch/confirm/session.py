@@ -1,13 +1,14 @@
-"""The runs of a confirmation: each trained once, by whichever process takes it, and then kept.
+"""The runs of a confirmation: each is trained once, by any process, and then stored.
 
-What is done is known from the storage. What another process is training is known from a file's
-lock, which the system releases however its holder ends. So nobody hands anything out: a second
-`pdsearch confirm` of the same study on this machine helps the first, and takes over where it is
+The storage shows which runs are finished. A locked file shows that a process is training one; the
+system releases the lock however its holder ends. So no process distributes the runs: a second
+`pdsearch confirm` of the same study on this machine helps the first, and takes over if that is
 killed.
 """
 
 import functools
 import math
+import subprocess
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,23 +17,37 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch import interrupt
 from pdsearch.confirm.contenders import Contender
-from pdsearch.confirm.runs import Setting, chance_of, epoch_entry, keep_run, read_runs, run_key
+from pdsearch.confirm.runs import Setting, chance_of, epoch_entry, read_runs, run_key
 from pdsearch.files import locked
-from pdsearch.processes import parent_alive
+from pdsearch.processes import parent_alive, start
 from pdsearch.study.attributes import RUNS, SCHEMA
+from pdsearch.study.machine import WORTH, Share
+from pdsearch.study.storage import storage_errors
 
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
     from pdsearch.study import StoredStudy
     from pdsearch.trial import EpochRecord, TrialResult
 
+PAUSE = 1.0  # seconds between two checks of the runs that other processes train
 
-PAUSE = 1.0  # seconds between two looks at what others are training, where nothing else is left
+
+@dataclass(frozen=True)
+class Stage:
+    """One model and data set, its rows, and the rates that the search found by such runs.
+
+    `known` holds these rates by the rows' identity.
+    """
+
+    setting: Setting
+    dataset: "Dataset"
+    contenders: list[Contender]
+    known: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: all that its record depends on."""
+    """One run: everything that its record depends on."""
 
     contender: Contender
     setting: Setting
@@ -53,9 +68,9 @@ class Run:
         )
 
     def record(self, result: "TrialResult") -> dict[str, Any]:
-        """What the storage keeps of it."""
+        """Return its record for the storage."""
         contender, setting = self.contender, self.setting
-        # A diverged network's output is no number: what it can claim is the accuracy of guessing.
+        # A diverged network's output is not a number: it gets the accuracy of guessing.
         chance = chance_of(setting.trial, self.dataset, seed=self.seed, split=self.split)
         return {
             "schema": SCHEMA,
@@ -81,90 +96,92 @@ class Run:
 
 @dataclass
 class Session:
-    """The runs of one call: what is stored already, and how to make what is not.
+    """The runs of one call: those that are stored already, and how to train the others.
 
-    `recruit` is called with the seconds and the runs that are left. It has further processes help,
-    and returns how many do.
+    `share` has the number of processes and the threads of each; with `auto` further processes start
+    only if that saves time. `request` returns what they need.
     """
 
     stored: "StoredStudy"
     device: str
-    threads: int
-    progress: Callable[[str], None] | None
+    share: Share
+    auto: bool
+    request: Callable[[], Mapping[str, Any]]
     planned: int
-    recruit: Callable[[float, int], int]
+    progress: Callable[[str], None] | None
+    helpers: "list[subprocess.Popen[str]]" = field(default_factory=list)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    known: dict[str, Run] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
     trained: int = 0
     seconds: float = 0.0
 
+    def recruit(self, seconds: float, count: int) -> None:
+        """Start further processes for so many runs, if that saves time."""
+        worth = seconds >= WORTH if self.auto else count > 0
+        if worth and self.stored.url and not self.helpers:
+            for _ in range(min(self.share.workers - 1, count)):
+                self.helpers.append(start("pdsearch.confirm.retrain", self.request()))
+
     @property
     def folder(self) -> Path:
-        """Where checkpoints and locks are, as long as there are any."""
+        """The folder of checkpoints and locks."""
         return self.stored.output / "confirm"
 
     @property
     def left(self) -> int:
-        """Runs that are planned and not finished."""
-        return self.planned - sum(key in self.records for key in self.known)
+        """Number of planned runs that are not finished."""
+        return self.planned - len(self.wanted & self.records.keys())
 
     def finished(self) -> dict[str, dict[str, Any]]:
-        """The records by their keys, as the storage has them now."""
+        """Update and return the records in the storage, by their keys."""
         self.records.update(read_runs(self.stored))
         return self.records
 
     def all_of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """The records of runs: from the storage, or made here or by further processes."""
+        """Return the records of runs, training here or in further processes what is missing."""
         keyed = {run.key: run for run in runs}
-        self.known.update(keyed)
+        self.wanted.update(keyed)
         take_turns(
             list(keyed), lambda key: self._do(keyed[key]), done=self.finished, folder=self.folder
         )
         return [self.records[key] for key in keyed]
 
-    def best_rates(
-        self,
-        contenders: Sequence[Contender],
-        setting: Setting,
-        dataset: "Dataset",
-        *,
-        seed: int,
-        known: Mapping[str, float],
-    ) -> list[float]:
-        """Each one's rate for the test runs: the only one, or the grid's best by validation.
+    def best_rates(self, stage: Stage, contenders: Sequence[Contender]) -> list[float]:
+        """Return each one's rate for the test runs: the only one, or the grid's best by validation.
 
-        `known` are those of whom the search itself has made these very runs.
+        A known rate of the search is used as it is.
         """
-        grid = tuple(setting.trial.learning_rates)
+        setting, seed = stage.setting.of_rates(), self.stored.settings.study.seed
+        grid = setting.trial.learning_rates
         if not grid:
-            return [float(setting.trial.learning_rate)] * len(contenders)
-        runs = [
-            Run(contender, setting.of_rates(), dataset, seed, "validation", rate)
+            return [setting.trial.learning_rate] * len(contenders)
+        tried = {
+            contender.identity: [
+                Run(contender, setting, stage.dataset, seed, "validation", rate) for rate in grid
+            ]
             for contender in contenders
-            if contender.identity not in known
-            for rate in grid
-        ]
-        # One that diverged is no choice, whatever guessing would reach.
-        found = [
-            -math.inf if record["diverged"] else record["accuracy"] for record in self.all_of(runs)
-        ]
-        each = iter([found[at : at + len(grid)] for at in range(0, len(found), len(grid))])
-        return [
-            known[contender.identity]
-            if contender.identity in known
-            else float(max(zip(next(each), grid, strict=True), key=lambda pair: pair[0])[1])
-            for contender in contenders
-        ]
+            if contender.identity not in stage.known
+        }
+        self.all_of([run for runs in tried.values() for run in runs])
+
+        def accuracy(run: Run) -> float:
+            record = self.records[run.key]
+            return -math.inf if record["diverged"] else float(record["accuracy"])
+
+        best = {identity: max(runs, key=accuracy).rate for identity, runs in tried.items()}
+        best.update(stage.known)
+        return [best[contender.identity] for contender in contenders]
 
     def _do(self, run: Run) -> None:
-        """Train one, and store its record."""
+        """Train a run and store its record."""
         checkpoint = self.folder / f"{run.key.removeprefix(RUNS)}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         result = self._trained(run, checkpoint)
         record = run.record(result)
         with interrupt.deferred():
-            keep_run(self.stored, run.key, record)
-            # Not before: where the storage refuses, the next call resumes the run from here.
+            with storage_errors(self.stored.url):
+                self.stored.study.set_user_attr(run.key, record)
+            # Not before: if the storage refuses, the next call resumes the run from here.
             checkpoint.unlink(missing_ok=True)
             self.records[run.key] = record
         self.trained += 1
@@ -194,7 +211,7 @@ class Session:
             run.dataset,
             seed=run.seed,
             device=self.device,
-            threads=self.threads,
+            threads=self.share.threads,
             split=run.split,
             on_epoch=on_epoch,
             on_batch=on_batch,
@@ -208,8 +225,7 @@ class Session:
     def _tell(self, run: Run, record: Mapping[str, Any]) -> None:
         if self.progress is None:
             return
-        working = 1 + self.recruit(0.0, 0)
-        minutes = self.left * self.seconds / self.trained / 60 / working
+        minutes = self.left * self.seconds / self.trained / 60 / (1 + len(self.helpers))
         self.progress(
             f"{self.planned - self.left}/{self.planned} {run.setting.trial.model} on "
             f"{run.setting.trial.dataset}: {run.contender.name}, seed {run.seed}: {run.split} "
@@ -225,13 +241,9 @@ def take_turns(
     done: Callable[[], Container[str]],
     folder: Path,
 ) -> None:
-    """Have every key done, in their order: by `run`, or by another process that is at it.
+    """Have every key done, in their order: by `run`, or by another process that is training it.
 
-    Args:
-        keys: what there is to do.
-        run: does one, and sees to it that `done` has it afterwards.
-        done: those that are, by whichever process.
-        folder: of the files that are locked.
+    `done` returns those that are done, by any process; `folder` holds the locked files.
     """
     left = list(keys)
     while left:

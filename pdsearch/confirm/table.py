@@ -1,4 +1,4 @@
-"""The confirmation as text, for a terminal and for a results file."""
+"""The confirmation as text: a table for a terminal, and one in Markdown."""
 
 from pdsearch.confirm.outcome import Confirmation, Row
 from pdsearch.text import columns, ends, p_value, points, spread
@@ -36,7 +36,7 @@ def _cells(row: Row, *, rate: bool) -> tuple[str, ...]:
 
 
 def _reaching_cells(row: Row) -> tuple[str, str]:
-    """When the row reaches ReLU's final mean accuracy, and how much earlier or later than ReLU."""
+    """When the row reaches ReLU's final mean accuracy, and how much later than ReLU itself."""
     found = row.reaching
     if found is None:
         return "", ""
@@ -50,63 +50,67 @@ def _reaching_cells(row: Row) -> tuple[str, str]:
     return f"{found.mean:.1f}{of}", f"{paired.difference:+.1f}{span} ({paired.n})"
 
 
-def _table(confirmation: Confirmation) -> list[tuple[str, ...]]:
-    """Head and rows, without the columns that no row fills."""
-    rates = confirmation.learning_rate is None
-    table = [COLUMNS, *(_cells(row, rate=rates) for row in confirmation.rows)]
-    kept = [i for i in range(len(COLUMNS)) if i == 0 or any(cells[i] for cells in table[1:])]
-    return [tuple(cells[i] for i in kept) for cells in table]
-
-
-def _caption(confirmation: Confirmation) -> str:
-    rate = confirmation.learning_rate
-    return f"{confirmation.protocol}, " + (
-        "each at its own learning rate" if rate is None else f"learning rate {rate:g}"
-    )
-
-
 def _legend(confirmation: Confirmation) -> str:
-    both = any(row.ci95_bootstrap for row in confirmation.rows)
-    needed = any(row.seeds_needed is not None for row in confirmation.rows)
-    power = "; seeds needed: for 80 % power at the effect seen, at the level 0.05 / rows compared"
-    return (
-        "± is the standard deviation over seeds; the interval is the paired t's"
-        + (", beside it the bootstrap's" if both else "")
-        + "; p adjusted by Holm over the rows (* below 0.05)"
-        + (power if needed else "")
-        + "."
-        + (_REACHING if any(row.reaching for row in confirmation.rows) else "")
-    )
+    rows = confirmation.rows
+    text = "± is the standard deviation over seeds; the interval is the paired t's"
+    if any(row.ci95_bootstrap for row in rows):
+        text += ", next to it the bootstrap's"
+    text += "; p adjusted by Holm over the rows (* below 0.05)"
+    if any(row.seeds_needed is not None for row in rows):
+        text += (
+            "; seeds needed: for 80 % power at the observed effect, at level 0.05 / rows compared"
+        )
+    return f"{text}." + (_REACHING if any(row.reaching for row in rows) else "")
 
 
 _REACHING = (
     " Epochs to ReLU's: until the mean of ReLU's final accuracies is first reached, linear between "
-    "epochs, over the seeds that reach it (how many, where not all do); beside it the paired "
+    "epochs, over the seeds that reach it (how many, if not all do); next to it the paired "
     "difference to ReLU over the seeds (how many) at which both do."
 )
 
 
+def _table(confirmation: Confirmation) -> list[tuple[str, ...]]:
+    """The columns that hold something, with their heads."""
+    rate = confirmation.learning_rate is None
+    rows = [_cells(row, rate=rate) for row in confirmation.rows]
+    filled = [i for i in range(len(COLUMNS)) if i == 0 or any(cells[i] for cells in rows)]
+    return [tuple(cells[i] for i in filled) for cells in (COLUMNS, *rows)]
+
+
+def _caption(confirmation: Confirmation) -> str:
+    rate = confirmation.learning_rate
+    shown = "each at its own learning rate" if rate is None else f"learning rate {rate:g}"
+    return f"{confirmation.protocol}, {shown}"
+
+
 def confirm_table(confirmation: Confirmation) -> str:
-    """The confirmation for a terminal: headline, table, notes; transfers below."""
-    table = columns(_table(confirmation), right=range(1, len(COLUMNS)))
-    lines = [confirmation.headline, _caption(confirmation), "", table]
-    lines += ["", _legend(confirmation), *confirmation.notes]
+    """Return the confirmation for a terminal: headline, table, notes; transfers below."""
+    lines = [
+        confirmation.headline,
+        _caption(confirmation),
+        "",
+        columns(_table(confirmation), right=range(1, len(COLUMNS))),
+        "",
+        _legend(confirmation),
+        *confirmation.notes,
+    ]
     for other in confirmation.transfers:
         lines += ["", confirm_table(other)]
     return "\n".join(lines)
 
 
 def confirm_markdown(confirmation: Confirmation) -> str:
-    """The confirmation as Markdown, for a results file."""
+    """Return the confirmation as Markdown, for a results file."""
     head, *rows = _table(confirmation)
-    columns = ("row", *head[1:], "g")
+    heads = ("row", *head[1:], "g")
     lines = [
         f"**{confirmation.headline}**",
         "",
-        _caption(confirmation) + ".",
+        f"{_caption(confirmation)}.",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + " --- |" * len(columns),
+        "| " + " | ".join(heads) + " |",
+        "|" + " --- |" * len(heads),
     ]
     for row, shown in zip(confirmation.rows, rows, strict=True):
         cells = (*shown, f"`{row.formula}`")

@@ -1,23 +1,15 @@
-"""Data sets as tensors held in memory: decoded once, cached on disk, batched on the device.
+"""Data sets as tensors in memory: decoded once, cached on disk, batched on the device.
 
 Images are ``(n, 3, 32, 32)`` uint8 tensors, labels ``(n,)`` int64.
 """
 
-from pdsearch.data.batches import (
-    Shifts,
-    augment,
-    channel_statistics,
-    draw_shifts,
-    normalise,
-)
+from pdsearch.data.batches import Shifts, augment, channel_statistics, draw_shifts, normalise
 from pdsearch.data.dataset import Dataset, stratified_split
-from pdsearch.data.folder import Progress
 from pdsearch.data.load import load_dataset
 from pdsearch.files import cache_directory
 
 __all__ = [
     "Dataset",
-    "Progress",
     "Shifts",
     "augment",
     "cache_directory",

@@ -1,4 +1,4 @@
-"""Decoded data sets on disk: a safetensors file each, mapped into memory by every process."""
+"""Decoded data sets on disk: one safetensors file each, mapped into memory by every process."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def cached(name: str, cache: Path, *, stem: str, key: str, build: Callable[[], Dataset]) -> Dataset:
-    """What ``build`` makes, from the cache file where there is a good one."""
+    """Return the data set in the cache file, or build it and write the file."""
     path = cache / f"{stem}-{key[:24]}.safetensors"
     if (dataset := _read_cache(path, name=name, key=key)) is not None:
         return dataset
@@ -23,7 +23,7 @@ def cached(name: str, cache: Path, *, stem: str, key: str, build: Callable[[], D
         try:
             stack.enter_context(locked(path.with_suffix(".lock")))
         except OSError as error:
-            # A lock only saves work: without one every process builds, and one file is left whole.
+            # A lock only saves work: without one every process builds, and the last file stays.
             log.info("no lock for %s (%s)", path, error)
         # Another process may have built it while this one waited for the lock.
         if (dataset := _read_cache(path, name=name, key=key)) is not None:
@@ -31,7 +31,10 @@ def cached(name: str, cache: Path, *, stem: str, key: str, build: Callable[[], D
         dataset = build()
         try:
             _write_cache(path, dataset, key=key)
-            _drop_stale(path, stem=stem)
+            # Files of earlier states of the data; a process that has one open keeps it.
+            for other in cache.glob(f"{stem}-*.safetensors"):
+                if other != path:
+                    other.unlink(missing_ok=True)
         except OSError as error:
             log.warning(
                 "the data set %s is used but not cached: cannot write %s (%s); "
@@ -82,13 +85,6 @@ def _write_cache(path: Path, dataset: Dataset, *, key: str) -> None:
         save_file(tensors_of(dataset), partial, metadata={"pdsearch": json.dumps(described)})
 
 
-def _drop_stale(path: Path, *, stem: str) -> None:
-    """Remove the files of the folder's earlier states; a process that has one open keeps it."""
-    for other in path.parent.glob(f"{stem}-*.safetensors"):
-        if other != path:
-            other.unlink(missing_ok=True)
-
-
 def digest(text: str) -> str:
-    """Of a text and the cache's format, hexadecimal."""
+    """Return a digest of a text and the cache's format, hexadecimal."""
     return hashlib.sha256(f"{FORMAT}\n{text}".encode("utf-8", "surrogateescape")).hexdigest()

@@ -19,14 +19,13 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        name: the text that it was asked for with.
+        name: as given to `load_dataset`.
         train_images: ``(n, 3, 32, 32)``, uint8.
         train_labels: ``(n,)``, int64, indices into ``classes``.
         test_images: ``(m, 3, 32, 32)``, uint8; for a final confirmation, never for a search.
         test_labels: ``(m,)``, int64.
         classes: the names of the classes.
-        mirror: whether a mirrored image keeps its class (a digit does not), so that it may be
-            augmented so.
+        mirror: whether a mirrored image keeps its class (a digit does not).
         fingerprint: sha256 of the tensors' bytes and the classes.
     """
 
@@ -49,20 +48,20 @@ def stratified_split(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Split indices so that each class gives the same share to the validation set.
 
-    A class of n members gives ``floor(share·n + 1/2)``, but at least one, and keeps at least one.
+    A class of n members gives ``floor(share·n + 1/2)``, but gives and keeps at least one.
 
     Args:
         labels: ``(n,)``, int64.
         share: the fraction held back, in (0, 1).
-        seed: of the draw. The stream is NumPy's ``RandomState``, frozen by NEP 19: the split is the
-            same everywhere.
+        seed: of NumPy's ``RandomState``, whose stream NEP 19 freezes: the split is the same
+            everywhere.
         classes: their names, for the message.
 
     Returns:
         The indices that remain and those held back, each ascending, int64.
 
     Raises:
-        InputError: where a class has a single member, or share is not in (0, 1).
+        InputError: a class has a single member, or share is not in (0, 1).
     """
     if not 0 < share < 1:
         raise InputError(f"the share held back for validation must be in (0, 1), got {share}")
@@ -86,15 +85,14 @@ PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def tensors_of(dataset: Dataset) -> dict[str, torch.Tensor]:
-    """Its four tensors by name, each contiguous."""
+    """Return the four tensors of a data set by name, each contiguous."""
     return {part: getattr(dataset, part).contiguous() for part in PARTS}
 
 
 def fingerprint(tensors: dict[str, torch.Tensor], classes: tuple[str, ...]) -> str:
-    """sha256 of the tensors and the classes, hexadecimal."""
+    """Return the sha256 of the tensors and the classes, hexadecimal."""
     digest = hashlib.sha256(json.dumps([FORMAT, classes]).encode())
-    for part in PARTS:
-        tensor = tensors[part]
+    for part, tensor in tensors.items():
         digest.update(f"{part} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

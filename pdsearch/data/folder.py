@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,18 @@ from pdsearch.data.images import read_image as _read_image
 from pdsearch.errors import InputError
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Written by file managers and storage boxes, as are the names with a leading dot that are left out
-# too: thumbnails and copies, not images of the class.
-IGNORED = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-IGNORED_FOLDERS = frozenset(
-    {
-        *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__macosx", "lost+found"),
-        *("$recycle.bin", "system volume information", "__pycache__"),
-    }
+# Thumbnails and copies by file managers and storage boxes, like names with a leading dot.
+IGNORED = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+IGNORED_FOLDERS = (
+    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__macosx", "lost+found"),
+    *("$recycle.bin", "system volume information", "__pycache__"),
 )
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-"""``progress(what, done, total)``: what is being done, and how many images of how many are done."""
 
-
-def load_folder(
-    spec: str, text: str, *, directory: Path | None, cache: Path, progress: Progress | None
-) -> Dataset:
-    """Load the folder `text`, a relative one below `directory`; see `load_dataset`."""
+def load_folder(spec: str, text: str, *, directory: Path | None, cache: Path) -> Dataset:
+    """Load the folder `text`, relative to `directory`; see `load_dataset`."""
     if not text.strip():
         raise InputError("dataset 'folder:' names no folder: write folder:PATH")
     if "\0" in text:
@@ -59,7 +51,7 @@ def load_folder(
         differences = [f"{name!r} only in train" for name in own if name not in others]
         differences += [f"{name!r} only in test" for name in others if name not in own]
         raise InputError(
-            f"data set {spec!r}: train and test have different classes: {_shortened(differences)}"
+            f"data set {spec!r}: train and test have different classes: {_first(differences)}"
         )
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
@@ -68,18 +60,15 @@ def load_folder(
         )
     train = [_images_of(own[name]) for name in classes]
     test = [_images_of(others[name]) for name in classes]
-    key = digest(
-        f"{DECODING}\n"
-        + "\n".join(
-            f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-            for files in (*train, *test)
-            for path, stat in files
-        )
-    )
+    every = [file for files in (*train, *test) for file in files]
+    lines = [
+        f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+        for path, stat in every
+    ]
+    key = digest("\n".join([str(DECODING), *lines]))
 
     def build() -> Dataset:
-        paths = [path for files in (*train, *test) for path, _ in files]
-        images = _decode(paths, progress=progress, what=f"decoding {text}")
+        images = _decode([path for path, _ in every])
         split = sum(map(len, train))
         return Dataset(
             name=spec,
@@ -96,23 +85,19 @@ def load_folder(
 
 
 def _warn_of_training_images(dataset: Dataset) -> None:
-    """Say how many test images are training images too: linked, copied, or the same folder."""
+    """Warn if test images are training images too: linked, copied, or in the same folder."""
     known = set(map(_digest, dataset.train_images.numpy()))
     same = sum(_digest(image) in known for image in dataset.test_images.numpy())
     total = len(dataset.test_images)
+    which = f"{same} of {total} test images are training images"
     if same == total:
+        which = "each test image is a training image"
+    if same:
         log.warning(
-            "data set %r: each test image is a training image too (the same folder, links or "
-            "copies): what a confirmation finds there says nothing of new images",
+            "data set %r: %s too (the same folder, links or copies): a confirmation needs images "
+            "that no training saw",
             dataset.name,
-        )
-    elif same:
-        log.warning(
-            "data set %r: %d of %d test images are training images too: a confirmation is to be "
-            "made on images that no training saw",
-            dataset.name,
-            same,
-            total,
+            which,
         )
 
 
@@ -125,13 +110,9 @@ def _left_out(name: str) -> bool:
 
 
 def _classes(folder: Path) -> dict[str, Path]:
-    """The class folders by their names, which macOS and Linux may write in other code points.
-
-    Raises:
-        InputError: two of them have one name.
-    """
+    """The class folders by name; macOS and Linux may write one name in other code points."""
     found: dict[str, Path] = {}
-    for entry in list(os.scandir(folder)):
+    for entry in list(os.scandir(folder)):  # read to its end, which closes it
         if not entry.is_dir() or _left_out(entry.name):
             continue
         name = unicodedata.normalize("NFC", entry.name)
@@ -178,26 +159,18 @@ def _labels(files: Sequence[Sequence[object]]) -> torch.Tensor:
     return torch.repeat_interleave(torch.arange(len(files)), counts)
 
 
-def _decode(paths: Sequence[str], *, progress: Progress | None, what: str) -> torch.Tensor:
+def _decode(paths: Sequence[str]) -> torch.Tensor:
     images = np.empty((len(paths), 3, SIZE, SIZE), dtype=np.uint8)
 
     def decode(index: int) -> None:
         images[index] = _read_image(paths[index]).transpose(2, 0, 1)
 
-    done = 0
-    # Pillow's decoders release the interpreter lock.
+    # Pillow's decoders release the interpreter lock. After an error `map` cancels the rest.
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-        try:
-            for _ in pool.map(decode, range(len(paths)), chunksize=1):
-                done += 1
-                if progress is not None and (done % 500 == 0 or done == len(paths)):
-                    progress(what, done, len(paths))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        list(pool.map(decode, range(len(paths))))
     return torch.from_numpy(images)
 
 
-def _shortened(parts: Sequence[str], limit: int = 6) -> str:
-    shown = ", ".join(parts[:limit])
-    return shown if len(parts) <= limit else f"{shown} and {len(parts) - limit} more"
+def _first(parts: Sequence[str]) -> str:
+    shown = ", ".join(parts[:6])
+    return shown if len(parts) <= 6 else f"{shown} and {len(parts) - 6} more"

@@ -1,4 +1,4 @@
-"""An image file as 32×32 RGB, whatever its mode: scaled where its range is known, else refused."""
+"""An image file of any mode as 32×32 RGB, if its range of values is known."""
 
 from typing import Any
 
@@ -8,21 +8,16 @@ from PIL import Image, ImageFile, ImageOps
 from pdsearch.data.dataset import SIZE
 from pdsearch.errors import InputError, one_line
 
-DECODING = 2  # raise it when an image comes out otherwise: cached folders are then built again
+DECODING = 2  # raise it when decoding changes: cached folders are then built again
 
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, sections 3 and 4
 
 
-class _NoRange(Exception):
-    """Nothing says which of its values is black and which is white."""
-
-
 def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """One image as ``(32, 32, 3)``, uint8; of several frames the first.
+    """Read an image, or the first of its frames, as ``(32, 32, 3)``, uint8.
 
     Raises:
-        InputError: it is none, it is damaged, or its values have no known range (float and 32-bit
-            TIFF).
+        InputError: it is not an image, is damaged, or has an unknown range (float and 32-bit TIFF).
     """
     try:
         with Image.open(path) as file:
@@ -31,7 +26,7 @@ def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
             if plain and not file.getexif() and not file.has_transparency_data:
                 return np.asarray(file)
             deep = file.mode == "F" or file.mode.startswith("I")
-            upright = ImageOps.exif_transpose(_eight_bits(file) if deep else file)
+            upright = ImageOps.exif_transpose(_eight_bits(file, path) if deep else file)
             if upright.has_transparency_data:
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -39,25 +34,25 @@ def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
                 upright.convert("RGB"), (SIZE, SIZE), method=Image.Resampling.BICUBIC
             )
             return np.asarray(square)
-    except _NoRange as error:
-        raise InputError(
-            f"{path} holds {error}, and nothing says which value is black and which is white: "
-            "save it with 8 or 16 bits, scaled to their whole range"
-        ) from None
+    except InputError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         raise InputError(
             f"{path} cannot be read as an image ({one_line(error)}): repair or remove it"
         ) from error
 
 
-def _eight_bits(image: ImageFile.ImageFile) -> Image.Image:
+def _eight_bits(image: ImageFile.ImageFile, path: str) -> Image.Image:
     """Grey of more than 8 bits, which Pillow would clip rather than scale, as 8-bit grey."""
-    if image.mode == "F":
-        raise _NoRange("floating-point numbers")
+    signed = image.mode == "I" and image.format == "TIFF"
+    if image.mode == "F" or signed:
+        held = "signed or 32-bit whole numbers" if signed else "floating-point numbers"
+        raise InputError(
+            f"{path} holds {held}, and nothing says which value is black and which is white: "
+            "save it with 8 or 16 bits, scaled to their whole range"
+        )
     tags = getattr(image, "tag_v2", {})
-    if image.mode == "I" and image.format == "TIFF":
-        raise _NoRange("signed or 32-bit whole numbers")
-    # Unsigned; Pillow scales a PGM's maximum to 65535, and leaves a TIFF's 12 bits as they are.
+    # Unsigned. Pillow scales a PGM's maximum to 65535, but not a TIFF of 12 bits.
     bits = tags.get(_BITS, (16,))[0]
     values = np.asarray(image)
     grey = (values / ((2**bits - 1) / 255)).round().clip(0, 255).astype(np.uint8)
@@ -65,7 +60,7 @@ def _eight_bits(image: ImageFile.ImageFile) -> Image.Image:
         grey = 255 - grey
     found = Image.fromarray(grey)
     clear = image.info.get("transparency")
-    if isinstance(clear, int):  # a PNG's one value that is not to be seen
+    if isinstance(clear, int):  # a PNG's one transparent value
         found.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     found.getexif().update(dict(image.getexif()))
     return found

@@ -9,12 +9,10 @@ import torch
 
 import pdsearch.data
 import pdsearch.trial
-from pdsearch.autograd import convert
 from pdsearch.criteria import UserCriterion
 from pdsearch.data import Dataset, stratified_split
 from pdsearch.errors import InputError
-from pdsearch.family import Family, load_family
-from pdsearch.models import build_model, check_trains, example_images
+from pdsearch.family import Family
 from pdsearch.statistics import beyond_guessing, guessing
 from pdsearch.study.begin import Direction, Plan
 from pdsearch.study.families import as_spec
@@ -199,14 +197,8 @@ def check_first_trial(settings: StudyFile, dataset: Dataset) -> None:
             f"study.looks: must be ≤ {batches}, the batches of an epoch, got {settings.study.looks}"
         )
     with torch.random.fork_rng():
-        model = build_model(
-            trial.model,
-            classes=len(dataset.classes),
-            directory=settings.directory,
-            **trial.network,
-        )
-        model = convert(model, load_family("relu").default, example=example_images())
-        check_trains(model, trial.model)
+        classes = len(dataset.classes)
+        check_network(trial.network, classes=classes, directory=settings.directory)
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -1,7 +1,7 @@
 """One training run of one candidate: its settings, the run, its checkpoints. Knows no Optuna.
 
-The settings and the records are plain data, which reading a study needs too; what trains is loaded
-when it is first asked for, for torch takes seconds to import.
+Settings and records are plain data, which reading a study needs too. The modules that train are
+imported on first use, because importing torch takes seconds.
 """
 
 from importlib import import_module
@@ -24,13 +24,9 @@ if TYPE_CHECKING:
     from pdsearch.trial.stream import Stream, check_room
 
 _OWNERS = {
-    "Stream": "stream",
-    "check_room": "stream",
-    "probe_precision": "speed",
-    "resolve_device": "speed",
-    "resolve_settings": "speed",
-    "run_over_learning_rates": "run",
-    "run_trial": "run",
+    "run": ("run_over_learning_rates", "run_trial"),
+    "speed": ("probe_precision", "resolve_device", "resolve_settings"),
+    "stream": ("Stream", "check_room"),
 }
 
 __all__ = [
@@ -56,8 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OWNERS:
-        raise AttributeError(f"module 'pdsearch.trial' has no attribute {name!r}")
-    value = getattr(import_module(f"pdsearch.trial.{_OWNERS[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _OWNERS.items():
+        if name in names:
+            value = getattr(import_module(f"pdsearch.trial.{module}"), name)
+            globals()[name] = value  # the next use does not come here
+            return value
+    raise AttributeError(f"module 'pdsearch.trial' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one safetensors file, replaced as a whole now and then; no pickle."""
+"""Checkpoints of a run: one safetensors file, always replaced as a whole; no pickle."""
 
 import json
 import logging
@@ -19,24 +19,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
-        identity: a digest of all that decides the run; a checkpoint of another run is refused.
         state: JSON: the epochs so far, the resolved settings.
         tensors: of the model (`model.<name>`) and the optimiser (`optimizer.<number>.<name>`).
     """
 
-    identity: str
     state: dict[str, Any]
     tensors: dict[str, torch.Tensor]
 
 
 def read_checkpoint(path: Path, *, identity: str) -> Checkpoint | None:
-    """The checkpoint at `path`; None where there is none, or (with a warning) a damaged one.
+    """Read a checkpoint; None if there is none or, with a warning, if it is damaged.
 
     Raises:
-        InputError: the file belongs to another run.
+        InputError: the file has another `identity`, so it belongs to another run.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -49,16 +47,14 @@ def read_checkpoint(path: Path, *, identity: str) -> Checkpoint | None:
             # Copies: the file is replaced while they are still in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        log.warning(
-            "the checkpoint %s is damaged (%s): training begins anew", path, one_line(error)
-        )
+        log.warning("the checkpoint %s is damaged (%s): training restarts", path, one_line(error))
         return None
     if found != identity:
         raise InputError(
             f"checkpoint {path} belongs to another run (other candidate, settings, data, seed or "
             "version of torch): remove it, or name another file"
         )
-    return Checkpoint(found, state, tensors)
+    return Checkpoint(state, tensors)
 
 
 def write_checkpoint(
@@ -69,32 +65,29 @@ def write_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Replace the checkpoint at `path` as a whole; where it cannot, warn and leave it."""
+    """Replace the checkpoint at `path`; warn if that is impossible."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {
-        f"model.{name}": value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
-    }
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, entry in optimizer.state_dict()["state"].items():
         for name, value in entry.items():
             if value is not None:
-                stored = torch.as_tensor(value).detach().cpu().contiguous().clone()
-                tensors[f"optimizer.{number}.{name}"] = stored
+                tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
+    stored = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     header = {"format": FORMAT, "identity": identity, "state": state}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            save_file(tensors, partial, metadata={"pdsearch": json.dumps(header)})
-    except (OSError, SafetensorError) as error:  # safetensors wraps what the disk says
+            save_file(stored, partial, metadata={"pdsearch": json.dumps(header)})
+    except (OSError, SafetensorError) as error:  # safetensors wraps the disk's errors
         # A checkpoint only saves time after a crash: training continues without it.
         reason = getattr(error, "strerror", None) or error
         log.warning("the checkpoint %s cannot be written (%s)", path, reason)
 
 
 def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the tensors of a checkpoint back into a model and its optimiser."""
+    """Load the tensors of a checkpoint into a model and its optimiser."""
     weights: dict[str, torch.Tensor] = {}
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in checkpoint.tensors.items():
@@ -105,10 +98,9 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.
             number, _, entry = name.partition(".")
             entries.setdefault(int(number), {})[entry] = tensor
     model.load_state_dict(weights)
-    described = optimizer.state_dict()
-    optimizer.load_state_dict({"state": entries, "param_groups": described["param_groups"]})
-    # torch's fused optimisers walk weights and their state in the order they lie in memory, and
-    # are silently wrong where the two differ (torch 2.14): give the state the weights' strides.
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+    # torch's fused optimisers read weights and their state in memory order, and are silently wrong
+    # where the two orders differ (torch 2.14): give the state the weights' strides.
     for parameter, entry in optimizer.state.items():
         for name, value in entry.items():
             if value.shape == parameter.shape and value.stride() != parameter.stride():

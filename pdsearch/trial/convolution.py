@@ -1,8 +1,8 @@
 """Convolutions on small maps on a CPU, where torch's own leave half the time unused.
 
 On the 2×2 and 4×4 maps at the end of a network for 32×32 images, oneDNN's convolutions take several
-times as long as the matrix products they amount to. Milliseconds by AlexNet's layers at batch 256,
-the best of 15 on one core of an EPYC with AVX-512 (torch 2.14), in bfloat16, oneDNN → here:
+times as long as the equivalent matrix products. Milliseconds in AlexNet's layers at batch 256, the
+best of 15 on one core of an EPYC with AVX-512 (torch 2.14), in bfloat16, oneDNN → here:
 
 ================= =========== =========== ===========
 layer             output      input       weights
@@ -13,11 +13,12 @@ conv4, 3×3 on 2×2 11.6 → 1.9  11.9 → 1.8  25.8 → 2.1
 conv5, 3×3 on 2×2 6.6 → 1.4   3.8 → 1.2   14.9 → 1.5
 ================= =========== =========== ===========
 
-A training step of the whole network went from 268 to 122 ms there; in float32, on one core of a
-Xeon with AVX-512 but no matrix unit, from 243 to 136. The gradients' distance from float64's is
-unchanged. On 8×8 maps the two ways are even.
+A training step of the whole network went from 268 to 122 ms; in float32, on one core of a Xeon with
+AVX-512 but no matrix unit, from 243 to 136. The gradients' distance from float64's is unchanged. On
+8×8 maps both take the same time.
 """
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -25,14 +26,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-LARGEST = 16  # positions of a map up to which the weights' gradient is taken by matrix products
+LARGEST = 16  # positions of a map up to which matrix products compute the weights' gradient
 DENSE = 4  # positions up to which the whole layer is one matrix
 
 
 def hasten(model: nn.Module) -> None:
-    """Have a model's convolutions of stride 1 and same padding take the fast way if there is one.
+    """Speed up a model's convolutions of stride 1 and same padding, in place.
 
-    In place. Names, weights and `state_dict` stay; results differ in rounding alone.
+    Names, weights and `state_dict` stay; results differ in rounding alone.
     """
     for module in model.modules():
         # A subclass may compute something else.
@@ -68,7 +69,7 @@ class _SmallMap(torch.autograd.Function):
     """A convolution of stride 1 and same padding, by matrix products over pairs of positions.
 
     With p an output and q an input position, y[p] = Σ_q W[q − p] x[q]: a tap of the kernel is a
-    matrix from input to output channels, used by the pairs of positions that are its offset apart.
+    matrix from input to output channels, used by all pairs of positions at its offset.
     """
 
     @staticmethod
@@ -121,7 +122,7 @@ def _padding(weight: torch.Tensor) -> list[int]:
 
 
 def _span(offset: int, size: int) -> tuple[slice, slice]:
-    """The output and the input positions along an axis that are ``offset`` apart."""
+    """Output and input positions along an axis that are ``offset`` apart."""
     first, last = max(0, -offset), min(size, size - offset)
     return slice(first, last), slice(first + offset, last + offset)
 
@@ -130,17 +131,14 @@ def _dense(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The convolution as a matrix ``(h·w·out, h·w·in)``, positions before channels."""
     out, channels, tall, wide = weight.shape
     taps = weight.permute(2, 3, 0, 1)
-    # Filling 15 MB with zeros that are all overwritten would take AlexNet 2 % of its time.
+    # Filling 15 MB with zeros first would take AlexNet 2 % of its time.
     covers = tall // 2 >= height - 1 and wide // 2 >= width - 1  # a tap for every two positions
     make = weight.new_empty if covers else weight.new_zeros
     matrix = make(height, width, out, height, width, channels)
-    for row in range(height):
-        for column in range(width):
-            for down in range(height):
-                for across in range(width):
-                    tap = down - row + tall // 2, across - column + wide // 2
-                    if 0 <= tap[0] < tall and 0 <= tap[1] < wide:
-                        matrix[row, column, :, down, across] = taps[tap]
+    for row, column, down, across in product(range(height), range(width), repeat=2):
+        tap = down - row + tall // 2, across - column + wide // 2
+        if 0 <= tap[0] < tall and 0 <= tap[1] < wide:
+            matrix[row, column, :, down, across] = taps[tap]
     return matrix.view(height * width * out, height * width * channels)
 
 
@@ -148,15 +146,14 @@ def _weight_gradient(x: torch.Tensor, grad: torch.Tensor, weight: torch.Tensor) 
     out, channels, tall, wide = weight.shape
     height, width = x.shape[2:]
     inputs, outputs = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-    # Channels last, as the weight lies: autograd would copy a gradient that lies otherwise.
+    # Channels last, like the weight: autograd would copy a gradient of another layout.
     used = tall // 2 < height and wide // 2 < width  # every tap has two positions
     made = (weight.new_empty if used else weight.new_zeros)(out, tall, wide, channels)
-    for row in range(tall):
+    for row, column in product(range(tall), range(wide)):
         down, below = _span(row - tall // 2, height)
-        for column in range(wide):
-            across, beside = _span(column - wide // 2, width)
-            if down.start < down.stop and across.start < across.stop:
-                left = outputs[:, down, across].reshape(-1, out)
-                right = inputs[:, below, beside].reshape(-1, channels)
-                torch.mm(left.t(), right, out=made[:, row, column])
+        across, beside = _span(column - wide // 2, width)
+        if down.start < down.stop and across.start < across.stop:
+            left = outputs[:, down, across].reshape(-1, out)
+            right = inputs[:, below, beside].reshape(-1, channels)
+            torch.mm(left.t(), right, out=made[:, row, column])
     return made.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""A look inside a network while it trains: its pseudo-gradient, and units that come back or die.
+"""Diagnostics of a network while it trains: its pseudo-gradient, and units that die or revive.
 
 Nothing here changes a run: no random number is drawn, and weights, their gradients, running
 statistics and the optimiser's state stay as they are.
@@ -12,30 +12,21 @@ from torch import nn
 
 from pdsearch.autograd import PDReLU, exact_gradients
 
-BATCH = (16, 256)
-"""The fewest and the most images of the fixed batch."""
-
-SHARE = 256
-"""Of the images that a round (an epoch, a stream's task) trains on, one in so many: two passes over
-them take about 0.8 % of its time."""
-
 
 def batch_size(images: int) -> int:
-    """Images of the fixed batch, of as many as a round trains on."""
-    least, most = BATCH
-    return min(max(images // SHARE, least), most)
+    """Return the size of the fixed batch of a round that trains on so many images.
+
+    Two passes over one image in 256 take about 0.8 % of the round's time.
+    """
+    return min(max(images // 256, 16), 256)
 
 
 def agreement(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, precision: torch.autocast
 ) -> tuple[tuple[float | None, float | None], dict[str, tuple[float | None, float | None]]]:
-    """Cosine and norm ratio of the pseudo-gradient and the exact one, of the net and by layer.
+    """Return cosine and norm ratio of pseudo-gradient and exact gradient, in total and by layer.
 
-    Args:
-        model: with `PDReLU`s; left in evaluation mode.
-        images: as the model takes them.
-        labels: of the images.
-        precision: the context that the model is run in.
+    The model holds `PDReLU`s, and is left in evaluation mode; `images` are normalised.
     """
     layers = {
         name: [p for p in module.parameters(recurse=False) if p.requires_grad]
@@ -57,16 +48,8 @@ def agreement(
     pseudo = gradient()
     with exact_gradients(model):
         exact = gradient()
-    products = (
-        torch.stack(
-            [
-                torch.stack([p @ e, p @ p, e @ e])
-                for p, e in zip(map(torch.flatten, pseudo), map(torch.flatten, exact), strict=True)
-            ]
-        )
-        .double()
-        .cpu()
-    )
+    pairs = zip(map(torch.flatten, pseudo), map(torch.flatten, exact), strict=True)
+    products = torch.stack([torch.stack([p @ e, p @ p, e @ e]) for p, e in pairs]).double().cpu()
     by_layer, at = {}, 0
     for name, own in layers.items():
         by_layer[name] = _compared(products[at : at + len(own)].sum(0))
@@ -86,10 +69,11 @@ def _compared(products: torch.Tensor) -> tuple[float | None, float | None]:
 def turnover(
     before: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Shares of each ReLU's units that came back and that died, from which are inactive."""
+    """Return the shares of each ReLU's units that revived and that died, from the inactive ones."""
     revived = {name: before[name] & ~now[name] for name in now if name in before}
     died = {name: ~before[name] & now[name] for name in now if name in before}
-    return (
-        {name: float(units.double().mean()) for name, units in revived.items()},
-        {name: float(units.double().mean()) for name, units in died.items()},
-    )
+    return _shares(revived), _shares(died)
+
+
+def _shares(units: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    return {name: float(which.double().mean()) for name, which in units.items()}

@@ -1,11 +1,12 @@
-"""The training loop: batches, steps, evaluation, and what is measured alongside."""
+"""The training loop: batches, steps, evaluations and measurements."""
 
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -27,19 +28,22 @@ from pdsearch.trial.records import Diagnosis
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import autocast, memory_format
 
-WINDOW = 16  # batches between two looks at the loss: on a GPU each look waits for the device
+WINDOW = 16  # batches between two checks of the loss: on a GPU each check waits for the device
 EXPLODED = 20  # times ln(classes), the loss of guessing
 EVALUATION_BATCH = 1000
 
 Split = Literal["validation", "test"]
 OnBatch = Callable[[int, int], None]
 
+_STATISTICS: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+"""Mean and deviation of the training images, computed once a process and split."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrialData:
-    """What a run trains and evaluates on, on its device; `train` indexes `images`.
+    """The data of a run on its device; `train` indexes `images`.
 
-    Images are uint8, or float32 and normalised already.
+    Images are uint8, or float32 and already normalised.
     """
 
     images: torch.Tensor
@@ -63,10 +67,10 @@ class TrialData:
         split: Split,
         device: torch.device,
     ) -> "TrialData":
-        """The parts of a data set that a split means.
+        """Return the training and evaluation parts of a data set.
 
         Raises:
-            InputError: a batch is larger than what there is to train on.
+            InputError: a batch is larger than the training part.
         """
         images, labels = dataset.train_images, dataset.train_labels
         if split == "test":
@@ -80,7 +84,10 @@ class TrialData:
                 f"batch_size {settings.batch_size} is larger than the {len(train)} images of "
                 f"{dataset.name} to train on: make it at most that"
             )
-        mean, deviation = _statistics(dataset, train, key=(split, settings.validation, seed))
+        key = (dataset.fingerprint, split, settings.validation, seed)
+        if key not in _STATISTICS:
+            _STATISTICS[key] = channel_statistics(images[train])
+        mean, deviation = _STATISTICS[key]
         return cls(
             images=images.to(device),
             labels=labels.to(device),
@@ -94,30 +101,20 @@ class TrialData:
             steps=len(train) // settings.batch_size,
         )
 
+    def task(self, number: int) -> "TrialData":
+        """Return the data itself: outside a stream, every round has the same."""
+        return self
 
-_STATISTICS: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
-
-
-def _statistics(
-    dataset: Dataset, train: torch.Tensor, *, key: tuple[Any, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training images' mean and deviation, counted once a process and split."""
-    key = (dataset.fingerprint, *key)
-    if key not in _STATISTICS:
-        _STATISTICS[key] = channel_statistics(dataset.train_images[train])
-    return _STATISTICS[key]
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images of this data normalised."""
+        if images.is_floating_point():
+            return images
+        return normalise(images, self.mean, self.deviation)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the training steps of an epoch came to.
-
-    Attributes:
-        loss: mean cross entropy of its batches, in nats.
-        accuracy: share of its images that were named rightly by the forward pass that trained on
-            them, before the step.
-        diverged: why and where training was stopped; None where it was not.
-    """
+    """The training steps of an epoch or a stream's task; see `EpochRecord` and `TaskRecord`."""
 
     loss: float
     accuracy: float
@@ -126,13 +123,7 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model comes to on the evaluation set: see `EpochRecord`.
-
-    Attributes:
-        accuracy: a fraction.
-        loss: mean cross entropy, in nats.
-        inactive: for each ReLU, which of its units had an input ≤ 0 for all images.
-    """
+    """A model on the evaluation set; `inactive` has each ReLU's units with no input > 0."""
 
     accuracy: float
     loss: float
@@ -140,11 +131,11 @@ class Evaluation:
 
     @property
     def dead(self) -> dict[str, float]:
-        """The share of units that are inactive, for each ReLU."""
+        """The share of inactive units, for each ReLU."""
         return {name: float(units.double().mean()) for name, units in self.inactive.items()}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Loop:
     """Trains a model for an epoch, and evaluates it.
 
@@ -158,14 +149,14 @@ class Loop:
     optimizer: torch.optim.Optimizer
     settings: TrialSettings
     data: TrialData
-    seed: int = field(kw_only=True)
-    annealed: bool = field(kw_only=True)
-    on_batch: OnBatch | None = field(kw_only=True)
-    before_step: Callable[[], None] | None = field(default=None, kw_only=True)
-    after_step: Callable[[int], None] | None = field(default=None, kw_only=True)
+    seed: int
+    annealed: bool
+    on_batch: OnBatch | None
+    before_step: Callable[[], None] | None = None
+    after_step: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
-        # Only the training step: an evaluation takes a small share of the time, and is looked into.
+        # Only the training step: an evaluation takes a small share of the time, and has hooks.
         self.forward = torch.compile(self.model) if self.settings.compile else self.model
 
     def train(
@@ -187,12 +178,13 @@ class Loop:
         total, right = 0.0, 0
         recent: list[torch.Tensor] = []
         named: list[torch.Tensor] = []
+        all_steps = settings.passes * data.steps
         for step in range(data.steps):
-            done, total_steps = epoch * data.steps + step, settings.passes * data.steps
+            done = epoch * data.steps + step
             if self.annealed:
-                set_progress(self.model, done / max(1, total_steps - 1))
+                set_progress(self.model, done / max(1, all_steps - 1))
             part = slice(step * size, (step + 1) * size)
-            # Not `images[…]`, which takes three times as long for a batch of floats.
+            # `images[…]` takes three times as long for a batch of floats.
             images = data.images.index_select(0, order[part])
             if settings.augment:
                 images = augment(images, shifts.part(part.start, part.stop))
@@ -208,10 +200,10 @@ class Loop:
                 self.before_step()
             self.optimizer.step()
             if self.after_step is not None:
-                self.after_step(epoch * data.steps + step)
+                self.after_step(done)
             recent.append(loss.detach())
             named.append(logits.detach())
-            # On a CPU a look at the loss costs nothing, and stops at the very batch.
+            # On a CPU the check costs nothing.
             broken = device.type == "cpu" and not math.isfinite(recent[-1].item())
             if broken or len(recent) == WINDOW or step == data.steps - 1:
                 losses = torch.stack(recent).tolist()
@@ -220,26 +212,31 @@ class Loop:
                 if not math.isfinite(mean):
                     return Training(math.nan, math.nan, f"the loss is not finite {where}")
                 if mean > limit:
-                    said = f"the loss exploded to {mean:.3g} {where} (limit {limit:.3g})"
-                    return Training(mean, math.nan, said)
+                    reason = f"the loss exploded to {mean:.3g} {where} (limit {limit:.3g})"
+                    return Training(mean, math.nan, reason)
                 total += sum(losses)
                 recently = labels[part.stop - size * len(named) : part.stop]
                 right += int((torch.cat(named).argmax(1) == recently).sum())
                 recent.clear()
                 named.clear()
             if self.on_batch is not None:
-                self.on_batch(done + 1, total_steps)
+                self.on_batch(done + 1, all_steps)
             if after and step + 1 in after:
                 after[step + 1]()
                 self.model.train()
         return Training(total / data.steps, right / (data.steps * size))
 
-    def train_task(self, task: int) -> Training:
-        """Train all epochs of a stream's task (from 0); the means are over all its steps."""
-        epochs = self.settings.epochs
+    def train_round(
+        self, number: int, *, after: Mapping[int, Callable[[], None]] | None = None
+    ) -> Training:
+        """Train an epoch, or all epochs of a stream's task (from 0); the means are over its steps.
+
+        `after` is as for `train`, in the first epoch of the run.
+        """
+        epochs = self.settings.epochs_a_round
         each = []
-        for epoch in range(task * epochs, (task + 1) * epochs):
-            each.append(self.train(epoch))
+        for epoch in range(number * epochs, (number + 1) * epochs):
+            each.append(self.train(epoch, after=after if epoch == 0 else None))
             if each[-1].diverged is not None:
                 return each[-1]
         return Training(sum(e.loss for e in each) / epochs, sum(e.accuracy for e in each) / epochs)
@@ -252,9 +249,9 @@ class Loop:
 
     @torch.inference_mode()
     def evaluate(self, names: list[str]) -> Evaluation:
-        """Accuracy and loss on the evaluation set, and dead units before the ReLUs of these names.
+        """Evaluate the model, and find the inactive units of the ReLUs of these names.
 
-        Draws no random numbers: training is the same with and without it.
+        It draws no random numbers, so training is the same with and without it.
         """
         data = self.data
         self.model.eval()
@@ -263,26 +260,20 @@ class Loop:
         with _largest_inputs(self.model, names) as largest:
             for start in range(0, len(data.evaluation_labels), EVALUATION_BATCH):
                 part = slice(start, start + EVALUATION_BATCH)
-                largest.begin()
                 with autocast(self.settings.precision, data.images.device):
                     logits = self.model(self._prepared(data.evaluation_images[part]))
                 labels = data.evaluation_labels[part]
                 correct += (logits.argmax(1) == labels).sum()
                 loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        inactive = {name: top <= 0 for name, top in largest.seen.items()}
+        inactive = {name: top <= 0 for name, top in largest.items()}
         count = len(data.evaluation_labels)
         return Evaluation(correct.item() / count, loss.item() / count, inactive)
 
     def diagnose(self, before: Evaluation, now: Evaluation) -> Diagnosis:
-        """A look inside, on the first training images of the run; see `Diagnosis`.
-
-        Args:
-            before: what the round began with.
-            now: what it ended with.
-        """
+        """Diagnose a round, evaluated before and now, on the first training images of the run."""
         settings, data = self.settings, self.data
-        epochs = settings.passes // settings.rounds
-        chosen = data.train[: batch_size(epochs * len(data.train))].to(data.images.device)
+        images = settings.epochs_a_round * len(data.train)
+        chosen = data.train[: batch_size(images)].to(data.images.device)
         net, layers = agreement(
             self.model,
             self._prepared(data.images[chosen]),
@@ -292,41 +283,33 @@ class Loop:
         return Diagnosis(*net, layers, *turnover(before.inactive, now.inactive))
 
     def _prepared(self, images: torch.Tensor) -> torch.Tensor:
-        prepared = images
-        if not images.is_floating_point():
-            prepared = normalise(images, self.data.mean, self.data.deviation)
-        return prepared.contiguous(memory_format=memory_format(self.settings.memory_format))
-
-
-@dataclass(eq=False)
-class _Largest:
-    """The largest input that each unit before a ReLU has seen, by the ReLU's name."""
-
-    seen: dict[str, torch.Tensor] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
-
-    def begin(self) -> None:
-        """Before each forward pass: a module that is called twice in it has two entries."""
-        self.calls.clear()
-
-    def look(self, name: str, input: torch.Tensor) -> None:
-        self.calls[name] = self.calls.get(name, 0) + 1
-        key = name if self.calls[name] == 1 else f"{name}:{self.calls[name]}"
-        # The units of a map (n, c, h, w) are its channels, of tokens (n, length, c) their features.
-        units = 1 if input.dim() in (2, 4) else input.dim() - 1
-        top = input.amax(dim=[d for d in range(input.dim()) if d != units])
-        self.seen[key] = torch.maximum(self.seen[key], top) if key in self.seen else top
+        layout = memory_format(self.settings.memory_format)
+        return self.data.normalised(images).contiguous(memory_format=layout)
 
 
 @contextmanager
-def _largest_inputs(model: nn.Module, names: list[str]) -> Iterator[_Largest]:
-    largest = _Largest()
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, name=name: largest.look(name, inputs[0])
+def _largest_inputs(model: nn.Module, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the largest input that each unit before a ReLU has seen, by the ReLU's name.
+
+    A module that is called twice in a forward pass has two entries, `name` and `name:2`.
+    """
+    largest: dict[str, torch.Tensor] = {}
+    calls: Counter[str] = Counter()
+
+    def look(name: str, input: torch.Tensor) -> None:
+        calls[name] += 1
+        key = name if calls[name] == 1 else f"{name}:{calls[name]}"
+        # The units of a map (n, c, h, w) are its channels, of tokens (n, length, c) their features.
+        units = 1 if input.dim() in (2, 4) else input.dim() - 1
+        top = input.amax(dim=[d for d in range(input.dim()) if d != units])
+        largest[key] = torch.maximum(largest[key], top) if key in largest else top
+
+    hooks = [model.register_forward_pre_hook(lambda *_: calls.clear())]
+    for name in names:
+        relu = model.get_submodule(name)
+        hooks.append(
+            relu.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs[0]))
         )
-        for name in names
-    ]
     try:
         yield largest
     finally:
@@ -335,20 +318,18 @@ def _largest_inputs(model: nn.Module, names: list[str]) -> Iterator[_Largest]:
 
 
 def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> int:
-    """Bytes of activations that autograd keeps for one image, each storage counted once.
+    """Return the bytes of activations that autograd keeps for an image; each storage counts once.
 
-    Measured in evaluation mode, so that neither running statistics nor random state move.
+    The model runs in evaluation mode: neither running statistics nor the random state change.
     """
-    images = data.images[data.train[:2].to(data.images.device)]
-    if not images.is_floating_point():
-        images = normalise(images, data.mean, data.deviation)
+    images = data.normalised(data.images[data.train[:2].to(data.images.device)])
     own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> None:
-        # The storage, so that its address is not used again; and nothing for the graph, which no
-        # backward pass will read: a tensor handed back to the node that made it is a cycle that
-        # nothing collects, and the model would stay in memory with it.
+        # Holding the storage keeps its address from being reused. The graph gets nothing, as no
+        # backward pass follows: a tensor given back to the node that made it would be a cycle that
+        # is never collected.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage
@@ -368,6 +349,6 @@ def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> in
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """A seed of its own for each purpose, so that no two streams of a run coincide."""
+    """Derive a seed for each purpose, so that no two random streams of a run coincide."""
     digest = hashlib.sha256(json.dumps([seed, *purpose]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""What a training run comes to."""
+"""The results of a training run, as plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,19 +9,19 @@ from pdsearch.trial.settings import TrialSettings
 
 @dataclass(frozen=True)
 class Diagnosis:
-    r"""What a network looked like inside after an epoch, or a stream's task.
+    r"""Gradients and units after a round: an epoch, or a stream's task.
 
-    With :math:`p` the gradient of the mean cross entropy of a fixed batch by the pseudo-derivative
-    and :math:`e` the exact one of the same network (dropout off, batch normalisation by its running
-    statistics), over all parameters or those of one layer:
+    :math:`p` is the gradient of the mean cross entropy of a fixed batch by the pseudo-derivative,
+    :math:`e` the exact one of the same network (dropout off, batch normalisation by its running
+    statistics), over all parameters or those of one layer.
 
     Attributes:
-        cosine: :math:`p \cdot e / (\lVert p\rVert\lVert e\rVert)`; None where one of them is 0 or
-            not finite, or the network holds no pseudo-derivative.
+        cosine: :math:`p \cdot e / (\lVert p\rVert\lVert e\rVert)`; None if one of them is 0 or not
+            finite, or the network holds no pseudo-derivative.
         norm_ratio: :math:`\lVert p\rVert / \lVert e\rVert`; None likewise.
-        layers: the same by the layer's name, as a pair (cosine, norm ratio).
-        revived: for each ReLU, as `EpochRecord.dead`, the share of its units that were inactive for
-            all images of the evaluation set one round before and are active for one now.
+        layers: the pair (cosine, norm ratio) of each layer, by its name.
+        revived: for each ReLU, the share of its units that were inactive one round before and are
+            active now (see `EpochRecord.dead`).
         died: the reverse.
     """
 
@@ -34,22 +34,20 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch came to.
+    """An epoch.
 
     Attributes:
         epoch: its number, from 1.
         loss: mean cross entropy of its training batches, in nats, as they were trained on.
-        accuracy: on the validation set (or the test set, where that was asked for) after the
-            epoch, a fraction.
-        dead: for each ReLU, by its name in the model, the fraction of units whose input was
-            ≤ 0 for every image of that set and at every position. A unit is a channel (of a
-            convolution's map) or an element (of a vector). Where a module is called more than
-            once in a forward pass, `name:2` and so on are its later calls.
+        accuracy: on the evaluation set (`validation` or `test`) after the epoch, a fraction.
+        dead: by the ReLU's name in the model, the fraction of its units whose input was ≤ 0 for
+            every image of that set and at every position. A unit is a channel (of a convolution's
+            map) or an element (of a vector). A module called several times in a forward pass has
+            further entries `name:2` and so on.
         seconds: wall time, the evaluation included.
         learning_rate: of its last step.
-        evaluation_loss: mean cross entropy on the set that `accuracy` is of, in nats; None in
-            records from before it was kept.
-        diagnostics: a look inside; None where none was asked for.
+        evaluation_loss: mean cross entropy on that set, in nats; None in older records.
+        diagnostics: None if none were asked for.
     """
 
     epoch: int
@@ -64,21 +62,14 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class TaskRecord(EpochRecord):
-    """What a task of a stream came to; it takes the place of an epoch.
+    """A task of a stream, which takes the place of an epoch; evaluated on its own images.
 
     Attributes:
-        epoch: the task's number, from 1.
-        loss: mean cross entropy of all its training batches, in nats.
-        accuracy: within the task: the share of images that were named rightly in the training
-            forward passes, each before the step that trained on it, over all steps of all epochs
-            of the task. It is high where the network learns the task fast.
-        dead: as of an epoch, on the task's images after the task.
-        seconds: wall time, the evaluation included.
-        learning_rate: of its last step.
-        evaluation_loss: mean cross entropy on the task's images after the task, in nats.
-        final_accuracy: on the task's images after the task, in evaluation mode.
-        weight_norms: by a layer's name, the L2 norm of its weight after the task, biases and
-            parameters with fewer than two dimensions excepted.
+        accuracy: the share of images classified correctly in the training forward passes, over all
+            steps of the task: high if the network learns the task fast.
+        final_accuracy: after the task, in evaluation mode.
+        weight_norms: by the layer's name, the L2 norm of its weight after the task; without
+            parameters of fewer than two dimensions.
     """
 
     final_accuracy: float = 0.0
@@ -86,7 +77,7 @@ class TaskRecord(EpochRecord):
 
 
 def record_of(entry: dict[str, Any], settings: TrialSettings) -> EpochRecord:
-    """A record from its fields, as a checkpoint keeps them."""
+    """Return a record from its fields, as a checkpoint keeps them."""
     kept = dict(entry)
     if looked := entry.get("diagnostics"):
         layers = {name: tuple(pair) for name, pair in looked["layers"].items()}
@@ -95,10 +86,10 @@ def record_of(entry: dict[str, Any], settings: TrialSettings) -> EpochRecord:
 
 
 def value_of(accuracies: Sequence[float], settings: TrialSettings) -> float:
-    """The value of a run, from the accuracies of its epochs or tasks so far.
+    """Return a run's value from the accuracies of its epochs or tasks so far.
 
-    The last epoch's; of a stream, the mean over its last `stream.last` tasks, or over all where
-    there are fewer.
+    The last epoch's; of a stream, the mean over its last `stream.last` tasks, or over all if there
+    are fewer.
     """
     if settings.stream is None:
         return accuracies[-1]
@@ -108,12 +99,12 @@ def value_of(accuracies: Sequence[float], settings: TrialSettings) -> float:
 
 @dataclass(frozen=True)
 class Look:
-    """A look at a run within its first epoch.
+    """An evaluation within the first epoch of a run.
 
     Attributes:
         number: of the look, from 1.
-        loss: mean cross entropy on the validation set, in nats.
-        accuracy: on the same set, a fraction.
+        loss: mean cross entropy on the evaluation set, in nats.
+        accuracy: a fraction.
     """
 
     number: int
@@ -123,16 +114,16 @@ class Look:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a training run came to.
+    """A training run.
 
     Attributes:
         epochs: the finished epochs, or a stream's finished tasks.
-        value: the accuracy that counts, see `value_of`; NaN where the run diverged.
-        diverged: why and where the run was stopped; None for one that was not.
+        value: the accuracy that counts, see `value_of`; NaN if the run diverged.
+        diverged: why and where the run stopped; None if it did not diverge.
         seconds: wall time of the finished epochs, those before a resumption included.
-        images_per_second: training images in that time (the evaluations' time counts too).
-        kept_bytes: what the backward pass keeps of one image's forward pass, without weights.
-        settings: what it was trained with, `precision` and `memory_format` decided.
+        images_per_second: training images in that time, which includes evaluations.
+        kept_bytes: activations that the backward pass keeps for one image.
+        settings: the run's, with `precision` and `memory_format` decided.
     """
 
     epochs: tuple[EpochRecord, ...]
@@ -150,8 +141,8 @@ class RateSearch:
 
     Attributes:
         learning_rate: the rate of the best run.
-        best: the best run: the highest value, the earlier in the grid where two are equal; the
-            first where all diverged.
+        best: the run of highest value, the earlier in the grid where two are equal; the first where
+            all diverged.
         results: every run by its rate.
     """
 

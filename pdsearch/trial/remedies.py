@@ -1,10 +1,11 @@
 """Remedies for the loss of plasticity, which a confirmation compares with a pseudo-derivative.
 
-Both change what a training step does and leave the network's function as it is.
+Both change the training step and leave the network's function as it is.
 """
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,54 +14,52 @@ from pdsearch.trial.loop import derive_seed
 from pdsearch.trial.settings import TrialSettings
 
 
-class TowardsInitial:
+def towards_initial(model: nn.Module, strength: float) -> Callable[[], None]:
     r"""L2 regularisation towards the initial weights: Kumar et al. 2023, arXiv:2308.11958.
-
-    The gradient of :math:`\lambda\lVert\theta-\theta_0\rVert^2`, which is
-    :math:`2\lambda(\theta - \theta_0)`, is added to that of the loss, for every parameter.
 
     Args:
         model: as initialised.
         strength: :math:`\lambda`.
-    """
 
-    def __init__(self, model: nn.Module, strength: float) -> None:
-        self._pairs = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
-        self._strength = strength
+    Returns:
+        A function to call between the backward pass and the optimiser's step. It adds the gradient
+        of :math:`\lambda\lVert\theta-\theta_0\rVert^2`, :math:`2\lambda(\theta - \theta_0)`, to
+        every parameter's.
+    """
+    pairs = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
 
     @torch.no_grad()
-    def before_step(self) -> None:
-        """Add the gradient; between the backward pass and the optimiser's step."""
-        for parameter, initial in self._pairs:
+    def before_step() -> None:
+        for parameter, initial in pairs:
             if parameter.grad is not None:
-                parameter.grad.add_(parameter, alpha=2 * self._strength)
-                parameter.grad.add_(initial, alpha=-2 * self._strength)
+                parameter.grad.add_(parameter, alpha=2 * strength)
+                parameter.grad.add_(initial, alpha=-2 * strength)
+
+    return before_step
 
 
 class Renewal(nn.Module):
-    r"""Continual backprop: the least useful hidden units of an MLP are made anew, a few at a time.
+    r"""Continual backprop: replace the least useful hidden units of an MLP, a few at a time.
 
     Dohare et al. 2024 (doi 10.1038/s41586-024-07711-7). After each step, the contribution utility
     of each hidden unit, with its output h over the batch and its outgoing weights w, becomes
 
     .. math:: u \leftarrow \eta u + (1-\eta)\,\overline{|h|}\,\sum_k |w_k|
 
-    (their equation 1, averaged over the batch). Units older than the maturity threshold are
-    eligible. A count grows by the replacement rate times their number; for each whole one, the
-    eligible unit of least utility is replaced: its incoming weights are drawn as they were at
-    first, and its bias, its outgoing weights, its utility and its age become 0. As in the authors'
-    program
-    (github.com/shibhansh/loss-of-plasticity), the optimiser's state of these weights becomes 0 too
-    (SGD's momentum, Adam's moments; not Adam's count of steps, which torch keeps for a whole
-    tensor); unlike there, the next layer's bias is not corrected for the lost unit, and the utility
-    is not corrected for its age.
+    (their equation 1, averaged over the batch). A count grows by the replacement rate times the
+    number of units older than the maturity threshold. For each whole one, the unit of least utility
+    among these is replaced: its incoming weights are drawn as initially, and its bias, outgoing
+    weights, utility and age become 0. So does the optimiser's state of these weights (SGD's
+    momentum, Adam's moments; not Adam's step count, which torch keeps for a whole tensor), as in
+    the authors' program (github.com/shibhansh/loss-of-plasticity). Unlike there, the next layer's
+    bias is not corrected for the lost unit, nor the utility for its age.
 
-    Its state is in its buffers. What is drawn depends on the seed and the step alone.
+    All state is in buffers. The draws depend on the seed and the step alone.
 
     Args:
         model: an `MLP`, its activations in place.
         optimizer: of the network's parameters.
-        settings: of the trial.
+        settings: of the trial, with `continual_backprop`.
         seed: of the run.
     """
 
@@ -73,22 +72,17 @@ class Renewal(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        if settings.continual_backprop is None:
-            raise ValueError("the settings have no continual_backprop")
+        assert settings.continual_backprop is not None
         self._chosen, self._seed = settings.continual_backprop, seed
-        self._initialisation = settings.initialisation
-        self._optimizer = optimizer
+        self._initialisation, self._optimizer = settings.initialisation, optimizer
         parts = list(model.children())
-        # A tuple, not submodules: their weights are the network's own, and in its state already.
+        # A tuple, not submodules: their weights are in the network's state already.
         self._layers = tuple(part for part in parts if isinstance(part, nn.Linear))
         device = self._layers[0].weight.device
         shape = (settings.depth, settings.width)
-        self.utility: torch.Tensor
-        self.age: torch.Tensor
-        self.waiting: torch.Tensor
-        self.register_buffer("utility", torch.zeros(shape, device=device))
-        self.register_buffer("age", torch.zeros(shape, dtype=torch.int64, device=device))
-        self.register_buffer("waiting", torch.zeros(settings.depth, dtype=torch.float64))
+        self.utility: torch.Tensor = nn.Buffer(torch.zeros(shape, device=device))
+        self.age: torch.Tensor = nn.Buffer(torch.zeros(shape, dtype=torch.int64, device=device))
+        self.waiting: torch.Tensor = nn.Buffer(torch.zeros(settings.depth, dtype=torch.float64))
         self._outputs = torch.zeros(shape, device=device)
         for number, layer in enumerate(self._layers[:-1]):
             activation = parts[parts.index(layer) + 1]
@@ -100,11 +94,7 @@ class Renewal(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Age all units, and replace those whose turn it is; after the optimiser's step.
-
-        Args:
-            step: of the run, from 0.
-        """
+        """Age all units and replace those that are due, after a step (from 0) of the optimiser."""
         eta = self._chosen.decay
         leaving = torch.stack([layer.weight.abs().sum(0) for layer in self._layers[1:]])
         self.utility.mul_(eta).add_(self._outputs * leaving, alpha=1 - eta)
@@ -136,8 +126,8 @@ class Renewal(nn.Module):
                     value[(slice(None), units) if parameter is following.weight else units] = 0
 
     def _draw(self, count: int, features: int, generator: torch.Generator) -> torch.Tensor:
-        """Incoming weights as `build_model` draws them."""
+        """Draw incoming weights as `build_model` does."""
         if self._initialisation == "he":
             return torch.randn(count, features, generator=generator) * math.sqrt(2 / features)
-        bound = 1 / math.sqrt(features)  # what nn.Linear draws from
+        bound = 1 / math.sqrt(features)  # nn.Linear's
         return (2 * torch.rand(count, features, generator=generator) - 1) * bound

@@ -18,12 +18,7 @@ from pdsearch.data import Dataset
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.models import build_model, example_images
-from pdsearch.trial.checkpoint import (
-    Checkpoint,
-    read_checkpoint,
-    restore,
-    write_checkpoint,
-)
+from pdsearch.trial.checkpoint import Checkpoint, read_checkpoint, restore, write_checkpoint
 from pdsearch.trial.convolution import hasten
 from pdsearch.trial.loop import (
     Evaluation,
@@ -43,13 +38,13 @@ from pdsearch.trial.records import (
     record_of,
     value_of,
 )
-from pdsearch.trial.remedies import Renewal, TowardsInitial
+from pdsearch.trial.remedies import Renewal, towards_initial
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import memory_format, resolve_device, resolve_settings, surroundings
 from pdsearch.trial.stream import Stream, weight_norms
 
-# Seconds of training that a killed run may lose at most, besides the epoch it was in: a checkpoint
-# of AlexNet takes 0.05 s, which after each epoch of 2 s would be a fortieth of a study's time.
+# Seconds of training that a killed run may lose, in addition to the epoch it was in. AlexNet's
+# checkpoint takes 0.05 s: after each epoch of 2 s, a fortieth of a study's time.
 SAVE_EVERY = 30.0
 
 OnEpoch = Callable[[EpochRecord], None]
@@ -79,44 +74,42 @@ def run_trial(
     r"""Train a model with a pseudo-derivative in place of its ReLUs' derivative.
 
     Initial weights, validation split, order of batches, crops, flips and dropout masks depend on
-    the seed alone, so that the runs of a seed are paired. On one machine, with one number of
-    threads and `precision` and `memory_format` decided, they repeat bit for bit, whether
-    interrupted or not. The process must not train anything else meanwhile: dropout draws from
-    torch's default generator, which is put back as it was at the end.
+    the seed alone, so the runs of a seed are paired. On one machine, with one number of threads and
+    with `precision` and `memory_format` decided, a run repeats bit for bit, whether interrupted or
+    not. The process must not train anything else meanwhile: dropout draws from torch's default
+    generator, whose state is restored at the end.
 
-    With `settings.stream` the run is a stream of tasks instead, which the model is trained on one
-    after the other: neither its weights nor the optimiser's state are reset between them. A task
-    then takes the place of an epoch in all that is said here of records, `on_epoch` and
+    With `settings.stream`, a task takes the place of an epoch in records, `on_epoch` and
     checkpoints. See `pdsearch.trial.stream`.
 
     Training progress advances with every step: :math:`t = s/(S - 1)` at step s = 0, …, S − 1 of the
-    whole run, so that a family that anneals to the step is trained with the step in the end.
+    whole run, so a family that anneals to the step ends with the step.
 
     Args:
         candidate: the pseudo-derivative.
-        settings: of the run; `learning_rates` is not looked at (see `run_over_learning_rates`).
-        dataset: what is trained on; `settings.dataset` is not looked at.
+        settings: of the run; `learning_rates` is ignored (see `run_over_learning_rates`).
+        dataset: the data; `settings.dataset` is ignored.
         seed: of everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        threads: for the CPU, during the run; default: torch's setting.
-        split: `validation`: trains on the training set less what is held back, and evaluates on
-            that. `test`: trains on the whole training set and evaluates on the test set, for a
-            final confirmation only. A stream draws its images from the one or the other.
-        on_epoch: called after each epoch, and for each epoch that a checkpoint restored. What it
-            raises ends the run, with a checkpoint, and passes through.
+        threads: CPU threads during the run; default: torch's setting.
+        split: `validation`: train on the training set without the part held back, and evaluate on
+            that part. `test`: train on the whole training set and evaluate on the test set, for a
+            final confirmation only. A stream draws its images from one or the other.
+        on_epoch: called after each epoch, and for each epoch restored from a checkpoint. An
+            exception in it ends the run, which writes a checkpoint first.
         on_batch: called as `on_batch(done, total)` after each batch of the whole run.
-        looks: parts of the first epoch after each of which but the last, which ends it, `on_look`
-            is called. They change nothing in the run.
-        on_look: called with what the evaluation set says there; what it raises passes through.
-        checkpoint: a file that is written after an epoch, 30 s after the last time or where the run
-            is stopped, and resumed from if it exists. Of a finished run it gives the result at
-            once. The caller removes it.
-        save_last: whether it is written after the last epoch in any case.
-        module: makes an activation that stands in for each ReLU instead, as a control.
+        looks: number of parts of the first epoch.
+        on_look: called with an evaluation after each of these parts but the last, which changes
+            nothing in the run. An exception in it ends the run.
+        checkpoint: a file to resume from if it exists; that of a finished run gives the result at
+            once. It is written after an epoch if the last time is 30 s ago or the run stops there.
+            The caller removes it.
+        save_last: whether it is always written after the last epoch.
+        module: makes an activation that replaces each ReLU instead, as a control.
         model_source: `pdsearch.models.source_digest` of the model's file as it must be; None: any.
-        directory: what `path.py` in `settings.model` is relative to.
-        diagnostics: whether records hold a look inside, which changes nothing in the run; as the
-            settings say if None.
+        directory: the folder that `path.py` in `settings.model` is relative to.
+        diagnostics: whether records hold diagnostics, which change nothing in the run; default:
+            `settings.diagnostics`.
 
     Raises:
         InputError: the settings do not fit the data or this machine.
@@ -132,53 +125,49 @@ def run_trial(
             settings = resolve_settings(settings, dataset, place, directory=directory)
         else:
             settings = TrialSettings.model_validate(saved.state["settings"])
-        stream = None
-        if settings.stream is not None:
-            stream = Stream.of(dataset, settings, seed=seed, split=split, device=place)
-            data = stream.task(0)
-        else:
-            data = TrialData.of(dataset, settings, seed=seed, split=split, device=place)
-        if not 1 <= looks <= data.steps:
-            raise InputError(
-                f"looks must be from 1 to the {data.steps} batches of an epoch, got {looks}"
-            )
+        kind = TrialData if settings.stream is None else Stream
+        source = kind.of(dataset, settings, seed=seed, split=split, device=place)
         torch.manual_seed(derive_seed(seed, "weights"))
+        classes = len(dataset.classes)
         model = build_model(
-            settings.model,
-            classes=len(dataset.classes),
-            source=model_source,
-            directory=directory,
-            **settings.network,
+            classes=classes, source=model_source, directory=directory, **settings.network
         )
         model, names = _converted(model, candidate, module)
         model = model.to(place).to(memory_format=memory_format(settings.memory_format))
         optimizer = _optimizer(model, settings)
-        pull = TowardsInitial(model, settings.l2_init) if settings.l2_init else None
-        renewal = None
+        state: nn.Module = model
+        remedies: dict[str, Any] = {}
+        if settings.l2_init:
+            remedies["before_step"] = towards_initial(model, settings.l2_init)
         if settings.continual_backprop is not None:
             renewal = Renewal(model, optimizer, settings, seed=seed)
-        # What a checkpoint holds: the model, and what a remedy remembers.
-        kept_state = model if renewal is None else nn.ModuleList([model, renewal])
+            remedies["after_step"] = renewal.after_step
+            state = nn.ModuleList([model, renewal])  # a checkpoint holds both
         if saved is not None:
-            restore(saved, model=kept_state, optimizer=optimizer)
+            restore(saved, model=state, optimizer=optimizer)
             kept = saved.state["kept_bytes"]
         else:
-            kept = kept_bytes(model, data, settings)
+            kept = kept_bytes(model, source.task(0), settings)
         if place.type == "cpu" and not settings.compile:
             hasten(model)
         loop = Loop(
-            model,
-            optimizer,
-            settings,
-            data,
+            model=model,
+            optimizer=optimizer,
+            settings=settings,
+            data=source.task(0),
             seed=seed,
             annealed=candidate.annealed and module is None,
             on_batch=on_batch,
-            before_step=pull.before_step if pull is not None else None,
-            after_step=renewal.after_step if renewal is not None else None,
+            **remedies,
         )
-        run = _Run(loop, names, stream, kept_state, kept, identity, checkpoint, on_epoch)
-        run.resume(saved)
+        write = None
+        if checkpoint is not None:
+            write = functools.partial(
+                write_checkpoint, checkpoint, identity=identity, model=state, optimizer=optimizer
+            )
+        run = _Run(loop, names, source, kept, write, on_epoch)
+        if saved is not None:
+            run.resume(saved)
         run.train(
             look_at=_looks(loop, looks, on_look),
             diagnostics=settings.diagnostics if diagnostics is None else diagnostics,
@@ -190,7 +179,7 @@ def run_trial(
 def _converted(
     model: nn.Module, candidate: Candidate, module: Callable[[], nn.Module] | None
 ) -> tuple[nn.Module, list[str]]:
-    """The model with the candidate's ReLUs, or with the modules instead; the ReLUs' names."""
+    """The model with its ReLUs replaced, and their names."""
     example = example_images()
     names = [site.name for site in relu_sites(model, example)]
     if module is None:
@@ -200,42 +189,38 @@ def _converted(
 
 def _looks(loop: Loop, looks: int, on_look: OnLook | None) -> dict[int, Callable[[], None]]:
     """The looks within the first epoch, by the batch after which each is due."""
+    steps = loop.data.steps
+    if not 1 <= looks <= steps:
+        raise InputError(f"looks must be from 1 to the {steps} batches of an epoch, got {looks}")
+    if on_look is None:
+        return {}
 
     def look(number: int) -> None:
         found = loop.evaluate([])
-        if on_look is not None:
-            on_look(Look(number, found.loss, found.accuracy))
+        on_look(Look(number, found.loss, found.accuracy))
 
-    return {
-        number * loop.data.steps // looks: functools.partial(look, number)
-        for number in range(1, looks)
-    }
+    return {number * steps // looks: functools.partial(look, number) for number in range(1, looks)}
 
 
 @dataclasses.dataclass(eq=False)
 class _Run:
     """A run under way: the records of its rounds (epochs, or a stream's tasks), its checkpoint.
 
-    `state` is what a checkpoint holds the tensors of; `names` are those of the model's ReLUs.
+    `names` are those of the model's ReLUs, `write` writes a checkpoint with a state.
     """
 
     loop: Loop
     names: list[str]
-    stream: Stream | None
-    state: nn.Module
+    source: TrialData | Stream
     kept_bytes: int
-    identity: str
-    checkpoint: Path | None
+    write: Callable[..., None] | None
     on_epoch: OnEpoch | None
     records: list[EpochRecord] = dataclasses.field(default_factory=list)
     diverged: str | None = None
 
-    def resume(self, saved: Checkpoint | None) -> None:
-        """Take the records of a checkpoint, if there is one, and report them."""
-        if saved is None:
-            return
-        settings = self.loop.settings
-        self.records = [record_of(record, settings) for record in saved.state["epochs"]]
+    def resume(self, saved: Checkpoint) -> None:
+        """Take the records of a checkpoint, and report them."""
+        self.records = [record_of(record, self.loop.settings) for record in saved.state["epochs"]]
         self.diverged = saved.state["diverged"]
         for record in self.records:
             if self.on_epoch is not None:
@@ -244,12 +229,11 @@ class _Run:
     def train(
         self, *, look_at: dict[int, Callable[[], None]], diagnostics: bool, save_last: bool
     ) -> None:
-        """Train the rounds that are left; see `run_trial`."""
+        """Train the remaining rounds; see `run_trial`."""
         rounds = self.loop.settings.rounds
-        if diagnostics and self.stream is not None and self.records:
-            self.loop.data = self.stream.task(len(self.records) - 1)
         before = None
         if diagnostics and len(self.records) < rounds:
+            self.loop.data = self.source.task(max(0, len(self.records) - 1))
             before = self.loop.evaluate(self.names)
         saved_at = time.perf_counter()
         while self.diverged is None and len(self.records) < rounds:
@@ -274,37 +258,33 @@ class _Run:
     def _round(
         self, before: Evaluation | None, *, look_at: dict[int, Callable[[], None]]
     ) -> Evaluation | None:
-        """Train a round and record it; what the model then comes to, or None if it diverged.
+        """Train a round, record it, and return its evaluation; None if training diverged.
 
         Args:
-            before: what the round begins with, where it is looked into.
+            before: the evaluation at the beginning, for diagnostics.
             look_at: called after these batches of the first epoch.
         """
-        loop, settings, epoch = self.loop, self.loop.settings, len(self.records)
+        loop, settings, number = self.loop, self.loop.settings, len(self.records)
         begin = time.perf_counter()
-        if self.stream is None:
-            trained = loop.train(epoch, after=look_at if epoch == 0 else None)
-        else:
-            loop.data = self.stream.task(epoch)
-            trained = loop.train_task(epoch)
+        loop.data = self.source.task(number)
+        trained = loop.train_round(number, after=look_at)
         self.diverged = trained.diverged
         if self.diverged is not None:
             return None
         found = loop.evaluate(self.names)
         steps = loop.data.steps
-        last = (epoch + 1) * settings.passes // settings.rounds * steps - 1
-        inside = loop.diagnose(before, found) if before is not None else None
+        last = (number + 1) * settings.epochs_a_round * steps - 1
         record = EpochRecord(
-            epoch=epoch + 1,
+            epoch=number + 1,
             loss=trained.loss,
             accuracy=found.accuracy,
             dead=found.dead,
             seconds=time.perf_counter() - begin,
             learning_rate=learning_rate_at(settings, last, steps=steps),
             evaluation_loss=found.loss,
-            diagnostics=inside,
+            diagnostics=loop.diagnose(before, found) if before is not None else None,
         )
-        if self.stream is not None:
+        if settings.stream is not None:
             record = TaskRecord(
                 **{**vars(record), "accuracy": trained.accuracy},
                 final_accuracy=found.accuracy,
@@ -314,29 +294,23 @@ class _Run:
         return found
 
     def save(self) -> None:
-        """Write the checkpoint, if it has one."""
-        if self.checkpoint is None:
-            return
-        state = {
-            "settings": self.loop.settings.model_dump(mode="json"),
-            "epochs": [dataclasses.asdict(record) for record in self.records],
-            "kept_bytes": self.kept_bytes,
-            "diverged": self.diverged,
-        }
-        write_checkpoint(
-            self.checkpoint,
-            identity=self.identity,
-            state=state,
-            model=self.state,
-            optimizer=self.loop.optimizer,
-        )
+        """Write the checkpoint, if there is one."""
+        if self.write is not None:
+            self.write(
+                state={
+                    "settings": self.loop.settings.model_dump(mode="json"),
+                    "epochs": [dataclasses.asdict(record) for record in self.records],
+                    "kept_bytes": self.kept_bytes,
+                    "diverged": self.diverged,
+                }
+            )
 
     def result(self) -> TrialResult:
-        """What the run came to."""
-        settings, data = self.loop.settings, self.loop.data
+        """The result of the run."""
+        settings = self.loop.settings
         seconds = sum(record.seconds for record in self.records)
-        passes = len(self.records) * settings.passes // settings.rounds
-        images = passes * data.steps * settings.batch_size
+        steps = len(self.records) * settings.epochs_a_round * self.loop.data.steps
+        images = steps * settings.batch_size
         value = math.nan
         if self.diverged is None:
             value = value_of([record.accuracy for record in self.records], settings)
@@ -367,42 +341,31 @@ def run_over_learning_rates(
 
     Args:
         candidate: the pseudo-derivative.
-        settings: of the runs; with no `learning_rates`, `learning_rate` alone is tried.
-        dataset: what is trained on.
-        on_epoch: called as `on_epoch(rate, record)`; what it raises ends the search.
-        looks: as for `run_trial`, of the first rate's run alone.
+        settings: of the runs; without `learning_rates`, `learning_rate` alone is tried.
+        dataset: the data.
+        on_epoch: called as `on_epoch(rate, record)`; an exception in it ends the search.
+        looks: as for `run_trial`, in the run of the first rate alone.
         on_look: likewise.
-        checkpoint: `<stem>-<rate><suffix>` next to it is the file of each rate. Of the only
-            rate the last epoch is written with `save_last` alone: nothing comes after it.
-        save_last: whether something comes after it all the same.
+        checkpoint: `<stem>-<rate><suffix>` next to it is the file of each rate.
+        save_last: whether the last epoch of the only rate is written too. With several rates it
+            always is, because more training follows.
         **options: as for `run_trial`.
     """
     results: dict[float, TrialResult] = {}
     rates = settings.learning_rates or (settings.learning_rate,)
     for number, rate in enumerate(rates):
-        file = checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{rate:g}")
-
-        def report(record: EpochRecord, rate: float = rate) -> None:
-            if on_epoch is not None:
-                on_epoch(rate, record)
-
         results[rate] = run_trial(
             candidate,
             settings.model_copy(update={"learning_rate": rate, "learning_rates": ()}),
             dataset,
-            on_epoch=report,
+            on_epoch=functools.partial(on_epoch, rate) if on_epoch is not None else None,
             looks=looks if number == 0 else 1,
             on_look=on_look,
-            checkpoint=file,
+            checkpoint=checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{rate:g}"),
             save_last=save_last or len(rates) > 1,
             **options,
         )
-        settings = settings.model_copy(  # what a probe decided for the first holds for all
-            update={
-                "precision": results[rate].settings.precision,
-                "memory_format": results[rate].settings.memory_format,
-            }
-        )
+        settings = results[rate].settings  # a probe decides once, for all rates
     best = max(
         results, key=lambda rate: -math.inf if results[rate].diverged else results[rate].value
     )
@@ -410,19 +373,17 @@ def run_over_learning_rates(
 
 
 def _optimizer(model: nn.Module, settings: TrialSettings) -> torch.optim.Optimizer:
-    rate, decay = settings.learning_rate, settings.weight_decay
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    options: dict[str, Any] = {"betas": (settings.momentum, 0.999)}
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=decay,
-            fused=True,
-        )
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    betas = (settings.momentum, 0.999)
-    return kind(model.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True)
+        options = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    return kinds[settings.optimizer](
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+        **options,
+    )
 
 
 def _identity(
@@ -434,10 +395,10 @@ def _identity(
     split: str,
     module: Callable[[], nn.Module] | None,
 ) -> str:
-    """A digest of all that decides the numbers of a run."""
+    """A digest of everything that decides the numbers of a run."""
     activation: Any = candidate.to_dict() if module is None else repr(module())
     if candidate.annealed and module is None:
-        # Earlier versions set t once an epoch: what they left half-way is another run.
+        # Earlier versions set t once an epoch, so their checkpoints belong to other runs.
         activation = [activation, "progress by step"]
     parts = [
         activation,

@@ -1,4 +1,4 @@
-"""What a training run is made of: the `[trial]` section of a study file, and the learning rate."""
+"""The `[trial]` section of a study file, and the learning rate of each step."""
 
 import math
 from collections.abc import Mapping
@@ -29,17 +29,16 @@ LATER = frozenset(
         "diagnostics",
     }
 )
-"""Keys that studies of version 0.1 do not have. At their defaults they are not dumped, so that
-settings, and the digests made of them, read as they did."""
-
-STREAM_DEFAULTS = {"augment": False, "schedule": "constant", "weight_decay": 0.0}
-"""What a stream changes where the study file does not name it."""
+"""Keys that version 0.1 did not have. At their defaults they are not dumped, so that settings, and
+the digests of them, stay the same."""
 
 
-class StreamSettings(BaseModel):
-    """`stream` in the `[trial]` section: tasks that a model is trained on one after the other."""
-
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class StreamSettings(_Section):
+    """`stream` in the `[trial]` section: tasks that a model is trained on one after the other."""
 
     tasks: int = Field(60, ge=1, description="tasks, each of `epochs` epochs")
     images: int = Field(1600, ge=2, description="images, drawn once and the same for every task")
@@ -55,7 +54,7 @@ class StreamSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _short_streams(cls, data: Any) -> Any:
-        """A stream of fewer than ten tasks counts them all where `last` is omitted."""
+        """Let a stream of fewer than ten tasks count them all where `last` is omitted."""
         tasks = data.get("tasks") if isinstance(data, Mapping) else None
         if isinstance(tasks, int) and not isinstance(tasks, bool) and 1 <= tasks < 10:
             return {"last": tasks, **data}
@@ -68,10 +67,8 @@ class StreamSettings(BaseModel):
         return self
 
 
-class RenewalSettings(BaseModel):
-    """`continual_backprop` in `[trial]`: units of little use are made anew (Dohare et al. 2024)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class RenewalSettings(_Section):
+    """`continual_backprop` in `[trial]`: units of little use are replaced (Dohare et al. 2024)."""
 
     replacement_rate: float = Field(
         1e-4, gt=0, le=1, description="share of a layer's mature units replaced at each step"
@@ -80,19 +77,15 @@ class RenewalSettings(BaseModel):
     decay: float = Field(0.99, ge=0, lt=1, description="of the running mean of a unit's utility")
 
 
-class EarlyRateSettings(BaseModel):
+class EarlyRateSettings(_Section):
     """`early_rate` in `[trial]`: another learning rate for the beginning of a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     factor: float = Field(gt=0, description="what the schedule's rate is multiplied by")
     until: float = Field(1.0, gt=0, le=1, description="for this share of the run's steps")
 
 
-class TrialSettings(BaseModel):
+class TrialSettings(_Section):
     """The `[trial]` section of a study file; every key has a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field(
         "alexnet",
@@ -104,7 +97,7 @@ class TrialSettings(BaseModel):
         "cifar10",
         min_length=1,
         description="digits, cifar10, cifar100, or folder:PATH with PATH/train/CLASS/ and "
-        "PATH/test/CLASS/ full of images (cut square and resized to 32×32 where they are not)",
+        "PATH/test/CLASS/ full of images (cropped to a square and resized to 32×32 if necessary)",
     )
     validation: Share = Field(
         0.1, description="share of the training set held back, stratified by class and seeded"
@@ -118,8 +111,7 @@ class TrialSettings(BaseModel):
     batch_size: int = Field(
         256,
         ge=1,
-        description="images a step; what does not fill a batch is skipped in that epoch, whose "
-        "order is drawn anew each time",
+        description="images a step; the last, incomplete batch of an epoch is dropped",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="torch's optimiser of that name"
@@ -130,9 +122,8 @@ class TrialSettings(BaseModel):
     learning_rates: tuple[Rate, ...] = Field(
         (),
         description="when given, every candidate, ReLU and the references included, tries each "
-        "instead of learning_rate, and its best counts; a trial takes as many times longer. "
-        "In this order: a pruner, halving above all, judges by the first ones before it knows the "
-        "others",
+        "instead of learning_rate, and its best counts; a trial takes as many times longer. They "
+        "are tried in this order, and a pruner, halving above all, judges by the first ones",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum; Adam's beta1")
     nesterov: bool = Field(False, description="Nesterov's form of the momentum (sgd only)")
@@ -144,8 +135,8 @@ class TrialSettings(BaseModel):
         description="constant; step: times step_factor at each of the milestones; cosine: to 0 "
         "(Loshchilov and Hutter, arXiv:1608.03983); one-cycle: from a 25th of the rate up to it "
         "over the first 30 % of the steps and down to 1e-4 of where it began, both along cosines "
-        "(Smith and Topin, arXiv:1708.07120, with the defaults of torch's OneCycleLR; momentum "
-        "stays)",
+        "(Smith and Topin, arXiv:1708.07120, with the defaults of torch's OneCycleLR and a "
+        "constant momentum)",
     )
     milestones: tuple[Share, ...] = Field(
         (0.5, 0.75), description="schedule step: shares of the epochs after which the rate drops"
@@ -153,8 +144,8 @@ class TrialSettings(BaseModel):
     step_factor: float = Field(0.1, gt=0, le=1, description="schedule step: the factor of a drop")
     augment: bool = Field(
         True,
-        description="random crops of the image padded by 4 pixels, and random mirroring where "
-        "it keeps the class",
+        description="random crops of the image padded by 4 pixels, and random mirroring if "
+        "that keeps the class",
     )
     initialisation: Literal["pytorch", "caffe", "he"] = Field(
         "pytorch", description="of the weights; caffe is for alexnet only"
@@ -165,16 +156,15 @@ class TrialSettings(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="bfloat16: by autocast, with weights and their updates in float32; auto: "
-        "what a short measured probe finds faster",
+        "the faster one in a short probe",
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto",
-        description="of images and weights in memory; auto: channels_last, except for float32 on a "
-        "CPU what the probe finds faster",
+        description="of images and weights in memory; auto: channels_last, but for float32 on a "
+        "CPU the faster one in the probe",
     )
     compile: bool = Field(
-        False,
-        description="train through torch.compile, which takes time to begin with",
+        False, description="train through torch.compile, which takes time to compile first"
     )
     width: int = Field(128, ge=1, le=65_536, description="model mlp: units in each hidden layer")
     depth: int = Field(3, ge=1, le=1_000, description="model mlp: hidden layers")
@@ -182,10 +172,9 @@ class TrialSettings(BaseModel):
         None,
         description="train on a stream of tasks ([streams](streams.md)) instead of on the training "
         'set: `{tasks = 60, images = 1600, change = "labels", last = 10}`, every key optional. '
-        "augment is then false; schedule (anew in each task) is constant and weight_decay 0 where "
-        "they are omitted",
+        "augment is then false; schedule (restarted in each task) defaults to constant and "
+        "weight_decay to 0",
     )
-
     activation: Literal["relu", "crelu"] = Field(
         "relu",
         description="model mlp: crelu is ReLU of a layer's output and of its negative, side by "
@@ -221,7 +210,7 @@ class TrialSettings(BaseModel):
     @classmethod
     def _what_a_stream_implies(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and data.get("stream") is not None:
-            return {**STREAM_DEFAULTS, **data}
+            return {"augment": False, "schedule": "constant", "weight_decay": 0.0, **data}
         return data
 
     @model_serializer(mode="wrap")
@@ -235,9 +224,10 @@ class TrialSettings(BaseModel):
 
     @property
     def network(self) -> dict[str, Any]:
-        """What `build_model` is given besides the model's name."""
+        """Arguments of `build_model`."""
         mlp = ("width", "depth", "activation", "normalisation")
         return {
+            "spec": self.model,
             "initialisation": self.initialisation,
             "dropout": self.dropout,
             "mlp": {name: getattr(self, name) for name in mlp},
@@ -245,23 +235,28 @@ class TrialSettings(BaseModel):
 
     @property
     def measure(self) -> str:
-        """What a trial's value is, in words."""
+        """A trial's value, in words."""
         return "validation accuracy" if self.stream is None else "accuracy in the last tasks"
 
     @property
     def unit(self) -> str:
-        """What a run reports one by one, in a word."""
+        """What a run reports one by one: its epochs, or the tasks of its stream."""
         return "epoch" if self.stream is None else "task"
 
     @property
     def rounds(self) -> int:
-        """What a run reports one by one: its epochs, or the tasks of its stream."""
+        """Number of units that a run reports: its epochs, or the tasks of its stream."""
         return self.epochs if self.stream is None else self.stream.tasks
+
+    @property
+    def epochs_a_round(self) -> int:
+        """Epochs of each unit that a run reports."""
+        return 1 if self.stream is None else self.epochs
 
     @property
     def passes(self) -> int:
         """Epochs of the whole run, over all tasks of a stream."""
-        return self.epochs if self.stream is None else self.epochs * self.stream.tasks
+        return self.rounds * self.epochs_a_round
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -292,7 +287,7 @@ class TrialSettings(BaseModel):
 
 
 def length_of(trial: Mapping[str, Any]) -> str:
-    """How long a run is, in words, from its dumped settings: `8 epochs`, or a stream's tasks."""
+    """Return a run's length in words, from its dumped settings: `8 epochs`, or a stream's tasks."""
     stream, epochs = trial.get("stream"), trial["epochs"]
     if not stream:
         return f"{epochs} epochs"
@@ -301,18 +296,17 @@ def length_of(trial: Mapping[str, Any]) -> str:
 
 
 def learning_rate_at(settings: TrialSettings, step: int, *, steps: int) -> float:
-    """The learning rate of a step.
+    """Return the learning rate of a step.
 
-    A function of the step alone, so that a resumed run needs no scheduler's state. With a stream,
-    the schedule runs anew in each task.
+    It depends on the step alone, so that a resumed run needs no scheduler's state. With a stream,
+    the schedule restarts in each task.
 
     Args:
         settings: of the trial.
         step: 0 for the first of the whole run.
         steps: batches an epoch.
     """
-    peak = settings.learning_rate
-    early = settings.early_rate
+    peak, early = settings.learning_rate, settings.early_rate
     if early is not None and step < early.until * settings.passes * steps:
         peak *= early.factor
     total = settings.epochs * steps

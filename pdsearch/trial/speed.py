@@ -1,4 +1,4 @@
-"""What a run computes on and in: the device, the precision and the memory format."""
+"""The device, the precision and the memory format of a run."""
 
 import contextlib
 import time
@@ -14,13 +14,13 @@ from pdsearch.models import build_model
 from pdsearch.trial.convolution import hasten
 from pdsearch.trial.settings import TrialSettings
 
-PROBE_IMAGES = 1024  # a precision, but at least 3 batches and at most 20
+PROBE_IMAGES = 1024  # for each choice, but at least 3 batches and at most 20
 BEHIND = 1.3  # a choice that takes this much longer than the best is not timed again
-WORTH = 1.05  # bfloat16 must win by this factor: below it float32 is the safer choice
+MARGIN = 1.05  # bfloat16 must win by this factor: otherwise float32 is the safer choice
 
 
 def resolve_device(text: str) -> torch.device:
-    """The device meant by a text; `auto` is a CUDA device if there is one, else the CPU.
+    """Return the device of a text; `auto` is a CUDA device if there is one, else the CPU.
 
     Raises:
         InputError: no such device here.
@@ -48,10 +48,10 @@ def resolve_settings(
     threads: int | None = None,
     directory: Path | None = None,
 ) -> TrialSettings:
-    """The settings with `precision` and `memory_format` decided; the same when they already are.
+    """Return the settings with `precision` and `memory_format` decided, if they are not yet.
 
-    A study calls it once and keeps the outcome: what a probe finds may differ from day to day,
-    and the bits of a result with it. `threads` are those that the runs will have.
+    A study does this once and keeps the outcome: a probe's choice, and with it the bits of a
+    result, may differ from day to day. `threads` are those of the runs.
     """
     with surroundings(device, threads=threads):
         precision, layout = probe_precision(settings, dataset, device, directory=directory)
@@ -65,18 +65,18 @@ def probe_precision(
     *,
     directory: Path | None = None,
 ) -> tuple[str, str]:
-    """The precision and the memory format in which training steps are fastest.
+    """Return the precision and the memory format in which training steps are fastest.
 
-    A few steps of the model on the device are timed in each that the settings leave open, in turn;
-    the fastest of each counts, and bfloat16 has to win by 5 %. It changes no random state, and
-    measures nothing where there is no choice.
+    A few steps of the model on the device are timed in each combination that the settings leave
+    open, in turn; the fastest step counts, and bfloat16 must win by 5 %. The random state stays as
+    it is. Without a choice nothing is measured.
     """
     choices = _choices(settings, device)
     if len(choices) == 1:
         return choices[0]
     size = min(settings.batch_size, len(dataset.train_images))
     rounds = max(3, min(20, PROBE_IMAGES // size))
-    # Values that a training run would see matter here: zeros and denormals take other times.
+    # As a training run would see: zeros and denormals take other times.
     images = dataset.train_images[:size].to(device).float() / 64 - 2
     labels = dataset.train_labels[:size].to(device)
     fastest: dict[tuple[str, str], float] = {}
@@ -84,12 +84,8 @@ def probe_precision(
         setups = {}
         for precision, layout in choices:
             torch.manual_seed(0)
-            model = build_model(
-                settings.model,
-                classes=len(dataset.classes),
-                directory=directory,
-                **settings.network,
-            )
+            classes = len(dataset.classes)
+            model = build_model(classes=classes, directory=directory, **settings.network)
             shape = memory_format(layout)
             model = model.to(device).to(memory_format=shape).train()
             if device.type == "cpu" and not settings.compile:
@@ -107,15 +103,13 @@ def probe_precision(
                 spent = time.perf_counter() - begin
                 if turn:  # the first warms up
                     fastest[choice] = min(spent, fastest.get(choice, spent))
-            if turn:  # no more turns for what is far behind
+            if turn:
                 limit = BEHIND * min(fastest.values())
                 setups = {key: made for key, made in setups.items() if fastest[key] <= limit}
             if len(setups) == 1:
                 break
-    return min(
-        choices,
-        key=lambda choice: fastest[choice] * (WORTH if choice[0] == "bfloat16" else 1),
-    )
+    penalty = {"float32": 1.0, "bfloat16": MARGIN}
+    return min(choices, key=lambda choice: fastest[choice] * penalty[choice[0]])
 
 
 def _choices(settings: TrialSettings, device: torch.device) -> list[tuple[str, str]]:
@@ -124,35 +118,34 @@ def _choices(settings: TrialSettings, device: torch.device) -> list[tuple[str, s
     if settings.precision == "auto":
         able = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
         precisions = ["float32", "bfloat16"] if able else ["float32"]
-    if settings.model == "mlp" and settings.memory_format == "auto":
-        return [(precision, "contiguous") for precision in precisions]  # it has no maps
-    if settings.memory_format != "auto":
-        return [(precision, settings.memory_format) for precision in precisions]
+    layout = str(settings.memory_format)
+    if settings.model == "mlp" and layout == "auto":
+        layout = "contiguous"  # an MLP has no maps
+    if layout != "auto":
+        return [(precision, layout) for precision in precisions]
     # CUDA's tensor cores and oneDNN's bfloat16 read channels-last without a transposition. In
     # float32 on a CPU it depends on the model: AlexNet with the convolutions of `convolution.py`
     # takes 136 ms a step in channels-last and 151 contiguous, without them 325 and 243 (batch 256,
     # one Xeon core with AVX-512, torch 2.14).
-    open_ = ["contiguous", "channels_last"] if device.type == "cpu" else ["channels_last"]
-    return [
-        (precision, layout)
-        for precision in precisions
-        for layout in (open_ if precision == "float32" else ["channels_last"])
-    ]
+    choices = [(precision, "channels_last") for precision in precisions]
+    if device.type == "cpu" and "float32" in precisions:
+        choices.insert(0, ("float32", "contiguous"))
+    return choices
 
 
 def memory_format(name: str) -> torch.memory_format:
-    """Torch's memory format of a setting's name."""
+    """Return torch's memory format of a setting."""
     return torch.channels_last if name == "channels_last" else torch.contiguous_format
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context that computes in a precision."""
+    """Return the context that computes in a precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @contextlib.contextmanager
 def surroundings(device: torch.device, *, threads: int | None) -> Iterator[None]:
-    """Threads, deterministic convolutions and the random state for a run; restores them all."""
+    """Set threads, deterministic convolutions and the random state of a run, and restore them."""
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     before = torch.get_num_threads()

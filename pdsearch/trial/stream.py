@@ -1,18 +1,16 @@
-"""A stream of tasks: what a network is trained on, one task after the other.
+"""A stream of tasks, which a network is trained on one after the other.
 
 Networks that keep learning new tasks lose the ability to (loss of plasticity: Lyle et al. 2023,
-arXiv:2303.01486; Dohare et al. 2024, doi 10.1038/s41586-024-07711-7). A stream measures it. Its
-images are drawn once, from the training set less what validation holds back in a search, and from
-the test set in a confirmation, and are the same for every task. What changes from task to task is
+arXiv:2303.01486; Dohare et al. 2024, doi 10.1038/s41586-024-07711-7). A stream measures this. Its
+images are drawn once and are the same for every task: in a search from the training set without the
+part held back, in a confirmation from the test set. From task to task changes
 
 - `labels`: each image's label, drawn anew uniformly over the classes; or
-- `pixels`: where in the image each pixel stands, by one permutation for all images and channels of
-  a task; the labels are the images' own.
+- `pixels`: the place of each pixel, by one permutation for all images and channels of a task.
 
-From task to task the model keeps its weights and the optimiser's state. The accuracy of a
-task is that of the training forward passes, over all its steps (see `TaskRecord`), and the value of
-the trial its mean over the last tasks. It says how well the network still learns what it is shown,
-and nothing of other images: there is no generalisation to random labels.
+The model keeps its weights and the optimiser's state. The value of the trial is the mean accuracy
+in the training forward passes of the last tasks (see `TaskRecord`). It measures how well the
+network still learns; random labels leave nothing to generalise.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from pdsearch.data import Dataset, normalise, stratified_split
+from pdsearch.data import Dataset, stratified_split
 from pdsearch.errors import InputError
 from pdsearch.trial.loop import Split, TrialData, derive_seed
 from pdsearch.trial.settings import StreamSettings, TrialSettings
@@ -28,14 +26,9 @@ from pdsearch.trial.settings import StreamSettings, TrialSettings
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The tasks of a run.
+    """The tasks of a run, drawn from its seed alone: the runs of a seed have the same tasks.
 
-    Everything is drawn from the run's seed alone, so that the runs of a seed meet the same tasks.
-
-    Attributes:
-        data: the images ``(images, 3, h, w)``, float32 and normalised, with their own labels.
-        settings: of the stream.
-        seed: of the run.
+    `data` has the images ``(images, 3, h, w)``, float32 and normalised, with their own labels.
     """
 
     data: TrialData
@@ -52,14 +45,13 @@ class Stream:
         split: Split,
         device: torch.device,
     ) -> "Stream":
-        """Draw a run's images.
+        """Draw the images of a run, whose settings have a stream.
 
         Raises:
             InputError: the data set has fewer images than the stream needs.
         """
         stream = settings.stream
-        if stream is None:
-            raise InputError("the trial's settings have no stream")
+        assert stream is not None
         whole = TrialData.of(dataset, settings, seed=seed, split=split, device=device)
         images, labels, pool = whole.images, whole.labels, whole.train
         if split == "test":
@@ -69,21 +61,15 @@ class Stream:
         generator = torch.Generator().manual_seed(derive_seed(seed, "stream images"))
         drawn = torch.randperm(len(pool), generator=generator)[: stream.images]
         chosen = pool[drawn].to(device)
-        prepared = normalise(images[chosen], whole.mean, whole.deviation)
-        own = labels[chosen]
         data = replace(
-            whole,
-            images=prepared,
-            labels=own,
+            _on(whole, whole.normalised(images[chosen]), labels[chosen]),
             train=torch.arange(stream.images),
-            evaluation_images=prepared,
-            evaluation_labels=own,
             steps=stream.images // settings.batch_size,
         )
         return cls(data, stream, seed)
 
     def task(self, number: int) -> TrialData:
-        """What a task (from 0) trains on and is evaluated on."""
+        """Return the data of a task (from 0)."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "stream task", number))
         images, labels = self.data.images, self.data.labels
         if self.settings.change == "labels":
@@ -93,13 +79,7 @@ class Stream:
             height, width = images.shape[2:]
             order = torch.randperm(height * width, generator=generator).to(images.device)
             images = images.flatten(2)[:, :, order].view_as(images)
-        return replace(
-            self.data,
-            images=images,
-            labels=labels,
-            evaluation_images=images,
-            evaluation_labels=labels,
-        )
+        return _on(self.data, images, labels)
 
     @property
     def counted(self) -> range:
@@ -107,11 +87,22 @@ class Stream:
         return range(self.settings.tasks - self.settings.last, self.settings.tasks)
 
 
+def _on(data: TrialData, images: torch.Tensor, labels: torch.Tensor) -> TrialData:
+    """The data with these images, to train on and to evaluate on."""
+    return replace(
+        data,
+        images=images,
+        labels=labels,
+        evaluation_images=images,
+        evaluation_labels=labels,
+    )
+
+
 def check_room(settings: TrialSettings, dataset: Dataset) -> None:
-    """Check that search and confirmation find as many images as a stream, if any, draws.
+    """Check that there are as many images as a stream, if any, draws in search and confirmation.
 
     Raises:
-        InputError: they do not.
+        InputError: there are fewer.
     """
     if settings.stream is None:
         return
@@ -131,12 +122,9 @@ def _check_room(stream: StreamSettings, available: int, *, dataset: str) -> None
 
 
 def weight_norms(model: nn.Module) -> dict[str, float]:
-    """The L2 norm of each layer's weight, by the layer's name."""
-    found = {
-        name.removesuffix(".weight"): parameter.detach().float().norm()
+    """Return the L2 norm of each layer's weight, by the layer's name."""
+    return {
+        name.removesuffix(".weight"): parameter.detach().float().norm().item()
         for name, parameter in model.named_parameters()
         if name.endswith("weight") and parameter.dim() > 1
     }
-    if not found:
-        return {}
-    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
