@@ -13,6 +13,7 @@ from pdsearch.criteria import UserCriterion
 from pdsearch.data import Dataset, stratified_split
 from pdsearch.errors import InputError
 from pdsearch.family import Family
+from pdsearch.models import check_network
 from pdsearch.statistics import beyond_guessing, guessing
 from pdsearch.study.begin import Direction, Plan
 from pdsearch.study.families import as_spec
