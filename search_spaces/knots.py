@@ -1,8 +1,8 @@
-"""Monotone tails through knots: the tail's values themselves are the parameters. Ours.
+"""Monotone tails through knots: the parameters are the tail's values themselves. Ours.
 
-The tail meets zero from below at `r0`; at -1, -2, ... each value is the last one times a ratio in
-[0, 1], and it ends in 0 one unit after the last knot. Values that only shrink to the left make the
-tail non-decreasing whatever the parameters: monotone by construction.
+The tail reaches `r0` at zero from below. At -1, -2, ... each value is the last one times a ratio
+in [0, 1]; one unit after the last knot the tail is 0. The values only shrink to the left, so the
+tail is non-decreasing for all parameters.
 """
 
 import sympy
@@ -14,29 +14,29 @@ KNOTS = 4
 
 
 def ratios(count: int) -> list[sympy.Symbol]:
-    """The parameters r0, r1, ..."""
+    """Return the parameters r0, r1, ..."""
     return [sympy.Symbol(f"r{i}", nonnegative=True) for i in range(count)]
 
 
 def values(count: int) -> list[sympy.Expr]:
-    """The tail at 0, -1, ..., -count: r0, r0·r1, ..., and 0 at the end."""
+    """Return the tail at 0, -1, ..., -count: r0, r0·r1, ..., and 0 at the end."""
     parameters = ratios(count)
     return [sympy.Mul(*parameters[: i + 1]) for i in range(count)] + [sympy.S.Zero]
 
 
 def linear(count: int) -> sympy.Expr:
-    """Straight lines between the values."""
+    """Return straight lines between the values."""
     v = values(count)
     arms = [(v[i] * (x + i + 1) + v[i + 1] * (-x - i), x >= -i - 1) for i in range(count)]
     return sympy.Piecewise((1, x > 0), *arms, (0, True))
 
 
 def cubic(count: int) -> sympy.Expr:
-    """A cubic a segment with a continuous slope below zero.
+    """Return one cubic per segment, with a continuous slope below zero.
 
     The slope at a knot is the smaller of the two neighbouring secants' (at 0 the last secant's, at
-    the end 0), so the four Bernstein coefficients of a segment never decrease: neither does it
-    (Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)).
+    the end 0). The four Bernstein coefficients of a segment then never decrease, and neither does
+    the cubic (Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)).
     """
     v = values(count)
     rise = [v[i] - v[i + 1] for i in range(count)]
@@ -44,15 +44,13 @@ def cubic(count: int) -> sympy.Expr:
     arms = []
     for i in range(count):
         s = x + i + 1  # from 0 at the segment's left end to 1 at its right end
-        arms.append(
-            (
-                v[i + 1] * (1 - s) ** 3
-                + 3 * (v[i + 1] + slope[i + 1] / 3) * s * (1 - s) ** 2
-                + 3 * (v[i] - slope[i] / 3) * s**2 * (1 - s)
-                + v[i] * s**3,
-                x >= -i - 1,
-            )
+        segment = (
+            v[i + 1] * (1 - s) ** 3
+            + 3 * (v[i + 1] + slope[i + 1] / 3) * s * (1 - s) ** 2
+            + 3 * (v[i] - slope[i] / 3) * s**2 * (1 - s)
+            + v[i] * s**3
         )
+        arms.append((segment, x >= -i - 1))
     return sympy.Piecewise((1, x > 0), *arms, (0, True))
 
 

@@ -1,8 +1,8 @@
-"""Primitives of the bumps that spiking networks use as surrogates of a spike's derivative.
+"""Integrals of the bumps that spiking networks use as surrogates of a spike's derivative.
 
-A spike's surrogate approximates the derivative *of the step*; what replaces the step itself, as
-ReLU's derivative is one, is the bump's integral. Where the textbook form is a half plus a
-difference, it is written per side, so that the tails keep their digits; the functions are the same.
+A spike's surrogate approximates the derivative *of the step*. ReLU's derivative is the step itself,
+so the bump's integral replaces it. Where the textbook form is a half plus a difference, each side
+is written separately: the function is the same, and its tails keep their digits.
 """
 
 import sympy
@@ -15,7 +15,7 @@ alpha = sympy.Symbol("alpha", positive=True)
 
 
 def odd_about_half(below: sympy.Expr) -> sympy.Expr:
-    """g with g(x) + g(-x) = 1 from its negative side."""
+    """Return g with g(x) + g(-x) = 1 from its negative side."""
     return sympy.Piecewise((1 - below.xreplace({x: -x}), x > 0), (below, True))
 
 

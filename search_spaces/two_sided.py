@@ -1,4 +1,4 @@
-"""Shapes that leave 1 above zero too: 1 minus a tail on the right, another tail on the left. Ours.
+"""Shapes that differ from 1 above zero too: 1 minus a tail there, another tail below. Ours.
 
 With alpha = gamma = 1/2 the first is continuous at zero; with gamma = 0 all are one-sided tails.
 """
