@@ -61,16 +61,15 @@ def _narrow(value: Number) -> Number:
     return value
 
 
-def _add(a: Number, b: Number) -> Number:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return _narrow(a + b)
-    return wide(a) + wide(b)
+def _chain(operation: Callable[[Number, Number], Number]) -> Callable[..., Number]:
+    """Return a sum or a product of any number of arguments, exact as long as they are."""
 
+    def both(a: Number, b: Number) -> Number:
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return _narrow(operation(a, b))
+        return operation(wide(a), wide(b))
 
-def _multiply(a: Number, b: Number) -> Number:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return _narrow(a * b)
-    return wide(a) * wide(b)
+    return lambda *numbers: functools.reduce(both, numbers)
 
 
 def _power(base: Number, exponent: Number) -> Number:
@@ -154,8 +153,8 @@ _ONE = Fraction(1)
 _ZERO = Fraction(0)
 
 _EXACT: Mapping[str, Callable[..., Number]] = {
-    "Add": lambda *z: functools.reduce(_add, z),
-    "Mul": lambda *z: functools.reduce(_multiply, z),
+    "Add": _chain(operator.add),
+    "Mul": _chain(operator.mul),
     "Pow": _power,
     "Pi": lambda: +CONTEXT.pi,
     "Exp1": lambda: +CONTEXT.e,

@@ -201,10 +201,7 @@ class Family:
             "space": {
                 name: {
                     "type": "int" if isinstance(d, IntDistribution) else "float",
-                    "low": d.low,
-                    "high": d.high,
-                    "log": d.log,
-                    "step": d.step,
+                    **{key: getattr(d, key) for key in ("low", "high", "log", "step")},
                 }
                 for name, d in cast("Mapping[str, Range]", self.space).items()
             },
