@@ -128,31 +128,14 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
         plain = exponent.is_Symbol or (exponent.is_Integer and exponent >= 0)
         return f"{left}**{right if plain else f'({right})'}"
 
-    def _print_ExpBase(self, expr: sympy.Expr) -> str:
+    def _print_exp(self, expr: sympy.Expr) -> str:
         return f"exp({self._print(expr.args[0])})"
-
-    _print_exp = _print_ExpBase
-
-    def _print_Exp1(self, expr: sympy.Expr) -> str:
-        return "E"
-
-    def _print_Piecewise(self, expr: sympy.Piecewise) -> str:
-        arms = ", ".join(f"({self._print(v)}, {self._print(c)})" for v, c in expr.args)
-        return f"Piecewise({arms})"
-
-    def _print_Heaviside(self, expr: sympy.Heaviside) -> str:
-        # The second argument is printed only if it is not sympy's default of 1/2.
-        arguments = expr.args if expr.args[1] != sympy.Rational(1, 2) else expr.args[:1]
-        return f"Heaviside({', '.join(self._print(a) for a in arguments)})"
 
     def _print_And(self, expr: sympy.And) -> str:
         return " & ".join(f"({self._print(a)})" for a in sorted(expr.args, key=str))
 
     def _print_Or(self, expr: sympy.Or) -> str:
         return " | ".join(f"({self._print(a)})" for a in sorted(expr.args, key=str))
-
-    def _print_Not(self, expr: sympy.Not) -> str:
-        return f"~({self._print(expr.args[0])})"
 
     def _print_Relational(self, expr: Any) -> str:
         left, operator, right = oriented(expr)

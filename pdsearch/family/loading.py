@@ -142,9 +142,6 @@ def load_target(
         if name in ranges:
             raise InputError(f"--param {name} is given twice")
         ranges[name] = distribution
-    if fading is None and direction is None:
-        chosen = _plain_target(text, settings, ranges)
-        return chosen.family, chosen
     # `end` belongs to the fade, not to the target.
     end = cast("FloatDistribution | None", ranges.pop("end", None)) if fading else None
     given = {"end": settings.pop("end")} if fading and "end" in settings else {}

@@ -51,13 +51,11 @@ class Certificate:
         error: bound on abs(table − g) at every float32 number, float32 arithmetic included.
         low: lower bound on g.
         high: upper bound on g.
-        cells: into which the line was cut.
     """
 
     error: float
     low: float
     high: float
-    cells: int
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class Prover:
                 else:
                     return None
         errors, lows, highs = zip(*proved, strict=True)
-        return Certificate(error=max(errors), low=min(lows), high=max(highs), cells=looked)
+        return Certificate(max(errors), min(lows), max(highs))
 
 
 def _keeps(error: float, least: float, most: float) -> bool:
