@@ -1,4 +1,4 @@
-"""The interpreter of `ast.parse`'s tree: what formula text may say, and how much of it."""
+"""The interpreter of `ast.parse`'s tree: what a formula may contain, and how much of it."""
 
 import ast
 import io
@@ -274,7 +274,10 @@ class _Interpreter:
     def chain(
         self, node: ast.AST, plain: type, inverting: type, inverse: bool = False
     ) -> Iterator[tuple[ast.AST, bool]]:
-        """Yield the operands of a chain, and whether each is inverted; its tree may be as deep."""
+        """Yield the operands of a chain of any length, and whether each is inverted.
+
+        With a stack, because the tree is as deep as the chain is long.
+        """
         stack = [(node, inverse)]
         while stack:
             part, turned = stack.pop()
