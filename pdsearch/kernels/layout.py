@@ -309,7 +309,7 @@ class Tree:
             centre, coefficients = float(self.centres[row]), self.coefficients[row]
             reach = max(abs(first - centre), abs(high - centre))
             if not coefficients[1:].any():
-                reach = 0.0  # infinite times nothing
+                reach = 0.0  # an infinite one times 0 would be NaN
             yield Stretch(
                 first,
                 high,

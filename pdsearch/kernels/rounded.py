@@ -28,9 +28,7 @@ DEVIATION = 1.5  # of the normal pre-activations over which look-ups are counted
 FEW = 1e-3  # share of inputs looked up with which a table is taken at once
 MOST = 2e-2  # share that the best table may have; beyond it, all inputs are looked up
 BAND = 12  # place in the header: look up |x| in (header[12], header[13]], cyclically
-CLOSE = (
-    0.25  # units in the last place that a polynomial may be from g, in addition to rounding to it
-)
+CLOSE = 0.25  # units in the last place from g to a polynomial that rounds to it, at most
 ROUNDS = 6  # of fits, each including the inputs that the last one got wrong
 
 
