@@ -5,7 +5,7 @@ Nothing is proved here: the enclosures prove that a formula is finite everywhere
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from fractions import Fraction
 from typing import Any
 
@@ -44,18 +44,24 @@ def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Ra
             raise FormulaError(
                 f"{short(str(power))} is a power of constants: make it one parameter"
             )
-    for node in expression.atoms(sympy.Pow, sympy.Function):
-        if isinstance(node, sympy.Piecewise):
-            continue
+    for node, part in _constant_parts(expression, constant):
+        value = constant_value(part, numbers)
+        if node.is_Pow and part is node.args[1] and abs(value) > LARGEST:
+            raise FormulaError(f"an exponent is beyond {LARGEST:,} in size")
+        if part is not node and isinstance(node, SATURATING) and abs(value) > MOST_ARGUMENT:
+            raise FormulaError(
+                f"{type(node).__name__} of a constant beyond {MOST_ARGUMENT:,} in size"
+            )
+
+
+def _constant_parts(
+    expression: sympy.Expr, known: Set[sympy.Symbol]
+) -> Iterator[tuple[sympy.Expr, sympy.Expr]]:
+    """Yield powers and functions, each with those of its parts that hold known symbols alone."""
+    for node in expression.atoms(sympy.Pow, sympy.Function) - expression.atoms(sympy.Piecewise):
         for part in (*node.args, node):
-            if part.free_symbols and part.free_symbols <= constant:
-                value = constant_value(part, numbers)
-                if node.is_Pow and part is node.args[1] and abs(value) > LARGEST:
-                    raise FormulaError(f"an exponent is beyond {LARGEST:,} in size")
-                if part is not node and isinstance(node, SATURATING) and abs(value) > MOST_ARGUMENT:
-                    raise FormulaError(
-                        f"{type(node).__name__} of a constant beyond {MOST_ARGUMENT:,} in size"
-                    )
+            if part.free_symbols and part.free_symbols <= known:
+                yield node, part
 
 
 def check_defined(expression: sympy.Expr, values: Mapping[str, float]) -> None:
@@ -97,17 +103,15 @@ def check_defined(expression: sympy.Expr, values: Mapping[str, float]) -> None:
 
 def _check_size(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> None:
     """Refuse values with which sympy would compute without end: exp(exp(exp(10*t))) at t = 1."""
-    for node in expression.atoms(sympy.Pow, sympy.Function) - expression.atoms(sympy.Piecewise):
-        for part in (*node.args, node):
-            if part.free_symbols and part.free_symbols <= values.keys():
-                try:
-                    evaluate(part, values)
-                except Undefined:
-                    continue  # perhaps in an arm that is not taken there
-                except Unknown:
-                    raise FormulaError(
-                        f"{short(str(part))} is too large to compute at the ends of t"
-                    ) from None
+    for _, part in _constant_parts(expression, values.keys()):
+        try:
+            evaluate(part, values)
+        except Undefined:
+            continue  # perhaps in an arm that is not taken there
+        except Unknown:
+            raise FormulaError(
+                f"{short(str(part))} is too large to compute at the ends of t"
+            ) from None
 
 
 _POINTS = frozenset([Fraction(n) for n in (0, 1, -1, 2, -2, 10, -10, 100, -100)]) | {

@@ -6,6 +6,8 @@ formula needs, and keep every text below a second and a few megabytes.
 While it builds an expression, sympy asks each part for its sign and whether it is real. Most of
 these questions are cheap. Three checks refuse the shapes for which the cost multiplies with every
 level of nesting; they estimate it from the structure alone.
+
+Each check raises a `FormulaError`.
 """
 
 import functools
@@ -36,21 +38,13 @@ _remembered = functools.lru_cache(maxsize=20_000)
 
 
 def check_digits(number: sympy.Rational) -> None:
-    """Refuse a number that takes too long to compute with.
-
-    Raises:
-        FormulaError: it has too many digits.
-    """
+    """Refuse a number that takes too long to compute with."""
     if max(abs(int(number.p)).bit_length(), int(number.q).bit_length()) > MAX_BITS:
         raise FormulaError("the formula holds a number of too many digits")
 
 
 def check_exponent(exponent: sympy.Expr) -> None:
-    """Refuse an exponent that contains a large number.
-
-    Raises:
-        FormulaError: it does.
-    """
+    """Refuse an exponent that contains a large number."""
     largest = max((abs(n) for n in exponent.atoms(sympy.Rational)), default=0)
     if largest > MAX_EXPONENT:
         raise FormulaError(
@@ -138,21 +132,13 @@ def _level(node: Any) -> int:
 
 
 def check_spread(node: Any) -> None:
-    """Refuse powers of sums of fractions within one another; see `_spread`.
-
-    Raises:
-        FormulaError: they are nested too deeply.
-    """
+    """Refuse powers of sums of fractions within one another; see `_spread`."""
     if _spread(node) > MOST_SPREAD:
         raise FormulaError("powers are nested too deeply here")
 
 
 def check_inside(argument: Any) -> None:
-    """Refuse an argument with functions around a part that may not be real; see `_nature`.
-
-    Raises:
-        FormulaError: no further function may surround it.
-    """
+    """Refuse an argument with functions around a part that may not be real; see `_nature`."""
     if _nature(argument)[1] >= MOST_UNREAL:
         raise FormulaError(
             "functions are nested too deeply around a root, power or logarithm that is not "
@@ -161,11 +147,7 @@ def check_inside(argument: Any) -> None:
 
 
 def check_levels(node: Any) -> None:
-    """Refuse choices within one another; see `_level`.
-
-    Raises:
-        FormulaError: they are nested too deeply.
-    """
+    """Refuse choices within one another; see `_level`."""
     if _level(node) > MOST_LEVELS:
         raise FormulaError(
             f"Min, Max, Abs, sign, Heaviside, powers such as x**alpha and quotients such as "
