@@ -218,10 +218,8 @@ def _parse_range(text: str) -> tuple[str, Range]:
 def _read_candidate(path: Path) -> Candidate:
     data = read_bytes(path, limit=JSON_LIMIT, what="candidate's file")
     try:
-        text = data.decode("utf-8")
+        return Candidate.from_json(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
-    try:
-        return Candidate.from_json(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
