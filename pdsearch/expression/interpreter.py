@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 import sympy
 from sympy.logic.boolalg import Boolean
 
-from pdsearch.errors import FormulaError, first_line, short
+from pdsearch.errors import FormulaError, first_line, short, shortened
 from pdsearch.expression import limits
 from pdsearch.expression.conditions import check_arms, check_relation
 from pdsearch.expression.functions import (
@@ -247,8 +247,8 @@ class _Interpreter:
         if name in NOT_FINITE or name == "I":
             self.fail(node, f"{name} is not a finite real number")
         if self.parameters is not None and name not in self.parameters:
-            declared = ", ".join(sorted(self.parameters)) or "none"
-            self.fail(node, f"parameter {short(name)} is not declared (declared: {declared})")
+            named, declared = shortened(name, 56), ", ".join(sorted(self.parameters)) or "none"
+            self.fail(node, f"parameter {named!r} is not declared (declared: {declared})")
         return self.checked(node, symbol, name)
 
     def on_UnaryOp(self, node: ast.UnaryOp) -> Any:
@@ -366,7 +366,7 @@ class _Interpreter:
                 if name in ("x", "t", *CONSTANTS)
                 else f"there are: {function_names()}"
             )
-            self.fail(node, f"{short(name)} is no function of formulas ({hint})")
+            self.fail(node, f"{shortened(name, 56)!r} is no function of formulas ({hint})")
         if node.keywords:
             self.fail(node, f"{name} takes no keyword arguments")
         _, least, most = FUNCTIONS[name]
