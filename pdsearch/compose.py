@@ -1,8 +1,8 @@
 r"""New families from activations and from other families.
 
 `family_of` differentiates an activation; `below`, `mixture`, `scale` and `shift` combine families.
-Each returns a family like any other, with the parameters of its parts, their ranges and defaults.
-A parameter of the second family is renamed if the first has one of that name: `alpha` to `alpha_2`.
+The result is a family like any other, with the parameters of its parts, their ranges and defaults.
+If both families have a parameter `alpha`, that of the second becomes `alpha_2`.
 
     >>> from pdsearch import compose, load_family
     >>> compose.below(load_family("exp_tail"), load_family("sigmoid")).parameters
@@ -19,11 +19,14 @@ from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.nodes import derivative as slope
 from pdsearch.errors import FormulaError, InputError
 from pdsearch.expression import canonical, check_parameters_used, parse, symbol, x
-from pdsearch.family import Family, side
+from pdsearch.family import Family, parameters_in, side
 
 __all__ = ["below", "family_of", "mixture", "scale", "shift"]
 
 _NAME_LENGTH = 64
+
+# name → (range, default; None: the middle of the range)
+_Parameters = dict[str, tuple[BaseDistribution, float | None]]
 
 
 def family_of(
@@ -37,7 +40,7 @@ def family_of(
     """Return the family whose g is the derivative of an activation.
 
     At a corner of the activation, g has the value of the Piecewise arm that holds there. At a jump
-    the derivative does not exist, and g leaves the jump out.
+    the derivative does not exist, and g ignores the jump.
 
     Args:
         activation: a sympy expression in `pdsearch.x`, or the text of one.
@@ -65,32 +68,29 @@ def family_of(
         name,
         derivative,
         # A parameter that only moves the activation up or down is not in its derivative.
-        space={n: d for n, d in space.items() if symbol(n) in derivative.free_symbols},
-        defaults={
-            n: v for n, v in (defaults or {}).items() if symbol(n) in derivative.free_symbols
-        },
+        **parameters_in(derivative, space, defaults or {}),
         reference=reference or "derivative of an activation",
     )
 
 
 def below(negative: Family, positive: Family, *, name: str | None = None) -> Family:
-    """Return a family with one's g where x ≤ 0 and another's where x > 0.
+    """Return the family with the g of one family where x ≤ 0 and of another where x > 0.
 
-    A parameter that matters only on a dropped side is dropped with it.
+    Parameters that matter only on a dropped side are dropped.
 
     Args:
         negative: the family below zero.
-        positive: the family above.
+        positive: the family above zero.
         name: of the result.
     """
     left = side(negative.expression, positive=False)
     right = side(positive.expression, positive=True)
-    right, space, defaults = _joined(negative, left, positive, right)
+    right, parameters = _joined(negative, left, positive, right)
     return _composed(
-        name or f"{negative.name}_below_{positive.name}"[:_NAME_LENGTH],
+        name,
+        f"{negative.name}_below_{positive.name}",
         sympy.Piecewise((right, x > 0), (left, True)),
-        space=space,
-        defaults=defaults,
+        parameters,
         reference=f"{negative.name} below zero, {positive.name} above",
     )
 
@@ -107,22 +107,23 @@ def mixture(
     Args:
         first: the family at weight 0.
         second: the family at weight 1.
-        weight: a number in [0, 1], or a range for a parameter `weight`; None: all of [0, 1].
+        weight: a number in [0, 1], or a range for a parameter `weight`; by default [0, 1].
         name: of the mixture.
 
     Raises:
         InputError: the weight is outside [0, 1].
     """
-    expression, space, defaults = _joined(first, first.expression, second, second.expression)
-    factor = _parameter("weight", weight, FloatDistribution(0.0, 1.0), space, defaults, 0.5)
+    expression, parameters = _joined(first, first.expression, second, second.expression)
+    weight = FloatDistribution(0.0, 1.0) if weight is None else weight
+    factor = _parameter("weight", weight, 0.5, parameters)
     bounds = (weight.low, weight.high) if isinstance(weight, FloatDistribution) else (weight,)
-    if any(bound is not None and not 0 <= bound <= 1 for bound in bounds):
+    if not all(0 <= bound <= 1 for bound in bounds):
         raise InputError(f"the weight of a mixture must be in [0, 1], got {weight}")
     return _composed(
-        name or f"{first.name}_and_{second.name}"[:_NAME_LENGTH],
+        name,
+        f"{first.name}_and_{second.name}",
         _merged(first.expression, expression, lambda a, b: (1 - factor) * a + factor * b),
-        space=space,
-        defaults=defaults,
+        parameters,
         reference=f"mixture of {first.name} and {second.name}",
     )
 
@@ -150,19 +151,18 @@ def scale(
     lowest = width.low if isinstance(width, FloatDistribution) else width
     if lowest is not None and not lowest > 0:
         raise InputError(f"the width must be positive, got {width}")
-    space, defaults = dict(family.space), dict(family.defaults)
-    expression = family.expression
+    expression, parameters = family.expression, _parameters(family, family.expression)
     if width is not None:
-        factor = _parameter("width", width, None, space, defaults, 1.0)
+        factor = _parameter("width", width, 1.0, parameters)
         expression = expression.xreplace({x: x / factor})
     if height is not None:
-        factor = _parameter("height", height, None, space, defaults, 1.0)
+        factor = _parameter("height", height, 1.0, parameters)
         expression = _merged(factor, expression, lambda a, b: a * b)
     return _composed(
-        name or f"scaled_{family.name}"[:_NAME_LENGTH],
+        name,
+        f"scaled_{family.name}",
         expression,
-        space=space,
-        defaults=defaults,
+        parameters,
         reference=f"{family.name}, stretched",
     )
 
@@ -174,81 +174,76 @@ def shift(
 
     Args:
         family: the shape to move.
-        by: a number, or a range for a parameter `shift`; None: [-1, 1].
+        by: a number, or a range for a parameter `shift`; by default [-1, 1].
         name: of the result.
     """
-    space, defaults = dict(family.space), dict(family.defaults)
-    moved = _parameter("shift", by, FloatDistribution(-1.0, 1.0), space, defaults, 0.0)
+    parameters = _parameters(family, family.expression)
+    by = FloatDistribution(-1.0, 1.0) if by is None else by
+    moved = _parameter("shift", by, 0.0, parameters)
     return _composed(
-        name or f"shifted_{family.name}"[:_NAME_LENGTH],
+        name,
+        f"shifted_{family.name}",
         family.expression.xreplace({x: x + moved}),
-        space=space,
-        defaults=defaults,
+        parameters,
         reference=f"{family.name}, shifted",
     )
 
 
 def _composed(
-    name: str,
+    name: str | None,
+    default: str,
     expression: sympy.Expr,
+    parameters: _Parameters,
     *,
-    space: Mapping[str, BaseDistribution],
-    defaults: Mapping[str, float],
     reference: str,
 ) -> Family:
-    """Return the family without parameters that cancelled, as a weight of equal shapes does."""
+    """Return the family without parameters that cancel, as a weight of equal shapes does."""
     settled = canonical(expression)
     held = {s.name for s in settled.free_symbols}
     return Family(
-        name,
+        name or default[:_NAME_LENGTH],
         settled,
-        space={n: d for n, d in space.items() if n in held},
-        defaults={n: v for n, v in defaults.items() if n in held},
+        space={n: d for n, (d, _) in parameters.items() if n in held},
+        defaults={n: v for n, (_, v) in parameters.items() if n in held and v is not None},
         reference=reference,
     )
 
 
+def _parameters(family: Family, part: sympy.Expr) -> _Parameters:
+    """Return the parameters of a family that are in a part of its expression."""
+    held = {s.name for s in part.free_symbols}
+    return {n: (d, family.defaults[n]) for n, d in family.space.items() if n in held}
+
+
 def _joined(
     first: Family, first_part: sympy.Expr, second: Family, second_part: sympy.Expr
-) -> tuple[sympy.Expr, dict[str, BaseDistribution], dict[str, float]]:
-    """Return the second part, renamed, with the ranges and defaults of what both parts hold."""
-    held = {s.name for s in first_part.free_symbols}
-    space = {n: d for n, d in first.space.items() if n in held}
-    defaults = {n: first.defaults[n] for n in space}
-    own = [n for n in second.space if symbol(n) in second_part.free_symbols]
+) -> tuple[sympy.Expr, _Parameters]:
+    """Return the second part, renamed, and the parameters of both parts."""
+    parameters, own = _parameters(first, first_part), _parameters(second, second_part)
     renamed = {}
-    for old in own:
-        # Unlike the first's names, those given already, and the second's other names.
-        new = _fresh(old, {*space, *(n for n in own if n != old)})
+    for old, entry in own.items():
+        # Distinct from the first's names, those already given, and the second's other names.
+        new = _fresh(old, {*parameters, *(own.keys() - {old})})
         renamed[symbol(old)] = symbol(new)
-        space[new] = second.space[old]
-        defaults[new] = second.defaults[old]
-    return second_part.xreplace(renamed), space, defaults
+        parameters[new] = entry
+    return second_part.xreplace(renamed), parameters
 
 
 def _fresh(name: str, taken: Iterable[str]) -> str:
-    """Return `name`, or with the first number from 2 on that makes it new."""
+    """Return `name`, or `name_2`, `name_3`, …: the first that is not taken."""
     taken = set(taken)
     numbered = (f"{name[:36]}_{i}" for i in itertools.count(2))
     return next(n for n in itertools.chain([name], numbered) if n not in taken)
 
 
 def _parameter(
-    name: str,
-    given: float | FloatDistribution | None,
-    otherwise: FloatDistribution | None,
-    space: dict[str, BaseDistribution],
-    defaults: dict[str, float],
-    default: float,
+    name: str, given: float | FloatDistribution, default: float, parameters: _Parameters
 ) -> sympy.Expr:
     """Return a number as it is, or a new parameter with the given range."""
-    distribution = otherwise if given is None else given
-    if not isinstance(distribution, FloatDistribution):
-        return canonical(distribution)
-    new = _fresh(name, space)
-    space[new] = distribution
-    if distribution.low <= default <= distribution.high:
-        defaults[new] = default
+    if not isinstance(given, FloatDistribution):
+        return canonical(given)
+    new = _fresh(name, parameters)
+    parameters[new] = (given, default if given.low <= default <= given.high else None)
     return symbol(new)
 
 

@@ -1,7 +1,7 @@
-"""Derivatives of smooth activations, each computed by sympy from the activation.
+"""Derivatives of smooth activations, each taken by sympy from the activation itself.
 
-`sigmoid` and `erfc` replace the tanh and erf of the papers. They are the same functions, without
-the difference of nearly equal numbers that leaves no correct digit of a tail.
+`sigmoid` and `erfc` replace the tanh and erf of the papers: the same functions, without a
+difference of near-equal numbers that would leave no correct digit of a tail.
 """
 
 import sympy
@@ -20,7 +20,7 @@ elu = Family(
     reference="derivative of ELU, Clevert et al. 2016, arXiv:1511.07289",
 )
 
-# The two constants in float64, as printed by Klambauer et al. and used by torch.
+# The two constants in float64, as in Klambauer et al. and in torch.
 SELU_SCALE, SELU_ALPHA = exact(1.0507009873554805), exact(1.6732632423543772)
 
 selu = Family(

@@ -1,6 +1,7 @@
-"""Shapes that turn into ReLU's own derivative during training: at t = 1 they are the step. Ours.
+"""Shapes that turn into ReLU's own derivative during training: at t = 1 the exact step. Ours.
 
-Each is the mixture (1 - t)·shape + t·step, linear in training progress t.
+Each is the convex mixture (1 - t)·shape + t·step: the shape fades out linearly in training
+progress t.
 """
 
 import sympy
@@ -12,11 +13,6 @@ from pdsearch.expression import sigmoid
 alpha, beta = sympy.symbols("alpha beta", positive=True)
 HEIGHT = FloatDistribution(0.01, 1.0)
 RATE = FloatDistribution(0.1, 10.0, log=True)
-
-
-def annealed(below: sympy.Expr, *, above: sympy.Expr) -> sympy.Expr:
-    """Return (1 - t)·shape + t·step, given the two sides of the shape."""
-    return sympy.Piecewise(((1 - t) * above + t, x > 0), ((1 - t) * below, True))
 
 
 annealed_exp_tail = Family(
@@ -35,7 +31,7 @@ annealed_rational_tail = Family(
     reference="ours; rational_tail that fades out as t goes to 1",
 )
 
-# Above zero, 1 - (1 - t)·σ(-αx) loses no digits near 1.
+# 1 - (1 - t)·σ(-αx) above zero, which keeps its digits near 1
 annealed_sigmoid = Family(
     "annealed_sigmoid",
     sympy.Piecewise(
@@ -50,7 +46,7 @@ B_SILU = sympy.diff((x + alpha) * sigmoid(x), x)
 
 annealed_b_silu = Family(
     "annealed_b_silu",
-    annealed(B_SILU, above=B_SILU),
+    sympy.Piecewise(((1 - t) * B_SILU + t, x > 0), ((1 - t) * B_SILU, True)),
     space={"alpha": FloatDistribution(0.5, 3.0)},
     defaults={"alpha": 1.67},
     reference="ours; B-SiLU of SUGAR, arXiv:2505.22074, that turns into the step as t goes to 1",

@@ -1,8 +1,8 @@
-"""Monotone tails through knots; the parameters set the tail's values. Ours.
+"""Monotone tails through knots: the parameters are the tail's values themselves. Ours.
 
-The tail reaches `r0` as x approaches 0 from below. At -1, -2, ... each value is the previous one
-times a ratio in [0, 1], and one unit after the last knot it is 0. The values only shrink to the
-left, so the tail is non-decreasing for all parameters.
+The tail reaches `r0` at zero from below. At -1, -2, ... each value is the last one times a ratio
+in [0, 1]; one unit after the last knot the tail is 0. The values only shrink to the left, so the
+tail is non-decreasing for all parameters.
 """
 
 import sympy
@@ -25,34 +25,32 @@ def values(count: int) -> list[sympy.Expr]:
 
 
 def linear(count: int) -> sympy.Expr:
-    """Connect the values by straight lines."""
+    """Return straight lines between the values."""
     v = values(count)
     arms = [(v[i] * (x + i + 1) + v[i + 1] * (-x - i), x >= -i - 1) for i in range(count)]
     return sympy.Piecewise((1, x > 0), *arms, (0, True))
 
 
 def cubic(count: int) -> sympy.Expr:
-    """Connect the values by one cubic per segment, with a continuous slope below zero.
+    """Return one cubic per segment, with a continuous slope below zero.
 
-    The slope at a knot is the smaller slope of the two neighbouring secants (at 0 that of the last
-    secant, at the end 0). The four Bernstein coefficients of a segment then never decrease, so
-    neither does the segment (Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)).
+    The slope at a knot is the smaller of the two neighbouring secants' (at 0 the last secant's, at
+    the end 0). The four Bernstein coefficients of a segment then never decrease, and neither does
+    the cubic (Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)).
     """
     v = values(count)
     rise = [v[i] - v[i + 1] for i in range(count)]
     slope = [rise[0], *(sympy.Min(rise[i - 1], rise[i]) for i in range(1, count)), sympy.S.Zero]
     arms = []
     for i in range(count):
-        s = x + i + 1  # 0 at the segment's left end, 1 at its right end
-        arms.append(
-            (
-                v[i + 1] * (1 - s) ** 3
-                + 3 * (v[i + 1] + slope[i + 1] / 3) * s * (1 - s) ** 2
-                + 3 * (v[i] - slope[i] / 3) * s**2 * (1 - s)
-                + v[i] * s**3,
-                x >= -i - 1,
-            )
+        s = x + i + 1  # from 0 at the segment's left end to 1 at its right end
+        segment = (
+            v[i + 1] * (1 - s) ** 3
+            + 3 * (v[i + 1] + slope[i + 1] / 3) * s * (1 - s) ** 2
+            + 3 * (v[i] - slope[i] / 3) * s**2 * (1 - s)
+            + v[i] * s**3
         )
+        arms.append((segment, x >= -i - 1))
     return sympy.Piecewise((1, x > 0), *arms, (0, True))
 
 

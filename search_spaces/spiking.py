@@ -1,9 +1,8 @@
-"""Primitives of the bumps that spiking networks use as surrogates of a spike's derivative.
+"""Integrals of the bumps that spiking networks use as surrogates of a spike's derivative.
 
 A spike's surrogate approximates the derivative *of the step*. ReLU's derivative is the step itself,
-so its replacement is the integral of the bump. Where the textbook form is a half plus a difference,
-the formula is written for each side, so that the tails keep their digits; the functions are the
-same.
+so the bump's integral replaces it. Where the textbook form is a half plus a difference, each side
+is written separately: the function is the same, and its tails keep their digits.
 """
 
 import sympy
@@ -16,7 +15,7 @@ alpha = sympy.Symbol("alpha", positive=True)
 
 
 def odd_about_half(below: sympy.Expr) -> sympy.Expr:
-    """Return g with g(x) + g(-x) = 1, given its negative side."""
+    """Return g with g(x) + g(-x) = 1 from its negative side."""
     return sympy.Piecewise((1 - below.xreplace({x: -x}), x > 0), (below, True))
 
 
@@ -86,7 +85,7 @@ rect = Family(
     reference="primitive of the rectangle of STBP, Wu et al. 2018, arXiv:1706.02609; SpikingJelly",
 )
 
-# Singular at alpha = 1. Libraries use alpha - 1 or alpha + 1; this follows SpikingJelly.
+# Singular at alpha = 1. Libraries disagree on alpha - 1 or alpha + 1; this is SpikingJelly's.
 q_pseudo_spike = Family(
     "q_pseudo_spike",
     odd_about_half((1 - 2 * x / (alpha - 1)) ** (1 - alpha) / 2),

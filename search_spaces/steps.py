@@ -1,6 +1,6 @@
 """The true derivative of ReLU, and shapes that are constant or nearly so on each side of zero.
 
-At x = 0 each takes the value of its negative side, as ReLU's derivative 1[x > 0] does.
+At x = 0 each has the value of its negative side, as ReLU's own derivative 1[x > 0] does.
 """
 
 import sympy

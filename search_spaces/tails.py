@@ -1,4 +1,4 @@
-"""1 above zero and a tail below it: the step with a gradient where ReLU has none. Ours."""
+"""1 above zero and a tail below it: the step, plus a gradient where ReLU has none. Ours."""
 
 import sympy
 from optuna.distributions import FloatDistribution
@@ -11,7 +11,7 @@ RATE = FloatDistribution(0.1, 10.0, log=True)
 
 
 def step_and(tail: sympy.Expr) -> sympy.Expr:
-    """Return 1 for x > 0 and `tail` elsewhere."""
+    """Return 1 for x > 0, `tail` elsewhere."""
     return sympy.Piecewise((1, x > 0), (tail, True))
 
 

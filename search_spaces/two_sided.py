@@ -1,6 +1,6 @@
-"""Shapes that also differ from 1 above zero: 1 minus a tail on the right, a tail on the left. Ours.
+"""Shapes that differ from 1 above zero too: 1 minus a tail there, another tail below. Ours.
 
-With alpha = gamma = 1/2 the first shape is continuous at zero. With gamma = 0 all are one-sided.
+With alpha = gamma = 1/2 the first is continuous at zero; with gamma = 0 all are one-sided tails.
 """
 
 import sympy

@@ -10,14 +10,13 @@ import pytest
 import sympy
 import torch
 
-from pdsearch.enclosure import cut
 from pdsearch.expression import parse, x
 from pdsearch.family import load_family
 from pdsearch.kernels import available, table
-from pdsearch.kernels.certify import Certificate, Effort, _same_sign, certify
-from pdsearch.kernels.fit import LIMIT, SIGN_FLOOR, fit
+from pdsearch.kernels.certify import LIMIT, SIGN_FLOOR, Certificate, Prover, _same_sign
+from pdsearch.kernels.fit import fit
 from pdsearch.kernels.layout import TOP, Cells, Stretch, Tree
-from pdsearch.kernels.pieces import Values, breakpoints
+from pdsearch.kernels.pieces import breakpoints, function
 
 # One of each layout: Side, Side from above, Sides, and Trees of several sizes.
 NAMES = ["exp_tail", "log_tailed", "sigmoid", "b_silu", "hardswish", "two_sided_exp", "leaky"]
@@ -26,12 +25,8 @@ NAMES = ["exp_tail", "log_tailed", "sigmoid", "b_silu", "hardswish", "two_sided_
 @functools.cache
 def fitted(name: str) -> tuple[Cells | Tree, Certificate]:
     candidate = load_family(name).default
-    pieces = cut(candidate.expression)
-
-    def prove(layout: Cells | Tree, worst: float) -> Certificate | None:
-        return prove_about(layout, candidate.expression, aim=worst)
-
-    found = fit(Values(candidate, 0.0), breakpoints(pieces), prove)
+    prover = Prover(candidate.expression)
+    found = fit(function(candidate), breakpoints(prover.pieces), prover.prove)
     assert found is not None
     return found
 
@@ -39,9 +34,7 @@ def fitted(name: str) -> tuple[Cells | Tree, Certificate]:
 def prove_about(
     layout: Cells | Tree, expression: sympy.Expr, *, aim: float = 1e-6
 ) -> Certificate | None:
-    return certify(
-        cut(expression), expression, layout, aim=aim, limit=LIMIT, floor=SIGN_FLOOR, effort=Effort()
-    )
+    return Prover(expression).prove(layout, aim)
 
 
 def points(seed: int, count: int) -> np.ndarray:
@@ -76,7 +69,7 @@ def test_no_point_is_further_off_than_proved(name: str) -> None:
             assert abs(true) <= SIGN_FLOOR or value * true > 0
     # A bound that says nothing would pass all of this.
     dense = np.linspace(-30, 30, 60_001).astype(np.float32)
-    found = np.abs(layout.evaluate(dense) - Values(candidate, 0.0)(dense.astype(float))).max()
+    found = np.abs(layout.evaluate(dense) - function(candidate)(dense.astype(float))).max()
     assert proof.error <= 4 * found + 1.5e-6
 
 
@@ -185,34 +178,26 @@ def test_a_proof_has_a_budget() -> None:
     layout, proof = fitted("gelu")
     expression = load_family("gelu").default.expression
     for left, proved in ((10_000, True), (100, False)):
-        found = certify(
-            cut(expression),
-            expression,
-            layout,
-            aim=proof.error,
-            limit=LIMIT,
-            floor=SIGN_FLOOR,
-            effort=Effort(left=left),
-        )
+        found = Prover(expression, work=left).prove(layout, proof.error)
         assert (found is not None) is proved
 
 
 def test_what_cannot_be_proved_takes_the_formula() -> None:
     spike = load_family("q_pseudo_spike").bind(alpha=1.1)
-    assert table.segments(spike, 0.0) is None
+    assert table.segments(spike) is None
 
 
 def test_a_constant_tail_is_kept_by_its_sign_not_by_its_error() -> None:
     """Beyond its cells a power's tail is one number, farther from g than g is from zero."""
     assert available() is None
     candidate = load_family("two_sided_power").default
-    found = table.segments(candidate, 0.0)
-    assert found is not None and found.layout.startswith("sides")
-    assert found.proof.error <= table.LIMIT
+    found = table.segments(candidate)
+    assert found is not None and found.values[0] == 1
+    assert found.proof.error <= LIMIT
     far = torch.tensor([-1e5, -2e5, -2.9e5])  # 0.3/(1 − x) is above 1e-6 up to 3e5
     got = torch.ops.pdsearch.scale(torch.ones(3), far, found.values)
     assert bool((got > 0).all())
-    assert bool(((got - 0.3 / (1 - far)).abs() <= table.LIMIT).all())
+    assert bool(((got - 0.3 / (1 - far)).abs() <= LIMIT).all())
 
 
 @pytest.mark.parametrize(

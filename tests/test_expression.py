@@ -31,9 +31,9 @@ from pdsearch.expression import (
     softplus,
     symbol,
     t,
-    undefined_at,
     x,
 )
+from pdsearch.expression.definedness import undefined_at
 from pdsearch.expression.values import Undefined, Unknown, evaluate
 
 alpha, beta = symbol("alpha"), symbol("beta")

@@ -23,6 +23,7 @@ from pdsearch import (
 )
 from pdsearch.expression import parse
 from pdsearch.family import FADES, fading
+from pdsearch.kernels import table
 
 END = 0.4
 PROGRESS = [0.0, 0.01, 0.1, 0.2, 0.3999, 0.4, 0.400001, 0.7, 1.0]
@@ -151,12 +152,12 @@ def test_a_hundred_values_of_t_make_one_table() -> None:
     candidate = fade(load_family("exp_tail"), "cosine", end=0.9).bind(alpha=0.123)
     points = torch.linspace(-3, 3, 40_000)
     module = PDReLU(candidate)
-    kernels._segments.cache_clear()
+    table.segments.cache_clear()
     for step in range(100):
         module.set_progress(step / 100)
         leaf = points.clone().requires_grad_()
         module(leaf).sum().backward()
-    assert kernels._segments.cache_info().misses == 1
+    assert table.segments.cache_info().misses == 1
 
 
 def test_a_hundred_values_of_t_compile_once() -> None:

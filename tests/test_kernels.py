@@ -12,11 +12,11 @@ import pytest
 import torch
 from oracle import at_random, values
 
-from pdsearch import Candidate, InputError, kernels, library, pd_relu
+from pdsearch import Candidate, InputError, codegen, library, pd_relu
 from pdsearch.codegen import evaluate
 from pdsearch.errors import UnsupportedError
 from pdsearch.family import load_target
-from pdsearch.kernels import Plan, available, build, layout, pieces, plan, rounded, table
+from pdsearch.kernels import Plan, available, build, certify, layout, pieces, plan, rounded
 
 FAMILIES = sorted(library())
 needs_kernels = pytest.mark.usefixtures("fused")
@@ -67,7 +67,7 @@ def test_float32_table_keeps_its_stated_error_and_every_sign(name: str, build_ki
         wanted = evaluate(candidate, given.double())
         # The formula sees infinities at float64's largest number, the table at float32's.
         wanted = torch.where(torch.isinf(given), evaluate(candidate, given).double(), wanted)
-        assert chosen.error <= table.LIMIT
+        assert chosen.error <= certify.LIMIT
         worst = (got - wanted).abs().max().item()
         assert worst <= chosen.error + 1e-7, (candidate, given[(got - wanted).abs().argmax()])
         large = wanted.abs() > 1e-6
@@ -127,11 +127,11 @@ def test_every_bfloat16_input_is_correctly_rounded(name: str) -> None:
             continue
         exact = evaluate(candidate, given.double().clamp(-largest, largest))
         # float64 to bfloat16 through float32 would round twice: to the odd neighbour first.
-        wanted = torch.from_numpy(table.round_to_odd(exact.numpy())).bfloat16()
+        wanted = codegen.rounded(exact, torch.bfloat16)
         assert torch.equal(chosen.scale(torch.ones_like(given), given), wanted), candidate
         if candidate == family.default and torch.ops.pdsearch.avx512():
             # Else its backward pass would take three times ReLU's own, right as it would be.
-            found = kernels._rounded(candidate)
+            found = rounded.rounded(candidate)
             assert found is not None and found.share <= rounded.MOST
         product = upstream.double() * exact
         got = chosen.scale(upstream, given).double()
@@ -173,10 +173,9 @@ def test_two_valued_shapes(dtype: torch.dtype, build_kind: str) -> None:
 @needs_kernels
 def test_rounding_once_not_twice() -> None:
     """1 + 2⁻⁸ + 2⁻⁴⁰ lies just above a tie of bfloat16; rounding through float32 falls on it."""
-    odd = table.round_to_odd(
-        np.array([1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8, 1 + 2.0**-8 - 2.0**-40])
-    )
-    assert torch.from_numpy(odd).bfloat16().tolist() == [1 + 2.0**-7, 1.0, 1.0]
+    near = [1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8, 1 + 2.0**-8 - 2.0**-40]
+    odd = codegen.rounded(torch.tensor(near, dtype=torch.float64), torch.bfloat16)
+    assert odd.tolist() == [1 + 2.0**-7, 1.0, 1.0]
 
 
 @needs_kernels
@@ -187,7 +186,7 @@ def test_uint8_keeps_its_bound_and_every_sign(name: str, dtype: torch.dtype) -> 
     chosen = make(candidate, dtype, save="uint8")
     given = inputs(dtype)
     if chosen.keeps == "output":
-        assert pieces.sides(candidate, 0.0) is not None
+        assert pieces.sides(candidate) is not None
         return
     kept = chosen.encode(given)
     assert kept.dtype == torch.uint8 and kept.shape == given.shape

@@ -150,7 +150,7 @@ def test_an_activation_is_differentiated_within_bounds() -> None:
 
 def test_no_table_is_made_of_what_is_nested_deeply() -> None:
     begun = time.process_time()
-    assert table.segments(candidate_of(nested("1 - exp({})", 39)), 0.0) is None
+    assert table.segments(candidate_of(nested("1 - exp({})", 39))) is None
     assert time.process_time() - begun < 3.0
 
 

@@ -156,11 +156,11 @@ def _grid(candidate: Candidate) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     Gauss-Legendre with 8 points between neighbouring knots; breakpoints of g are knots.
     """
     from pdsearch.enclosure import cut
-    from pdsearch.kernels.pieces import Values, at_progress, breakpoints
+    from pdsearch.kernels.pieces import at_start, breakpoints, function
 
-    g = Values(candidate, 0.0)
+    g = function(candidate)
     side = np.sinh(np.linspace(0.0, np.arcsinh(REACH * 50.0), 6_001)) / 50.0
-    inner = [b for b in breakpoints(cut(at_progress(candidate, 0.0))) if abs(b) < REACH]
+    inner = [b for b in breakpoints(cut(at_start(candidate))) if abs(b) < REACH]
     knots = np.unique(np.concatenate([-side, side, inner]))
     nodes, weights = np.polynomial.legendre.leggauss(8)
     half = 0.5 * np.diff(knots)

@@ -1,13 +1,13 @@
 """Formula text and sympy expressions, both ways. The only parser of the project.
 
-Text is never handed to `eval`, `sympify` or `parse_expr` (each of them runs code found in the
-text). It is parsed by `ast.parse`, which builds a tree and runs nothing, and the tree is read by
-an interpreter that knows names, numbers, arithmetic, comparisons, `and`/`or`/`not`, tuples inside
-`Piecewise`, and calls of a fixed table of functions. Everything else is an error that says where.
+Text never reaches `eval`, `sympify` or `parse_expr`, each of which runs code found in the text.
+`ast.parse` builds a tree and runs nothing. An interpreter reads the tree: names, numbers,
+arithmetic, comparisons, `and`/`or`/`not`, tuples inside `Piecewise`, and calls of a fixed table of
+functions. Everything else is an error with its column.
 """
 
 from pdsearch.expression.assumptions import Values, check_assumptions, check_constant
-from pdsearch.expression.definedness import check_binding, check_size, undefined_at
+from pdsearch.expression.definedness import check_binding, check_defined
 from pdsearch.expression.functions import (
     FUNCTIONS,
     RELATIONS,
@@ -32,8 +32,8 @@ __all__ = [
     "check_assumptions",
     "check_binding",
     "check_constant",
+    "check_defined",
     "check_parameters_used",
-    "check_size",
     "clamp",
     "exact",
     "format_formula",
@@ -43,6 +43,5 @@ __all__ = [
     "softplus",
     "symbol",
     "t",
-    "undefined_at",
     "x",
 ]

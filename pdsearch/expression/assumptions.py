@@ -1,8 +1,8 @@
-"""What symbols were declared to be, held against what they stand for.
+"""The assumptions of a formula's symbols, compared with the values that they stand for.
 
-sympy simplifies by a symbol's assumptions while a formula is written down: with
-`Symbol("x", positive=True)` the condition x > 0 is True, and a Piecewise its first arm, before
-anybody can look. So an assumption that does not hold for every value is an error.
+sympy simplifies by a symbol's assumptions as soon as a formula is written: with
+`Symbol("x", positive=True)` the condition x > 0 is True, and a Piecewise becomes its first arm. So
+an assumption that does not hold for every value is an error.
 """
 
 import sys
@@ -16,7 +16,7 @@ from pdsearch.errors import FormulaError
 
 
 class Values(NamedTuple):
-    """What a symbol stands for: a range, whole numbers or not."""
+    """The values that a symbol stands for: a range, of whole numbers or not."""
 
     low: float
     high: float
@@ -24,40 +24,34 @@ class Values(NamedTuple):
 
 
 X, T = Values(float("-inf"), float("inf")), Values(0.0, 1.0)
-_REAL = sympy.Symbol("x", real=True).assumptions0
 _DEEPEST = 8
 
 
-def _truth(fact: str, values: Values) -> bool | None:
-    """Whether an assumption holds for all values (True), for none (False), or for some.
+def _samples(values: Values) -> list[sympy.Expr]:
+    """Return numbers of all kinds among the values; decimals alone for a parameter.
 
-    An end of the range at 0 is let be: `positive=True` for [0, 0.3] is how people write it.
+    An end of the range at 0 does not count: people write `positive=True` for [0, 0.3].
     """
-    low, high, whole = values
-    known: dict[str, bool | None] = {
-        "positive": True if low >= 0 < high else (False if high <= 0 else None),
-        "negative": True if high <= 0 > low else (False if low >= 0 else None),
-        "nonnegative": True if low >= 0 else (False if high <= 0 else None),
-        "nonpositive": True if high <= 0 else (False if low >= 0 else None),
-        "zero": True if low == high == 0 else (None if low < 0 < high else False),
-        "integer": True if whole else None,
-        "noninteger": False if whole else None,
-        # A parameter's values are decimals.
-        **dict.fromkeys(("rational", "algebraic"), None if values is X else True),
-        **dict.fromkeys(("irrational", "transcendental"), None if values is X else False),
-    }
-    nonzero = known["zero"]
-    known["nonzero"] = None if nonzero is None else not nonzero
-    # Of what is left, as of even or prime, nothing holds; what is False follows from the rest.
-    return known.get(fact.removeprefix("extended_"), _REAL.get(fact, False))
+    if values is X:
+        return [*map(sympy.Rational, ("-2", "-3/2", "0", "1/3", "1", "4")), sympy.sqrt(2), sympy.pi]
+    low, high = sympy.Rational(values.low), sympy.Rational(values.high)
+    shares = (low + (high - low) / parts for parts in (2, 3))
+    found = {low, high, low + 1, sympy.ceiling(low), sympy.floor(high), sympy.S.Zero, *shares}
+    return [
+        number
+        for number in found
+        if low <= number <= high
+        and (number.is_integer or not values.whole)
+        and (number != 0 or low < 0 < high or low == high)
+    ]
 
 
 def check_assumptions(expression: sympy.Expr, ranges: Mapping[str, Values]) -> None:
-    """Refuse a formula in which a symbol was declared to be what it need not be.
+    """Refuse a formula with a symbol whose assumptions do not hold for all its values.
 
     Args:
         expression: as it was written.
-        ranges: of the parameters; symbols that are neither x, t nor in here are not looked at.
+        ranges: of the parameters; other symbols except x and t are ignored.
 
     Raises:
         FormulaError: naming the symbol and the assumption.
@@ -69,10 +63,10 @@ def check_assumptions(expression: sympy.Expr, ranges: Mapping[str, Values]) -> N
 
 
 def check_constant(expression: sympy.Expr) -> None:
-    """Refuse a formula whose x is gone, if whoever wrote it has an x with assumptions at hand.
+    """Refuse a formula without x if the caller has a variable x with wrong assumptions.
 
     With ``x = Symbol("x", positive=True)``, ``Piecewise((1, x > 0), (0.3, True))`` is the number 1
-    when it gets here: what is left to be looked at are the variables of the callers.
+    by the time it arrives here. Only the callers' variables still show why.
 
     Raises:
         FormulaError: naming the assumption.
@@ -84,38 +78,35 @@ def check_constant(expression: sympy.Expr) -> None:
 
 def _check(symbol: sympy.Symbol, values: Values) -> None:
     facts = symbol.assumptions0
+    samples = _samples(values)
     wrong = [
         fact
         for fact, value in facts.items()
-        if fact != "commutative"
-        and value is not None
-        and _truth(fact, values) is not value
-        # What else a number below zero is not follows from its sign.
-        and not (value is False and fact in ("prime", "composite", "even", "odd"))
+        if any(getattr(number, f"is_{fact}") is (not value) for number in samples)
     ]
     if not wrong:
         return
-    told = next((f for f in _SAID if f in wrong and facts[f]), wrong[0])
-    name, said = symbol.name, f"{told}={facts[told]}"
+    fact = next((f for f in _PLAIN if f in wrong and facts[f]), wrong[0])
+    name, declared = symbol.name, f"{fact}={facts[fact]}"
     if values is X:
         raise FormulaError(
-            f"x was declared with {said}, by which sympy simplifies the formula: use pdsearch.x, "
-            f'Symbol("x") or Symbol("x", real=True)'
+            f"x was declared with {declared}, by which sympy simplifies the formula: use "
+            f'pdsearch.x, Symbol("x") or Symbol("x", real=True)'
         )
     raise FormulaError(
-        f"{name} was declared with {said}, which does not hold for all of [{values.low:g}, "
+        f"{name} was declared with {declared}, which does not hold for all of [{values.low:g}, "
         f'{values.high:g}]: use Symbol("{name}") or Symbol("{name}", real=True)'
     )
 
 
 def _in_sight() -> list[sympy.Symbol]:
-    """Symbols called x among the variables of the functions and files that are running."""
+    """Return the symbols called x among the variables of the running functions and files."""
     found: list[sympy.Symbol] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name in _INSIDE:
         frame = frame.f_back
     if frame is not None and frame.f_globals.get("__name__", "").startswith("pdsearch."):
-        return []  # read from text, where x has no assumptions
+        return []  # the formula came from text, in which x has no assumptions
     for _ in range(_DEEPEST):
         if frame is None:
             break
@@ -126,7 +117,7 @@ def _in_sight() -> list[sympy.Symbol]:
 
 
 _INSIDE = ("check_constant", "_check_assumptions", "__post_init__", "__init__")
-_SAID = (
+_PLAIN = (  # the assumptions that people write, for the message
     *("positive", "negative", "zero", "prime", "even", "odd", "integer", "nonnegative"),
     *("nonpositive", "nonzero", "rational", "irrational", "imaginary"),
 )

@@ -1,5 +1,6 @@
 """Whether the arms of a Piecewise leave a gap, or hide one another."""
 
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -9,7 +10,7 @@ from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
 from pdsearch.errors import FormulaError
-from pdsearch.expression.functions import RELATIONS, x
+from pdsearch.expression.functions import RELATIONS, slope_and_rest, truth, x
 
 # sympy joins neighbouring arms of equal value into one condition in conjunctive form, whose size
 # is the product of the sizes of the parts.
@@ -20,8 +21,8 @@ _MOST_NODES = 60
 def check_arms(arms: Sequence[tuple[sympy.Expr, Boolean]]) -> None:
     """Refuse a Piecewise with a gap, or with an arm that can never be taken.
 
-    Decided exactly where x is compared with numbers, or with one parameter's multiple throughout;
-    elsewhere the last condition must be True.
+    Decided exactly if x is compared with numbers, or only with one multiple of a parameter.
+    Otherwise the last condition must be True.
 
     Raises:
         FormulaError: naming the arm.
@@ -53,12 +54,12 @@ def check_arms(arms: Sequence[tuple[sympy.Expr, Boolean]]) -> None:
 
 
 def check_relation(relation: Any) -> None:
-    """Keep comparisons small and plain.
+    """Refuse a comparison that is too large, or compares a Piecewise.
 
-    sympy looks for a common denominator of some, and simplifies those that hold a Piecewise.
+    sympy looks for a common denominator of some, and simplifies those with a Piecewise.
 
     Raises:
-        FormulaError: it is too large, or compares a Piecewise.
+        FormulaError: it is one of these.
     """
     if relation.has(sympy.Piecewise):
         raise FormulaError("a Piecewise cannot be compared: compare x and parameters")
@@ -81,50 +82,31 @@ def _gap() -> FormulaError:
 
 
 def _truth(conditions: Sequence[Boolean]) -> list[list[bool]] | None:
-    """Each condition's truth on each bound and between; None where that cannot be decided."""
-    relations = {r for c in conditions for r in c.atoms(Relational)}
-    bounds: dict[Relational, sympy.Expr] = {}
-    for relation in relations:
-        bound = _bound(relation)
-        if bound is None:
-            return None
-        bounds[relation] = bound
-    distinct = set(bounds.values())
-    if all(b.is_Rational for b in distinct):
-        ordered = sorted(distinct)
-    elif len(distinct) == 1:
-        ordered = list(distinct)
-    else:
+    """Return each condition's truth on and between the bounds; None if it cannot be decided."""
+    bounds = {r: _bound(r) for c in conditions for r in c.atoms(Relational)}
+    distinct: set[Any] = set(bounds.values())
+    if None in distinct:
         return None
-    place = {bound: Fraction(number) for number, bound in enumerate(ordered)}
-    places = {relation: place[bound] for relation, bound in bounds.items()}
+    if len(distinct) > 1 and not all(b.is_Rational for b in distinct):
+        return None
+    place = {bound: Fraction(number) for number, bound in enumerate(sorted(distinct))}
     # Cells: the bounds themselves, and a point on each side of each.
-    cells = [Fraction(2 * i - 1, 2) for i in range(len(ordered) + 1)] + list(place.values())
-    return [[_holds(c, cell, places) for cell in cells] for c in conditions]
+    cells = [Fraction(2 * i - 1, 2) for i in range(len(distinct) + 1)] + list(place.values())
+
+    def holds(relation: Any, cell: Fraction) -> bool:
+        side = cell - place[bounds[relation]]
+        if relation.lhs != x and slope_and_rest(relation)[0] < 0:
+            side = -side
+        return bool(RELATIONS[relation.rel_op](side, 0))
+
+    return [[truth(c, functools.partial(holds, cell=cell)) for cell in cells] for c in conditions]
 
 
 def _bound(relation: Any) -> sympy.Expr | None:
-    """The b of a relation that says `x … b`, where it does."""
+    """Return the b of a relation that is equivalent to `x … b`, if it is."""
     if relation.lhs == x and not relation.rhs.has(x):
         return relation.rhs
-    difference = relation.lhs - relation.rhs
-    slope = difference.coeff(x, 1)
-    rest = difference - slope * x
+    slope, rest = slope_and_rest(relation)
     if not slope.is_Rational or slope == 0 or rest.has(x):
         return None
     return -rest / slope
-
-
-def _holds(condition: Any, cell: Fraction, place: dict[Any, Fraction]) -> bool:
-    if condition in (sympy.true, sympy.false):
-        return bool(condition == sympy.true)
-    if isinstance(condition, sympy.And):
-        return all(_holds(a, cell, place) for a in condition.args)
-    if isinstance(condition, sympy.Or):
-        return any(_holds(a, cell, place) for a in condition.args)
-    if isinstance(condition, sympy.Not):
-        return not _holds(condition.args[0], cell, place)
-    side = cell - place[condition]
-    if side != 0 and condition.lhs != x and (condition.lhs - condition.rhs).coeff(x, 1) < 0:
-        side = -side
-    return bool(RELATIONS[condition.rel_op](side, 0))

@@ -1,36 +1,36 @@
-"""Where an expression is not a finite real number, as far as that can be found by looking.
+"""Where an expression is not a finite real number, found by trying the likely points.
 
-A proof that a formula is finite everywhere is not attempted: that is for the enclosures.
+Nothing is proved here: the enclosures prove that a formula is finite everywhere.
 """
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Set
 from fractions import Fraction
+from typing import Any
 
-import mpmath
 import sympy
+from flint import arb, ctx, fmpq, fmpq_poly
 
-from pdsearch.errors import FormulaError
-from pdsearch.expression.functions import MOST_ARGUMENT, SATURATING, shown, x
+from pdsearch.errors import FormulaError, short
+from pdsearch.expression.functions import MOST_ARGUMENT, SATURATING, exact, symbol, t, x
 from pdsearch.expression.values import (
     CONTEXT,
     LARGEST,
-    MOST_BITS,
     Evaluator,
     Undefined,
     Unknown,
     constant_value,
     evaluate,
     rational,
-    wide,
 )
-
-_ZERO, _ONE = Fraction(0), Fraction(1)
+from pdsearch.expression.writing import format_formula
 
 
 def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Rational]) -> None:
     """Refuse values that would make sympy compute a constant of unreasonable size.
 
-    Putting a = 10^9 into 2**a, for instance, has sympy write out 10^9 bits.
+    With a = 10^9 in 2**a, for instance, sympy writes out 10^9 bits.
 
     Raises:
         FormulaError: a part without x becomes undefined, or beyond 10^±1000.
@@ -40,64 +40,97 @@ def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Ra
     for power in expression.atoms(sympy.Pow):
         exponent = power.exp.free_symbols
         if exponent and power.base is not sympy.E and power.free_symbols <= constant:
-            # sympy looks for roots in 12**0.1000000000000001, and does not come back.
+            # sympy looks for roots in 12**0.1000000000000001, and does not return.
             raise FormulaError(
-                f"{shown(str(power))} is a power of constants: make it one parameter"
+                f"{short(str(power))} is a power of constants: make it one parameter"
             )
-    for node in expression.atoms(sympy.Pow, sympy.Function):
-        if isinstance(node, sympy.Piecewise):
-            continue
-        for part in (*node.args, node):
-            if part.free_symbols and part.free_symbols <= constant:
-                value = constant_value(part, numbers)
-                if node.is_Pow and part is node.args[1] and abs(value) > LARGEST:
-                    raise FormulaError(f"an exponent is beyond {LARGEST:,} in size")
-                if part is not node and isinstance(node, SATURATING) and abs(value) > MOST_ARGUMENT:
-                    raise FormulaError(
-                        f"{type(node).__name__} of a constant beyond {MOST_ARGUMENT:,} in size"
-                    )
+    for node, part in _constant_parts(expression, constant):
+        value = constant_value(part, numbers)
+        if node.is_Pow and part is node.args[1] and abs(value) > LARGEST:
+            raise FormulaError(f"an exponent is beyond {LARGEST:,} in size")
+        if part is not node and isinstance(node, SATURATING) and abs(value) > MOST_ARGUMENT:
+            raise FormulaError(
+                f"{type(node).__name__} of a constant beyond {MOST_ARGUMENT:,} in size"
+            )
 
 
-def check_size(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> None:
-    """Refuse values that would have sympy compute without end: exp(exp(exp(10*t))) at t = 1.
-
-    Args:
-        expression: in x and the symbols of `values`.
-        values: of t and the parameters.
-
-    Raises:
-        FormulaError: a part without x is too large to compute.
-    """
+def _constant_parts(
+    expression: sympy.Expr, known: Set[sympy.Symbol]
+) -> Iterator[tuple[sympy.Expr, sympy.Expr]]:
+    """Yield powers and functions, each with those of its parts that hold known symbols alone."""
     for node in expression.atoms(sympy.Pow, sympy.Function) - expression.atoms(sympy.Piecewise):
         for part in (*node.args, node):
-            if part.free_symbols and part.free_symbols <= values.keys():
-                try:
-                    evaluate(part, values)
-                except Undefined:
-                    continue  # in an arm that is not taken there, perhaps
-                except Unknown:
-                    raise FormulaError(
-                        f"{shown(str(part))} is too large to compute at the ends of t"
-                    ) from None
+            if part.free_symbols and part.free_symbols <= known:
+                yield node, part
 
 
-_POINTS = tuple(
-    sorted(
-        {Fraction(n) for n in (0, 1, -1, 2, -2, 10, -10, 100, -100)}
-        | {Fraction(1, 3), Fraction(-1, 3), Fraction(-27, 10)}
-    )
-)
+def check_defined(expression: sympy.Expr, values: Mapping[str, float]) -> None:
+    """Refuse an expression that is not a finite real number at a point tried, at some values.
+
+    If t is in it, at t = 0 and at t = 1.
+
+    Args:
+        expression: in x, t and the parameters.
+        values: of the parameters.
+
+    Raises:
+        FormulaError: naming the point.
+    """
+    exactly = {symbol(name): exact(value) for name, value in values.items()}
+    numbers = {name: rational(value) for name, value in exactly.items()}
+    at = [f"{name} = {value:g}" for name, value in values.items()]
+    annealed = t in expression.free_symbols
+    formula = short(format_formula(expression))
+    moments = (0, 1) if annealed else (0,)
+    try:
+        check_binding(expression, exactly)
+        for progress in moments if annealed else ():
+            _check_size(expression, {**numbers, t: Fraction(progress)})
+    except FormulaError as error:
+        there = f" at {', '.join(at)}" if at else ""
+        raise FormulaError(f"{error}{there}: {formula}") from None
+    for progress in moments:
+        trouble = undefined_at(expression, {**numbers, t: Fraction(progress)})
+        if trouble is not None:
+            point, what = trouble
+            shown = [f"x = {float(point):.6g}", *at]
+            shown += [f"t = {progress}"] if annealed else []
+            raise FormulaError(
+                f"{formula[1:-1]} {what} at {', '.join(shown)}; a pseudo-derivative must be a "
+                "finite real number at every x"
+            )
+
+
+def _check_size(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> None:
+    """Refuse values with which sympy would compute without end: exp(exp(exp(10*t))) at t = 1."""
+    for _, part in _constant_parts(expression, values.keys()):
+        try:
+            evaluate(part, values)
+        except Undefined:
+            continue  # perhaps in an arm that is not taken there
+        except Unknown:
+            raise FormulaError(
+                f"{short(str(part))} is too large to compute at the ends of t"
+            ) from None
+
+
+_POINTS = frozenset([Fraction(n) for n in (0, 1, -1, 2, -2, 10, -10, 100, -100)]) | {
+    Fraction(1, 3),
+    Fraction(-1, 3),
+    Fraction(-27, 10),
+}
 _NEAR = Fraction(1, 1000)
+_MOST_DEGREE = 12
+_ROOT_BITS = 110
 
 
 def undefined_at(
     expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction] | None = None
 ) -> tuple[sympy.Rational, str] | None:
-    """A point at which an expression is not a finite real number, if one is found.
+    """Return a point at which an expression is not a finite real number, if one is found.
 
-    Looks at the places where formulas break: 0, ±1, far out (±100), the bounds of conditions, and
-    the real zeros of polynomial denominators. It can only find a failure, never prove that there
-    is none: that is for the enclosures.
+    Tries the places where formulas break: 0, ±1, far out (±100), the bounds of conditions, and
+    the real zeros of polynomial denominators.
 
     Args:
         expression: in x and the symbols of `values`.
@@ -121,7 +154,7 @@ def undefined_at(
             if abs(value) < 1e8:
                 continue
         except (Undefined, Unknown, ArithmeticError, ValueError):
-            pass  # looked at closely below
+            pass  # the exact value decides
         what = _trouble(expression, {**values, x: point})
         if what is not None:
             return sympy.Rational(point.numerator, point.denominator), what
@@ -141,81 +174,48 @@ def _trouble(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) ->
         return None
     if abs(value) > 10**300:
         return "overflows"
-    # Irrational roots are known to 25 digits; nothing else grows that large beside one.
+    # Irrational roots are known to some 30 digits; nothing else grows that large next to one.
     near_a_root = values[x].denominator > 10**20
     return "grows without bound" if near_a_root and abs(value) > 10**12 else None
 
 
 def _roots(base: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> list[Fraction]:
-    """Real roots in x of a polynomial of low degree; rational ones exactly, others to 25 digits."""
+    """Return the real roots in x of a polynomial; rational ones exactly."""
     try:
-        coefficients = _coefficients(base, values)
+        polynomial = _polynomial(base, values)
     except (Undefined, Unknown):
         return []
-    while coefficients and coefficients[-1] == 0:
-        coefficients.pop()
-    if len(coefficients) == 2:
-        return [-coefficients[0] / coefficients[1]]
-    if len(coefficients) < 2:
+    if polynomial.degree() < 1:
         return []
-    try:
-        roots = CONTEXT.polyroots([wide(c) for c in reversed(coefficients)], maxsteps=200)
-    except (mpmath.libmp.NoConvergence, ArithmeticError):
-        return []
-    found = []
-    for root in roots:
-        if abs(root.imag) > 1e-20 * (1 + abs(root)) or not 1e-50 < abs(root) < 1e50:
-            continue
-        near = Fraction(str(CONTEXT.nstr(root.real, 30)))
-        plain = near.limit_denominator(10**6)
-        exactly = sum(c * plain**k for k, c in enumerate(coefficients)) == 0
-        found.append(plain if exactly else near)
-    return found + ([Fraction(0)] if coefficients[0] == 0 else [])
+    rationals = [root for root, _ in polynomial.roots()]
+    with ctx.workprec(_ROOT_BITS):
+        found: Any = polynomial.complex_roots()  # pairs; python-flint's own annotation is wrong
+        real = [root.real for root, _ in found if root.imag == 0]
+        others = [r.mid() for r in real if not any(r.overlaps(arb(one)) for one in rationals)]
+    return [Fraction(int(root.p), int(root.q)) for root in rationals] + [
+        Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
+        for mantissa, exponent in (root.man_exp() for root in others)
+    ]
 
 
-def _coefficients(node: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> list[Fraction]:
-    """Of a polynomial in x, from the constant on; of rational numbers only.
+def _polynomial(node: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> fmpq_poly:
+    """Return a polynomial in x of low degree; irrational coefficients are taken to 45 digits.
 
-    Not by `sympy.Poly`, which writes and compiles Python code for its arithmetic.
+    Not as a `sympy.Poly`, which writes and compiles Python code for its arithmetic.
     """
     if node == x:
-        return [_ZERO, _ONE]
+        return fmpq_poly([0, 1])
     if not node.has(x):
         value = evaluate(node, values)
-        if not isinstance(value, Fraction):
-            value = Fraction(str(CONTEXT.nstr(value, 45)))  # an irrational one, to 45 digits
-        return [value]
-    if node.is_Add:
-        total: list[Fraction] = []
-        for part in node.args:
-            terms = _coefficients(part, values)
-            total += [_ZERO] * (len(terms) - len(total))
-            for power, term in enumerate(terms):
-                total[power] += term
-        return total
-    if node.is_Mul:
-        product = [_ONE]
-        for part in node.args:
-            product = _product(product, _coefficients(part, values))
-        return product
+        number = value if isinstance(value, Fraction) else Fraction(CONTEXT.nstr(value, 45))
+        return fmpq_poly([fmpq(number.numerator, number.denominator)])
     if node.is_Pow and node.exp.is_Integer and 0 < node.exp <= _MOST_DEGREE:
-        base, product = _coefficients(node.base, values), [_ONE]
-        for _ in range(int(node.exp)):
-            product = _product(product, base)
-        return product
-    raise Unknown
-
-
-_MOST_DEGREE = 12
-
-
-def _product(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
-    if len(a) + len(b) - 2 > _MOST_DEGREE:
+        parts, join = [_polynomial(node.base, values)] * int(node.exp), operator.mul
+    elif node.is_Add or node.is_Mul:
+        parts = [_polynomial(part, values) for part in node.args]
+        join = operator.add if node.is_Add else operator.mul
+    else:
         raise Unknown
-    product = [_ZERO] * (len(a) + len(b) - 1)
-    for i, left in enumerate(a):
-        for j, right in enumerate(b):
-            product[i + j] += left * right
-    if any(c.numerator.bit_length() + c.denominator.bit_length() > MOST_BITS for c in product):
+    if join is operator.mul and sum(part.degree() for part in parts) > _MOST_DEGREE:
         raise Unknown
-    return product
+    return functools.reduce(join, parts)

@@ -1,16 +1,17 @@
 """The symbols, numbers and functions that formulas are made of."""
 
 import keyword
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import mpmath
 import sympy
 from sympy.core.function import ArgumentIndexError
 
-from pdsearch.errors import FormulaError
+from pdsearch.errors import FormulaError, short
 
 x = sympy.Symbol("x", real=True)
 """The pre-activation: the input of the ReLU whose backward pass is replaced."""
@@ -26,139 +27,131 @@ RELATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-"""What sympy's `rel_op` of a comparison says of its two sides."""
+"""The comparisons by sympy's `rel_op`."""
 
 
-class sigmoid(sympy.Function):
-    r"""The logistic function :math:`\sigma(z) = 1 / (1 + e^{-z})`, kept as one node.
+def truth(condition: Any, holds: Callable[[Any], bool]) -> bool:
+    """Return whether a condition is true, given which comparisons hold."""
+    if condition in (sympy.true, sympy.false):
+        return bool(condition == sympy.true)
+    if isinstance(condition, sympy.And):
+        return all(truth(part, holds) for part in condition.args)
+    if isinstance(condition, sympy.Or):
+        return any(truth(part, holds) for part in condition.args)
+    if isinstance(condition, sympy.Not):
+        return not truth(condition.args[0], holds)
+    return holds(condition)
 
-    One node, rather than its exponential form, lets the torch printer emit a call that neither
-    overflows nor cancels, and the enclosure use that it is increasing.
+
+def slope_and_rest(relation: Any) -> tuple[sympy.Expr, sympy.Expr]:
+    """Return s and r of a comparison whose sides differ by s·x + r; r may still contain x."""
+    difference = relation.lhs - relation.rhs
+    slope = difference.coeff(x, 1)
+    return slope, difference - slope * x
+
+
+class _Increasing(sympy.Function):
+    """A positive increasing function of one real argument, kept as one node.
+
+    One node lets the torch printer emit a call that neither overflows nor cancels, and lets the
+    enclosures use that it is increasing.
     """
 
-    nargs = 1
+    _values: ClassVar[tuple[sympy.Expr, sympy.Expr, sympy.Expr]]  # at -oo, 0 and oo
+    _written: ClassVar[str]  # in LaTeX
+    _number: ClassVar[Any]  # the function of an mpmath number
+    _slope: ClassVar[Any]  # the derivative of an expression
 
     @classmethod
     def eval(cls, z: sympy.Expr) -> sympy.Expr | None:
-        """Exact values, where there are any."""
+        """Return the exact values where there are any."""
         if z.is_zero:
-            return sympy.Rational(1, 2)
+            return cls._values[1]
         if z is sympy.oo:
-            return sympy.S.One
-        if z is -sympy.oo:
-            return sympy.S.Zero
-        return None
+            return cls._values[2]
+        return cls._values[0] if z is -sympy.oo else None
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """σ′ = σ(z)·σ(−z): no difference of near-equal numbers on either side."""
+        """Return the derivative."""
         if argindex != 1:
             raise ArgumentIndexError(self, argindex)
-        return sigmoid(self.args[0]) * sigmoid(-self.args[0])
+        return type(self)._slope(self.args[0])
 
     def _eval_is_real(self) -> bool | None:
         return cast("bool | None", self.args[0].is_real)
 
-    def _eval_is_positive(self) -> bool | None:
-        return cast("bool | None", self.args[0].is_real)
+    _eval_is_positive = _eval_is_real
+
+    def _eval_evalf(self, prec: int) -> sympy.Expr | None:
+        z = self.args[0]._eval_evalf(prec)
+        if z is None or not z.is_Float:
+            return None
+        with mpmath.workprec(prec + 10):
+            value = type(self)._number(z._to_mpmath(prec + 10))
+            return cast(sympy.Expr, sympy.Float._new(value._mpf_, prec))
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        power = f"^{{{exp}}}" if exp is not None else ""
+        return rf"{self._written}{power}\left({printer._print(self.args[0])}\right)"
+
+
+class sigmoid(_Increasing):
+    r"""The logistic function :math:`\sigma(z) = 1 / (1 + e^{-z})`.
+
+    Its derivative is σ(z)·σ(−z): no difference of near-equal numbers on either side.
+    """
+
+    nargs = 1
+    _values = (sympy.S.Zero, sympy.Rational(1, 2), sympy.S.One)
+    _written = r"\sigma"
+    _number = staticmethod(lambda z: mpmath.mpf(1) / (1 + mpmath.exp(-z)))
+    _slope = staticmethod(lambda z: sigmoid(z) * sigmoid(-z))
 
     def _eval_rewrite_as_exp(self, z: sympy.Expr, **_: Any) -> sympy.Expr:
         return 1 / (1 + sympy.exp(-z))
 
-    def _eval_evalf(self, prec: int) -> sympy.Expr | None:
-        z = self.args[0]._eval_evalf(prec)
-        if z is None or not z.is_Float:
-            return None
-        with mpmath.workprec(prec + 10):
-            value = mpmath.mpf(1) / (1 + mpmath.exp(-z._to_mpmath(prec + 10)))
-            return cast(sympy.Expr, sympy.Float._new(value._mpf_, prec))
 
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
-        power = f"^{{{exp}}}" if exp is not None else ""
-        return rf"\sigma{power}\left({printer._print(self.args[0])}\right)"
-
-
-class softplus(sympy.Function):
-    r"""The softplus :math:`\ln(1 + e^z)`, kept as one node; its derivative is `sigmoid`."""
+class softplus(_Increasing):
+    r"""The softplus :math:`\ln(1 + e^z)`; its derivative is `sigmoid`."""
 
     nargs = 1
-
-    @classmethod
-    def eval(cls, z: sympy.Expr) -> sympy.Expr | None:
-        """Exact values, where there are any."""
-        if z.is_zero:
-            return sympy.log(2)
-        if z is sympy.oo:
-            return sympy.oo
-        if z is -sympy.oo:
-            return sympy.S.Zero
-        return None
-
-    def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """The logistic function."""
-        if argindex != 1:
-            raise ArgumentIndexError(self, argindex)
-        return sigmoid(self.args[0])
-
-    def _eval_is_real(self) -> bool | None:
-        return cast("bool | None", self.args[0].is_real)
-
-    def _eval_is_positive(self) -> bool | None:
-        return cast("bool | None", self.args[0].is_real)
+    _values = (sympy.S.Zero, sympy.log(2), sympy.oo)
+    _written = r"\operatorname{softplus}"
+    _number = staticmethod(lambda z: mpmath.log1p(mpmath.exp(z)))
+    _slope = staticmethod(lambda z: sigmoid(z))
 
     def _eval_rewrite_as_log(self, z: sympy.Expr, **_: Any) -> sympy.Expr:
         return sympy.log(1 + sympy.exp(z))
 
-    def _eval_evalf(self, prec: int) -> sympy.Expr | None:
-        z = self.args[0]._eval_evalf(prec)
-        if z is None or not z.is_Float:
-            return None
-        with mpmath.workprec(prec + 10):
-            value = mpmath.log1p(mpmath.exp(z._to_mpmath(prec + 10)))
-            return cast(sympy.Expr, sympy.Float._new(value._mpf_, prec))
-
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
-        power = f"^{{{exp}}}" if exp is not None else ""
-        return rf"\operatorname{{softplus}}{power}\left({printer._print(self.args[0])}\right)"
-
 
 def clamp(z: Any, low: Any, high: Any) -> sympy.Expr:
-    """`z` limited to [low, high], as `Min(Max(z, low), high)`."""
+    """Return `z` limited to [low, high], as `Min(Max(z, low), high)`."""
     return cast(sympy.Expr, sympy.Min(sympy.Max(z, low), high))
 
 
+_ONE_ARGUMENT = (
+    *(sympy.exp, sympy.log, sympy.sin, sympy.cos, sympy.sinh, sympy.cosh, sympy.tanh, sympy.atan),
+    *(sympy.erf, sympy.erfc, sigmoid, softplus, sympy.Abs, sympy.sign),
+)
+
 FUNCTIONS: Mapping[str, tuple[Callable[..., Any], int, int]] = {
     # name: (constructor, least arguments, most arguments)
-    "exp": (sympy.exp, 1, 1),
-    "log": (sympy.log, 1, 1),
+    **{function.__name__: (function, 1, 1) for function in _ONE_ARGUMENT},
     "sqrt": (sympy.sqrt, 1, 1),
-    "sin": (sympy.sin, 1, 1),
-    "cos": (sympy.cos, 1, 1),
-    "sinh": (sympy.sinh, 1, 1),
-    "cosh": (sympy.cosh, 1, 1),
-    "tanh": (sympy.tanh, 1, 1),
-    "atan": (sympy.atan, 1, 1),
-    "erf": (sympy.erf, 1, 1),
-    "erfc": (sympy.erfc, 1, 1),
-    "sigmoid": (sigmoid, 1, 1),
-    "softplus": (softplus, 1, 1),
-    "Abs": (sympy.Abs, 1, 1),
     "abs": (sympy.Abs, 1, 1),
-    "sign": (sympy.sign, 1, 1),
     "Heaviside": (sympy.Heaviside, 1, 2),
-    "Min": (sympy.Min, 2, 8),
-    "min": (sympy.Min, 2, 8),
-    "Max": (sympy.Max, 2, 8),
-    "max": (sympy.Max, 2, 8),
+    **dict.fromkeys(("Min", "min"), (sympy.Min, 2, 8)),
+    **dict.fromkeys(("Max", "max"), (sympy.Max, 2, 8)),
     "clamp": (clamp, 3, 3),
     "Piecewise": (sympy.Piecewise, 1, 64),
 }
-"""What a formula may call. `min`, `max` and `abs` are other spellings of sympy's names."""
+"""What a formula may call. `min`, `max` and `abs` are alternative spellings of sympy's names."""
 
 SATURATING = (
     *(sympy.sin, sympy.cos, sympy.tanh, sympy.atan, sympy.erf, sympy.erfc, sigmoid, softplus),
 )
 """Functions that sympy computes at constants of any size, in time that grows with the size."""
-MOST_ARGUMENT = 10**6
+MOST_ARGUMENT = 10**6  # of a constant that these are given
 
 CONSTANTS: Mapping[str, sympy.Expr] = {"pi": sympy.pi, "E": sympy.E}
 NOT_FINITE = frozenset({"nan", "NaN", "oo", "inf", "Infinity", "zoo"})
@@ -169,33 +162,25 @@ RESERVED = frozenset(
     | set(CONSTANTS)
     | NOT_FINITE
 )
-"""Names that no parameter may have."""
+"""Names that parameters cannot have."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 
 
 def function_names() -> str:
-    """The functions of formulas, for messages."""
-    return ", ".join(
-        sorted((n for n in FUNCTIONS if n not in ("Abs", "Min", "Max")), key=str.lower)
-    )
-
-
-def shown(text: object) -> str:
-    """A short printable form of any text."""
-    quoted = ascii(text)
-    return quoted if len(quoted) <= 60 else quoted[:56] + "...'"
+    """Return the names of the functions for messages."""
+    return ", ".join(sorted(FUNCTIONS.keys() - {"Abs", "Min", "Max"}, key=str.lower))
 
 
 def symbol(name: str) -> sympy.Symbol:
-    """The canonical real symbol of a parameter.
+    """Return the canonical real symbol of a parameter.
 
     Raises:
-        FormulaError: `name` is reserved, a Python keyword, or no plain identifier.
+        FormulaError: `name` is reserved, a Python keyword, or not a plain identifier.
     """
     if not isinstance(name, str) or not _NAME.match(name) or name.startswith("__"):
         raise FormulaError(
-            f"{shown(name)} cannot name a parameter: use an ASCII identifier of at most 40 "
+            f"{short(name)} cannot name a parameter: use an ASCII identifier of at most 40 "
             "characters, such as alpha or beta_2"
         )
     if keyword.iskeyword(name) and name not in RESERVED:
@@ -211,7 +196,7 @@ def symbol(name: str) -> sympy.Symbol:
 
 
 def exact(value: float | int | sympy.Expr) -> sympy.Rational:
-    """The exact rational of a number's shortest decimal form: 0.1 becomes 1/10.
+    """Return the exact rational of a number's shortest decimal form: 0.1 becomes 1/10.
 
     Raises:
         FormulaError: the number is not finite.
@@ -223,6 +208,6 @@ def exact(value: float | int | sympy.Expr) -> sympy.Rational:
     if isinstance(value, int):
         return sympy.Integer(value)
     number = float(value)
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise FormulaError(f"a finite number is needed, got {number!r}")
     return sympy.Rational(repr(number))

@@ -1,164 +1,155 @@
-"""What of an expression would keep sympy busy for ever, seen before sympy does.
+"""The limits of a formula, checked before sympy computes without end.
 
-Building an expression, sympy asks each part for its sign and whether it is real. These questions
-are mostly cheap; the two classes here refuse the shapes for which their cost multiplies with
-every level of nesting. Both estimate from the structure alone and remember what they have seen.
+A formula is a line that a person types. The caps are about ten times what the library's largest
+formula needs, and keep every text below a second and a few megabytes.
+
+While it builds an expression, sympy asks each part for its sign and whether it is real. Most of
+these questions are cheap. Three checks refuse the shapes for which the cost multiplies with every
+level of nesting; they estimate it from the structure alone.
+
+Each check raises a `FormulaError`.
 """
 
+import functools
 from typing import Any
 
 import sympy
 
-from pdsearch.errors import FormulaError
+from pdsearch.errors import FormulaError, short
 from pdsearch.expression.functions import sigmoid, softplus, x
 
-MOST_BITS = 300_000
+MAX_LENGTH = 10_000
+MAX_NODES = 2_000
+MAX_DEPTH = 40
+MAX_DIGITS = 660
+MAX_BITS = 2_200  # as many digits, and twice the 1 064 bits of 1e-320 as an exact decimal
+MAX_EXPONENT = 64
+# sympy compares the arguments of these in pairs, and what they contain at every step.
+MAX_CHOICES = 48
+MAX_ARMS = 64
+MAX_EXP = 2_302  # the exponential of a constant beyond this is beyond 10^1000
+MOST_SPREAD = 300_000  # bits
 MOST_UNREAL = 1
 MOST_LEVELS = 8
 
+_CHOICES = (sympy.Min, sympy.Max, sympy.Abs, sympy.sign, sympy.Heaviside)
 
-class Spread:
-    """How many bits a formula's numbers would take over one common denominator.
+_remembered = functools.lru_cache(maxsize=20_000)
 
-    sympy forms it whenever it asks for the sign of a sum: harmless for (x + 1/3)**64, but
-    (((x + 1/3)**64 + 1/3)**64 + 1/3)**64 has a denominator of 3^262144. An upper estimate.
+
+def check_digits(number: sympy.Rational) -> None:
+    """Refuse a number that takes too long to compute with."""
+    if max(abs(int(number.p)).bit_length(), int(number.q).bit_length()) > MAX_BITS:
+        raise FormulaError("the formula holds a number of too many digits")
+
+
+def check_exponent(exponent: sympy.Expr) -> None:
+    """Refuse an exponent that contains a large number."""
+    largest = max((abs(n) for n in exponent.atoms(sympy.Rational)), default=0)
+    if largest > MAX_EXPONENT:
+        raise FormulaError(
+            f"the exponent {short(str(exponent))} is too large: at most {MAX_EXPONENT} in size"
+        )
+
+
+@_remembered
+def _spread(node: Any) -> int:
+    """Estimate the bits of a formula's numbers over one common denominator, from above.
+
+    sympy forms it whenever it asks for the sign of a sum. That is harmless for (x + 1/3)**64, but
+    (((x + 1/3)**64 + 1/3)**64 + 1/3)**64 has a denominator of 3^262144. A parameter counts as a
+    number of 17 digits.
     """
-
-    def __init__(self) -> None:
-        self.known: dict[Any, int] = {}
-
-    def bits(self, node: Any) -> int:
-        """The estimate; a parameter counts as a number of 17 digits."""
-        found = self.known.get(node)
-        if found is None:
-            found = self.known[node] = self._compute(node)
-        return found
-
-    def _compute(self, node: Any) -> int:
-        if node.is_Rational:
-            return max(int(node.p).bit_length(), int(node.q).bit_length()) if node.q != 1 else 0
-        if node.is_Symbol:
-            return 0 if node == x else 60
-        total = min(sum(self.bits(a) for a in node.args), 10**9)
-        if node.is_Pow and node.base is not sympy.E and node.exp.is_Rational:
-            return int(self.bits(node.base) * max(1, abs(node.exp)))
-        return total
-
-    def check(self, node: Any) -> None:
-        """Refuse what is too wide.
-
-        Raises:
-            FormulaError: it is.
-        """
-        if self.bits(node) > MOST_BITS:
-            raise FormulaError("powers are nested too deeply here")
+    if node.is_Rational:
+        return max(int(node.p).bit_length(), int(node.q).bit_length()) if node.q != 1 else 0
+    if node.is_Symbol:
+        return 0 if node == x else 60
+    total = min(sum(map(_spread, node.args)), 10**9)
+    if node.is_Pow and node.base is not sympy.E and node.exp.is_Rational:
+        return int(_spread(node.base) * max(1, abs(node.exp)))
+    return total
 
 
-class Reality:
-    """How deeply functions are nested around a part that sympy cannot tell to be real.
+@_remembered
+def _nature(node: Any) -> tuple[bool, int]:
+    """Return whether a part is surely positive, and how deep functions are nested in it.
 
+    What counts are levels of functions around a part that may not be real; -1 if there is none.
     Around x**0.3, which is complex for negative x, sympy looks for real and imaginary parts of
     every function: three levels of tanh take a third of a second, each further one four times
-    that, and with an exponent of 17 digits two levels may already not end.
+    that, and with an exponent of 17 digits two levels may not end at all.
     """
-
-    def __init__(self) -> None:
-        self.known: dict[Any, tuple[bool, int]] = {}
-
-    def nature(self, node: Any) -> tuple[bool, int]:
-        """(surely positive, levels of functions around a part that may not be real; -1 if none)."""
-        found = self.known.get(node)
-        if found is None:
-            found = self.known[node] = self._compute(node)
-        return found
-
-    def _compute(self, node: Any) -> tuple[bool, int]:
-        if node.is_number and (node.is_Rational or not node.args):
-            return bool(node.is_positive), -1
-        if not node.args:
-            return False, -1
-        natures = [self.nature(a) for a in node.args]
-        positive = all(p for p, _ in natures)
-        depth = max(d for _, d in natures)
-        if node.is_Add or node.is_Mul:
-            # A sum of positive terms and of even powers, of which one is not zero.
-            if node.is_Add:
-                rest = [a for a, (p, _) in zip(node.args, natures, strict=True) if not p]
-                positive = len(rest) < len(node.args) and all(map(_even, rest)) and depth < 0
-            return positive, depth
-        if node.is_Pow and node.base is not sympy.E:
-            base_positive = natures[0][0]
-            if base_positive and depth < 0:
-                return True, -1
-            if node.exp.is_Integer:
-                return False, depth
-            return False, depth + 1 if depth >= 0 else 0
-        if isinstance(node, sympy.log):
-            return False, depth + 1 if depth >= 0 else (-1 if positive else 0)
-        if isinstance(node, sympy.exp | sympy.cosh | sigmoid | softplus):
-            return depth < 0, depth + 1 if depth >= 0 else -1
-        if isinstance(node, sympy.Function) and not isinstance(node, sympy.Piecewise):
-            return False, depth + 1 if depth >= 0 else -1
-        return False, depth
-
-    def check_inside(self, argument: Any) -> None:
-        """Refuse an argument that no further function may stand around.
-
-        Raises:
-            FormulaError: functions stand around a part of it already.
-        """
-        if self.nature(argument)[1] >= MOST_UNREAL:
-            raise FormulaError(
-                "functions are nested too deeply around a root, power or logarithm that is not "
-                "real everywhere"
-            )
+    if node.is_number and (node.is_Rational or not node.args):
+        return bool(node.is_positive), -1
+    if not node.args:
+        return False, -1
+    natures = [_nature(a) for a in node.args]
+    positive = all(p for p, _ in natures)
+    depth = max(d for _, d in natures)
+    around = depth + 1 if depth >= 0 else -1
+    if node.is_Add:
+        # A sum of positive terms and of even powers, with at least one positive term.
+        rest = [a for a, (p, _) in zip(node.args, natures, strict=True) if not p]
+        return len(rest) < len(node.args) and all(map(_even, rest)) and depth < 0, depth
+    if node.is_Mul:
+        return positive, depth
+    if node.is_Pow and node.base is not sympy.E:
+        if natures[0][0] and depth < 0:
+            return True, -1
+        return False, depth if node.exp.is_Integer else depth + 1
+    if isinstance(node, sympy.log):
+        return False, around if depth >= 0 or positive else 0
+    if isinstance(node, sympy.exp | sympy.cosh | sigmoid | softplus):
+        return depth < 0, around
+    if isinstance(node, sympy.Function) and not isinstance(node, sympy.Piecewise):
+        return False, around
+    return False, depth
 
 
 def _even(node: Any) -> bool:
-    """Whether a term is made of even powers, absolute values, positive numbers: not negative."""
-    factors = sympy.Mul.make_args(node)
+    """Whether a term is a product of even powers, absolute values and positive numbers."""
     return all(
         (f.is_Rational and f >= 0)
         or isinstance(f, sympy.Abs)
         or (f.is_Pow and f.exp.is_Integer and f.exp % 2 == 0)
-        for f in factors
+        for f in sympy.Mul.make_args(node)
     )
 
 
-class Levels:
-    """How deeply choices (Min, Abs, ...), open powers and quotients by sums are nested.
+@_remembered
+def _level(node: Any) -> int:
+    """Return how deep choices (Min, Abs, ...), open powers and quotients by sums are nested.
 
-    sympy compares the arguments of a choice with one another, and whatever choices they hold; and
-    it multiplies continued fractions out.
+    sympy compares the arguments of a choice with one another, together with the choices that they
+    contain, and it multiplies continued fractions out.
     """
-
-    def __init__(self) -> None:
-        self.known: dict[Any, int] = {}
-
-    def level(self, node: Any) -> int:
-        """The greatest number of such nodes around one another."""
-        found = self.known.get(node)
-        if found is None:
-            inner = max((self.level(a) for a in node.args), default=0)
-            counts = isinstance(node, _CHOICES) or (
-                node.is_Pow
-                and node.base is not sympy.E
-                and (not node.exp.is_Rational or (node.exp < 0 and node.base.is_Add))
-            )
-            found = self.known[node] = inner + bool(counts)
-        return found
-
-    def check(self, node: Any) -> None:
-        """Refuse what is nested too deeply.
-
-        Raises:
-            FormulaError: it is.
-        """
-        if self.level(node) > MOST_LEVELS:
-            raise FormulaError(
-                f"Min, Max, Abs, sign, Heaviside, powers such as x**alpha and quotients such as "
-                f"1/(x + 1) are nested more than {MOST_LEVELS} deep"
-            )
+    counts = isinstance(node, _CHOICES) or (
+        node.is_Pow
+        and node.base is not sympy.E
+        and (not node.exp.is_Rational or (node.exp < 0 and node.base.is_Add))
+    )
+    return max(map(_level, node.args), default=0) + bool(counts)
 
 
-_CHOICES = (sympy.Min, sympy.Max, sympy.Abs, sympy.sign, sympy.Heaviside)
+def check_spread(node: Any) -> None:
+    """Refuse powers of sums of fractions within one another; see `_spread`."""
+    if _spread(node) > MOST_SPREAD:
+        raise FormulaError("powers are nested too deeply here")
+
+
+def check_inside(argument: Any) -> None:
+    """Refuse an argument with functions around a part that may not be real; see `_nature`."""
+    if _nature(argument)[1] >= MOST_UNREAL:
+        raise FormulaError(
+            "functions are nested too deeply around a root, power or logarithm that is not "
+            "real everywhere"
+        )
+
+
+def check_levels(node: Any) -> None:
+    """Refuse choices within one another; see `_level`."""
+    if _level(node) > MOST_LEVELS:
+        raise FormulaError(
+            f"Min, Max, Abs, sign, Heaviside, powers such as x**alpha and quotients such as "
+            f"1/(x + 1) are nested more than {MOST_LEVELS} deep"
+        )

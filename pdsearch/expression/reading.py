@@ -5,64 +5,26 @@ from collections.abc import Iterable
 import sympy
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
-from pdsearch.errors import FormulaError, InputError
+from pdsearch.errors import FormulaError, InputError, short
 from pdsearch.expression.assumptions import check_assumptions
-from pdsearch.expression.functions import (
-    exact,
-    function_names,
-    shown,
-    sigmoid,
-    softplus,
-    symbol,
-    t,
-    x,
-)
-from pdsearch.expression.interpreter import check_digits, check_exponent, read
+from pdsearch.expression.functions import FUNCTIONS, exact, function_names, symbol, t, x
+from pdsearch.expression.interpreter import read
+from pdsearch.expression.limits import check_digits, check_exponent
 from pdsearch.expression.writing import format_formula
 
 _ALLOWED_NODES: tuple[type, ...] = (
-    sympy.Rational,
-    sympy.Symbol,
-    sympy.Add,
-    sympy.Mul,
-    sympy.Pow,
-    sympy.exp,
-    sympy.log,
-    sympy.sin,
-    sympy.cos,
-    sympy.sinh,
-    sympy.cosh,
-    sympy.tanh,
-    sympy.atan,
-    sympy.erf,
-    sympy.erfc,
-    sigmoid,
-    softplus,
-    sympy.Abs,
-    sympy.sign,
-    sympy.Heaviside,
-    sympy.Min,
-    sympy.Max,
-    sympy.Piecewise,
+    *(sympy.Rational, sympy.Symbol, sympy.Add, sympy.Mul, sympy.Pow),
+    *(function for function, _, _ in FUNCTIONS.values() if isinstance(function, type)),
     sympy.functions.elementary.piecewise.ExprCondPair,
-    sympy.And,
-    sympy.Or,
-    sympy.Not,
-    BooleanTrue,
-    BooleanFalse,
-    sympy.StrictGreaterThan,
-    sympy.GreaterThan,
-    sympy.StrictLessThan,
-    sympy.LessThan,
-    sympy.Equality,
-    sympy.Unequality,
-    type(sympy.pi),
-    type(sympy.E),
+    *(sympy.And, sympy.Or, sympy.Not, BooleanTrue, BooleanFalse),
+    *(sympy.StrictGreaterThan, sympy.GreaterThan, sympy.StrictLessThan, sympy.LessThan),
+    *(sympy.Equality, sympy.Unequality),
+    *(type(sympy.pi), type(sympy.E)),
 )
 
 
 def parse(text: str, *, parameters: Iterable[str] | None = None) -> sympy.Expr:
-    """Read a formula in x (and t) from text, running nothing that is in it.
+    """Read a formula in x (and t) from text. Nothing in the text is executed.
 
     The grammar is Python's arithmetic: numbers (decimal literals are exact rationals), `+ - * /
     **`, comparisons (chained ones too), `and`/`or`/`not` (also `&`, `|`, `~`), the constants `pi`
@@ -70,13 +32,13 @@ def parse(text: str, *, parameters: Iterable[str] | None = None) -> sympy.Expr:
 
     Args:
         text: such as `"Piecewise((1, x > 0), (a*exp(x), True))"`.
-        parameters: the declared parameters. None: any other valid name is a parameter.
+        parameters: the declared parameters; None: any other valid name is one.
 
     Returns:
         The expression, with canonical real symbols.
 
     Raises:
-        FormulaError: one line that says what is wrong and at which column.
+        FormulaError: one line with what is wrong and the column.
     """
     allowed = None if parameters is None else frozenset(parameters)
     for name in allowed or ():
@@ -87,15 +49,15 @@ def parse(text: str, *, parameters: Iterable[str] | None = None) -> sympy.Expr:
 
 
 def canonical(expression: sympy.Expr | float) -> sympy.Expr:
-    """The expression with canonical symbols and exact numbers, as `parse` would build it.
+    """Return the expression with canonical symbols and exact numbers, as `parse` builds it.
 
-    Symbols are replaced by the real symbol of the same name, and floating-point numbers by exact
-    rationals, so that two definitions that
-    read the same are equal and a round trip through text gives back the same object.
+    Each symbol becomes the real symbol of the same name, and each floating-point number an exact
+    rational. Definitions that read the same are then equal, and a round trip through text gives
+    back the same object.
 
     Raises:
-        FormulaError: the expression holds something outside of what `parse` accepts, or x or t was
-            declared to be what it is not, such as positive.
+        FormulaError: the expression contains something that `parse` does not accept, or x or t
+            was declared with a wrong assumption, such as positive.
     """
     expr = sympy.sympify(expression) if isinstance(expression, int | float) else expression
     if not isinstance(expr, sympy.Expr):
@@ -116,10 +78,10 @@ def canonical(expression: sympy.Expr | float) -> sympy.Expr:
 
 
 def _settled(expr: sympy.Expr) -> sympy.Expr:
-    """The expression that its own text reads back to.
+    """Return the expression that its own text reads back to.
 
-    sympy's automatic simplifications depend on the order in which an expression is put together;
-    what is left after two or three round trips through text no longer changes.
+    sympy's automatic simplifications depend on the order in which an expression is built. After
+    two or three round trips through text, it no longer changes.
     """
     for _ in range(6):
         again = read(format_formula(expr), None)
@@ -127,7 +89,7 @@ def _settled(expr: sympy.Expr) -> sympy.Expr:
             return expr
         expr = again
     raise FormulaError(
-        f"the formula has no stable form, write it differently: {shown(format_formula(expr))}"
+        f"the formula has no stable form, write it differently: {short(format_formula(expr))}"
     )
 
 
@@ -152,7 +114,7 @@ def _check_nodes(expr: sympy.Basic) -> None:
 
 
 def check_parameters_used(expression: sympy.Expr, names: Iterable[str]) -> None:
-    """Refuse declared parameters that the formula does not hold, and held ones not declared.
+    """Refuse declared parameters that the formula lacks, and others that it contains.
 
     Raises:
         InputError: naming them.

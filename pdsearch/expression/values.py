@@ -1,11 +1,13 @@
-"""Numbers from expressions, at a bounded cost: what guards sympy against formulas too large for it.
+"""Numbers from expressions, at a bounded cost.
 
-Sympy evaluates constants as it builds them, and to any precision it takes: `exp(exp(exp(20)))`,
-`9**9**9` or `exp(10**9*log(2))` would keep it busy for ever. So constants are evaluated here
-first, where a number beyond 10^±1000 is an error rather than a computation.
+sympy evaluates constants as it builds them, to any precision they need: `exp(exp(exp(20)))`,
+`9**9**9` or `exp(10**9*log(2))` would never end. So constants are evaluated here first, where a
+number beyond 10^±1000 is an error rather than a computation.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -15,19 +17,19 @@ import sympy
 from mpmath.ctx_mp import MPContext
 
 from pdsearch.errors import FormulaError
-from pdsearch.expression.functions import RELATIONS
+from pdsearch.expression.functions import RELATIONS, truth
 
 LARGEST = 1_000
 """Constants of formulas must be below 10 to this power, and above its inverse unless 0."""
 
-CONTEXT = MPContext()  # an own one: its precision is nobody else's, so threads may share it
+CONTEXT = MPContext()  # separate from mpmath.mp: nobody changes its precision, so threads share it
 CONTEXT.dps = 50
 _mpf = CONTEXT.mpf
 _HUGE = 10**6  # arguments of exp beyond it are not computed: 10^434294 is no useful number
 _FAR = 10**20  # where bounded functions have long reached their limits
-MOST_BITS = 4_000  # exact fractions larger than that go on as 50 digits
+MOST_BITS = 4_000  # larger exact fractions are reduced to 50 digits
 
-Number = Fraction | Any  # Any: mpf, which has no type to check
+Number = Fraction | Any  # Any: an mpf or a float
 
 
 class Undefined(Exception):
@@ -35,16 +37,16 @@ class Undefined(Exception):
 
 
 class Unknown(Exception):
-    """The value cannot be told at a bounded cost."""
+    """The value cannot be found at a bounded cost."""
 
 
 def rational(node: Any) -> Fraction:
-    """A sympy number as a Fraction."""
+    """Return a sympy number as a Fraction."""
     return Fraction(int(node.p), int(node.q))
 
 
 def wide(value: Number) -> Any:
-    """The number with 50 digits."""
+    """Return the number with 50 digits."""
     if isinstance(value, Fraction):
         return _mpf(value.numerator) / value.denominator
     return value
@@ -59,16 +61,15 @@ def _narrow(value: Number) -> Number:
     return value
 
 
-def _add(a: Number, b: Number) -> Number:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return _narrow(a + b)
-    return wide(a) + wide(b)
+def _chain(operation: Callable[[Number, Number], Number]) -> Callable[..., Number]:
+    """Return a sum or a product of any number of arguments, exact as long as they are."""
 
+    def both(a: Number, b: Number) -> Number:
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return _narrow(operation(a, b))
+        return operation(wide(a), wide(b))
 
-def _multiply(a: Number, b: Number) -> Number:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return _narrow(a * b)
-    return wide(a) * wide(b)
+    return lambda *numbers: functools.reduce(both, numbers)
 
 
 def _power(base: Number, exponent: Number) -> Number:
@@ -109,36 +110,33 @@ def _log(z: Number) -> Number:
     return CONTEXT.log(wide(z))
 
 
-def _even_hyperbolic(z: Number) -> Number:
-    if abs(z) > _HUGE:
-        raise Unknown
-    return CONTEXT.cosh(wide(z)) if z != 0 else Fraction(1)
-
-
-def _odd_hyperbolic(z: Number) -> Number:
-    if abs(z) > _HUGE:
-        raise Unknown
-    return CONTEXT.sinh(wide(z)) if z != 0 else Fraction(0)
-
-
 def _ordered(numbers: tuple[Number, ...]) -> Callable[[Number], Any]:
-    """A key to compare by: Fractions and mpf do not compare with one another."""
+    """Return a key to compare by: a Fraction and an mpf do not compare with each other."""
     return (lambda z: z) if all(isinstance(z, Fraction) for z in numbers) else wide
 
 
-def _wave(function: Any, at_zero: int, z: Number) -> Number:
-    if abs(z) > _FAR:
-        raise Unknown
-    return function(wide(z)) if z != 0 else Fraction(at_zero)
+def _within(function: Any, limit: int, at_zero: int) -> Callable[[Number], Number]:
+    """Return a function that is computed up to a size of its argument."""
+
+    def value(z: Number) -> Number:
+        if abs(z) > limit:
+            raise Unknown
+        return function(wide(z)) if z != 0 else Fraction(at_zero)
+
+    return value
 
 
-def _bounded(function: Any, low: Any, middle: Fraction, high: Any, z: Number) -> Number:
-    """A monotone function that has reached its limits far out."""
-    if z == 0:
-        return middle
-    if z > _FAR:
-        return high
-    return low if z < -_FAR else function(wide(z))
+def _bounded(function: Any, low: Any, middle: Fraction, high: Any) -> Callable[[Number], Number]:
+    """Return a monotone function that has reached its limits far out."""
+
+    def value(z: Number) -> Number:
+        if z == 0:
+            return middle
+        if z > _FAR:
+            return high
+        return low if z < -_FAR else function(wide(z))
+
+    return value
 
 
 def _sigmoid(z: Any) -> Any:
@@ -151,45 +149,45 @@ def _softplus(z: Number) -> Number:
     return CONTEXT.log(1 + CONTEXT.exp(wide(z))) if z > -_HUGE else _mpf(0)
 
 
-def _heaviside(z: Number, at_zero: Number) -> Number:
-    return at_zero if z == 0 else Fraction(int(z > 0))
-
-
 _ONE = Fraction(1)
 _ZERO = Fraction(0)
 
-_EXACT: Mapping[str, Any] = {
+_EXACT: Mapping[str, Callable[..., Number]] = {
+    "Add": _chain(operator.add),
+    "Mul": _chain(operator.mul),
+    "Pow": _power,
+    "Pi": lambda: +CONTEXT.pi,
+    "Exp1": lambda: +CONTEXT.e,
     "exp": _exp,
     "log": _log,
-    "sin": lambda z: _wave(CONTEXT.sin, 0, z),
-    "cos": lambda z: _wave(CONTEXT.cos, 1, z),
-    "sinh": _odd_hyperbolic,
-    "cosh": _even_hyperbolic,
-    "tanh": lambda z: _bounded(CONTEXT.tanh, -_ONE, _ZERO, _ONE, z),
+    "sin": _within(CONTEXT.sin, _FAR, 0),
+    "cos": _within(CONTEXT.cos, _FAR, 1),
+    "sinh": _within(CONTEXT.sinh, _HUGE, 0),
+    "cosh": _within(CONTEXT.cosh, _HUGE, 1),
+    "tanh": _bounded(CONTEXT.tanh, -_ONE, _ZERO, _ONE),
     "atan": lambda z: CONTEXT.atan(wide(z)) if z != 0 else _ZERO,
-    "erf": lambda z: _bounded(CONTEXT.erf, -_ONE, _ZERO, _ONE, z),
-    "erfc": lambda z: _bounded(CONTEXT.erfc, 2 * _ONE, _ONE, _mpf(0), z),
-    "sigmoid": lambda z: _bounded(_sigmoid, _mpf(0), Fraction(1, 2), _ONE, z),
+    "erf": _bounded(CONTEXT.erf, -_ONE, _ZERO, _ONE),
+    "erfc": _bounded(CONTEXT.erfc, 2 * _ONE, _ONE, _mpf(0)),
+    "sigmoid": _bounded(_sigmoid, _mpf(0), Fraction(1, 2), _ONE),
     "softplus": _softplus,
     "Abs": abs,
     "sign": lambda z: Fraction((z > 0) - (z < 0)),
-    "Heaviside": _heaviside,
+    "Heaviside": lambda z, at_zero: at_zero if z == 0 else Fraction(int(z > 0)),
     "Min": lambda *z: min(z, key=_ordered(z)),
     "Max": lambda *z: max(z, key=_ordered(z)),
 }
 
 # The same on floats: quick, and exact enough to see that nothing is wrong.
-_QUICK: Mapping[str, Any] = {
-    "exp": math.exp,
-    "log": math.log,
-    "sin": math.sin,
-    "cos": math.cos,
-    "sinh": math.sinh,
-    "cosh": math.cosh,
-    "tanh": math.tanh,
-    "atan": math.atan,
-    "erf": math.erf,
-    "erfc": math.erfc,
+_QUICK: Mapping[str, Callable[..., Number]] = {
+    "Add": lambda *z: functools.reduce(operator.add, z),
+    "Mul": lambda *z: functools.reduce(operator.mul, z),
+    "Pow": math.pow,
+    "Pi": lambda: math.pi,
+    "Exp1": lambda: math.e,
+    **{
+        name: getattr(math, name)
+        for name in ("exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "atan", "erf", "erfc")
+    },
     "sigmoid": lambda z: 1 / (1 + math.exp(-z)) if z > -700 else math.exp(z),
     "softplus": lambda z: max(z, 0.0) + math.log1p(math.exp(-abs(z))),
     "Abs": abs,
@@ -209,41 +207,21 @@ class Evaluator:
         self.table = _QUICK if quick else _EXACT
 
     def value(self, node: Any) -> Number:
-        """The value of a part, remembered."""
+        """Return the value of a part, which is remembered."""
         found = self.known.get(node)
         if found is None:
             found = self.known[node] = self.compute(node)
         return found
 
     def compute(self, node: Any) -> Number:
-        """The value of a part from its arguments'."""
+        """Compute the value of a part from its arguments."""
         if node.is_Rational:
             return int(node.p) / int(node.q) if self.quick else rational(node)
-        if node.is_Add:
-            total = self.value(node.args[0])
-            for part in node.args[1:]:
-                total = total + self.value(part) if self.quick else _add(total, self.value(part))
-            return total
-        if node.is_Mul:
-            product = self.value(node.args[0])
-            for part in node.args[1:]:
-                factor = self.value(part)
-                product = product * factor if self.quick else _multiply(product, factor)
-            return product
-        if node.is_Pow and node.base is not sympy.E:
-            base, exponent = (self.value(a) for a in node.args)
-            return math.pow(base, exponent) if self.quick else _power(base, exponent)
-        if node is sympy.pi:
-            return math.pi if self.quick else +CONTEXT.pi
-        if node is sympy.E:
-            return math.e if self.quick else +CONTEXT.e
         if isinstance(node, sympy.Piecewise):
             for value, condition in node.args:
-                if self.truth(condition):
+                if truth(condition, self._holds):
                     return self.value(value)
             raise Undefined("is undefined (no arm of Piecewise is taken)")
-        if isinstance(node, sympy.exp):
-            return self.table["exp"](self.value(node.args[0]))
         if node is sympy.I:
             raise Undefined("is not real")
         if node in (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
@@ -251,29 +229,19 @@ class Evaluator:
         function = self.table.get(type(node).__name__)
         if function is None:
             raise Unknown
-        return function(*(self.value(a) for a in node.args))
+        return function(*map(self.value, node.args))
 
-    def truth(self, condition: Any) -> bool:
-        """Whether a condition holds."""
-        if condition in (sympy.true, sympy.false):
-            return condition == sympy.true
-        if isinstance(condition, sympy.And):
-            return all(self.truth(a) for a in condition.args)
-        if isinstance(condition, sympy.Or):
-            return any(self.truth(a) for a in condition.args)
-        if isinstance(condition, sympy.Not):
-            return not self.truth(condition.args[0])
-        test = RELATIONS[condition.rel_op]
-        sides = (self.value(condition.lhs), self.value(condition.rhs))
-        return bool(test(*(sides if self.quick else map(_ordered(sides), sides))))
+    def _holds(self, relation: Any) -> bool:
+        sides = (self.value(relation.lhs), self.value(relation.rhs))
+        return bool(RELATIONS[relation.rel_op](*map(_ordered(sides), sides)))
 
 
 def evaluate(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> Number:
-    """The value at a point, exact where arithmetic is rational, else to some 50 digits.
+    """Return the value at a point, exact if the arithmetic is rational, else to about 50 digits.
 
     Raises:
         Undefined: it has no finite real value there.
-        Unknown: it cannot be told at a bounded cost.
+        Unknown: it cannot be found at a bounded cost.
     """
     try:
         return Evaluator(values, quick=False).value(expression)
@@ -282,7 +250,7 @@ def evaluate(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) ->
 
 
 def constant_value(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) -> Number:
-    """The value of a part without x at some parameters, which must be of a reasonable size.
+    """Return the value of a part without x, which must be of a reasonable size.
 
     Raises:
         FormulaError: it is not finite, or beyond 10^±1000.
@@ -298,10 +266,9 @@ def constant_value(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fractio
     if value != 0:
         size = abs(wide(value))
         if size > _mpf(10) ** LARGEST or size < _mpf(10) ** -LARGEST:
-            raise FormulaError(
-                f"a constant of the formula is beyond 10^{'' if size > 1 else '-'}{LARGEST}"
-            )
-        # A sum that is neither exact nor larger than its rounding error may well be 0.
+            sign = "" if size > 1 else "-"
+            raise FormulaError(f"a constant of the formula is beyond 10^{sign}{LARGEST}")
+        # A sum that is neither exact nor larger than its rounding error may be 0.
         if expression.is_Add and not isinstance(value, Fraction) and size < _mpf(10) ** -40:
             raise FormulaError("a constant of the formula cannot be told from 0")
     return value

@@ -1,6 +1,7 @@
 """Expressions as text that `parse` reads back, and as LaTeX."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import sympy
@@ -8,14 +9,14 @@ from sympy.printing.latex import LatexPrinter
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
-from pdsearch.expression.functions import x
+from pdsearch.expression.functions import slope_and_rest, x
 
 _FEWEST = 9  # denominators below it read better as fractions: x/2, 3/8
 _MOST_PLACES = 60
 
 
 def decimal(number: sympy.Rational) -> str | None:
-    """The exact decimal form, where there is one and it reads better than the fraction."""
+    """Return the exact decimal form, if there is one and it reads better than the fraction."""
     q = int(number.q)
     if (q < _FEWEST and q not in (1, 5)) or (q == 1 and abs(number) < 10**21):
         return None
@@ -41,13 +42,11 @@ def decimal(number: sympy.Rational) -> str | None:
 
 
 def oriented(relation: Any) -> tuple[sympy.Expr, str, sympy.Expr]:
-    """A comparison with x by itself on the left where it can be: `x > -alpha`.
+    """Return a comparison with x alone on the left if possible: `x > -alpha`.
 
-    sympy's own order of the sides follows the symbols' names: `alpha > -x`.
+    sympy orders the sides by the symbols' names: `alpha > -x`.
     """
-    difference = relation.lhs - relation.rhs
-    slope = difference.coeff(x, 1)
-    rest = difference - slope * x
+    slope, rest = slope_and_rest(relation)
     if slope in (1, -1) and not rest.has(x) and relation.lhs != x:
         turned = {">": "<", "<": ">", ">=": "<=", "<=": ">="}.get(relation.rel_op, relation.rel_op)
         return x, relation.rel_op if slope == 1 else turned, -rest / slope
@@ -59,6 +58,20 @@ def goes_below(factor: sympy.Expr) -> bool:
     return bool(
         factor.is_Pow and factor.base is not sympy.E and factor.exp.as_coeff_Mul()[0].is_negative
     )
+
+
+def _fraction(
+    expr: sympy.Mul, written: Callable[[sympy.Rational], str | None]
+) -> tuple[str, list[str], list[str], list[sympy.Expr], list[sympy.Expr]]:
+    """Return a product's sign, its number above and below the line, and its factors there."""
+    number, rest = expr.as_coeff_Mul()
+    size = abs(number)
+    text = written(size)
+    top = [text or str(size.p)] if text or size.p != 1 else []
+    bottom = [str(size.q)] if not text and size.q != 1 else []
+    factors = [f for f in (rest.as_ordered_factors() if rest.is_Mul else [rest]) if f != 1]
+    below = [sympy.Pow(f.base, -f.exp) for f in factors if goes_below(f)]
+    return "-" if number < 0 else "", top, bottom, [f for f in factors if not goes_below(f)], below
 
 
 class _PositiveFirst:
@@ -75,8 +88,8 @@ class _PositiveFirst:
 class _FormulaPrinter(_PositiveFirst, StrPrinter):
     """Prints what `parse` reads.
 
-    Every product is printed flat, the way the parser reads one: `2*(a + b)*c` there is the
-    product of three factors, not that of 2a + 2b and c.
+    Every product is printed flat, as the parser reads it: `2*(a + b)*c` is a product of three
+    factors, not of 2a + 2b and c.
     """
 
     def _print_Rational(self, expr: sympy.Rational) -> str:
@@ -86,32 +99,13 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
         return decimal(expr) or str(expr.p)
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
-        number, rest = expr.as_coeff_Mul()
-        sign = "-" if number < 0 else ""
-        number = abs(number)
-        above: list[str] = []
-        below: list[str] = []
-        shown = decimal(number)
-        if shown is not None:
-            above.append(shown)
-        elif number != 1:
-            if number.p != 1:
-                above.append(str(number.p))
-            if number.q != 1:
-                below.append(str(number.q))
-        factors = rest.as_ordered_factors() if rest.is_Mul else [rest]
-        for factor in factors:
-            if factor == 1:
-                continue
-            if goes_below(factor):
-                inverse = sympy.Pow(factor.base, -factor.exp)
-                below.append(self.parenthesize(inverse, PRECEDENCE["Mul"] + 1))
-            else:
-                above.append(self._factor(factor))
-        text = sign + ("*".join(above) or "1")
-        if not below:
+        sign, top, bottom, above, below = _fraction(expr, decimal)
+        top += [self._factor(f) for f in above]
+        bottom += [self.parenthesize(f, PRECEDENCE["Mul"] + 1) for f in below]
+        text = sign + ("*".join(top) or "1")
+        if not bottom:
             return text
-        return text + "/" + (below[0] if len(below) == 1 else f"({'*'.join(below)})")
+        return text + "/" + (bottom[0] if len(bottom) == 1 else f"({'*'.join(bottom)})")
 
     def _factor(self, factor: sympy.Expr) -> str:
         if factor.is_Rational and not factor.is_Integer:
@@ -134,22 +128,8 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
         plain = exponent.is_Symbol or (exponent.is_Integer and exponent >= 0)
         return f"{left}**{right if plain else f'({right})'}"
 
-    def _print_ExpBase(self, expr: sympy.Expr) -> str:
+    def _print_exp(self, expr: sympy.Expr) -> str:
         return f"exp({self._print(expr.args[0])})"
-
-    _print_exp = _print_ExpBase
-
-    def _print_Exp1(self, expr: sympy.Expr) -> str:
-        return "E"
-
-    def _print_Piecewise(self, expr: sympy.Piecewise) -> str:
-        arms = ", ".join(f"({self._print(v)}, {self._print(c)})" for v, c in expr.args)
-        return f"Piecewise({arms})"
-
-    def _print_Heaviside(self, expr: sympy.Heaviside) -> str:
-        # The second argument is printed only where it is not sympy's own default of 1/2.
-        arguments = expr.args if expr.args[1] != sympy.Rational(1, 2) else expr.args[:1]
-        return f"Heaviside({', '.join(self._print(a) for a in arguments)})"
 
     def _print_And(self, expr: sympy.And) -> str:
         return " & ".join(f"({self._print(a)})" for a in sorted(expr.args, key=str))
@@ -157,16 +137,13 @@ class _FormulaPrinter(_PositiveFirst, StrPrinter):
     def _print_Or(self, expr: sympy.Or) -> str:
         return " | ".join(f"({self._print(a)})" for a in sorted(expr.args, key=str))
 
-    def _print_Not(self, expr: sympy.Not) -> str:
-        return f"~({self._print(expr.args[0])})"
-
     def _print_Relational(self, expr: Any) -> str:
         left, operator, right = oriented(expr)
         return f"{self._print(left)} {operator} {self._print(right)}"
 
 
 def _scientific(text: str | None) -> str | None:
-    """The decimal with its power of ten in LaTeX."""
+    """Return the decimal with its power of ten in LaTeX."""
     if text is None or "e" not in text:
         return text
     digits, _, power = text.partition("e")
@@ -189,16 +166,9 @@ class _LatexPrinter(_PositiveFirst, LatexPrinter):
         return _scientific(decimal(expr)) or str(expr.p)
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
-        # Not sympy's: to tell constants apart it simplifies, which may take for ever.
-        number, rest = expr.as_coeff_Mul()
-        sign = "- " if number < 0 else ""
-        number = abs(number)
-        shown = _scientific(decimal(number))
-        factors = rest.as_ordered_factors() if rest.is_Mul else [rest]
-        below = [sympy.Pow(f.base, -f.exp) for f in factors if goes_below(f)]
-        above = [f for f in factors if not goes_below(f)]
-        top = [shown or str(number.p)] if shown or number.p != 1 else []
-        bottom = [str(number.q)] if not shown and number.q != 1 else []
+        # Not sympy's, which simplifies to tell constants apart; that may never end.
+        minus, top, bottom, above, below = _fraction(expr, lambda n: _scientific(decimal(n)))
+        sign = minus and "- "
         divided = bool(below or bottom)
         # One sum alone above or below a line needs no brackets.
         top += self._factors(above, alone=divided and not top)
@@ -219,18 +189,18 @@ class _LatexPrinter(_PositiveFirst, LatexPrinter):
     def _print_Symbol(self, expr: sympy.Symbol, style: str = "plain") -> str:
         text = cast(str, super()._print_Symbol(expr, style))
         word, _, index = text.partition("_")
-        if word.isalpha() and len(word) > 1:  # a word, rather than a product of its letters
+        if word.isalpha() and len(word) > 1:  # a word, not a product of its letters
             return rf"\mathit{{{word}}}" + (f"_{index}" if index else "")
         return text
 
 
 @functools.lru_cache(maxsize=4_096)
 def format_formula(expression: sympy.Expr) -> str:
-    """The expression as text that `parse` reads back to an equal expression."""
+    """Return the expression as text that `parse` reads back to an equal expression."""
     return cast(str, _FormulaPrinter().doprint(expression))
 
 
 @functools.lru_cache(maxsize=4_096)
 def format_latex(expression: sympy.Expr) -> str:
-    """The expression in LaTeX."""
+    """Return the expression in LaTeX."""
     return cast(str, _LatexPrinter().doprint(expression))

@@ -1,7 +1,7 @@
 """Families of pseudo-derivatives, and candidates: families with their parameters bound.
 
-A family is data: one sympy expression in `x` (and maybe `t`), with a range for each parameter.
-Kernel, criteria, plots, LaTeX and exported files are all made from that expression.
+A family is data: one sympy expression in `x` (and optionally `t`), with a range for each parameter.
+The kernels, criteria, plots, LaTeX and exported files are all generated from that expression.
 """
 
 from pdsearch.family.definition import DIRECTIONS, SCHEMA, Candidate, Family
@@ -15,7 +15,13 @@ from pdsearch.family.loading import (
     load_target,
     varied,
 )
-from pdsearch.family.ranges import Range, at_share, distribution_from, in_range
+from pdsearch.family.ranges import (
+    Range,
+    at_share,
+    distribution_from,
+    in_range,
+    parameters_in,
+)
 
 __all__ = [
     "DIRECTIONS",
@@ -36,6 +42,7 @@ __all__ = [
     "library_directory",
     "load_family",
     "load_target",
+    "parameters_in",
     "side",
     "varied",
 ]

@@ -3,33 +3,32 @@
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import sympy
 from optuna.distributions import BaseDistribution, IntDistribution
 
+from pdsearch import codegen
 from pdsearch import expression as _expression
-from pdsearch.errors import FormulaError, InputError
+from pdsearch.errors import FormulaError, InputError, short
 from pdsearch.family.ranges import (
     Range,
     checked,
     checked_distribution,
     distribution_from,
     middle,
-    short,
 )
 
 if TYPE_CHECKING:
     import torch
 
 SCHEMA = 2
-"""Version of the JSON that families and candidates are written as; older ones stay readable.
+"""Version of the JSON of families and candidates; older versions stay readable.
 
-Version 2 added directions. What has none is still written as version 1."""
+Version 2 added directions. JSON without them is still written as version 1."""
 
 DIRECTIONS = ("both", "up")
 """Which gradients pass below zero: all, or only those that would raise the unit."""
@@ -38,36 +37,37 @@ JSON_LIMIT = 1_000_000  # bytes; a candidate is about 500
 FAMILY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Family:
     r"""A pseudo-derivative g(x; parameters) with a range for each of its parameters.
 
     Args:
         name: an identifier; in a study, `<name>.<parameter>` names its Optuna parameters.
         expression: g as a sympy expression in `pdsearch.x`, optionally `pdsearch.t`, and the
-            parameters. Symbols are taken by name, and may be declared to be what their ranges
-            are (positive, say), x only real; decimal numbers become exact rationals.
-        space: an `optuna.distributions.FloatDistribution` or `IntDistribution` a parameter.
-        defaults: values inside the ranges. Left out: the middle (geometric where log).
+            parameters. Symbols are identified by name. Their assumptions may be those of their
+            ranges (positive, for instance), and real for x; decimal numbers become exact
+            rationals.
+        space: an `optuna.distributions.FloatDistribution` or `IntDistribution` per parameter.
+        defaults: values inside the ranges. By default the middle (geometric where log).
         reference: where the shape comes from.
         aliases: other names under which the library finds it.
-        origin: the file it was read from; not part of what makes families equal.
-        directions: what `direction` of its candidates may be in a search; `bind` takes the first
-            where none is given.
+        origin: the file it was read from; ignored when families are compared.
+        directions: which `direction` its candidates may have in a search; `bind` uses the first
+            by default.
 
     Raises:
         InputError: a name, range, default or parameter is wrong.
         FormulaError: the expression is not a finite real function of x at its defaults or at the
-            corners of its ranges, or holds what pdsearch cannot compile.
+            corners of its ranges, or contains something that pdsearch cannot compile.
     """
 
     name: str
     expression: sympy.Expr
-    space: Mapping[str, BaseDistribution] = field(default_factory=dict, kw_only=True)
-    defaults: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    space: Mapping[str, BaseDistribution] = field(default_factory=dict, kw_only=True, hash=False)
+    defaults: Mapping[str, float] = field(default_factory=dict, kw_only=True, hash=False)
     reference: str = field(default="", kw_only=True)
     aliases: tuple[str, ...] = field(default=(), kw_only=True)
-    origin: str = field(default="", kw_only=True)
+    origin: str = field(default="", kw_only=True, compare=False)
     directions: tuple[str, ...] = field(default=("both",), kw_only=True)
 
     def __post_init__(self) -> None:
@@ -80,11 +80,11 @@ class Family:
                     "64 characters, such as exp_tail"
                 )
         where = f"family {self.name!r}"
-        for field_name, values in (("space", self.space), ("defaults", self.defaults)):
-            if not isinstance(values, Mapping):
+        for field_name in ("space", "defaults"):
+            if not isinstance(values := getattr(self, field_name), Mapping):
                 raise InputError(f"{where}: {field_name} must be a dictionary, got {short(values)}")
-        for field_name, text in (("reference", self.reference), ("origin", self.origin)):
-            if not isinstance(text, str):
+        for field_name in ("reference", "origin"):
+            if not isinstance(text := getattr(self, field_name), str):
                 raise InputError(f"{where}: {field_name} must be text, got {short(text)}")
         self._check_directions(where)
         try:
@@ -107,14 +107,23 @@ class Family:
             else middle(distribution)
             for name, distribution in space.items()
         }
-        assign = functools.partial(object.__setattr__, self)
-        assign("expression", expression)
-        assign("space", MappingProxyType(space))
-        assign("defaults", MappingProxyType(defaults))
-        assign("aliases", tuple(self.aliases))
-        assign("directions", tuple(self.directions))
-        for values in self._corners():
-            self._check_defined(values)
+        for field_name, value in {
+            "expression": expression,
+            "space": MappingProxyType(space),
+            "defaults": MappingProxyType(defaults),
+            "aliases": tuple(self.aliases),
+            "directions": tuple(self.directions),
+        }.items():
+            object.__setattr__(self, field_name, value)
+        # At the defaults, and at the two extreme corners of the box.
+        corners = [defaults]
+        if any(d.low != d.high for d in space.values()):
+            corners += [{n: d.low for n, d in space.items()}, {n: d.high for n, d in space.items()}]
+        for values in corners:
+            try:
+                _expression.check_defined(expression, values)
+            except FormulaError as error:
+                raise FormulaError(f"{where}: {error}") from None
 
     def _check_directions(self, where: str) -> None:
         given = self.directions
@@ -124,7 +133,7 @@ class Family:
                 f"each once, got {short(given)}"
             )
         for direction in given:
-            check_direction(direction, where)
+            _check_direction(direction, where)
         if "direction" in self.space:
             raise InputError(f"{where}: 'direction' cannot name a parameter: it is bind's argument")
 
@@ -137,48 +146,9 @@ class Family:
             _expression.check_assumptions(self.expression, ranges)
             _expression.check_constant(self.expression)
 
-    def _check_defined(self, values: Mapping[str, float]) -> None:
-        where = f"family {self.name!r}"
-        at = [f"{name} = {value:g}" for name, value in values.items()]
-        exact = {_expression.symbol(n): _expression.exact(v) for n, v in values.items()}
-        numbers = {s: Fraction(int(v.p), int(v.q)) for s, v in exact.items()}
-        moments = (0, 1) if self.annealed else (0,)
-        try:
-            _expression.check_binding(self.expression, exact)
-            for progress in moments if self.annealed else ():
-                at_time = {**numbers, _expression.t: Fraction(progress)}
-                _expression.check_size(self.expression, at_time)
-        except FormulaError as error:
-            there = f" at {', '.join(at)}" if at else ""
-            raise FormulaError(f"{where}: {error}{there}: {short(self.formula)}") from None
-        for progress in moments:
-            trouble = _expression.undefined_at(
-                self.expression, {**numbers, _expression.t: Fraction(progress)}
-            )
-            if trouble is not None:
-                point, what = trouble
-                shown = [f"x = {float(point):.6g}", *at]
-                shown += [f"t = {progress}"] if self.annealed else []
-                raise FormulaError(
-                    f"{where}: {short(self.formula)[1:-1]} {what} at {', '.join(shown)}; a "
-                    "pseudo-derivative must be a finite real number at every x"
-                )
-
-    def _corners(self) -> Iterator[dict[str, float]]:
-        """The defaults, and where parameters have ranges the box's two extreme corners."""
-        yield dict(self.defaults)
-        ranges = dict(self._ranges())
-        if any(d.low != d.high for d in ranges.values()):
-            yield {name: d.low for name, d in ranges.items()}
-            yield {name: d.high for name, d in ranges.items()}
-
-    def _ranges(self) -> Iterator[tuple[str, Range]]:
-        for name, distribution in self.space.items():
-            yield name, cast("Range", distribution)
-
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The parameters' names, in the order of the space."""
+        """The names of the parameters, in the order of the space."""
         return tuple(self.space)
 
     @property
@@ -202,14 +172,14 @@ class Family:
         return self.bind()
 
     def bind(self, /, **parameters: float | str) -> "Candidate":
-        """Fix the parameters; those that are omitted take their defaults.
+        """Fix the parameters; omitted ones take their defaults.
 
         Args:
-            **parameters: values inside their ranges; and `direction`, see `Candidate`, by default
+            **parameters: values inside their ranges; and `direction` (see `Candidate`), by default
                 the first of the family's directions.
 
         Raises:
-            InputError: an unknown parameter or direction, or a value outside of its range.
+            InputError: an unknown parameter or direction, or a value outside its range.
         """
         direction = str(parameters.pop("direction", self.directions[0]))
         if unknown := sorted(set(parameters) - set(self.space)):
@@ -217,12 +187,12 @@ class Family:
                 f"family {self.name!r} has no parameter {', '.join(map(repr, unknown))} "
                 f"(it has: {', '.join(self.space) or 'none'})"
             )
-        # A value that is no number is refused there.
+        # Candidate checks the values.
         values = cast("dict[str, float]", {**self.defaults, **parameters})
         return Candidate(self, values, direction)
 
     def to_dict(self) -> dict[str, Any]:
-        """The family as plain data; `from_dict` reads it back."""
+        """Return the family as plain data; `from_dict` reads it back."""
         directed = self.directions != ("both",)
         return {
             "schema": SCHEMA if directed else 1,
@@ -231,12 +201,9 @@ class Family:
             "space": {
                 name: {
                     "type": "int" if isinstance(d, IntDistribution) else "float",
-                    "low": d.low,
-                    "high": d.high,
-                    "log": d.log,
-                    "step": d.step,
+                    **{key: getattr(d, key) for key in ("low", "high", "log", "step")},
                 }
-                for name, d in self._ranges()
+                for name, d in cast("Mapping[str, Range]", self.space).items()
             },
             "defaults": dict(self.defaults),
             "reference": self.reference,
@@ -246,7 +213,7 @@ class Family:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Family":
-        """Read what `to_dict` wrote; the formula's text goes through the allow-list.
+        """Read what `to_dict` wrote; the allow-list checks the formula's text.
 
         Raises:
             InputError: a field is missing, of the wrong type, or of a newer schema.
@@ -270,23 +237,6 @@ class Family:
             directions=tuple(data.get("directions", ("both",))),
         )
 
-    def _key(self) -> tuple[Any, ...]:
-        return (
-            self.name,
-            self.expression,
-            dict(self.space),
-            dict(self.defaults),
-            self.reference,
-            self.aliases,
-            self.directions,
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, Family) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.expression))
-
     def __repr__(self) -> str:
         return f"Family({self.name!r}, {self.formula})"
 
@@ -309,12 +259,7 @@ _FIELDS: Mapping[str, type] = {
 }
 
 
-def check_direction(direction: object, where: str) -> None:
-    """Refuse what is no direction.
-
-    Raises:
-        InputError: naming the valid ones.
-    """
+def _check_direction(direction: object, where: str) -> None:
     if direction not in DIRECTIONS:
         raise InputError(
             f"{where}: direction must be one of {', '.join(DIRECTIONS)}, got {short(direction)}"
@@ -327,23 +272,23 @@ def _rebuild_family(data: dict[str, Any], origin: str) -> Family:
     return family
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Candidate:
     """A family with its parameters bound: one pseudo-derivative g(x), or g(x, t) if annealed.
 
-    Calling it on a floating-point tensor of any shape gives g's values there, in the tensor's
+    Calling it on a floating-point tensor of any shape returns the values of g in the tensor's
     dtype. No gradient flows to the parameters: they are searched, not trained.
 
     Args:
-        family: whose shape it is.
-        parameters: a value for each of the family's parameters.
-        direction: `both`: the backward pass multiplies every gradient by g. `up`: where x <= 0 it
-            passes only gradients for which a descent step would raise the pre-activation,
-            ``grad_output < 0``, and 0 for the others; where x > 0 nothing changes.
+        family: the family.
+        parameters: a value for each of its parameters.
+        direction: `both`: the backward pass multiplies every gradient by g. `up`: where x <= 0,
+            only gradients pass for which a descent step would raise the pre-activation
+            (``grad_output < 0``); the others become 0. Nothing changes where x > 0.
 
     Raises:
-        InputError: a parameter is missing, unknown, not finite or outside of its range, or an
-            unknown direction.
+        InputError: a parameter is missing, unknown, not finite or outside its range, or the
+            direction is unknown.
     """
 
     family: Family
@@ -354,7 +299,7 @@ class Candidate:
         if not isinstance(self.family, Family) or not isinstance(self.parameters, Mapping):
             raise InputError("a candidate is made of a Family and a dictionary of parameters")
         where = f"family {self.family.name!r}"
-        check_direction(self.direction, where)
+        _check_direction(self.direction, where)
         given = dict(self.parameters)
         if set(given) != set(self.family.space):
             raise InputError(
@@ -363,19 +308,19 @@ class Candidate:
                 f"{', '.join(map(str, given)) or 'none'}"
             )
         values = {
-            name: checked(given[name], name, distribution, where)
+            name: checked(given[name], name, cast("Range", distribution), where)
             for name, distribution in self.family.space.items()
         }
         object.__setattr__(self, "parameters", MappingProxyType(values))
 
     @functools.cached_property
     def expression(self) -> sympy.Expr:
-        """The formula with the parameters put in as exact rationals; holds x, and t if annealed."""
+        """The formula with the parameters as exact rationals, in x, and in t if annealed."""
         values = {_expression.symbol(n): _expression.exact(v) for n, v in self.parameters.items()}
         if not values:
             return self.family.expression
         try:
-            # For instance 1/(alpha - 1) at alpha = 1, inside a range that looked fine at its ends.
+            # For instance 1/(alpha - 1) at alpha = 1, inside a range that is fine at its ends.
             _expression.check_binding(self.family.expression, values)
         except FormulaError as error:
             raise FormulaError(f"{self.name}: {error}: {short(self.family.formula)}") from None
@@ -396,7 +341,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Family and parameters, such as `exp_tail(alpha=0.5, beta=1)`; a direction but `both`."""
+        """Family and parameters, such as `exp_tail(alpha=0.5, beta=1)`; a direction unless both."""
         shown = [f"{name}={value:.6g}" for name, value in self.parameters.items()]
         if self.direction != "both":
             shown.append(f"direction={self.direction}")
@@ -404,7 +349,7 @@ class Candidate:
 
     @property
     def identity(self) -> str:
-        """All that decides what the backward pass computes: the formula, and a direction."""
+        """Everything that determines the backward pass: the formula, and the direction."""
         return self.formula + ("" if self.direction == "both" else f", direction {self.direction}")
 
     @property
@@ -413,24 +358,19 @@ class Candidate:
         return self.family.annealed
 
     def __call__(self, input: "torch.Tensor", t: float = 0.0) -> "torch.Tensor":
-        """Values of g.
+        """Return g(input, t), same shape and dtype as the input.
 
         Args:
             input: any shape, a floating-point dtype.
-            t: training progress in [0, 1]; matters to annealed families only.
-
-        Returns:
-            g(input), same shape and dtype.
+            t: training progress in [0, 1], for annealed families.
 
         Raises:
-            InputError: `input` is not floating-point, or t is outside of [0, 1].
+            InputError: `input` is not floating-point, or t is outside [0, 1].
         """
-        from pdsearch.codegen import evaluate
-
-        return evaluate(self, input, t=t)
+        return codegen.evaluate(self, input, t=t)
 
     def to_dict(self) -> dict[str, Any]:
-        """The candidate as plain data, its whole family with it."""
+        """Return the candidate as plain data, its whole family included."""
         directed = {} if self.direction == "both" else {"direction": self.direction}
         return {
             "schema": SCHEMA if directed else 1,
@@ -443,7 +383,11 @@ class Candidate:
     def from_dict(
         cls, data: Mapping[str, Any], *, read: Callable[[Mapping[str, Any]], Family] | None = None
     ) -> "Candidate":
-        """Read what `to_dict` wrote; by `read` its family, where many candidates share a few.
+        """Read what `to_dict` wrote.
+
+        Args:
+            data: what it wrote.
+            read: reads the family; for many candidates that share a few.
 
         Raises:
             InputError: a field is missing, of the wrong type, or of a newer schema.
@@ -456,15 +400,15 @@ class Candidate:
         return cls(read(family), dict(parameters), data.get("direction", "both"))
 
     def to_json(self) -> str:
-        """The candidate as one JSON document, with a schema version."""
+        """Return the candidate as one JSON document, with a schema version."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Candidate":
-        """Read what `to_json` wrote, this version's or an older one's.
+        """Read what `to_json` wrote, in this version or an older one.
 
         Raises:
-            InputError: no JSON, or not a candidate's.
+            InputError: the text is not JSON, or not a candidate.
         """
         if len(text) > JSON_LIMIT:
             raise InputError(f"a candidate's JSON has {len(text):,} characters: too long")
@@ -475,15 +419,6 @@ class Candidate:
         if not isinstance(data, dict):
             raise InputError("a candidate's JSON must be an object")
         return cls.from_dict(data)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Candidate):
-            return NotImplemented
-        return (
-            self.family == other.family
-            and dict(self.parameters) == dict(other.parameters)
-            and self.direction == other.direction
-        )
 
     def __hash__(self) -> int:
         return hash((self.family, frozenset(self.parameters.items()), self.direction))

@@ -1,10 +1,10 @@
-"""Fading: a surrogate early in training, ReLU's exact derivative later, for any family.
+"""Fading: any family's g early in training, ReLU's exact derivative later.
 
     g_t(x) = 1[x > 0] + w(t)·(g(x) − 1[x > 0])
 
 The weight w falls from 1 at t = 0 to 0 at t = `end` and stays there. The faded family is one
-expression in x and t like any other. `fading` finds the parts again in an expression, so that a
-kernel can take w as a run-time number: no table and no compilation for a new t.
+expression in x and t like any other. `fading` recovers the parts from an expression, so that a
+kernel takes w as an argument: a new t needs no table and no compilation.
 """
 
 import functools
@@ -19,14 +19,14 @@ from sympy.core.relational import Relational
 from pdsearch.errors import InputError
 from pdsearch.expression import RELATIONS, canonical, sigmoid, symbol, t, x
 from pdsearch.family.definition import Candidate, Family
-from pdsearch.family.ranges import Range
+from pdsearch.family.ranges import Range, parameters_in
 
-__all__ = ["END", "FADES", "Fading", "fade", "fading", "side"]
+__all__ = ["FADES", "Fading", "fade", "fading", "side"]
 
 FADES = ("linear", "cosine", "switch")
 
 END = FloatDistribution(0.02, 1.0, log=True)
-"""The default range of `end`: the share of training after which the exact derivative is used."""
+"""Default range of `end`, the share of training after which the exact derivative is used."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Fading:
     """The parts of a faded family.
 
     Attributes:
-        base: the family at w = 1; its parameters are those of the faded family less `end`.
+        base: the family at w = 1, with the parameters of the faded family except `end`.
         shape: of w: one of `FADES`.
         end: the progress from which w is 0: a number, or the name of a parameter.
     """
@@ -44,11 +44,11 @@ class Fading:
     end: float | str
 
     def end_of(self, candidate: Candidate) -> float:
-        """The progress from which w is 0 for a candidate."""
+        """Return the progress from which w is 0 for a candidate."""
         return candidate.parameters[self.end] if isinstance(self.end, str) else self.end
 
     def weight(self, candidate: Candidate, progress: float) -> float:
-        """W at a training progress in [0, 1]: exactly 1 at 0, exactly 0 from `end` on."""
+        """Return w at a training progress in [0, 1]: exactly 1 at 0, exactly 0 from `end` on."""
         end = self.end_of(candidate)
         if progress >= end:
             return 0.0
@@ -57,7 +57,7 @@ class Fading:
         return (1.0 + math.cos(math.pi * progress / end)) / 2 if self.shape == "cosine" else 1.0
 
     def unfaded(self, candidate: Candidate) -> Candidate:
-        """The candidate of the base family with the same parameters and direction."""
+        """Return the candidate of the base family with the same parameters and direction."""
         kept = {name: candidate.parameters[name] for name in self.base.parameters}
         return Candidate(self.base, kept, candidate.direction)
 
@@ -70,11 +70,11 @@ def fade(
     name: str | None = None,
     reference: str | None = None,
 ) -> Family:
-    r"""The family that fades into ReLU's own derivative as training goes on.
+    r"""Return the family that fades into ReLU's own derivative during training.
 
     .. math:: g_t(x) = 1[x>0] + w(t)\,(g(x) - 1[x>0])
 
-    with, for :math:`t <` `end` (and 0 from there on), w(t) =
+    where w(t) is 0 from `end` on, and before that
 
     * `linear`: :math:`1 - t/\text{end}`
     * `cosine`: :math:`(1 + \cos(\pi t/\text{end}))/2`
@@ -83,17 +83,17 @@ def fade(
     Args:
         family: g; it must not depend on t.
         shape: `linear`, `cosine` or `switch`.
-        end: the progress in (0, 1] from which w is 0, or a range for a parameter `end`; None: the
-            range `END`.
-        name: of the result; default: `<family>_<shape>`.
-        reference: default: the family's, and how it fades.
+        end: the progress in (0, 1] from which w is 0, or a range for a parameter `end`; by
+            default the range `END`.
+        name: by default `<family>_<shape>`.
+        reference: by default the family's, and how it fades.
 
     Returns:
         A family with the parameters of `family` and, unless `end` is a number, `end`.
 
     Raises:
-        InputError: an unknown shape, an `end` outside of (0, 1], a family that changes with t, or
-            that has a parameter `end` already.
+        InputError: an unknown shape, an `end` outside (0, 1], or a family that changes with t or
+            already has a parameter `end`.
     """
     if not isinstance(family, Family):
         raise InputError(f"fade needs a Family, got {type(family).__name__}")
@@ -135,9 +135,9 @@ def fade(
 
 @functools.lru_cache(maxsize=1_024)
 def fading(family: Family) -> Fading | None:
-    """The parts of a family that fades into the step; None for one that does not.
+    """Return the parts of a family that fades into the step; None for other families.
 
-    Found by putting them together again: a formula that was typed is as good as `fade`'s.
+    A typed formula is recognised like one from `fade`: the parts must add up to it.
     """
     if not family.annealed:
         return None
@@ -147,25 +147,19 @@ def fading(family: Family) -> Fading | None:
         if t in base.free_symbols or _faded(base, weight) != family.expression:
             continue
         low = cast("Range", family.space[end.name]).low if end.is_Symbol else float(end)
-        if low <= 0:
-            continue
-        held = {s.name for s in base.free_symbols}
-        return Fading(
-            Family(
+        if low > 0:
+            unfaded = Family(
                 family.name,
                 base,
-                space={n: d for n, d in family.space.items() if n in held},
-                defaults={n: v for n, v in family.defaults.items() if n in held},
+                **parameters_in(base, family.space, family.defaults),
                 directions=family.directions,
-            ),
-            shape,
-            end.name if end.is_Symbol else float(end),
-        )
+            )
+            return Fading(unfaded, shape, end.name if end.is_Symbol else float(end))
     return None
 
 
 def side(expression: sympy.Expr, *, positive: bool) -> sympy.Expr:
-    """The expression where x > 0, or where x <= 0: conditions decided there are resolved."""
+    """Return the expression where x > 0, or where x <= 0, with the conditions decided there."""
     decided = {}
     for relation in expression.atoms(Relational):
         turned = relation if relation.lhs == x else relation.reversed
@@ -190,7 +184,7 @@ def _faded(g: sympy.Expr, weight: sympy.Expr) -> sympy.Expr:
 
 
 def _above(g: sympy.Expr, weight: sympy.Expr) -> sympy.Expr:
-    """1 + w·(g − 1), written so that nothing is lost near 1 where g is one minus something."""
+    """Return 1 + w·(g − 1) in a form without cancellation where g is one minus something."""
     if isinstance(g, sympy.Piecewise):
         return sympy.Piecewise(*((_above(value, weight), where) for value, where in g.args))
     if isinstance(g, sigmoid):
@@ -201,7 +195,7 @@ def _above(g: sympy.Expr, weight: sympy.Expr) -> sympy.Expr:
 
 
 def _weight(shape: str, end: sympy.Expr) -> sympy.Expr:
-    # Single functions rather than a Piecewise, whose arms would mix with those of g.
+    # One function rather than a Piecewise, whose arms would mix with those of g.
     if shape == "switch":
         return sympy.Heaviside(end - t, 0)
     if shape == "cosine":
@@ -210,7 +204,7 @@ def _weight(shape: str, end: sympy.Expr) -> sympy.Expr:
 
 
 def _weights_in(expression: sympy.Expr) -> list[tuple[str, sympy.Expr]]:
-    """What w may be, by the functions of t alone in an expression."""
+    """Return the shapes and ends that w may have, from the functions of t alone."""
     found: list[tuple[str, sympy.Expr]] = [("linear", sympy.S.One), ("cosine", sympy.S.One)]
     for node in expression.atoms(sympy.Heaviside, sympy.Max, sympy.Min):
         changing = [a for a in node.args if t in a.free_symbols]

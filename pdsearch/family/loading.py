@@ -1,4 +1,4 @@
-"""Families from the library, from files, and from what people type as a TARGET."""
+"""Families from the library, from files, and from a TARGET of the command line."""
 
 import difflib
 import functools
@@ -20,7 +20,7 @@ from pdsearch.userfile import read_bytes, run_file
 
 
 def library_directory() -> Path:
-    """Where the library's families are: in the package, or beside it in a checkout."""
+    """Return the folder of the library: in the package, or next to it in a checkout."""
     package = Path(__file__).parent.parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
@@ -45,17 +45,17 @@ def _library() -> tuple[Mapping[str, Family], Mapping[str, str]]:
 
 
 def library() -> dict[str, Family]:
-    """Every family of the library, by name, sorted; aliases lead to it through `load_family`."""
+    """Return every family of the library by name, sorted; `load_family` also knows the aliases."""
     return dict(_library()[0])
 
 
 def find_families(path: Path, *, origin: str | None = None) -> dict[str, Family]:
-    """The families at the top level of a Python file, by name. Runs the file.
+    """Run a Python file and return the families at its top level, by name.
 
-    Families that the file got from elsewhere, from the library say, are not the file's own.
+    Families that it loads from elsewhere, such as from the library, do not count.
 
     Raises:
-        InputError: no such file, it fails, or holds no family.
+        InputError: the file does not exist, fails, or defines no family.
     """
     if not path.is_file():
         kind = "is a directory" if path.is_dir() else "does not exist"
@@ -75,19 +75,19 @@ def find_families(path: Path, *, origin: str | None = None) -> dict[str, Family]
 
 
 def is_library_name(text: str) -> bool:
-    """Whether the library has a family of that name or alias."""
+    """Return whether the library has a family with that name or alias."""
     return text in _library()[1]
 
 
 def load_family(spec: str | Path, *, directory: Path | None = None) -> Family:
-    """A family by its library name or alias, or from a file.
+    """Return a family by its library name or alias, or from a file.
 
     Args:
-        spec: `exp_tail`, or `path.py` where the file holds one family, or `path.py:name`.
-        directory: what relative paths are relative to; the working directory if None.
+        spec: `exp_tail`, `path.py:name`, or `path.py` if the file defines one family.
+        directory: base of relative paths; by default the working directory.
 
     Raises:
-        InputError: no such family or file, naming what there is.
+        InputError: there is no such family or file; the message names those there are.
     """
     text = str(spec)
     file, _, name = text.rpartition(":") if ".py:" in text else (text, "", "")
@@ -107,13 +107,9 @@ def load_family(spec: str | Path, *, directory: Path | None = None) -> Family:
     families, names = _library()
     if text in names:
         return families[names[text]]
-    raise InputError(_no_such_family(text, names))
-
-
-def _no_such_family(text: str, names: Mapping[str, str]) -> str:
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"no family {short(text)}: {hint}the library has {', '.join(sorted(names))}"
+    raise InputError(f"no family {short(text)}: {hint}the library has {', '.join(sorted(names))}")
 
 
 def load_target(
@@ -124,21 +120,21 @@ def load_target(
     fading: str | None = None,
     direction: str | None = None,
 ) -> tuple[Family, Candidate]:
-    """What the command line calls a TARGET: a family, a file, a candidate's JSON, or a formula.
+    """Return the family and candidate of a TARGET of the command line.
 
     Args:
         text: `exp_tail` | `path.py[:name]` | `candidate.json` | `"formula in x"`.
-        settings: parameter values; in a formula they declare parameters too.
+        settings: parameter values; for a formula, they also declare parameters.
         params: ranges that declare a formula's parameters, each `a=0.01:1` or `a=0.01:1:log`.
-        fading: how the target is to fade into the step, see `fade`; `end` is then its parameter.
-        direction: of the candidate, instead of its own.
+        fading: how the target fades into the step, see `fade`; `end` is then its parameter.
+        direction: replaces the candidate's own.
 
     Returns:
-        The family, and its candidate at the defaults changed by `settings` (for a JSON file, at
-        the file's parameters changed by them).
+        The family, and its candidate at the defaults (for a JSON file, at the file's parameters)
+        changed by `settings`.
 
     Raises:
-        InputError: nothing of the kind, or a setting that does not fit.
+        InputError: there is no such target, or a setting does not fit it.
     """
     settings = dict(settings or {})
     ranges: dict[str, Range] = {}
@@ -146,12 +142,10 @@ def load_target(
         if name in ranges:
             raise InputError(f"--param {name} is given twice")
         ranges[name] = distribution
-    if fading is None and direction is None:
-        return _plain_target(text, settings, ranges)
-    # `end` is the fade's, not the target's.
+    # `end` belongs to the fade, not to the target.
     end = cast("FloatDistribution | None", ranges.pop("end", None)) if fading else None
     given = {"end": settings.pop("end")} if fading and "end" in settings else {}
-    _, chosen = _plain_target(text, settings, ranges)
+    chosen = _plain_target(text, settings, ranges)
     candidate = varied(chosen, given, fading=fading, direction=direction, end=end)
     return candidate.family, candidate
 
@@ -164,17 +158,17 @@ def varied(
     direction: str | None = None,
     end: FloatDistribution | None = None,
 ) -> Candidate:
-    """The candidate with other parameters, faded, or with another direction.
+    """Return the candidate with other parameters, faded, or with another direction.
 
     Args:
-        candidate: what is changed.
-        settings: parameter values; those of a fade too.
+        candidate: the candidate to change.
+        settings: parameter values, including those of a fade.
         fading: see `fade`.
         direction: see `Candidate`.
-        end: the range of `end`; `fade`'s own by default.
+        end: the range of `end`; by default that of `fade`.
 
     Raises:
-        InputError: what does not fit the candidate's family.
+        InputError: a change does not fit the candidate's family.
     """
     family = candidate.family if fading is None else fade(candidate.family, fading, end=end)
     if direction is not None:
@@ -183,32 +177,22 @@ def varied(
     return family.bind(**values, direction=direction or candidate.direction)
 
 
-def _plain_target(
-    text: str, settings: dict[str, float], ranges: dict[str, Range]
-) -> tuple[Family, Candidate]:
+def _plain_target(text: str, settings: dict[str, float], ranges: dict[str, Range]) -> Candidate:
     is_name = bool(FAMILY_NAME.match(text)) and text not in ("x", "t")
     is_file = text.endswith((".py", ".json")) or ".py:" in text
     if (is_name or is_file) and ranges:
         raise InputError("--param declares the parameters of a formula; this target has its own")
     if text.endswith(".json"):
-        candidate = _read_candidate(Path(text))
-        parameters = {**candidate.parameters, **settings}
-        return candidate.family, candidate.family.bind(**parameters, direction=candidate.direction)
-    if is_name and not is_file and text not in ("pi", "E"):
-        # A bare word is a family's name, unless it was declared as a parameter just now.
-        if text not in settings:
-            family = load_family(text)
-            return family, family.bind(**settings)
-    elif is_file:
-        family = load_family(text)
-        return family, family.bind(**settings)
+        return varied(_read_candidate(Path(text)), settings)
+    # A bare word is a family's name, unless it is a constant or --set declares it.
+    if is_file or (is_name and text not in ("pi", "E") and text not in settings):
+        return load_family(text).bind(**settings)
     space: dict[str, BaseDistribution] = dict(ranges)
     for name, value in settings.items():
         if name not in space:
             space[name] = _degenerate(name, value)
     expression = _expression.parse(text, parameters=space)
-    family = Family("formula", expression, space=space, defaults=settings, origin="formula")
-    return family, family.default
+    return Family("formula", expression, space=space, defaults=settings, origin="formula").default
 
 
 def _degenerate(name: str, value: float) -> FloatDistribution:
@@ -234,10 +218,8 @@ def _parse_range(text: str) -> tuple[str, Range]:
 def _read_candidate(path: Path) -> Candidate:
     data = read_bytes(path, limit=JSON_LIMIT, what="candidate's file")
     try:
-        text = data.decode("utf-8")
+        return Candidate.from_json(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text") from None
-    try:
-        return Candidate.from_json(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

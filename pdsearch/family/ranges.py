@@ -1,10 +1,11 @@
-"""Ranges of parameters: optuna's distributions from plain data, and values inside of them."""
+"""Ranges of parameters: Optuna's distributions from plain data, and values inside them."""
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
+import sympy
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from pdsearch.errors import InputError, short
@@ -13,10 +14,10 @@ Range = FloatDistribution | IntDistribution
 
 
 def checked_distribution(name: str, distribution: BaseDistribution) -> Range:
-    """An own copy of a distribution that parameters may have.
+    """Return a copy of a distribution that parameters may have.
 
     Raises:
-        InputError: another kind, or not finite.
+        InputError: it is of another kind, or not finite.
     """
     if not isinstance(distribution, Range):
         raise InputError(
@@ -29,7 +30,7 @@ def checked_distribution(name: str, distribution: BaseDistribution) -> Range:
 
 
 def distribution_from(entry: Any, name: str) -> Range:
-    """A distribution from plain data: `[low, high]`, `[low, high, "log"]` or `to_dict`'s object.
+    """Return a distribution from `[low, high]`, `[low, high, "log"]` or an object of `to_dict`.
 
     Raises:
         InputError: with the parameter's name.
@@ -83,8 +84,21 @@ def _finite(value: Any, name: str) -> float:
     return value
 
 
+def parameters_in(
+    expression: sympy.Expr,
+    space: Mapping[str, BaseDistribution],
+    defaults: Mapping[str, float],
+) -> dict[str, Any]:
+    """Return `space` and `defaults` with the parameters that an expression contains, by name."""
+    held = {s.name for s in expression.free_symbols}
+    return {
+        "space": {n: d for n, d in space.items() if n in held},
+        "defaults": {n: v for n, v in defaults.items() if n in held},
+    }
+
+
 def at_share(low: float, high: float, share: float, *, log: bool = False) -> float:
-    """The value at a share of a range, in its own scale."""
+    """Return the value at a share of a range, in the range's scale."""
     if log and low > 0:
         ratio = high / low
         if math.isinf(ratio):  # both are finite
@@ -94,34 +108,30 @@ def at_share(low: float, high: float, share: float, *, log: bool = False) -> flo
     return low * (1 - share) + high * share if math.isinf(width) else low + width * share
 
 
-def in_range(value: float, distribution: Range) -> float:
-    """The value of a range that is nearest to a number: whole where the range is."""
-    d = distribution
+def in_range(value: float, d: Range) -> float:
+    """Return the value of a range nearest to a number; whole if the range is."""
     near = round(value) if isinstance(d, IntDistribution) else value
     return min(max(near, d.low), d.high)
 
 
-def middle(distribution: BaseDistribution) -> float:
-    """The default of a parameter that is given none: the middle, geometric where log."""
-    d = cast("Range", distribution)
+def middle(d: Range) -> float:
+    """Return the default value of a parameter: the middle, geometric where log."""
     value = at_share(d.low, d.high, 0.5, log=d.log)
     if isinstance(d, IntDistribution):
-        steps = round((value - d.low) / d.step)
-        return min(max(d.low + steps * d.step, d.low), d.high)
+        return in_range(d.low + round((value - d.low) / d.step) * d.step, d)
     rounded = float(f"{value:.6g}")
-    return rounded if d.low <= rounded <= d.high else min(max(value, d.low), d.high)
+    return rounded if d.low <= rounded <= d.high else in_range(value, d)
 
 
-def checked(value: Any, name: str, distribution: BaseDistribution, where: str) -> float:
-    """A parameter's value as a plain number of its range.
+def checked(value: Any, name: str, d: Range, where: str) -> float:
+    """Return a parameter's value as a plain number of its range.
 
     Raises:
-        InputError: no number, or outside of the range.
+        InputError: it is not a number, or outside the range.
     """
-    d = cast("Range", distribution)
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise InputError(f"{name} for {where} must be a number, got {short(value)}")
     try:
+        if isinstance(value, bool) or not hasattr(value, "__float__"):
+            raise TypeError
         number = float(value)
     except (OverflowError, TypeError, ValueError, RuntimeError):
         raise InputError(f"{name} for {where} must be a number, got {short(value)}") from None

@@ -1,63 +1,59 @@
-"""How far the text of a formula is from the formula, by ball arithmetic at many points.
+"""How far the text of a formula is from the formula itself, by ball arithmetic at many points.
 
-Floats of one dtype have no shortage of points, so this is a measurement: what is stated is several
-times the worst that was found, and places where formulas break are among the points.
+float64 has too many numbers to try them all, so this is a measurement: the stated error is several
+times the largest one found, and the points include the places where formulas lose digits.
 """
 
+import functools
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 
 from pdsearch.enclosure import cut
 from pdsearch.family import Candidate
-from pdsearch.kernels.pieces import Values, at_progress, breakpoints
+from pdsearch.kernels.layout import Array, Function
+from pdsearch.kernels.pieces import LARGEST, at_start, breakpoints, function
 from pdsearch.reach import Exact
 
 __all__ = ["ABSOLUTE", "RELATIVE", "corrected", "measured_error"]
 
-Array = np.ndarray[Any, Any]
-
 MARGIN = 16.0
-"""Times the worst error found: rounding errors scatter by less between neighbours."""
+"""Factor on the largest error found: rounding errors of neighbours scatter by less."""
 RELATIVE = 1e-12
 ABSOLUTE = 1e-15
-"""What the text of any formula may be off, relative to g and absolutely: sixteen digits, less what
-a large argument of exp takes, and what is left of a difference next to a zero of g."""
-EVERY = 48  # of the 16-bit inputs in their order, one is compared; two bad neighbours, and all are
+"""What the text of any formula may be off, relative to g and absolutely: sixteen digits, less those
+lost to a large argument of exp, or to a difference next to a zero of g."""
+EVERY = 48  # of the 16-bit inputs in order, one in so many is compared; all between two bad ones
 
 
-def measured_error(candidate: Candidate, progress: float) -> float:
-    """Bound on abs(text - g) - 1e-12·abs(g) - 1e-15 in float64, measured; 0 where none was found.
+@functools.lru_cache(maxsize=256)
+def measured_error(candidate: Candidate) -> float:
+    """Return a measured bound on abs(text - g) - 1e-12·abs(g) - 1e-15 in float64; often 0.
 
-    Where the two sides of a condition differ by no more than their rounding, either arm may be
-    taken: breakpoints themselves are left out.
+    Breakpoints themselves are not measured: where the two sides of a condition differ by no more
+    than their rounding, either arm may be taken.
     """
-    expression = at_progress(candidate, progress)
-    g, exact = Values(candidate, progress), Exact(expression)
-    points = _points(candidate, progress, g)
-    values = g(points)
-    largest = float(np.finfo(np.float64).max)
+    exact = Exact(at_start(candidate))
+    g = function(candidate)
+    points = _points(candidate, g)
     worst = 0.0
-    for point, value in zip(points.tolist(), values.tolist(), strict=True):
+    for point, value in zip(points.tolist(), g(points).tolist(), strict=True):
         wanted = exact.value(point)
         if wanted is not None:
-            wanted = min(max(wanted, -largest), largest)
+            wanted = min(max(wanted, -LARGEST), LARGEST)
             worst = max(worst, abs(value - wanted) - RELATIVE * abs(wanted) - ABSOLUTE)
-    return min(MARGIN * worst, largest)
+    return min(MARGIN * worst, LARGEST)
 
 
-def _points(candidate: Candidate, progress: float, g: Values) -> Array:
-    """Numbers of all sizes, evenly about zero, beside breakpoints and zeros of g."""
-    largest = np.finfo(np.float64).max
+def _points(candidate: Candidate, g: Function) -> Array:
+    """Return numbers of all sizes, even steps about zero, and neighbours of breaks and zeros."""
     sizes = np.geomspace(1e-6, 1e30, 145)
-    # Beside the breakpoints: at one that no float64 is, which arm is taken is up to its rounding.
-    parts = [-sizes, sizes, np.linspace(-24, 24, 193), np.array([-largest, 0.0, largest])]
-    edges = breakpoints(cut(at_progress(candidate, progress)))
+    parts = [-sizes, sizes, np.linspace(-24, 24, 193), np.array([-LARGEST, 0.0, LARGEST])]
+    edges = breakpoints(cut(at_start(candidate)))
     with np.errstate(over="ignore"):
         parts += [np.nextafter(edge, [-math.inf, math.inf]) for edge in edges]
-    points = np.unique(np.clip(np.concatenate(parts), -largest, largest))
+    points = np.unique(np.clip(np.concatenate(parts), -LARGEST, LARGEST))
     points = np.setdiff1d(points, edges)
     signs = np.sign(g(points))
     for place in np.flatnonzero(signs[1:] * signs[:-1] < 0):
@@ -69,21 +65,18 @@ def _points(candidate: Candidate, progress: float, g: Values) -> Array:
     return np.setdiff1d(points, edges)
 
 
-def corrected(
-    candidate: Candidate, progress: float, points: Array, values: Array, bits: int
-) -> Array:
-    """The text's values where they round to `bits` as g does, and g where they may not.
+def corrected(candidate: Candidate, points: Array, values: Array, bits: int) -> Array:
+    """Return the text's values, replaced by g itself where they may round to another number.
 
     Args:
         candidate: the pseudo-derivative.
-        progress: its t.
         points: finite, float64, in order.
-        values: the text's, at the points.
-        bits: of the mantissa that the values are going to be rounded to, the leading one counted.
+        values: what the text gives at the points.
+        bits: of the mantissa that the values will be rounded to, the leading one included.
     """
-    exact = Exact(at_progress(candidate, progress))
+    exact = Exact(at_start(candidate))
     found = values.copy()
-    # What lies next to the middle between two numbers, where rounding turns.
+    # Near the middle between two numbers of that many bits, rounding turns.
     mantissa, _ = np.frexp(values)
     steps = np.abs(mantissa) * 2.0 ** (bits + 1)
     near = (np.abs(steps - np.rint(steps)) < 1e-8 * steps) & (np.rint(steps) % 2 == 1)

@@ -1,8 +1,8 @@
-"""Compiling and loading the C++ kernels: once ever on a machine, into the user's cache.
+"""Compiling and loading the C++ kernels: once on a machine, into the user's cache.
 
 One compiler call with torch's own headers, rather than `torch.utils.cpp_extension`, whose lock
 file outlives a killed process and then blocks every later one. The library needs no Python
-headers and no particular processor: it finds out about AVX-512 when it runs.
+headers and no particular processor: it detects AVX-512 at run time.
 """
 
 import functools
@@ -24,12 +24,15 @@ from pdsearch.errors import first_line
 __all__ = ["State", "cache_directory", "compiler_trouble", "load", "remedy", "state"]
 
 SOURCE = Path(__file__).with_name("fused.cpp")
+SOURCES = (SOURCE, SOURCE.with_suffix(".h"), SOURCE.with_name("fused_avx512.h"))
 SUM = ".sum"
-"""Beside a library: its size and SHA-256."""
+"""Suffix of the file next to a library that holds its size and SHA-256."""
 
 TIMEOUT = 600.0  # seconds; the build takes about 20 on one core
 
 _log = logging.getLogger("pdsearch")
+
+State = Literal["there", "absent", "damaged"]
 
 
 def cache_directory() -> Path:
@@ -37,29 +40,23 @@ def cache_directory() -> Path:
     return files.cache_directory() / "kernels"
 
 
-State = Literal["there", "absent", "damaged"]
-
-
-def _compiler() -> list[str] | None:
-    """The command, words after its name included; None where there is none.
-
-    Raises:
-        ValueError: a quote in CXX is not closed.
-    """
+def _compiler() -> list[str] | str:
+    """Return the compiler's command in words, or what is wrong with it."""
     if given := os.environ.get("CXX"):
-        return shlex.split(given) or None
+        try:
+            return shlex.split(given) or "no C++ compiler was found"
+        except ValueError as error:  # a quote is not closed
+            return f"CXX cannot be read: {error}"
     names = ("c++", "g++", "clang++")
-    return next(([found] for name in names if (found := shutil.which(name))), None)
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    return "no C++ compiler was found" if found is None else [found]
 
 
 def compiler_trouble() -> tuple[str, str | None]:
-    """The compiler that would be called, and what is wrong with it; None where it compiles."""
-    try:
-        command = _compiler()
-    except ValueError as error:
-        return str(os.environ.get("CXX")), f"CXX cannot be read: {error}"
-    if command is None:
-        return "none", "no C++ compiler was found"
+    """Return the compiler that would be called, and what is wrong with it; None if it works."""
+    command = _compiler()
+    if isinstance(command, str):
+        return os.environ.get("CXX", "").strip() or "none", command
     shown = shlex.join(command)
     path = shutil.which(command[0])
     if path is None:
@@ -70,19 +67,19 @@ def compiler_trouble() -> tuple[str, str | None]:
             probe, input="#include <vector>\n", capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return shown, f"{command[0]} cannot be run: {_first_line(str(error))}"
+        return shown, f"{command[0]} cannot be run: {_said(str(error))}"
     if done.returncode != 0:
-        return shown, f"{command[0]} compiles no C++20: {_first_line(done.stderr)}"
+        return shown, f"{command[0]} compiles no C++20: {_said(done.stderr)}"
     return path if len(command) == 1 else shown, None
 
 
 @functools.lru_cache(maxsize=1)
 def load() -> str | None:
-    """Make the operators of `torch.ops.pdsearch` available, compiling them if need be.
+    """Make the operators of `torch.ops.pdsearch` available, compiling them if necessary.
 
     Returns:
-        None if they are there, else why not, in one line. What is missing is logged once; the op
-        then computes the formula itself.
+        None if they are available, else the reason in one line, which is logged once. The op then
+        computes the formula itself.
     """
     if os.environ.get("PDSEARCH_FUSED") == "0":
         return "switched off by PDSEARCH_FUSED=0"
@@ -93,12 +90,12 @@ def load() -> str | None:
 
 
 def remedy(reason: str) -> str:
-    """What to do about a reason that `load` gave."""
+    """Return what to do about a reason that `load` gave."""
     if "PDSEARCH_FUSED" in reason:
         return "unset PDSEARCH_FUSED"
     if "no C++ compiler" in reason or "CXX" in reason or "failed" in reason:
         return "install a C++ compiler (Debian, Ubuntu: apt-get install g++) or set CXX"
-    return f"set PDSEARCH_CACHE to a folder that can be written, or look at {cache_directory()}"
+    return f"set PDSEARCH_CACHE to a writable folder, or check {cache_directory()}"
 
 
 def _load() -> str | None:
@@ -107,35 +104,29 @@ def _load() -> str | None:
     library = _library()
     try:
         if state() != "there":
-            try:
-                compiler = _compiler()
-            except ValueError as error:
-                return f"CXX cannot be read: {error}"
-            if compiler is None:
-                return "no C++ compiler was found"
+            command = _compiler()
+            if isinstance(command, str):
+                return command
             with files.locked(library.with_suffix(".lock")):
-                if state() != "there":
-                    reason = _compile([*compiler, *_flags()], library)
-                    if reason is not None:
-                        return reason
+                if state() != "there" and (reason := _compile([*command, *_flags()], library)):
+                    return reason
         torch.ops.load_library(str(library))
     except OSError as error:
-        return f"{library} cannot be made or loaded: {_first_line(str(error))}"
+        return f"{library} cannot be made or loaded: {_said(str(error))}"
     return None
 
 
 def _library() -> Path:
-    digest = hashlib.sha256(SOURCE.read_bytes())
-    # The compiler's name, not its version: a library that was built loads without a compiler.
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES))
+    # Not the compiler's version: a library that was built loads without a compiler.
     digest.update("\0".join([torch.__version__, *_flags()]).encode())
     return cache_directory() / f"fused-{digest.hexdigest()[:20]}.so"
 
 
 def state() -> State:
-    """Whether the compiled kernels are in the cache, byte by byte as they were compiled.
+    """Return whether the compiled kernels are in the cache, byte for byte as compiled.
 
-    Of a library that is cut off, whose missing pages the system finds out about when they are
-    touched, the process would die by SIGBUS: no file is mapped that is not whole.
+    A truncated library must never be mapped: touching a missing page kills the process (SIGBUS).
     """
     library = _library()
     try:
@@ -169,7 +160,7 @@ def _flags() -> list[str]:
 
 
 def _compile(command: list[str], library: Path) -> str | None:
-    """Compile next to the final place and move: nobody ever sees half a library."""
+    """Compile next to the final place and move the result: no process sees half a library."""
     _log.info("compiling the fused kernels, once on this machine: about 20 seconds")
     try:
         with files.replacing(library) as partial:
@@ -180,13 +171,13 @@ def _compile(command: list[str], library: Path) -> str | None:
                 timeout=TIMEOUT,
                 check=True,
             )
-            # First: what is killed in between leaves a sum that fits no library, and compiles
-            # again.
+            # The sum first: a process killed in between leaves one that fits no library, and the
+            # next process compiles again.
             with files.replacing(library.with_suffix(SUM)) as summed:
                 summed.write_text(_sum(partial.read_bytes()), encoding="ascii")
     except subprocess.CalledProcessError as failed:
         errors = [line for line in failed.stderr.splitlines() if "error" in line]
-        return f"{command[0]} failed: {_first_line((errors or [failed.stderr])[0])}"
+        return f"{command[0]} failed: {_said((errors or [failed.stderr])[0])}"
     except subprocess.TimeoutExpired:
         return f"{command[0]} took more than {TIMEOUT:.0f} s"
     except FileNotFoundError:
@@ -194,5 +185,5 @@ def _compile(command: list[str], library: Path) -> str | None:
     return None
 
 
-def _first_line(text: str) -> str:
+def _said(text: str) -> str:
     return (first_line(text.strip()) or "no message")[:300]

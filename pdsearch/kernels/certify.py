@@ -1,32 +1,32 @@
 """A proof of how far a float32 table may be from g.
 
 The line is cut into cells on which both the table's polynomial p and g are one smooth formula. On a
-cell, e = g − p is interpolated at Chebyshev points, g in ball arithmetic: the coefficients bound
-what the interpolant can be, and what is left is bounded by how large g is in the complex plane
-around the cell (Trefethen, Approximation Theory and Approximation Practice, theorem 8.2). Where g
-has no such surroundings, as in tails that reach to the largest float, g is enclosed in intervals.
-Cells that do not suffice are cut in two. To this comes what float32 arithmetic may add.
+cell, e = g − p is interpolated at Chebyshev points, with g in ball arithmetic. The coefficients
+bound the interpolant; the rest is bounded by the size of g in the complex plane around the cell
+(Trefethen, Approximation Theory and Approximation Practice, theorem 8.2). Where g is not known to
+be analytic there, as in tails that reach to the largest float, intervals enclose g. A cell whose
+bound is too wide is halved. Finally comes what float32 arithmetic may add.
 """
 
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import sympy
 from flint import acb, arb, ctx, fmpq
 
-from pdsearch.enclosure import Domain, Piece, Program, Smooth
+from pdsearch.enclosure import Domain, Piece, Program, Smooth, cut
 from pdsearch.expression import x
-from pdsearch.kernels.layout import TOP, Cells, Stretch, Tree
+from pdsearch.kernels.layout import TOP, Array, Cells, Stretch, Tree
 from pdsearch.kernels.pieces import as_float
 
-__all__ = ["Certificate", "Effort", "certify"]
+__all__ = ["LIMIT", "SIGN_FLOOR", "Certificate", "Prover"]
 
-Array = np.ndarray[Any, Any]
+LIMIT = 1e-5  # absolute error of g; a worse table is not used
+SIGN_FLOOR = 1e-6  # a g above this in size never changes its sign or becomes zero
 
 NODES = 16
 RHO = 4.0
@@ -34,42 +34,28 @@ RHO = 4.0
 4M/(ρ − 1)·ρ⁻¹⁵ ≈ 1.2e-9·M of a function that is analytic and at most M in it."""
 
 PRECISION = 80  # bits
-CELLS = 1_500  # looked at in all; then it is not certified. The library takes up to 320
+CELLS = 1_500  # in one proof at most; the library takes up to 320
 WORK = 60_000
-"""Cells times operations of g, over all attempts at a table: a second or two. The library takes up
-to 8 640."""
+"""Cells times operations of g, over all tables tried for one candidate: a second or two. The
+library takes up to 8 640."""
 WIDEST = 1e3  # of a cell for interpolation: further out g hardly changes, and intervals do
-FURTHEST = 1e300  # breakpoint: places beside it are floats, too
+FURTHEST = 1e300  # breakpoint: its neighbours must be floats too
 NARROW = 2.0**-40  # relative: a cell is not cut below this
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was proved of a table.
+    """What was proved about a table.
 
-    Args:
+    Attributes:
         error: bound on abs(table − g) at every float32 number, float32 arithmetic included.
-        low: g is nowhere less.
-        high: g is nowhere more.
-        cells: into which the line was cut.
+        low: lower bound on g.
+        high: upper bound on g.
     """
 
     error: float
     low: float
     high: float
-    cells: int
-
-
-@dataclass
-class Effort:
-    """What the proofs of one candidate's tables may still cost, see `WORK`."""
-
-    left: int = WORK
-
-    def spend(self, work: int) -> bool:
-        """Whether there was so much left."""
-        self.left -= work
-        return self.left >= 0
 
 
 @dataclass(frozen=True)
@@ -91,94 +77,93 @@ class _Cell:
     last: float
 
 
-def certify(
-    pieces: list[Piece],
-    expression: sympy.Expr,
-    layout: Cells | Tree,
-    *,
-    aim: float,
-    limit: float,
-    floor: float,
-    effort: Effort,
-) -> Certificate | None:
-    """Proves a bound on a table's error, and that it loses no sign.
+class Prover:
+    """Proofs about the tables of one g, at a limited total cost.
 
-    Args:
+    Attributes:
         pieces: of g.
-        expression: g itself, in x alone.
-        layout: the table.
-        aim: the error that is expected; cells are cut until their bound is not much above it.
-        limit: what must be proved.
-        floor: no g that is larger than this in size may become 0 or change its sign.
-        effort: what it may cost; it is spent.
-
-    Returns:
-        None where it could not be proved.
     """
-    if any(abs(as_float(piece.lo)) >= FURTHEST for piece in pieces[1:]):
-        return None
-    sides = [_side(piece) for piece in pieces]
-    proved: list[tuple[float, float, float]] = []  # error, least and most g
-    with ctx.workprec(PRECISION):
-        for piece in pieces[1:]:
-            found = _at_breakpoint(expression, piece.lo, layout)
-            if found is None or not _keeps(*found, limit=limit, floor=floor):
-                return None
-            proved.append(found)
-        cells = list(_cells(sides, list(layout.stretches())))
-        looked = 0
-        while cells:
-            cell = cells.pop()
-            looked += 1
-            if looked > CELLS or not effort.spend(cell.side.program.length):
-                return None
-            error, least, most = _bounds(cell)
-            noise = cell.stretch.noise
-            found = (error + noise, least, most)
-            good = _keeps(*found, limit=limit, floor=floor) or (
-                found[0] <= limit and _same_sign(cell.stretch, least, most)
+
+    def __init__(self, expression: sympy.Expr, *, work: int = WORK) -> None:
+        self.pieces = cut(expression)
+        self._expression, self._left = expression, work
+
+    @functools.cached_property
+    def _sides(self) -> list[_Side]:
+        return [
+            _Side(
+                piece,
+                Program(piece.expression, (x,)),
+                Smooth.on(piece, Domain()),
+                float(piece.lo),
+                float(piece.hi),
             )
-            if good and error <= max(1.3 * aim, 2e-7):
+            for piece in self.pieces
+        ]
+
+    def _spend(self, work: int) -> bool:
+        self._left -= work
+        return self._left >= 0
+
+    def prove(self, layout: Cells | Tree, aim: float) -> Certificate | None:
+        """Prove that a table is within `LIMIT` of g, and loses no sign.
+
+        Args:
+            layout: the table.
+            aim: the expected error; cells are cut until their bound is not much above it.
+
+        Returns:
+            None where it could not be proved.
+        """
+        if any(abs(as_float(piece.lo)) >= FURTHEST for piece in self.pieces[1:]):
+            return None
+        proved: list[tuple[float, float, float]] = []  # error, least and most g
+        sides = self._sides  # made in the default precision
+        with ctx.workprec(PRECISION):
+            for piece in self.pieces[1:]:
+                found = _at_breakpoint(self._expression, piece.lo, layout)
+                if found is None or not _keeps(*found):
+                    return None
                 proved.append(found)
-            elif (parts := _halves(cell)) is not None:
-                cells += parts
-            elif good:
-                proved.append(found)
-            else:
-                return None
-    return Certificate(
-        error=max(error for error, _, _ in proved),
-        low=min(least for _, least, _ in proved),
-        high=max(most for _, _, most in proved),
-        cells=looked,
-    )
+            cells = list(_cells(sides, list(layout.stretches())))
+            looked = 0
+            while cells:
+                cell = cells.pop()
+                looked += 1
+                if looked > CELLS or not self._spend(cell.side.program.length):
+                    return None
+                error, least, most = _bounds(cell)
+                found = (error + cell.stretch.noise, least, most)
+                good = _keeps(*found) or (
+                    found[0] <= LIMIT and _same_sign(cell.stretch, least, most)
+                )
+                if good and error <= max(1.3 * aim, 2e-7):
+                    proved.append(found)
+                elif (parts := _halves(cell)) is not None:
+                    cells += parts
+                elif good:
+                    proved.append(found)
+                else:
+                    return None
+        errors, lows, highs = zip(*proved, strict=True)
+        return Certificate(max(errors), min(lows), max(highs))
 
 
-def _keeps(error: float, least: float, most: float, *, limit: float, floor: float) -> bool:
+def _keeps(error: float, least: float, most: float) -> bool:
     """Whether the error is allowed, and too small to turn a g above the floor to 0."""
-    return error <= limit and (max(least, -most) > error or max(-least, most) <= floor)
+    return error <= LIMIT and (max(least, -most) > error or max(-least, most) <= SIGN_FLOOR)
 
 
 def _same_sign(stretch: Stretch, least: float, most: float) -> bool:
-    """Whether a table that is one number there, as at its ends, has the sign of g."""
+    """Whether the table is one number there, and that has the sign of g."""
     if any(stretch.coefficients[1:]):
         return False
     value = stretch.coefficients[0]
     return (value > stretch.noise and least >= 0) or (value < -stretch.noise and most <= 0)
 
 
-def _side(piece: Piece) -> _Side:
-    return _Side(
-        piece,
-        Program(piece.expression, (x,)),
-        Smooth.on(piece, Domain()),
-        float(piece.lo),
-        float(piece.hi),
-    )
-
-
 def _cells(sides: list[_Side], stretches: list[Stretch]) -> Iterator[_Cell]:
-    """Pieces and stretches cut with each other; what both only touch at an end has no length."""
+    """Yield where pieces and stretches overlap in more than an end."""
     for stretch in stretches:
         for side in sides:
             first, last = max(stretch.first, side.first), min(stretch.last, side.last)
@@ -189,9 +174,9 @@ def _cells(sides: list[_Side], stretches: list[Stretch]) -> Iterator[_Cell]:
 def _at_breakpoint(
     expression: sympy.Expr, place: sympy.Expr, layout: Cells | Tree
 ) -> tuple[float, float, float] | None:
-    """The table's error and g at a breakpoint, where g may be what neither side tends to.
+    """Return the table's error and g at a breakpoint, where neither side may tend to g's value.
 
-    Nothing if no float32 number lies there: then the cells beside it are all there is.
+    If no float32 number lies there, the neighbouring cells are enough: the error is then 0.
     """
     point = np.clip(np.array([float(place)]), -TOP, TOP).astype(np.float32)
     got = float(layout.evaluate(point)[0])
@@ -217,7 +202,7 @@ def _exact(value: Fraction) -> arb:
 
 @functools.cache
 def _interpolation() -> tuple[list[arb], Array]:
-    """Chebyshev points of the first kind in [-1, 1], and the matrix from values to coefficients."""
+    """Return the Chebyshev points of the first kind, and the matrix from values to coefficients."""
     with ctx.workprec(PRECISION):
         points = [arb(fmpq(2 * j + 1, 2 * NODES)).cos_pi() for j in range(NODES)]
     angles = (2 * np.arange(NODES) + 1) * np.pi / (2 * NODES)
@@ -227,7 +212,7 @@ def _interpolation() -> tuple[list[arb], Array]:
 
 
 def _bounds(cell: _Cell) -> tuple[float, float, float]:
-    """Bound on abs(g − p) over a cell, and the least and the most that g can be there."""
+    """Return a bound on abs(g − p) over a cell, and bounds on g there."""
     found = _interpolated(cell) if cell.last - cell.first <= WIDEST else None
     return found if found is not None else _enclosed(cell)
 
@@ -241,7 +226,7 @@ def _polynomial(stretch: Stretch, place: arb) -> arb:
 
 
 def _interpolated(cell: _Cell) -> tuple[float, float, float] | None:
-    """By interpolation; None where g is not known to be analytic around the cell."""
+    """Return the bounds by interpolation; None if g is not known to be analytic around the cell."""
     first, last = arb(cell.first), arb(cell.last)
     middle, half = (first + last) / 2, (last - first) / 2
     wider = half * (1 + 2.0**-40)  # for the middle's own rounding
@@ -271,7 +256,7 @@ def _interpolated(cell: _Cell) -> tuple[float, float, float] | None:
 
 
 def _coefficients(values: list[arb], matrix: Array) -> tuple[Array, float]:
-    """Chebyshev coefficients, and what rounding and radii can change in their sum."""
+    """Return the Chebyshev coefficients, and what rounding and radii can change in their sum."""
     middles = np.array([float(value.mid()) for value in values])
     radius = max(float(value.rad()) for value in values)
     rest = 2 * NODES * radius + 4 * NODES * NODES * 2.0**-52 * float(np.abs(middles).max())
@@ -279,7 +264,7 @@ def _coefficients(values: list[arb], matrix: Array) -> tuple[Array, float]:
 
 
 def _enclosed(cell: _Cell) -> tuple[float, float, float]:
-    """By an interval around g, and one around p."""
+    """Return the bounds from an interval around g and one around p."""
     least, most, flag = cell.side.smooth.enclose((_local(cell),))
     if flag or not math.isfinite(most - least):
         return math.inf, -math.inf, math.inf
@@ -293,16 +278,16 @@ def _enclosed(cell: _Cell) -> tuple[float, float, float]:
 
 
 def _local(cell: _Cell) -> tuple[float, float, int]:
-    """The cell in its piece's own variable, a little wider for rounding."""
+    """Return the cell in its piece's own variable, a little wider for rounding."""
     piece = cell.side.piece
     if piece.tail:
         low, high = sorted((abs(cell.first), abs(cell.last)))
         return max(low, piece.start[0]), high, 0
     low, high = float(piece.lo), float(piece.hi)
-    ends = []
-    for place in (cell.first, cell.last):
-        at = place / low if piece.mirrored else (place - low) / (high - low)
-        ends.append(at)
+    ends = [
+        place / low if piece.mirrored else (place - low) / (high - low)
+        for place in (cell.first, cell.last)
+    ]
     slack = 1e-15 * (abs(low) + abs(high)) / (high - low)
     return max(0.0, min(ends) - slack), min(1.0, max(ends) + slack), 0
 
@@ -319,7 +304,4 @@ def _halves(cell: _Cell) -> list[_Cell] | None:
         middle = math.copysign(4.0, first + last)
     else:
         middle = first + (last - first) / 2.0
-    return [
-        _Cell(cell.side, cell.stretch, first, middle),
-        _Cell(cell.side, cell.stretch, middle, last),
-    ]
+    return [replace(cell, last=middle), replace(cell, first=middle)]

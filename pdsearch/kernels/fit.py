@@ -1,66 +1,66 @@
-"""Fitting float32 tables to g: the cheapest layout that is good enough.
+"""Fitting float32 tables to g: the cheapest layout that is accurate enough.
 
-Near zeros and in tails the tolerance is a quarter of g itself, down to 2.5e-7, so that neither a
-sign nor a value above 1e-6 is lost.
+Near zeros and in tails the tolerance is a quarter of g itself, down to 2.5e-7, so that no sign and
+no value above 1e-6 is lost.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from scipy import optimize
 
-from pdsearch.kernels.certify import Certificate
+from pdsearch.kernels.certify import LIMIT, SIGN_FLOOR, Certificate
 from pdsearch.kernels.layout import (
     TOP,
+    Array,
     Cells,
+    Function,
     Tree,
     chebyshev,
     floor_ordinal,
     from_ordinal,
     horner,
     ordinal,
+    trials,
     widths,
 )
 
-__all__ = ["LARGEST_FITTED", "LIMIT", "SIGN_FLOOR", "fit", "mirrored"]
+__all__ = ["LARGEST_FITTED", "fit", "mirrored", "widest_slack"]
 
-Array = np.ndarray[Any, Any]
-Function = Callable[[Array], Array]
 Prove = Callable[[Cells | Tree, float], Certificate | None]
 
-LIMIT = 1e-5  # absolute error of g; a table that is worse is not used
-WITHIN = 4e-6  # what fits aim at
-LAST = 8e-6  # what they aim at where that cannot be had
+WITHIN = 4e-6  # the error that fits aim at
+LAST = 8e-6  # and aim at in the last attempts
 LARGEST_FITTED = 1e9  # in size of a g that is fitted: float32 has no digits for LIMIT long before
-SIGN_FLOOR = 1e-6  # a g above this in size never changes its sign or becomes zero
 
 
 def fit(
     g: Function, breakpoints: tuple[float, ...], prove: Prove
 ) -> tuple[Cells | Tree, Certificate] | None:
-    """The cheapest layout within the limit, and the proof that it is; None where there is none.
+    """Return the cheapest layout within the limit and the proof of that; None if there is none.
 
     Args:
-        g: float64 arrays to float64 arrays.
+        g: the function.
         breakpoints: where g may jump or bend.
-        prove: tries to certify a layout, given the error that was found at sample points.
+        prove: tries to certify a layout, given its error at sample points.
     """
     edges = sorted({e for b in breakpoints if abs(e := floor_ordinal(b)) < floor_ordinal(TOP)})
     points = _check_points(edges)
     wanted = g(points.astype(np.float64))
     if not (np.abs(wanted) < LARGEST_FITTED).all():
         return None
+    both = Cells(two_sided=True)
     # In the order of their cost in the kernel.
     attempts: list[Callable[[], Cells | Tree | None]] = [
         lambda: _tree(g, edges, most=4, degree=1),
         lambda: _tree(g, edges, most=8, degree=1),
         lambda: _tree(g, edges, most=4, degree=3),
-        lambda: _side(g, degree=3),
+        lambda: _cells(g, mirrored(g), degree=3),
         lambda: _tree(g, edges, most=8, degree=3),
-        lambda: _side(g, degree=5),
-        lambda: _sides(g),
-        lambda: _polished_sides(g),
+        lambda: _cells(g, mirrored(g), degree=5),
+        lambda: _cells(g, both, degree=5),
+        lambda: _polished_sides(g, both),
         lambda: _tree(g, edges, most=16, degree=5),
         lambda: _tree(g, edges, most=32, degree=5),
         lambda: _tree(g, edges, most=32, degree=5, within=LAST),
@@ -84,7 +84,7 @@ def fit(
 
 
 def _check_points(edges: list[int]) -> Array:
-    """About 20 000 float32 numbers: even, even in the logarithm, around breakpoints."""
+    """Return about 20 000 float32 numbers: even, even in the logarithm, around breakpoints."""
     far = np.geomspace(1e-30, TOP, 4_000)
     even = np.linspace(-24, 24, 9_601)
     near = from_ordinal(_around(np.array([*edges, 0], dtype=np.int64)))
@@ -110,41 +110,32 @@ def _tolerance(g: Array, within: float = WITHIN) -> Array:
 _SCALES = 2.0 ** np.arange(-8, 8.1, 0.5)
 
 
-def mirrored(g: Function) -> tuple[int, dict[str, Any]] | None:
-    """The sign of x to fit, and the fields of `Cells` that give the other side from it.
+def mirrored(g: Function) -> Cells | None:
+    """Return the empty Side in which one side of g gives the other.
 
     The other side is constant, or both add up to one; None where neither is so.
     """
     points = np.concatenate([np.geomspace(1e-30, 1e30, 301), np.linspace(1e-3, 30, 3_001)])
     below, above = g(-points), g(points)
     if np.all(above == above[0]):
-        return -1, {"offset": float(above[0]), "slope": 0.0}
+        return Cells(False, offset=float(above[0]), slope=0.0)
     if np.all(below == below[0]) and g(np.zeros(1))[0] == below[0]:
-        return 1, {"offset": float(below[0]), "slope": 0.0, "inverted": True}
+        return Cells(False, offset=float(below[0]), slope=0.0, inverted=True)
     if np.all(np.abs(below + above - 1.0) <= 1e-12):
-        return -1, {"offset": 1.0, "slope": -1.0}
+        return Cells(False, offset=1.0, slope=-1.0)
     return None
 
 
-def _side(g: Function, degree: int) -> Cells | None:
-    found = mirrored(g)
-    return None if found is None else _cells(g, degree, sign=found[0], **found[1])
+_NEARLY = 3.0  # times its tolerance that Sides may be off and still be worth polishing
 
 
-def _sides(g: Function) -> Cells | None:
-    return _cells(g, 5, sign=0)
+def _polished_sides(g: Function, empty: Cells) -> Cells | None:
+    """Return Sides with the least largest error, and a tail midway between its extremes.
 
-
-_NEARLY = 3.0  # times its tolerance that the best of `_sides` may be off to be worth a polish
-
-
-def _polished_sides(g: Function, within: float = LAST) -> Cells | None:
-    """Sides whose polynomials have the least greatest error, and a tail between its extremes.
-
-    For tails of powers, which the layout follows nearly well enough: the next cheapest one costs
+    For tails of powers, which `_cells` follows nearly well enough. The next cheapest layout costs
     the kernel half as much again.
     """
-    cells = _cells(g, 5, sign=0, worst=_NEARLY)
+    cells = _cells(g, empty, degree=5, worst=_NEARLY)
     if cells is None:
         return None
     half = 0.5 ** (cells.mantissa + 1)
@@ -154,11 +145,11 @@ def _polished_sides(g: Function, within: float = LAST) -> Cells | None:
     for row in range(len(rows)):
         side, stretch = (1 if row >= 16 else -1), row % 16
         wanted = g(side * distance[stretch])
-        points, allowed = v, _tolerance(wanted, within)
-        if stretch == 15:  # beyond it, what it is at its end
+        points, allowed = v, _tolerance(wanted, LAST)
+        if stretch == 15:  # beyond it, the table keeps its value at the end
             far = g(side * distance[stretch, 0] * np.geomspace(1.0, 1e8, 25))
             points = np.append(points, np.full(len(far), half))
-            wanted, allowed = np.append(wanted, far), np.append(allowed, np.full(len(far), within))
+            wanted, allowed = np.append(wanted, far), np.append(allowed, np.full(len(far), LAST))
         found = _least_greatest(points / half, wanted, allowed, degree=5)
         if found is None:
             return None
@@ -167,56 +158,66 @@ def _polished_sides(g: Function, within: float = LAST) -> Cells | None:
 
 
 def _least_greatest(u: Array, wanted: Array, allowed: Array, *, degree: int) -> Array | None:
-    """Coefficients whose greatest error over what is allowed is least, if that is at most one."""
-    from scipy import optimize
-
+    """Return coefficients with the least largest error relative to `allowed`, if at most one."""
     basis = np.vander(u, degree + 1, increasing=True) / allowed[:, None]
-    ones, aim = np.ones((len(u), 1)), wanted / allowed
-    # About the polynomial of least squares: what is left is of the size of the tolerances.
+    aim = wanted / allowed
+    # Around the least-squares polynomial, the remaining errors are of the size of the tolerances.
     start = np.linalg.lstsq(basis, aim)[0]
     off = aim - basis @ start
+    found = widest_slack(basis, off, -off, sign=-1.0, most=1.0)
+    return None if found is None else start + found
+
+
+def widest_slack(
+    basis: Array, above: Array, below: Array, *, sign: float, most: float
+) -> Array | None:
+    """Solve a linear program: basis·c + sign·d ≤ above and −basis·c + sign·d ≤ below.
+
+    Args:
+        basis: (points, coefficients).
+        above: (points,).
+        below: (points,).
+        sign: 1: d is a margin to maximise; -1: d is an excess to minimise.
+        most: 0 ≤ d ≤ most.
+
+    Returns:
+        c, or None if there is no solution.
+    """
+    slack = np.full((len(basis), 1), sign)
+    free = basis.shape[1]
     solved = optimize.linprog(
-        np.append(np.zeros(degree + 1), 1.0),
-        A_ub=np.block([[basis, -ones], [-basis, -ones]]),
-        b_ub=np.concatenate([off, -off]),
-        bounds=[(None, None)] * (degree + 1) + [(0.0, 1.0)],
+        np.append(np.zeros(free), -sign),
+        A_ub=np.block([[basis, slack], [-basis, slack]]),
+        b_ub=np.concatenate([above, below]),
+        bounds=[(None, None)] * free + [(0.0, most)],
         method="highs",
     )
-    return start + solved.x[:-1] if solved.status == 0 else None
+    return solved.x[:free] if solved.status == 0 else None
 
 
-def _cells(g: Function, degree: int, *, sign: int, worst: float = 1.0, **rest: Any) -> Cells | None:
-    """Try every scale and split between even and logarithmic stretches; the best if good.
+def _cells(g: Function, empty: Cells | None, degree: int, worst: float = 1.0) -> Cells | None:
+    """Return the best of every scale and split between even and logarithmic stretches.
 
     Args:
         g: the function.
+        empty: the layout to fill; None: there is none.
         degree: of the polynomials.
-        sign: of the x that the stretches are of; 0: 16 for each sign.
-        worst: times its tolerance that it may be off at most.
-        rest: further fields of `Cells`.
+        worst: how many times its tolerance the layout may be off.
     """
-    two_sided = sign == 0
-    size = 16 if two_sided else 32
+    if empty is None:
+        return None
     nodes, solve = chebyshev(degree)
     checks = np.linspace(-1, 1, 8)
     best: tuple[float, Cells] | None = None
-    for mantissa in range(5, -1, -1):
-        if size >> mantissa == 0:
-            continue
-        half = 0.5 ** (mantissa + 1)
-        w = widths(size, mantissa, np.concatenate([nodes, checks]) * half)
-        distance = (w - 1)[None] / _SCALES[:, None, None]
-        sides = [sign] if not two_sided else [-1, 1]
-        # Not at 0 itself, where g may jump: it belongs to the stretch below.
-        values = np.stack([g(np.maximum(distance, 1e-30) * s) for s in sides], axis=1)
+    for mantissa, distance, values in trials(g, empty, _SCALES, np.concatenate([nodes, checks])):
         at_nodes, wanted = values[..., : degree + 1], values[..., degree + 1 :]
         coefficients = at_nodes @ solve
         found = coefficients @ np.vander(checks, degree + 1, increasing=True).T
-        # Beyond the last stretch g stays what it is at its end.
+        # Beyond the last stretch the table keeps its value at the end.
         reach = distance[:, -1, -1]
         beyond = reach[:, None] * np.geomspace(1.0, 1e8, 25)
-        far = np.stack([g(beyond * s) for s in sides], axis=1)
-        # Where it is to be polished, a tail may end in a number that is not a quarter near to it.
+        far = np.stack([g(beyond * sign) for sign in empty.signs], axis=1)
+        # A tail that will be polished may end in a number further off than a quarter of it.
         ending = _tolerance(far) if worst <= 1.0 else WITHIN
         score = np.maximum(
             (np.abs(found - wanted) / _tolerance(wanted)).max(axis=(1, 2, 3)),
@@ -224,9 +225,15 @@ def _cells(g: Function, degree: int, *, sign: int, worst: float = 1.0, **rest: A
         )
         at = int(np.argmin(score))
         if best is None or score[at] < best[0]:
+            half = 0.5 ** (mantissa + 1)
             rows = coefficients[at].reshape(-1, degree + 1) / half ** np.arange(degree + 1)
-            cells = Cells(two_sided, mantissa, float(_SCALES[at]), rows.astype(np.float32), **rest)
-            best = (float(score[at]), cells)
+            filled = replace(
+                empty,
+                mantissa=mantissa,
+                scale=float(_SCALES[at]),
+                coefficients=rows.astype(np.float32),
+            )
+            best = (float(score[at]), filled)
     return best[1] if best is not None and best[0] <= worst else None
 
 
@@ -253,8 +260,8 @@ def _tree(
             first = found[0] + 1
         if edge > top:
             break
-        # The breakpoint itself goes to the left if the last polynomial holds there too; otherwise
-        # the next stretch begins with it, and ends with it where g has a value of its own there.
+        # The breakpoint belongs to the left stretch if its polynomial holds there too. Otherwise it
+        # begins the next stretch, and ends it too where g has another value just after it.
         if not columns:
             continue
         point = from_ordinal(np.array([edge]))
@@ -277,7 +284,7 @@ class _Stretches:
         self.checks = np.concatenate([np.cos(np.arange(19) / 18 * np.pi), self.nodes])
 
     def fit(self, first: Array, last: Array) -> tuple[Array, Array]:
-        """Columns (n, 1 + coefficients), and which of the n are good."""
+        """Return columns (n, 1 + coefficients), and which of the n are accurate enough."""
         a, b = (from_ordinal(o).astype(np.float64)[:, None] for o in (first, last))
         centre = (0.5 * (a + b)).astype(np.float32)
         half = np.maximum(0.5 * (b - a), 1e-300)
@@ -304,7 +311,7 @@ class _Stretches:
         return np.concatenate([centre, fitted], axis=1), good
 
     def longest(self, first: int, last: int) -> tuple[int, Array] | None:
-        """The furthest end up to which one polynomial is good enough, and its column."""
+        """Return the furthest end up to which one polynomial is accurate enough, and its column."""
         good, bad = first - 1, last + 1
         column = None
         tried = np.unique(np.array([first, last], dtype=np.int64))

@@ -1,12 +1,12 @@
 """How a float32 table is laid out: the first 16 numbers, then the coefficients.
 
-`fused.cpp` reads it; what each layout means is told there. `evaluate` does in NumPy what the kernel
-does, operation by operation in float32, so that a table can be checked where no kernel is.
+`fused.h` reads it and says what each layout means. `evaluate` does in NumPy what the kernel does,
+operation by operation in float32, so that a table can be checked without a kernel.
 """
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -14,44 +14,49 @@ import numpy as np
 
 __all__ = [
     "TOP",
+    "Array",
     "Cells",
+    "Function",
     "Stretch",
     "Tree",
     "chebyshev",
     "floor_ordinal",
     "from_ordinal",
+    "horner",
     "ordinal",
+    "trials",
     "widths",
 ]
 
 Array = np.ndarray[Any, Any]
+Function = Callable[[Array], Array]  # float64 arrays to float64 arrays of the same shape
 
 TOP = float(np.finfo(np.float32).max)
 STRETCHES = 32
 
 
 def ordinal(values: Array) -> Array:
-    """float32 numbers as integers in the same order, neighbours next to each other."""
+    """Return float32 numbers as integers in the same order, consecutive for neighbours."""
     bits = np.asarray(values, dtype=np.float32).view(np.int32).astype(np.int64)
     return np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
 
 
 def from_ordinal(ordinals: Array) -> Array:
-    """The float32 numbers of `ordinal`; 0 is +0."""
+    """Return the float32 numbers of `ordinal`; 0 is +0."""
     ordinals = np.asarray(ordinals, dtype=np.int64)
     bits = np.where(ordinals >= 0, ordinals, -ordinals | 0x80000000).astype(np.uint32)
     return bits.view(np.float32)
 
 
 def floor_ordinal(value: float) -> int:
-    """The ordinal of the largest float32 that is not above `value`."""
+    """Return the ordinal of the largest float32 that is not above `value`."""
     near = np.float32(np.clip(value, -TOP, TOP))
     at = int(ordinal(np.array([near]))[0])
     return at - 1 if float(near) > value else at
 
 
 def horner(coefficients: Array, u: Array) -> Array:
-    """Polynomials by Horner's rule in float32 (but for the kernel's fused multiply-adds).
+    """Evaluate polynomials by Horner's rule in float32; the kernel fuses its multiply-adds.
 
     Args:
         coefficients: (..., degree + 1), float32, constant first.
@@ -71,9 +76,9 @@ HALF_ULP = 2.0**-24
 class Stretch:
     """A stretch of the line on which a table is one polynomial, in exact numbers.
 
-    Args:
-        first: its lowest x; a float64 that is not above it.
-        last: its highest x; not below it.
+    Attributes:
+        first: its lowest x, or a float64 below it.
+        last: its highest x, or a float64 above it.
         slope: u = slope·x + shift.
         shift: see slope.
         coefficients: of the polynomial in u, constant first.
@@ -89,11 +94,11 @@ class Stretch:
 
 
 def _noise(coefficients: Array, reach: float, *, moved: float = HALF_ULP) -> float:
-    """Horner's rounding error for abs(u) ≤ reach, u itself wrong by `moved` relative to reach.
+    """Bound Horner's rounding error for abs(u) ≤ reach, with u off by `moved` relative to reach.
 
     Higham, Accuracy and Stability of Numerical Algorithms, section 5.1: γ₂ₙ Σ|cₖ||u|ᵏ with n the
-    degree; and what a wrong u does, Σ k|cₖ||u|ᵏ⁻¹. A twentieth more for terms of second order and
-    for what underflows.
+    degree; the error of u adds Σ k|cₖ||u|ᵏ⁻¹. A twentieth more covers second-order terms and
+    underflow.
     """
     sizes = np.abs(np.trim_zeros(coefficients, "b").astype(np.float64))
     powers = np.arange(len(sizes))
@@ -103,7 +108,7 @@ def _noise(coefficients: Array, reach: float, *, moved: float = HALF_ULP) -> flo
 
 
 def widths(size: int, mantissa: int, v: Array) -> Array:
-    """W on each of `size` stretches of `Cells`, at places v: (size, len(v)), v from its centre."""
+    """Return w of `Cells` at places v from each stretch's centre: (size, len(v))."""
     stretch = np.arange(size)
     octave, part = stretch >> mantissa, stretch & ((1 << mantissa) - 1)
     half = 0.5 ** (mantissa + 1)
@@ -112,37 +117,47 @@ def widths(size: int, mantissa: int, v: Array) -> Array:
 
 
 def chebyshev(degree: int) -> tuple[Array, Array]:
-    """Nodes in [-1, 1], and the matrix from values there to coefficients, constant first."""
+    """Return nodes in [-1, 1] and the matrix from values there to coefficients, constant first."""
     nodes = np.cos((2 * np.arange(degree + 1) + 1) / (2 * (degree + 1)) * np.pi)
     return nodes, np.linalg.inv(np.vander(nodes, increasing=True)).T
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Layouts Side (32 stretches of |x|) and Sides (16 for each sign).
+    """The layouts Side (32 stretches of |x|) and Sides (16 for each sign).
 
     Args:
-        two_sided: Sides.
-        mantissa: bits of w's mantissa in the index, 0 to 5.
-        scale: w = |x|·scale + 1.
-        coefficients: (32, degree + 1) float32, by stretch; in Sides the last 16 are x > 0.
+        two_sided: whether the layout is Sides.
         offset: Side: the other side is offset + slope · the polynomial.
         slope: see offset.
         inverted: Side: the other side is x <= 0 rather than x > 0.
+        mantissa: bits of w's mantissa in the index, 0 to 5.
+        scale: w = |x|·scale + 1.
+        coefficients: (32, degree + 1) float32, by stretch; in Sides the last 16 are x > 0.
     """
 
     two_sided: bool
-    mantissa: int
-    scale: float
-    coefficients: Array
     offset: float = 0.0
     slope: float = 1.0
     inverted: bool = False
+    mantissa: int = 0
+    scale: float = 1.0
+    coefficients: Array = field(default_factory=lambda: np.zeros((STRETCHES, 0), dtype=np.float32))
+
+    @property
+    def size(self) -> int:
+        """Stretches of one sign of x."""
+        return 16 if self.two_sided else 32
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """The signs of x that have stretches."""
+        return (-1, 1) if self.two_sided else (1 if self.inverted else -1,)
 
     @property
     def octaves(self) -> int:
         """Octaves of w that have stretches."""
-        return (16 if self.two_sided else 32) >> self.mantissa
+        return self.size >> self.mantissa
 
     @property
     def furthest(self) -> float:
@@ -155,7 +170,7 @@ class Cells:
         return 1.0 + 0.5 ** (self.mantissa + 1)
 
     def evaluate(self, x: Array) -> Array:
-        """G at float32 numbers."""
+        """Return g at float32 numbers."""
         stretch, v = self.places(x)
         p = horner(self.coefficients[stretch], v)
         if self.two_sided:
@@ -164,7 +179,7 @@ class Cells:
         return np.where(other, np.float32(self.offset) + np.float32(self.slope) * p, p)
 
     def places(self, x: Array) -> tuple[Array, Array]:
-        """The stretch of each number, and v, in which its polynomial is."""
+        """Return the stretch of each number, and v, the variable of its polynomial."""
         wide = np.abs(x).astype(np.float64) * float(np.float32(self.scale)) + 1.0
         with np.errstate(over="ignore"):
             w = np.minimum(wide.astype(np.float32), np.float32(self.furthest))
@@ -177,11 +192,10 @@ class Cells:
         return stretch, mantissa - np.float32(self.centre)
 
     def stretches(self) -> Iterator[Stretch]:
-        """Every polynomial with the x that it may be taken at, rounding of w included."""
+        """Yield every polynomial with the x at which it may be used, rounding of w included."""
         scale = Fraction(float(np.float32(self.scale)))
-        size = 16 if self.two_sided else 32
         for row, coefficients in enumerate(self.coefficients):
-            octave, part = divmod(row % size, 1 << self.mantissa)
+            octave, part = divmod(row % self.size, 1 << self.mantissa)
             low = 2.0**octave * (1 + part / (1 << self.mantissa))
             high = low + 2.0**octave / (1 << self.mantissa)
             # w is rounded once: it may cross into the next stretch by half a unit.
@@ -189,11 +203,11 @@ class Cells:
                 max(0.0, float((Fraction(w) - 1) / scale) * (1 + side * 1e-15))
                 for w, side in ((low * (1 - 2 * HALF_ULP), -1), (high * (1 + 2 * HALF_ULP), 1))
             ]
-            # Of w's mantissa, what is below the bits of the index.
+            # Of the part of w's mantissa below the bits of the index.
             centre = Fraction(self.centre) + Fraction(part, 1 << self.mantissa)
             slope, shift = scale / 2**octave, Fraction(1, 2**octave) - centre
             half = 0.5 ** (self.mantissa + 1)
-            # v is exact but for w's rounding: half a unit of w, and 2^octave·v is part of it.
+            # v is exact except for w's rounding: half a unit of w, of which 2^octave·v is a part.
             noise = _noise(coefficients, half, moved=HALF_ULP / half)
             exact = tuple(Fraction(float(c)) for c in coefficients)
             ends = [(reach[0], reach[1], slope, shift, exact, noise)]
@@ -203,28 +217,25 @@ class Cells:
                 value = sum((c * u**k for k, c in enumerate(exact)), start=Fraction(0))
                 edge = (Fraction(self.furthest) * Fraction(1 - 4 * HALF_ULP) - 1) / scale
                 start = max(0.0, float(edge) * (1 - 1e-15))
-                far = (start, TOP, Fraction(0), Fraction(0), (value,), noise)
-                ends.append(far)
-            for near, distant, slope_, shift_, polynomial, own_noise in ends:
-                sides = [-1, 1] if not self.two_sided else [1 if row >= 16 else -1]
-                for side in sides:
-                    given, wrong = polynomial, own_noise
-                    if not self.two_sided and (side > 0) != self.inverted:
-                        given, wrong = self._other_side(polynomial, own_noise)
-                    first, last = (near, distant) if side > 0 else (-distant, -near)
+                ends.append((start, TOP, Fraction(0), Fraction(0), (value,), noise))
+            for near, far, slope_, shift_, own, own_noise in ends:
+                for side in [-1, 1] if not self.two_sided else [1 if row >= 16 else -1]:
+                    other = not self.two_sided and (side > 0) != self.inverted
+                    given, wrong = self._other_side(own, own_noise) if other else (own, own_noise)
+                    first, last = (near, far) if side > 0 else (-far, -near)
                     yield Stretch(first, last, side * slope_, shift_, given, wrong)
 
     def _other_side(
         self, polynomial: tuple[Fraction, ...], noise: float
     ) -> tuple[tuple[Fraction, ...], float]:
-        """Side: what the side that is not the table's own is, and its noise."""
+        """Return the polynomial of a Side's other side, and its noise."""
         offset, factor = (Fraction(float(np.float32(v))) for v in (self.offset, self.slope))
         scaled = [factor * c for c in polynomial]
         size = float(abs(offset) + abs(factor) * sum(map(abs, polynomial)))
         return (scaled[0] + offset, *scaled[1:]), noise * abs(self.slope) + 3 * HALF_ULP * size
 
     def table(self) -> Array:
-        """As the kernel reads it."""
+        """Return the table as the kernel reads it."""
         degree = self.coefficients.shape[1] - 1
         header = np.zeros(16, dtype=np.float32)
         header[:10] = (
@@ -240,21 +251,43 @@ class Cells:
             self.slope,
         )
         # The kernel indexes with the low bits of exponent and mantissa as they are.
-        size = 16 if self.two_sided else 32
-        places = ((127 << self.mantissa) + np.arange(size)) % size
+        places = ((127 << self.mantissa) + np.arange(self.size)) % self.size
         rows = np.zeros((STRETCHES, degree + 1), dtype=np.float32)
-        for start in range(0, STRETCHES, size):
-            rows[start + places] = self.coefficients[start : start + size]
+        for start in range(0, STRETCHES, self.size):
+            rows[start + places] = self.coefficients[start : start + self.size]
         return np.concatenate([header, rows.T.ravel()])
+
+
+def trials(
+    g: Function, layout: Cells, scales: Array, places: Array
+) -> Iterator[tuple[int, Array, Array]]:
+    """Yield, for each number of mantissa bits, g on the stretches at every scale.
+
+    Args:
+        g: the function.
+        layout: which signs of x have stretches, and how many.
+        scales: what to try.
+        places: within a stretch, in [-1, 1].
+
+    Yields:
+        mantissa: bits of w's mantissa in the index.
+        distance: abs(x), (scales, stretches, places).
+        values: g, (scales, signs, stretches, places); not at 0 itself, where g may jump.
+    """
+    for mantissa in range(layout.size.bit_length() - 1, -1, -1):
+        w = widths(layout.size, mantissa, places * 0.5 ** (mantissa + 1))
+        distance = (w - 1)[None] / scales[:, None, None]
+        values = [g(np.maximum(distance, 1e-30) * sign) for sign in layout.signs]
+        yield mantissa, distance, np.stack(values, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """Layout Tree: stretches with any ends.
+    """The layout Tree: stretches with any ends.
 
     Args:
         ends: float32, in order; stretch i is (ends[i-1], ends[i]], the last has no end.
-        centres: float32, one a stretch.
+        centres: float32, one per stretch.
         coefficients: (stretches, degree + 1) float32, of x - centre.
     """
 
@@ -263,20 +296,20 @@ class Tree:
     coefficients: Array
 
     def evaluate(self, x: Array) -> Array:
-        """G at float32 numbers."""
+        """Return g at float32 numbers."""
         z = np.clip(x, np.float32(-TOP), np.float32(TOP))
         stretch = np.searchsorted(self.ends, z, side="left")
         return horner(self.coefficients[stretch], z - self.centres[stretch])
 
     def stretches(self) -> Iterator[Stretch]:
-        """Every polynomial with the float32 numbers that it is taken at."""
+        """Yield every polynomial with the float32 numbers at which it is used."""
         ends = [-TOP, *map(float, self.ends), TOP]
         for row, (low, high) in enumerate(itertools.pairwise(ends)):
             first = float(np.nextafter(np.float32(low), np.float32(np.inf))) if row else low
             centre, coefficients = float(self.centres[row]), self.coefficients[row]
             reach = max(abs(first - centre), abs(high - centre))
             if not coefficients[1:].any():
-                reach = 0.0  # infinite times nothing
+                reach = 0.0  # an infinite one times 0 would be NaN
             yield Stretch(
                 first,
                 high,
@@ -288,7 +321,7 @@ class Tree:
             )
 
     def table(self) -> Array:
-        """As the kernel reads it."""
+        """Return the table as the kernel reads it."""
         used, degree = len(self.centres), self.coefficients.shape[1] - 1
         size = next(s for s in (4, 8, 16, 32) if s >= used)
         degree_used = degree if size <= 8 else 5

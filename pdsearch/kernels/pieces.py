@@ -1,71 +1,64 @@
-"""Where an expression in x is not smooth, and what it does on either side of zero."""
+"""A candidate's g at t = 0 as code and as an expression, and where it is not smooth."""
 
-import math
+import functools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import sympy
 import torch
 
 from pdsearch import codegen
-from pdsearch.enclosure import Piece, stretches
+from pdsearch.enclosure import Piece, numbers, stretches
 from pdsearch.enclosure.numbers import evaluated
-from pdsearch.expression import exact, t
+from pdsearch.expression import t
 from pdsearch.family import Candidate
+from pdsearch.kernels.layout import Array, Function
 
-__all__ = ["Values", "at_progress", "breakpoints", "sides"]
-
-Array = np.ndarray[Any, Any]
-
-
-class Values:
-    """g in float64 as a function of NumPy arrays, from the formula itself."""
-
-    def __init__(self, candidate: Candidate, progress: float) -> None:
-        self._kernel = codegen.kernel(candidate.family)
-        self._values = codegen.parameter_values(candidate)
-        self._progress = torch.tensor(progress, dtype=torch.float64, device="cpu")
-
-    def __call__(self, points: Array) -> Array:
-        """Values of g; same shape, float64."""
-        with torch.no_grad():
-            given = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
-            return self._kernel(given, self._progress, self._values).numpy()
-
-
-def at_progress(candidate: Candidate, progress: float) -> sympy.Expr:
-    """The candidate's expression with t put in: it holds x alone."""
-    return cast(sympy.Expr, candidate.expression.xreplace({t: exact(progress)}))
-
-
-def sides(candidate: Candidate, progress: float) -> tuple[float, float] | None:
-    """G below (and at) zero and above it, if that is all that g depends on; decided exactly."""
-    expression = at_progress(candidate, progress)
-    formulas = [formula for _, _, formula in stretches(expression)]
-    if len(formulas) != 2 or any(formula.free_symbols for formula in formulas):
-        return None
-    below, above = formulas
-    return (
-        (as_float(below), as_float(above)) if evaluated(expression, sympy.S.Zero) == below else None
-    )
-
-
-def as_float(number: sympy.Expr) -> float:
-    """The nearest float64; the largest for what is beyond it."""
-    try:
-        nearest = float(sympy.N(number, 30))
-    except OverflowError:
-        nearest = math.inf if number > 0 else -math.inf
-    return min(max(nearest, -LARGEST), LARGEST)
-
+__all__ = ["as_float", "at_start", "breakpoints", "function", "sides"]
 
 LARGEST = float(np.finfo(np.float64).max)
 
 
-def breakpoints(pieces: Sequence[Piece]) -> tuple[float, ...]:
-    """Points at which g may jump or bend, in order.
+def function(candidate: Candidate) -> Function:
+    """Return g at t = 0, from the formula itself: float64 arrays to arrays of the same shape."""
+    kernel, values = codegen.kernel(candidate.family), codegen.parameter_values(candidate)
+    start = torch.tensor(0.0, dtype=torch.float64, device="cpu")
 
-    What `cut` cannot cut at makes the fit of a table fail there, which is noticed.
+    def g(points: Array) -> Array:
+        with torch.no_grad():
+            given = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
+            return kernel(given, start, values).numpy()
+
+    return g
+
+
+def at_start(candidate: Candidate) -> sympy.Expr:
+    """Return the candidate's expression at t = 0, which holds x alone."""
+    return cast(sympy.Expr, candidate.expression.xreplace({t: sympy.S.Zero}))
+
+
+@functools.lru_cache(maxsize=1_024)
+def sides(candidate: Candidate) -> tuple[float, float] | None:
+    """Return g at and below zero, and above it, if g depends on nothing else; decided exactly."""
+    expression = at_start(candidate)
+    formulas = [formula for _, _, formula in stretches(expression)]
+    if len(formulas) != 2 or any(formula.free_symbols for formula in formulas):
+        return None
+    below, above = formulas
+    if evaluated(expression, sympy.S.Zero) != below:
+        return None
+    return as_float(below), as_float(above)
+
+
+def as_float(number: sympy.Expr) -> float:
+    """Return the nearest finite float64, or one next to it."""
+    return min(max(numbers.as_float(number), -LARGEST), LARGEST)
+
+
+def breakpoints(pieces: Sequence[Piece]) -> tuple[float, ...]:
+    """Return the points at which g may jump or bend, in order.
+
+    Where `cut` misses one, the fit of a table fails there, and that is noticed.
     """
     return tuple(sorted({as_float(piece.lo) for piece in pieces[1:]}))

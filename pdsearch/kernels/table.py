@@ -1,113 +1,88 @@
 """The tables of a candidate, made from its formula and checked against it."""
 
+import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from pdsearch.enclosure import cut
+from pdsearch.codegen import rounded
 from pdsearch.enclosure.algebra import nesting
 from pdsearch.family import Candidate
 from pdsearch.kernels.accuracy import corrected
-from pdsearch.kernels.certify import Certificate, Effort, certify
-from pdsearch.kernels.fit import LIMIT, SIGN_FLOOR, fit
-from pdsearch.kernels.layout import Cells, Tree
-from pdsearch.kernels.pieces import Values, at_progress, breakpoints
+from pdsearch.kernels.certify import Certificate, Prover
+from pdsearch.kernels.fit import fit
+from pdsearch.kernels.pieces import at_start, breakpoints, function
 
-__all__ = ["LIMIT", "Codes", "Segments", "codes", "every_value", "segments"]
+__all__ = ["Codes", "Segments", "codes", "every_input", "every_value", "segments"]
 
-Array = np.ndarray[Any, Any]
+MOST_NESTED = 12
+"""Functions within functions in a g that gets a table; the library's have three. Cutting the line
+of 1 - exp(1 - exp(…)), nested as deeply as a formula may be, alone takes ten seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
     """A float32 table.
 
-    Args:
+    Attributes:
         values: as fused.cpp reads it.
-        layout: its kind, for people.
         proof: of how far it may be from g.
     """
 
     values: torch.Tensor
-    layout: str
     proof: Certificate
 
 
-MOST_NESTED = 12
-"""Functions within functions in a g that a table is made of; the library's have three. Cutting the
-line of 1 - exp(1 - exp(…)), nested as deeply as a formula may be, alone takes ten seconds."""
-
-
-def segments(candidate: Candidate, progress: float) -> Segments | None:
-    """The float32 table of a candidate, or None where none can be proved good enough."""
-    expression = at_progress(candidate, progress)
+@functools.lru_cache(maxsize=256)
+def segments(candidate: Candidate) -> Segments | None:
+    """Return the float32 table of a candidate, or None if none can be proved accurate enough."""
+    expression = at_start(candidate)
     if nesting(expression) > MOST_NESTED:
         return None
-    pieces, effort = cut(expression), Effort()
-
-    def prove(layout: Cells | Tree, worst: float) -> Certificate | None:
-        return certify(
-            pieces, expression, layout, aim=worst, limit=LIMIT, floor=SIGN_FLOOR, effort=effort
-        )
-
-    found = fit(Values(candidate, progress), breakpoints(pieces), prove)
+    prover = Prover(expression)
+    found = fit(function(candidate), breakpoints(prover.pieces), prover.prove)
     if found is None:
         return None
     layout, proof = found
-    values = layout.table()
-    kind = ("side", "sides", "tree")[int(values[0])]
-    name = f"{kind} of {int(values[1])}, degree {int(values[2])}"
-    return Segments(torch.from_numpy(values), name, proof)
+    return Segments(torch.from_numpy(layout.table()), proof)
 
 
-def every_value(candidate: Candidate, progress: float, dtype: torch.dtype) -> torch.Tensor:
-    """G at all 65 536 values of a 16-bit dtype, correctly rounded.
+def every_input(dtype: torch.dtype) -> torch.Tensor:
+    """Return all 65 536 values of a 16-bit dtype, by their bits."""
+    return torch.arange(65_536, dtype=torch.int32, device="cpu").to(torch.uint16).view(dtype)
 
-    Beyond the dtype's largest number it is that number; at infinities, what it is at the largest
-    input. The formula's text is compared with ball arithmetic on the way, and replaced by it where
-    its digits do not suffice.
+
+@functools.lru_cache(maxsize=128)  # 128 KiB each
+def every_value(candidate: Candidate, dtype: torch.dtype) -> torch.Tensor:
+    """Return g at all 65 536 values of a 16-bit dtype, correctly rounded.
+
+    Values beyond the dtype's largest number become that number; g at infinity is g at the largest
+    input. Where the formula's text has too few digits, ball arithmetic replaces it.
     """
-    inputs = torch.arange(65_536, dtype=torch.int32, device="cpu").to(torch.uint16).view(dtype)
-    # Infinities as the dtype's own largest number, which is where its inputs end.
     largest = torch.finfo(dtype).max
-    points = inputs.double().clamp(-largest, largest).numpy()
-    g = Values(candidate, progress)(points)
+    points = every_input(dtype).double().clamp(-largest, largest).numpy()
+    g = function(candidate)(points)
     use = np.flatnonzero(~np.isnan(points))
     use = use[np.argsort(points[use], kind="stable")]
     bits = 1 - int(np.log2(torch.finfo(dtype).eps))
-    g[use] = corrected(candidate, progress, points[use], g[use], bits)
-    return torch.from_numpy(round_to_odd(g)).to(dtype).clamp(-largest, largest)
-
-
-def round_to_odd(values: Array) -> Array:
-    """float64 to float32, inexact ones to the neighbour with an odd last bit.
-
-    Rounding that once more to 16 bits is then correct; to nearest twice would not be.
-    """
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        single = values.astype(np.float32)
-        back = single.astype(np.float64)
-    even = (single.view(np.uint32) & 1) == 0
-    move = even & (back != values) & np.isfinite(single)
-    towards = np.where(values > back, np.float32(np.inf), np.float32(-np.inf))
-    return np.where(move, np.nextafter(single, towards), single)
+    g[use] = corrected(candidate, points[use], g[use], bits)
+    return rounded(torch.from_numpy(g), dtype).clamp(-largest, largest)
 
 
 # -------------------------------------------------------------------------------- a byte an element
 
-LEVELS = 252  # the highest code of a value; those of 0, 1 and NaN follow it
-SIGNED_LEVELS = 124  # likewise where a code tells the sign of x, by 128 more where x > 0
+LEVELS = 252  # the highest code of a value; the codes of 0, 1 and NaN follow it
+SIGNED_LEVELS = 124  # the same where a code tells the sign of x: 128 is added where x > 0
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
     """One byte an element: the value of the float32 table, rounded to one of 256.
 
-    The values are the middles of even steps, so that none but 0 itself becomes 0 and no sign turns.
+    The values are the middles of equal steps, so that only 0 becomes 0 and no sign changes.
 
-    Args:
+    Attributes:
         table: the float32 table with the steps in its header.
         values: float32 (256,), exact in float16.
         error: bound on abs(value − g): half a step, the table's error, and the values' rounding.
@@ -118,14 +93,17 @@ class Codes:
     error: float
 
 
-def codes(found: Segments, *, signed: bool = False) -> Codes:
-    """The codes of a float32 table.
+@functools.lru_cache(maxsize=256)
+def codes(candidate: Candidate, *, signed: bool) -> Codes:
+    """Return the codes of a candidate that has a float32 table.
 
     Args:
-        found: the table.
-        signed: whether a code also tells the sign of x, which a fade and a direction ask for; the
+        candidate: the pseudo-derivative.
+        signed: whether a code also tells the sign of x, which a fade and a direction need; the
             steps are then twice as wide.
     """
+    found = segments(candidate)
+    assert found is not None  # `plan` checked
     top = SIGNED_LEVELS if signed else LEVELS
     low, high = min(0.0, found.proof.low), max(0.0, found.proof.high)
     margin = found.proof.error + 1e-6 * (high - low)
@@ -137,10 +115,10 @@ def codes(found: Segments, *, signed: bool = False) -> Codes:
     values[: top + 1] = middle.astype(np.float16)
     values[top + 1 : top + 3] = 0.0, 1.0
     table = found.values.clone()
+    # `Header` of fused.cpp: levels, first; top, above.
     table[10], table[11] = float(steps), float(first)
     table[14], table[15] = top, 128 if signed else 0
     rounding = float(np.abs(values[: top + 1] - middle).max())
     error = 0.5 / float(steps) + rounding + found.proof.error + 1e-6
-    return Codes(
-        table, torch.from_numpy(np.concatenate([values, values]) if signed else values), error
-    )
+    both = np.concatenate([values, values]) if signed else values
+    return Codes(table, torch.from_numpy(both), error)

@@ -1,0 +1,263 @@
+"""How the backward pass of a candidate runs: what is kept, and which kernel multiplies by g."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pdsearch import codegen
+from pdsearch.errors import InputError, UnsupportedError
+from pdsearch.family import Candidate, Fading, fading
+from pdsearch.kernels import build
+from pdsearch.kernels.accuracy import measured_error
+from pdsearch.kernels.certify import LIMIT
+from pdsearch.kernels.pieces import sides
+from pdsearch.kernels.rounded import rounded
+from pdsearch.kernels.table import Codes, codes, every_value, segments
+
+__all__ = ["SAVE_MODES", "TABLE_FROM", "Plan", "passing", "plan"]
+
+SAVE_MODES = ("auto", "input", "uint8")
+
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+TABLE_FROM = 1 << 12
+"""Smallest number of elements for which a float32 tensor uses the table. Below it, the formula
+costs microseconds and is exact to the last digit, far tails included. Above it, the formula would
+cost many times ReLU's own backward pass: half of a training step in a network with layers of 32 by
+128 elements. The 16-bit tables hold every input's correctly rounded value and serve all sizes."""
+
+NO_TABLE = f"no table is provably within {LIMIT:g} of this shape"
+
+# grad_output, what was kept, the weight of g → grad_input
+Scale = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Route:
+    """The kernel that a plan uses.
+
+    Attributes:
+        name: `sides`, `table`, `codes` or `formula`.
+        scale: the kernel; None for the formula.
+        error: bound on the absolute error of g beyond the rounding to the dtype.
+        least: elements from which the kernel is used.
+        why: why the formula is used.
+    """
+
+    name: str
+    scale: Scale | None = None
+    error: float = 0.0
+    least: int = 0
+    why: str = ""
+
+
+@dataclass(eq=False)
+class Plan:
+    """How the backward pass of one candidate runs for one dtype on one device.
+
+    Args:
+        candidate: the pseudo-derivative.
+        keeps: what the forward pass keeps: "output" (as ReLU does) where g depends on the sign of
+            x alone, "input", or "code", one byte an element.
+        dtype: of the input.
+        device: of the input.
+        exact: whether the formula was requested.
+    """
+
+    candidate: Candidate
+    keeps: str
+    dtype: torch.dtype
+    device: torch.device
+    exact: bool
+
+    @functools.cached_property
+    def fading(self) -> Fading | None:
+        """How g fades into the step, if it does: one table then serves every t."""
+        return fading(self.candidate.family)
+
+    @functools.cached_property
+    def shape(self) -> Candidate:
+        """What the tables hold: the candidate before it fades, in either direction."""
+        found = self.candidate if self.fading is None else self.fading.unfaded(self.candidate)
+        return Candidate(found.family, found.parameters) if self.up else found
+
+    @functools.cached_property
+    def up(self) -> bool:
+        """Whether gradients that would push an inactive unit down are dropped."""
+        return self.candidate.direction == "up"
+
+    def weight(self, progress: float) -> float:
+        """Return the weight of g against the step at a training progress; 1 if nothing fades."""
+        return 1.0 if self.fading is None else self.fading.weight(self.candidate, progress)
+
+    def t(self, progress: float) -> torch.Tensor:
+        """Return the progress as a tensor, 0-d, float64."""
+        return torch.tensor(progress, dtype=torch.float64, device=self.device)
+
+    @functools.cached_property
+    def kernel(self) -> codegen.Kernel:
+        """The family's formula."""
+        return codegen.kernel(self.candidate.family)
+
+    @functools.cached_property
+    def values(self) -> torch.Tensor:
+        """The parameters, float64."""
+        return codegen.parameter_values(self.candidate, device=self.device)
+
+    @functools.cached_property
+    def codes(self) -> Codes:
+        """The table of save="uint8"."""
+        return codes(self.shape, signed=self.up or self.fading is not None)
+
+    @property
+    def route(self) -> str:
+        """`sides` (two numbers), `table`, `codes` or `formula`."""
+        return self._route.name
+
+    @property
+    def why(self) -> str:
+        """Why the formula is used; empty where it is not."""
+        return self._route.why
+
+    @property
+    def error(self) -> float:
+        """Bound on the absolute error of g beyond the rounding to the dtype.
+
+        Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers and for
+        16-bit tables; while g fades, these are rounded before they are weighted, which adds half a
+        unit in the last place of g. Where the formula may be evaluated, see
+        `accuracy.measured_error`.
+        """
+        route = self._route
+        if route.scale is None or route.least > 0:
+            return max(route.error, measured_error(self.shape))
+        return route.error
+
+    def scale(
+        self, grad_output: torch.Tensor, kept: torch.Tensor, progress: float = 0.0
+    ) -> torch.Tensor:
+        """Return `grad_output * g`, by the direction's rule, at a training progress."""
+        route = self._route
+        # Only torch's own operators take batched gradients (is_grads_batched=True).
+        batched = torch._C._functorch.peek_interpreter_stack() is not None
+        if route.scale is not None and not batched and kept.numel() >= route.least:
+            return route.scale(grad_output, kept, self.weight(progress))
+        if self.keeps == "code":
+            return self._decoded(grad_output, kept, self.weight(progress))
+        product = grad_output * self._formula(kept, progress)
+        return passing(product, grad_output, kept) if self.up else product
+
+    def _formula(self, kept: torch.Tensor, progress: float) -> torch.Tensor:
+        if self.fading is not None and self.weight(progress) == 1.0:
+            values = codegen.parameter_values(self.shape, device=self.device)
+            return codegen.kernel(self.shape.family)(kept, self.t(0.0), values)
+        return self.kernel(kept, self.t(progress), self.values)
+
+    def _decoded(
+        self, grad_output: torch.Tensor, kept: torch.Tensor, weight: float
+    ) -> torch.Tensor:
+        slope = self.codes.values[kept.long()].to(grad_output.dtype)
+        if self.fading is not None:
+            slope = weight * slope + torch.where(kept >= 128, 1.0 - weight, 0.0)
+        product = grad_output * slope
+        if not self.up:
+            return product
+        dropped = (kept < 128) & (grad_output >= 0) & ~torch.isnan(slope)
+        return product.masked_fill(dropped, 0.0)
+
+    def encode(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the code of each element, uint8, same shape and strides."""
+        return torch.ops.pdsearch.encode(input, self.codes.table)
+
+    def unfit(self) -> str | None:
+        """Return why no kernel can serve the candidate; None if one may."""
+        if self.exact:
+            return "exact=True"
+        if self.shape.annealed:
+            return "g changes with t in another way than by fading into the step"
+        if self.dtype not in FUSED_DTYPES:
+            return f"no fused kernel for {self.dtype}"
+        if self.device.type != "cpu":
+            return f"no fused kernel for {self.device.type}"
+        return build.load()
+
+    @functools.cached_property
+    def _route(self) -> _Route:
+        if why := self.unfit():
+            return _Route("formula", why=why)
+        ops, shape, up = torch.ops.pdsearch, self.shape, self.up
+        if self.keeps == "code":
+            coded = _with_tables(ops.scale_coded.default, self.codes.values, up=up)
+            return _Route("codes", coded, self.codes.error)
+        if (values := sides(shape)) is not None:
+            return _Route("sides", self._sides(values))
+        if self.dtype == torch.float32:
+            found = segments(shape)
+            if found is None:
+                return _Route("formula", why=NO_TABLE)
+            scale = _with_tables(ops.scale.default, found.values, up=up)
+            return _Route("table", scale, found.proof.error, TABLE_FROM)
+        every = every_value(shape, self.dtype)
+        # Without AVX-512 nothing is faster than looking every value up.
+        if self.dtype == torch.bfloat16 and ops.avx512() and (bent := rounded(shape)):
+            return _Route(
+                "table", _with_tables(ops.scale_rounded.default, bent.values, every, up=up)
+            )
+        return _Route("table", _with_tables(ops.scale.default, every, up=up))
+
+    def _sides(self, values: tuple[float, float]) -> Scale:
+        largest = torch.finfo(self.dtype).max
+        below, above = (min(max(value, -largest), largest) for value in values)
+        op, up = torch.ops.pdsearch.scale_sides.default, self.up
+        return lambda grad_output, kept, weight: op(
+            grad_output, kept, weight * below, 1.0 + weight * (above - 1.0), up
+        )
+
+
+def _with_tables(op: Any, *tables: torch.Tensor, up: bool) -> Scale:
+    return lambda grad_output, kept, weight: op(grad_output, kept, *tables, weight, up)
+
+
+def passing(product: torch.Tensor, grad_output: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Return the product by the rule of direction "up": 0 where x <= 0 and `grad_output >= 0`.
+
+    Args:
+        product: grad_output times g.
+        grad_output: same shape.
+        kept: x, or ReLU's output, which is 0 where x <= 0. A NaN in it or in `grad_output` stays.
+    """
+    return product.masked_fill((kept <= 0) & (grad_output >= 0), 0.0)
+
+
+def plan(
+    candidate: Candidate,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    save: str,
+    exact: bool,
+) -> Plan:
+    """Choose what the forward pass keeps.
+
+    Raises:
+        InputError: an unknown `save`, or "uint8" together with `exact`.
+        UnsupportedError: "uint8" where no fused kernel serves the candidate.
+    """
+    if save not in SAVE_MODES:
+        raise InputError(f"save must be one of {', '.join(SAVE_MODES)}, got {save!r}")
+    found = Plan(candidate, "input", dtype, device, exact)
+    shape = found.shape
+    if save != "input" and not shape.annealed and sides(shape) is not None:
+        found.keeps = "output"
+    elif save == "uint8":
+        if exact:
+            raise InputError('save="uint8" keeps rounded values of g: not with exact=True')
+        if reason := found.unfit():
+            raise UnsupportedError(f'save="uint8" needs the fused kernels: {reason}')
+        if segments(shape) is None:
+            raise UnsupportedError(f'save="uint8": {NO_TABLE}')
+        found.keeps = "code"
+    return found
