@@ -138,10 +138,12 @@ class PDReLU(nn.Module):
             return traced(input, t, values, self.kernel, self.candidate.direction == "up")
         if input.layout in _SPARSE:
             return _sparse(self.rule, input, self.progress)
-        if is_transformed(input) and self.values.device == input.device:
-            _check_stacked(self.shape_key, self.candidate)
-            return self.rule(input, self.progress, t=self.t, values=self.values)
-        return self.rule(input, self.progress)
+        if not is_transformed(input):
+            return self.rule.plain(input, self.progress)
+        if self.values.device != input.device:
+            return self.rule(input, self.progress)
+        _check_stacked(self.shape_key, self.candidate)
+        return self.rule(input, self.progress, t=self.t, values=self.values)
 
     def _in_place_is_plain(self, input: torch.Tensor) -> bool:
         return not (

@@ -287,7 +287,9 @@ class Rule:
     def __init__(self, candidate: Candidate, *, save: str, exact: bool) -> None:
         self.candidate, self.save, self.exact = candidate, save, exact
         self.up = candidate.direction == "up"
-        self._fading = fading(candidate.family)
+        faded = fading(candidate.family)
+        # From here on it has faded out: it is then ReLU with its own backward pass.
+        self._end = math.inf if faded is None else faded.end_of(candidate)
         self._plans: dict[tuple[torch.dtype, torch.device], kernels.Plan] = {}
 
     def plan(self, input: torch.Tensor) -> kernels.Plan:
@@ -317,37 +319,43 @@ class Rule:
 
         A module's own, which torch.func may have swapped or stacked; otherwise the candidate's.
         """
-        if t is None and self._ended(progress):
+        if not is_transformed(input):
+            return self.plain(input, progress)
+        if (t is None and progress >= self._end) or recorded_without_gradient():
             return _relu(input)
-        if torch.jit.is_tracing() and torch.is_grad_enabled():
-            if torch.onnx.is_in_onnx_export():
-                return _relu(input)
-            raise UnsupportedError(
-                "torch.jit.trace records ReLU's own gradient, not a pseudo-derivative's: trace "
-                "under torch.no_grad() for inference, or use torch.compile"
-            )
-        if is_transformed(input):
-            plan = self.plan(input)
-            t = plan.t(progress) if t is None else t
-            values = plan.values if values is None else values
-            return cast(torch.Tensor, _Transformed.apply(input, t, values, plan.kernel, self.up))
+        plan = self.plan(input)
+        t = plan.t(progress) if t is None else t
+        values = plan.values if values is None else values
+        return cast(torch.Tensor, _Transformed.apply(input, t, values, plan.kernel, self.up))
+
+    def plain(self, input: torch.Tensor, progress: float) -> torch.Tensor:
+        """The op on an input that `is_transformed` is false of."""
+        if progress >= self._end or recorded_without_gradient():
+            return _relu(input)
         if not (input.requires_grad and torch.is_grad_enabled()):
             return _relu(input)
         return cast(torch.Tensor, _Eager.apply(input, self.plan(input), progress))
 
     def in_place(self, input: torch.Tensor, progress: float) -> torch.Tensor:
         """The op written over a plain input, outside of transforms, as `torch.relu_` is."""
-        if self._ended(progress) or not (input.requires_grad and torch.is_grad_enabled()):
+        if progress >= self._end or not (input.requires_grad and torch.is_grad_enabled()):
             return _relu_(input)
         plan = self.plan(input)
         # An argument, not a copy made inside: a second derivative finds its way through it.
         before = input.clone() if plan.keeps == "input" else None
         return cast(torch.Tensor, _InPlace.apply(input, plan, progress, before))
 
-    def _ended(self, progress: float) -> bool:
-        """Whether it has faded out: it is then ReLU with its own backward pass."""
-        faded = self._fading
-        return faded is not None and faded.weight(self.candidate, progress) == 0.0
+
+def recorded_without_gradient() -> bool:
+    """Whether an ONNX export records the call; `torch.jit.trace` of a gradient is refused."""
+    if not (torch.jit.is_tracing() and torch.is_grad_enabled()):
+        return False
+    if torch.onnx.is_in_onnx_export():
+        return True
+    raise UnsupportedError(
+        "torch.jit.trace records ReLU's own gradient, not a pseudo-derivative's: trace "
+        "under torch.no_grad() for inference, or use torch.compile"
+    )
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
