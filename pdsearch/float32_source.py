@@ -12,6 +12,7 @@ out by comparing the text's values with float64's.
 
 import ast
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +25,9 @@ from pdsearch.codegen import LARGEST_DERIVATIVE, evaluate
 from pdsearch.enclosure import stretches
 from pdsearch.enclosure.clock import OutOfReachError, time_limit
 from pdsearch.enclosure.nodes import derivative
-from pdsearch.enclosure.numbers import evaluated
+from pdsearch.enclosure.numbers import as_float, evaluated
 from pdsearch.expression import x as variable
 from pdsearch.family import Candidate, fading
-from pdsearch.kernels.pieces import as_float
 from pdsearch.torch_source import SCALAR_HELPER, printed
 
 __all__ = ["BOUND", "float32_source"]
@@ -136,7 +136,7 @@ def _arms(expression: sympy.Expr) -> list[_Arm] | None:
         value = evaluated(expression, low)
         if value is None:
             return None
-        here = as_float(value)
+        here = _float(value)
         of_left, of_right = (_is(here, f, low) for f in (arms[-1].formula, formula))
         if arms[-1].formula == formula and of_right:
             arms[-1] = _Arm(arms[-1].low, high, formula, arms[-1].at_low)
@@ -146,9 +146,14 @@ def _arms(expression: sympy.Expr) -> list[_Arm] | None:
     return arms
 
 
+def _float(number: sympy.Expr) -> float:
+    """Return the nearest float64; the largest for what is beyond it."""
+    return min(max(as_float(number), -sys.float_info.max), sys.float_info.max)
+
+
 def _is(value: float, formula: sympy.Expr, place: sympy.Expr) -> bool:
     there = evaluated(formula, place)
-    return there is not None and math.isclose(as_float(there), value, rel_tol=1e-9, abs_tol=1e-9)
+    return there is not None and math.isclose(_float(there), value, rel_tol=1e-9, abs_tol=1e-9)
 
 
 class _Lines:
@@ -166,9 +171,9 @@ class _Lines:
     def formula(self, arm: _Arm) -> str:
         """The values of an arm, at the nearest point to x where it counts."""
         if not arm.formula.has(variable):
-            return self.assign(f"torch.full_like(x, {as_float(arm.formula)!r})")
-        low = max(as_float(arm.low), -self.reach) if arm.low.is_finite else -self.reach
-        high = min(as_float(arm.high), self.reach) if arm.high.is_finite else self.reach
+            return self.assign(f"torch.full_like(x, {_float(arm.formula)!r})")
+        low = max(_float(arm.low), -self.reach) if arm.low.is_finite else -self.reach
+        high = min(_float(arm.high), self.reach) if arm.high.is_finite else self.reach
         ends = ", ".join(
             f"{side}={end!r}" for side, end in (("min", low), ("max", high)) if math.isfinite(end)
         )
@@ -192,7 +197,7 @@ class _Lines:
 
     def step(self, place: sympy.Expr, *, above: bool) -> str:
         """1 where x is above a place (or below it), else 0; exact in float32 and in float64."""
-        exact = as_float(place)
+        exact = _float(place)
         near = torch.tensor(exact, dtype=torch.float32).item()
         less = exact - near
         # The first difference is exact near the place; the second one is smaller than its unit.
@@ -298,7 +303,7 @@ def _points(places: list[sympy.Expr]) -> torch.Tensor:
     """The inputs at which a text is compared."""
     halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
     near = torch.linspace(-1.0, 1.0, 1 << 16)
-    breakpoints = torch.tensor([0.0, *(as_float(place) for place in places)]).view(torch.int32)
+    breakpoints = torch.tensor([0.0, *(_float(place) for place in places)]).view(torch.int32)
     around = breakpoints[:, None] + torch.arange(-64, 65, dtype=torch.int32)
     every = torch.cat(
         [
