@@ -123,7 +123,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
     from pdsearch.codegen import SCALAR_HELPER, evaluate, kernel, parameter_values, torch_source
     from pdsearch.family import fading
-    from pdsearch.float32_source import BOUND, float32_source
+    from pdsearch.float32_source import BOUND, float32_text
 
     family = candidate.family
     parameter_values(candidate)  # refuses what cannot be evaluated
@@ -134,9 +134,8 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
         torch_source(part.expression, parameters=family.parameters, name=f"_g{order}")
         for order, part in enumerate(parts)
     ]
-    fast = [
-        float32_source(candidate, name=f"_f{order}", order=order) for order in range(len(parts))
-    ]
+    texts = [float32_text(candidate, name=f"_f{order}", order=order) for order in range(len(parts))]
+    fast = [None if text is None else text.source for text in texts]
     faded = fading(family)
     # In float32 and both 16-bit formats.
     points = torch.tensor([-64.0, -8.0, *(k / 4 for k in range(-12, 13)), 8.0, 64.0]).double()

@@ -11,6 +11,7 @@ out by comparing the text's values with float64's.
 """
 
 import ast
+import itertools
 import math
 import sys
 from collections import Counter
@@ -30,7 +31,7 @@ from pdsearch.expression import x as variable
 from pdsearch.family import Candidate, fading
 from pdsearch.torch_source import SCALAR_HELPER, printed
 
-__all__ = ["BOUND", "float32_source"]
+__all__ = ["BOUND", "Float32Text", "float32_text"]
 
 BOUND = 2e-6
 """The largest error of g in float32, times max(1, |g|)."""
@@ -54,7 +55,22 @@ class _Arm:
     at_low: str | float | None
 
 
-def float32_source(candidate: Candidate, *, name: str = "g", order: int = 0) -> str | None:
+@dataclass(frozen=True, eq=False)
+class Float32Text:
+    """The text of a function of x that computes g in its input's precision, and what it makes.
+
+    Attributes:
+        source: `def <name>(x)`; it needs `torch` and `_s` (`SCALAR_HELPER`).
+        function: The compiled text; x is float32 or float64.
+        error: The largest error in float32, absolute, that the comparison admits.
+    """
+
+    source: str
+    function: Callable[[torch.Tensor], torch.Tensor]
+    error: float
+
+
+def float32_text(candidate: Candidate, *, name: str = "g", order: int = 0) -> Float32Text | None:
     """Return the text of a Python function that computes g in its input's precision.
 
     Its float32 values have been compared with float64's: at every finite 16-bit number, at 2¹⁸
@@ -68,9 +84,8 @@ def float32_source(candidate: Candidate, *, name: str = "g", order: int = 0) -> 
         order: Of the derivative of g in x; 0 for g itself.
 
     Returns:
-        Source of `def <name>(x)`, which needs `torch` and `_s` (`SCALAR_HELPER`); x is float32 or
-        float64. None where g depends on training progress in another way than by fading, where the
-        arms cannot be told apart, or where float32 loses digits.
+        None where g depends on training progress in another way than by fading, where the arms
+        cannot be told apart, or where float32 loses digits.
     """
     faded = fading(candidate.family)
     base = candidate if faded is None else faded.unfaded(candidate)
@@ -85,13 +100,13 @@ def float32_source(candidate: Candidate, *, name: str = "g", order: int = 0) -> 
     with torch.no_grad():
         largest = torch.finfo(points.dtype).max
         exact = evaluate(base, points.double().clamp(-largest, largest), order=order)
-    for reach in REACHES:
-        for keep_nan in (False, True):
-            source = _source(arms, name, reach, keep_nan=keep_nan)
-            if _has_float32_numbers(source) and _keeps_digits(
-                _compiled(source, name), points, exact
-            ):
-                return source
+    for reach, keep_nan in itertools.product(REACHES, (False, True)):
+        source = _source(arms, name, reach, keep_nan=keep_nan)
+        if not _has_float32_numbers(source):
+            return None
+        function = _compiled(source, name)
+        if _keeps_digits(function, points, exact):
+            return Float32Text(source, function, BOUND * max(1.0, exact.abs().max().item()))
     return None
 
 

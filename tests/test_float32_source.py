@@ -9,7 +9,7 @@ import torch
 
 from pdsearch import Candidate, fade, library, load_family
 from pdsearch.family import load_target
-from pdsearch.float32_source import float32_source
+from pdsearch.float32_source import float32_text
 from pdsearch.torch_source import SCALAR_HELPER
 
 FAMILIES = tuple(library())
@@ -36,6 +36,11 @@ AWKWARD = (
     "clamp(1 + x, 0, 1)",
     "Abs(x)/(1 + Abs(x))",
 )
+
+
+def float32_source(candidate: Candidate) -> str | None:
+    text = float32_text(candidate)
+    return None if text is None else text.source
 
 
 def compiled(source: str) -> Callable[[torch.Tensor], torch.Tensor]:

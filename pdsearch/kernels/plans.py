@@ -13,6 +13,7 @@ from pdsearch.family import Candidate, Fading, fading
 from pdsearch.kernels import build
 from pdsearch.kernels.accuracy import measured_error
 from pdsearch.kernels.certify import LIMIT
+from pdsearch.kernels.operators import by_operators, text_of
 from pdsearch.kernels.pieces import sides
 from pdsearch.kernels.rounded import rounded
 from pdsearch.kernels.table import Codes, codes, every_value, segments
@@ -40,11 +41,11 @@ class _Route:
     """The kernel that a plan uses.
 
     Attributes:
-        name: `sides`, `table`, `codes` or `formula`.
-        scale: the kernel; None for the formula.
+        name: `sides`, `table`, `codes`, `float32` or `formula`.
+        scale: the kernel; None for the formula in float64.
         error: bound on the absolute error of g beyond the rounding to the dtype.
         least: elements from which the kernel is used.
-        why: why the formula is used.
+        why: why no compiled kernel is used.
     """
 
     name: str
@@ -114,12 +115,16 @@ class Plan:
 
     @property
     def route(self) -> str:
-        """`sides` (two numbers), `table`, `codes` or `formula`."""
+        """Return the name of the way to g.
+
+        `sides` (two numbers), `table` and `codes` are compiled kernels. `float32` and `formula` are
+        torch's own operators, in float32 and in float64.
+        """
         return self._route.name
 
     @property
     def why(self) -> str:
-        """Why the formula is used; empty where it is not."""
+        """Why no compiled kernel is used; empty where one is."""
         return self._route.why
 
     @property
@@ -187,7 +192,7 @@ class Plan:
     @functools.cached_property
     def _route(self) -> _Route:
         if why := self.unfit():
-            return _Route("formula", why=why)
+            return self._without_kernel(why)
         ops, shape, up = torch.ops.pdsearch, self.shape, self.up
         if self.keeps == "code":
             coded = _with_tables(ops.scale_coded.default, self.codes.values, up=up)
@@ -197,7 +202,7 @@ class Plan:
         if self.dtype == torch.float32:
             found = segments(shape)
             if found is None:
-                return _Route("formula", why=NO_TABLE)
+                return self._without_kernel(NO_TABLE)
             scale = _with_tables(ops.scale.default, found.values, up=up)
             return _Route("table", scale, found.proof.error, TABLE_FROM)
         every = every_value(shape, self.dtype)
@@ -207,6 +212,14 @@ class Plan:
                 "table", _with_tables(ops.scale_rounded.default, bent.values, every, up=up)
             )
         return _Route("table", _with_tables(ops.scale.default, every, up=up))
+
+    def _without_kernel(self, why: str) -> _Route:
+        if self.exact or self.dtype not in FUSED_DTYPES or self.shape.annealed:
+            return _Route("formula", why=why)
+        text = text_of(self.shape)
+        if text is None:
+            return _Route("formula", why=f"{why}, and float32 loses digits of it")
+        return _Route("float32", by_operators(text.function, up=self.up), text.error, why=why)
 
     def _sides(self, values: tuple[float, float]) -> Scale:
         largest = torch.finfo(self.dtype).max
