@@ -1,9 +1,10 @@
 """What is found of a criterion: its verdict and evidence, and the report of all of them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from pdsearch.plain import plain
 
 Value = float | tuple[float, float] | None
 Threshold = float | tuple[float, float]
@@ -64,32 +65,8 @@ class Result:
     detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: non-finite numbers become None, enclosures lists."""
-        return {
-            "name": self.name,
-            "statement": self.statement,
-            "verdict": self.verdict,
-            "passed": self.passed,
-            "required": self.required,
-            "value": _plain(self.value),
-            "bound": _plain(self.bound),
-            "witness": (
-                None
-                if self.witness is None
-                else {key: _plain(value) for key, value in self.witness.items()}
-            ),
-            "source": self.source,
-            "detail": self.detail,
-        }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    if isinstance(value, bool | str) or value is None:
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None
+        """Return plain data: non-finite numbers become None, enclosures lists."""
+        return plain(vars(self))
 
 
 @dataclass(frozen=True)
