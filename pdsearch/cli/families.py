@@ -4,13 +4,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli.options import add_json
-from pdsearch.cli.output import can_draw, emit, emit_json, wrapped
+from pdsearch.cli.output import can_draw, emit_result, wrapped
 from pdsearch.text import number
 
 if TYPE_CHECKING:
     from pdsearch.family import Family
 
-SUMMARY = "list the library: name, formula, parameters, reference"
+SUMMARY = "list the built-in families: name, formula, parameters, reference"
 ABOUT = ""
 EXAMPLES = """\
   pdsearch families
@@ -21,14 +21,12 @@ add_arguments = add_json
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the library; with small plots where the terminal can show them."""
+    """List the built-in families, with small plots if the terminal can show them."""
     from pdsearch.family import library
 
     families = library().values()
-    if arguments.json:
-        emit_json([_entry(family) for family in families])
-    else:
-        emit("\n\n".join(_paragraph(family) for family in families))
+    data = [_entry(family) for family in families]
+    emit_result(arguments, data, lambda: "\n\n".join(map(_paragraph, families)))
     return 0
 
 

@@ -14,7 +14,7 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The study, and where its report goes."""
+    """Add the study and the output file."""
     add_study(command)
     command.add_argument("-o", "--output", required=True, metavar="report.html")
 

@@ -1,4 +1,4 @@
-"""Writing a text file whole or not at all."""
+"""Atomic writing of text files."""
 
 import os
 import tempfile
@@ -7,11 +7,9 @@ from pathlib import Path
 from pdsearch.errors import InputError
 from pdsearch.files import replacing
 
-__all__ = ["check_place", "write_html", "write_text"]
-
 
 def write_html(text: str, path: Path | str) -> Path:
-    """Write a report; an older one at the same place is replaced, in one step.
+    """Write a report atomically; an existing file is replaced.
 
     Raises:
         InputError: `path` is a directory, a link or a device, or its folder cannot be written to.
@@ -20,18 +18,18 @@ def write_html(text: str, path: Path | str) -> Path:
 
 
 def write_text(text: str, path: Path, *, force: bool) -> Path:
-    """Write UTF-8 text through a file beside `path` that then takes its place.
+    """Write a UTF-8 text file atomically.
 
     Args:
-        text: what to write.
-        path: where; its folder must exist.
-        force: whether a regular file that is there may be replaced.
+        text: The content.
+        path: The file; its folder must exist.
+        force: Whether to replace an existing regular file.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: the place cannot or may not be written to.
+        InputError: The file cannot or may not be written.
     """
     check_place(path, force=force)
     try:
@@ -48,10 +46,10 @@ def write_text(text: str, path: Path, *, force: bool) -> Path:
 
 
 def check_place(path: Path, *, force: bool) -> None:
-    """Check that a file can be written there, before its content is made.
+    """Check that a file can be written, before its content is computed.
 
     Raises:
-        InputError: it cannot, or may not.
+        InputError: The file cannot or may not be written.
     """
     if "\0" in str(path):
         raise InputError(f"{str(path)!r} is no file name: it holds a NUL character")

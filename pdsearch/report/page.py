@@ -1,8 +1,8 @@
-"""Records into one HTML file, by the templates in `templates/`.
+"""Rendering of records as one HTML file, with the templates in `templates/`.
 
-A page loads nothing and runs only its own scripts. Plotly's script is most of it: it is kept
-compressed, and unpacked by the browser. The texts that figures show on hovering are kept once a
-page, and figures name them by number: the same trial is a dot in many figures.
+A page loads nothing and runs only its own scripts. Plotly's script, most of the page, is compressed
+and unpacked by the browser. Hover texts are stored once for the whole page, and figures refer to
+them by number, because the same trial is a dot in many figures.
 """
 
 import base64
@@ -24,18 +24,16 @@ from pdsearch.plain import plain
 from pdsearch.report import shapes
 from pdsearch.report.mathml import equation, symbol
 
-__all__ = ["Section", "render"]
-
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page.
+    """One section of a page.
 
     Attributes:
         name: Its anchor.
-        heading: Above it.
-        record: What it shows; without one the section is left out.
-        template: The file in `templates/` that shows it.
+        heading: Its heading.
+        record: What it shows; the section is omitted if this is empty.
+        template: Its file in `templates/`.
     """
 
     name: str
@@ -48,9 +46,9 @@ def render(template: str, *, sections: list[Section], **values: Any) -> str:
     """Return a page as HTML text.
 
     Args:
-        template: the page's file in `templates/`.
-        sections: its sections, in order.
-        **values: what the template shows outside of the sections.
+        template: The page's file in `templates/`.
+        sections: Its sections in order.
+        **values: Further values for the template.
     """
     texts: dict[str, int] = {}
     script = _asset("page.js")
@@ -88,7 +86,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _finalized(value: Any) -> Any:
-    """Return what a template prints: nothing for None, and only characters that a page may hold."""
+    """Return a value as a template prints it: nothing for None, and no control characters."""
     if value is None:
         return ""
     return value if isinstance(value, Markup) else text.printable(value)
@@ -101,7 +99,7 @@ def _asset(name: str) -> str:
 
 @functools.cache
 def _plotly() -> tuple[str, str]:
-    """Return plotly's script, compressed and in base64, and the digest of its text."""
+    """Return plotly's script, compressed and base64-encoded, and the digest of its text."""
     script = get_plotlyjs()
     packed = gzip.compress(script.encode("utf-8"), mtime=0)
     return base64.b64encode(packed).decode("ascii"), _digest(script)
@@ -112,7 +110,7 @@ def _digest(script: str) -> str:
 
 
 def _data(figure: go.Figure, *, texts: dict[str, int]) -> Markup:
-    """Return a figure as JSON, its lists of hover texts as numbers into the page's `texts`."""
+    """Return a figure as JSON, with hover texts replaced by their indices in the page's `texts`."""
     found = figure.to_plotly_json()
     for trace in found["data"]:
         notes = trace.get("hovertext")
@@ -122,7 +120,7 @@ def _data(figure: go.Figure, *, texts: dict[str, int]) -> Markup:
 
 
 def _json(value: Any) -> Markup:
-    """Return a JSON document that nothing in it can end."""
+    """Return a JSON document that cannot end the script element around it."""
     document = json.dumps(plain(value), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&":
         document = document.replace(character, f"\\u{ord(character):04x}")
