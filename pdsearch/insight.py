@@ -346,8 +346,8 @@ def _notes(stored: "StoredStudy", rows: Sequence["TrialRow"], *, compared: int) 
     else:
         notes.append(
             f"The {sampler} sampler is adaptive: it places more trials where accuracy was high. "
-            "The trials are therefore neither independent nor spread over the search space, so "
-            "this choice may weaken, hide or create a correlation, and its p-value is unreliable. "
+            "They are therefore neither independent nor spread over the search space, which may "
+            "weaken, hide or create a correlation, and makes its p-value unreliable. "
             "A study with sampler = 'random' or 'grid' avoids this."
         )
     counts = Counter(row.status for row in rows)

@@ -87,7 +87,7 @@ class View:
 
     @property
     def measured(self) -> str:
-        """The meaning of the values after each epoch, from which a trial's value may be predicted."""
+        """The meaning of the values after each epoch, which may differ from a trial's value."""
         return self.stored.settings.trial.measure if self.percent else "value"
 
     @property
