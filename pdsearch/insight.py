@@ -11,18 +11,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pdsearch.criteria import CRITERIA, PROFILES, RECORDS, gate
 from pdsearch.errors import StorageError
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
+from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import trained_by
 from pdsearch.text import columns, ends, p_value, signed
-
-if TYPE_CHECKING:
-    from pdsearch.study import StoredStudy, TrialRow
 
 __all__ = ["Insight", "Learned", "Point", "insight_table", "learned_criteria"]
 
@@ -33,17 +31,20 @@ LEVEL = 0.05
 FEWEST = 5
 
 # Diagnostics after the first epoch or task are compared like criteria, to see whether an early look
-# predicts the end of a long training run. name: (measure, statement)
+# predicts the end of a long training run. name: (key, measure, statement)
 EARLY = {
     "early_cosine": (
+        "cosine",
         "cosine to the exact gradient",
         "cosine of the pseudo-gradient to the exact gradient, after the first epoch or task",
     ),
     "early_norm_ratio": (
+        "norm_ratio",
         "norm ratio to the exact gradient",
         "norm of the pseudo-gradient over the exact one's, after the first epoch or task",
     ),
     "early_revived": (
+        "revived",
         "share of units that came back",
         "share of units that came back within the first epoch or task, mean over layers",
     ),
@@ -65,19 +66,12 @@ _EXCLUDED = {
 
 @dataclass(frozen=True)
 class Point:
-    """One compared trial.
-
-    Attributes:
-        trial: The trial's number.
-        name: The candidate's name.
-        kind: "baseline", "reference" or "candidate".
-        accuracy: Validation accuracy at full budget, a fraction.
-    """
+    """One compared trial, by its number."""
 
     trial: int
     name: str
     kind: str
-    accuracy: float
+    accuracy: float  # on validation images, at full budget; a fraction
 
 
 @dataclass(frozen=True)
@@ -193,7 +187,7 @@ class Insight:
 
 
 def learned_criteria(
-    stored: "StoredStudy", *, rows: "Sequence[TrialRow] | None" = None, decide: int | None = None
+    stored: StoredStudy, *, rows: Sequence[TrialRow] | None = None, decide: int | None = None
 ) -> Insight:
     """Relate each criterion's value to accuracy over the trials of equal, full budget.
 
@@ -244,7 +238,7 @@ def learned_criteria(
 
 
 def _tables(
-    stored: "StoredStudy", rows: Sequence["TrialRow"], *, decide: int | None
+    stored: StoredStudy, rows: Sequence[TrialRow], *, decide: int | None
 ) -> tuple[list[dict[str, Mapping[str, Any]]], int]:
     """Return the verdicts on each trial by criterion, and the number of incomplete candidates.
 
@@ -280,22 +274,18 @@ def _tables(
     return tables, undecided
 
 
-def _early(row: "TrialRow") -> dict[str, dict[str, Any]]:
+def _early(row: TrialRow) -> dict[str, dict[str, Any]]:
     """Return a trial's first diagnostics in the form of verdicts."""
     first = next((e["diagnostics"] for e in row.epochs if e.get("diagnostics")), None)
-    if first is None:
-        return {}
-    shares = list(first["revived"].values())
-    values = {
-        "early_cosine": first["cosine"],
-        "early_norm_ratio": first["norm_ratio"],
-        "early_revived": sum(shares) / len(shares) if shares else None,
-    }
-    return {
-        name: {"statement": EARLY[name][1], "verdict": "measured", "value": value, "passed": True}
-        for name, value in values.items()
-        if value is not None
-    }
+    found = {}
+    for name, (key, _, statement) in EARLY.items() if first else ():
+        value = first[key]
+        if isinstance(value, Mapping):  # by layer
+            value = sum(value.values()) / len(value) if value else None
+        if value is not None:
+            entry = {"statement": statement, "verdict": "measured", "value": value, "passed": True}
+            found[name] = entry
+    return found
 
 
 def _learn(
@@ -304,7 +294,7 @@ def _learn(
     entries = [table.get(name) for table in tables]
     numbers = [None if entry is None else _number(entry.get("value")) for entry in entries]
     if name in EARLY:
-        measure = EARLY[name][0]
+        measure = EARLY[name][1]
     else:
         measure = RECORDS[name].meaning if name in RECORDS else "value"
     if not measure or all(number is None for number in numbers):
@@ -333,7 +323,7 @@ def _number(value: Any) -> float | None:
     return round(float(value), 5)
 
 
-def _notes(stored: "StoredStudy", rows: Sequence["TrialRow"], *, compared: int) -> list[str]:
+def _notes(stored: StoredStudy, rows: Sequence[TrialRow], *, compared: int) -> list[str]:
     notes = []
     sampler = stored.settings.study.sampler
     if stored.minimize:

@@ -124,13 +124,7 @@ def escaped(text: object) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:
-    """Return rows of cells as aligned columns, separated by two spaces.
-
-    Args:
-        rows: The cells; all rows have the same length.
-        right: Indices of the right-aligned columns.
-        indent: Prefix of each line.
-    """
+    """Return rows of equal length as aligned columns; `right` are the right-aligned ones."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = set(right)
     lines = []

@@ -95,12 +95,9 @@ def _write_results(stored: "StoredStudy") -> list[str]:
 def search_text(
     data: Mapping[str, Any], *, by_function: bool = False, measure: str = "validation accuracy"
 ) -> str:
-    """Return a search's result as text.
+    """Return the document of `search --json` as text.
 
-    Args:
-        data: The document of `search --json`.
-        by_function: Whether a Python function trains, so that values may be anything.
-        measure: The meaning of the values otherwise.
+    `measure` is the meaning of the values, unless a Python function trained.
     """
 
     def value(found: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a study, a check or a family looks like: figures, one-file HTML reports, terminal plots."""
+"""Figures, one-file HTML reports and terminal plots of studies, checks and families."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # A line plot in the terminal must not wait for plotly.
+    # Loaded when used, so that a terminal plot does not import plotly.
     if name not in _OWNERS:
         raise AttributeError(f"module 'pdsearch.report' has no attribute {name!r}")
     return getattr(import_module(f"pdsearch.report.{_OWNERS[name]}"), name)

@@ -1,9 +1,10 @@
 """Figures of a confirmation: differences to ReLU, and each row over epochs or tasks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
+from pdsearch.confirm import Confirmation, Row
 from pdsearch.errors import shortened
 from pdsearch.report.curve_figures import DIAGNOSED, QUANTITIES, by_step
 from pdsearch.report.style import (
@@ -20,13 +21,10 @@ from pdsearch.report.style import (
 from pdsearch.statistics import mean_std
 from pdsearch.text import ends, p_value, points
 
-if TYPE_CHECKING:
-    from pdsearch.confirm import Confirmation, Row
-
 _TONES = {"candidate": 0, "given": 0, "forward_control": 3, "activation": 3, "remedy": 3}
 
 
-def forest(confirmation: "Confirmation") -> go.Figure | None:
+def forest(confirmation: Confirmation) -> go.Figure | None:
     """Draw paired differences to ReLU with their 95 % intervals, in percentage points."""
     compared = [r for r in confirmation.rows if r.kind != "baseline" and r.difference is not None]
     if not compared:
@@ -65,7 +63,7 @@ def forest(confirmation: "Confirmation") -> go.Figure | None:
     return figure
 
 
-def _note(row: "Row") -> str:
+def _note(row: Row) -> str:
     lines = [label(row.name), f"{points(row.difference)} points over ReLU, {row.seeds} seeds"]
     if row.ci95 is not None:
         lines.append(f"95 % interval {ends(row.ci95, form='{} to {}')} (paired t)")
@@ -76,7 +74,7 @@ def _note(row: "Row") -> str:
     return "<br>".join(lines)
 
 
-def _seeds(confirmation: "Confirmation", row: "Row", place: int) -> go.Scatter:
+def _seeds(confirmation: Confirmation, row: Row, place: int) -> go.Scatter:
     """Draw each seed's own difference, small and faint, just below its row."""
     baseline = next((r for r in confirmation.rows if r.kind == "baseline"), None)
     known = dict(zip(baseline.seed_values, baseline.accuracy, strict=True)) if baseline else {}
@@ -107,12 +105,12 @@ _TASKS = {"accuracy within the task": "value"} | {
 }
 
 
-def unit_of(confirmation: "Confirmation") -> str:
+def unit_of(confirmation: Confirmation) -> str:
     """Return the unit of a run's records: "epoch" or "task"."""
     return "epoch" if confirmation.stream is None else "task"
 
 
-def row_curves(confirmation: "Confirmation") -> dict[str, go.Figure]:
+def row_curves(confirmation: Confirmation) -> dict[str, go.Figure]:
     """Draw accuracy and loss over epochs, or the quantities of a stream; and the diagnostics.
 
     Returns:
@@ -135,7 +133,7 @@ def row_curves(confirmation: "Confirmation") -> dict[str, go.Figure]:
     return found
 
 
-def _row(row: "Row", number: int, values: dict[int, list[float]], unit: str) -> list[go.Scatter]:
+def _row(row: Row, number: int, values: dict[int, list[float]], unit: str) -> list[go.Scatter]:
     """Draw a row's mean over its seeds, and a band of one standard deviation around it."""
     tone = INK if row.kind == "baseline" else colour(number - 1)
     dash = "solid" if row.kind in ("baseline", "candidate", "given") else "dash"

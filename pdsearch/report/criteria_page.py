@@ -1,23 +1,27 @@
 """The criteria of one candidate or family as one HTML file."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pdsearch.criteria import PROVED_BY_BOXES, RECORDS, ProofBox, proof_boxes
+from pdsearch.criteria import (
+    PROVED_BY_BOXES,
+    RECORDS,
+    FamilyMap,
+    ProofBox,
+    Report,
+    proof_boxes,
+)
 from pdsearch.family import Candidate, Family
 from pdsearch.report.maps import VERDICTS, map_figure, share, sides
 from pdsearch.report.page import Section, render
 from pdsearch.report.shape_figures import criteria_figure, family_figure
-
-if TYPE_CHECKING:
-    from pdsearch.criteria import FamilyMap, Report
 
 MOST_MEMBERS = 6
 """Members of a family that are drawn."""
 
 
 def criteria_report(
-    report: "Report", candidate: "Candidate | Family", *, maps: "Sequence[FamilyMap]" = ()
+    report: Report, candidate: Candidate | Family, *, maps: Sequence[FamilyMap] = ()
 ) -> str:
     """Return the criteria as one HTML file: the shape, where it fails, and every verdict.
 
@@ -54,7 +58,7 @@ def criteria_report(
     )
 
 
-def _shape(candidate: "Candidate | Family", entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _shape(candidate: Candidate | Family, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return members with their witnesses and proofs, and a family's fan."""
     if isinstance(candidate, Family):
         marked = _members(candidate, entries)
@@ -99,7 +103,7 @@ def _members(
     return found or {family.default: entries}
 
 
-def _map(family: Family, maps: "Sequence[FamilyMap]") -> dict[str, Any] | None:
+def _map(family: Family, maps: Sequence[FamilyMap]) -> dict[str, Any] | None:
     """Return the shares of each verdict, and a figure for each map that can be drawn."""
     if not maps:
         return None

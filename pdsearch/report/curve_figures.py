@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -20,9 +20,7 @@ from pdsearch.report.style import (
     scatter,
 )
 from pdsearch.report.trial_figures import name_of, note, short_name
-
-if TYPE_CHECKING:
-    from pdsearch.study import TrialRow
+from pdsearch.study import TrialRow
 
 Entry = Mapping[str, Any]
 """What a run recorded of one epoch or task."""
@@ -83,8 +81,8 @@ EXPLAINED = (
 
 
 def highlighted(
-    rows: Sequence["TrialRow"], best: "TrialRow | None"
-) -> list[tuple[str, "TrialRow", dict[str, Any]]]:
+    rows: Sequence[TrialRow], best: TrialRow | None
+) -> list[tuple[str, TrialRow, dict[str, Any]]]:
     """Return the trials that figures name (best, baseline, references) with their lines."""
     named: list[tuple[str, TrialRow, dict[str, Any]]] = []
     if best is not None:
@@ -105,8 +103,8 @@ def _steps(entries: Sequence[Entry], read: Quantity) -> tuple[list[int], list[fl
 
 
 def by_epoch(
-    rows: Sequence["TrialRow"],
-    best: "TrialRow | None",
+    rows: Sequence[TrialRow],
+    best: TrialRow | None,
     quantity: str,
     *,
     unit: str,
@@ -115,13 +113,7 @@ def by_epoch(
 ) -> go.Figure | None:
     """Draw a quantity over epochs or tasks: named trials in colour, the others faint behind them.
 
-    Args:
-        rows: The trials.
-        best: The trial of the best candidate.
-        quantity: A key of `QUANTITIES`.
-        unit: "epoch" or "task".
-        title: Title of the axis; the quantity if empty.
-        percent: Whether to show percent; None: as in `QUANTITIES`.
+    `title` and `percent` override the quantity's name and `QUANTITIES`.
     """
     read, share = QUANTITIES[quantity]
     named = highlighted(rows, best)
@@ -156,7 +148,7 @@ def by_epoch(
     )
 
 
-def _background(rows: Sequence["TrialRow"], read: Quantity) -> go.Scatter:
+def _background(rows: Sequence[TrialRow], read: Quantity) -> go.Scatter:
     """Draw all unnamed trials as one line with gaps."""
     xs: list[int | None] = []
     ys: list[float | None] = []
@@ -191,7 +183,7 @@ def by_step(runs: Sequence[Sequence[Entry]], read: Quantity) -> dict[int, list[f
 
 
 def dead_by_layer(
-    rows: Sequence["TrialRow"], best: "TrialRow | None", *, unit: str
+    rows: Sequence[TrialRow], best: TrialRow | None, *, unit: str
 ) -> go.Figure | None:
     """Draw each layer's fraction of dead units after the last epoch or task, for named trials."""
     traces = []

@@ -18,15 +18,7 @@ def write_html(text: str, path: Path | str) -> Path:
 
 
 def write_text(text: str, path: Path, *, force: bool) -> Path:
-    """Write a UTF-8 text file atomically.
-
-    Args:
-        text: The content.
-        path: The file; its folder must exist.
-        force: Whether to replace an existing regular file.
-
-    Returns:
-        `path`.
+    """Write a UTF-8 text file atomically; `force` replaces an existing regular file.
 
     Raises:
         InputError: The file cannot or may not be written.

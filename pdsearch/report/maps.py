@@ -7,17 +7,14 @@ shares of the verdicts are shown.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
-from pdsearch.family import at_share
+from pdsearch.criteria import FamilyMap, Part
+from pdsearch.family import Family, at_share
 from pdsearch.report.style import axis, chart, faint
 from pdsearch.text import columns, number
-
-if TYPE_CHECKING:
-    from pdsearch.criteria import FamilyMap, Part
-    from pdsearch.family import Family
 
 VERDICTS = ("proved", "refuted", "undecided")
 TONES = {"proved": "#1a9c78", "refuted": "#d6455d", "undecided": "#7d8590"}
@@ -53,7 +50,7 @@ class Side:
         return axis(self.name, range=[self.low, self.high])
 
 
-def sides(family: "Family") -> list[Side]:
+def sides(family: Family) -> list[Side]:
     """Return the sides of a family's parameter box, without parameters held at one value."""
     found: list[Side] = []
     for name, distribution in family.space.items():
@@ -63,7 +60,7 @@ def sides(family: "Family") -> list[Side]:
     return [side for side in found if side.low < side.high]
 
 
-def share(one: "FamilyMap", verdict: str) -> str:
+def share(one: FamilyMap, verdict: str) -> str:
     """Return a verdict's share of the box as text; only the whole box is shown as 100 %."""
     percent = 100 * one.share(verdict)
     if 0 < percent < 0.05:
@@ -77,16 +74,12 @@ def share(one: "FamilyMap", verdict: str) -> str:
 
 
 def map_plot(
-    family: "Family", one: "FamilyMap", *, width: int = 60, height: int = 12, unicode: bool = True
+    family: Family, one: FamilyMap, *, width: int = 60, height: int = 12, unicode: bool = True
 ) -> str:
-    """Draw the map in characters, each for the part that holds its midpoint; "" in more than 2-D.
+    """Draw a map in blocks or ASCII; "" in more than 2-D.
 
-    Args:
-        family: The family whose parameters span the map.
-        one: The map.
-        width: Width of the plot area, in characters.
-        height: Height of a plane, in lines.
-        unicode: Whether to draw with block characters rather than ASCII.
+    A character shows the part that contains its midpoint. A plane has `width` characters and
+    `height` lines.
     """
     box = sides(family)
     if len(box) not in (1, 2):
@@ -116,15 +109,11 @@ def map_plot(
 
 
 def maps_text(
-    family: "Family", maps: Sequence["FamilyMap"], *, width: int = 100, unicode: bool = True
+    family: Family, maps: Sequence[FamilyMap], *, width: int = 100, unicode: bool = True
 ) -> str:
     """Return the shares of each verdict as a table, and maps of one or two parameters as plots.
 
-    Args:
-        family: The family whose parameters span the maps.
-        maps: One map for each criterion.
-        width: Width of the terminal, in characters.
-        unicode: Whether the terminal shows more than ASCII.
+    `width` is the terminal's, in characters; `unicode` is whether it shows more than ASCII.
     """
     rows: list[tuple[str, ...]] = [("share of the parameter space", *VERDICTS)]
     rows += [(one.criterion, *(share(one, verdict) for verdict in VERDICTS)) for one in maps]
@@ -140,7 +129,7 @@ def maps_text(
     return "\n".join(lines)
 
 
-def _holds(part: "Part", point: dict[str, float]) -> bool:
+def _holds(part: Part, point: dict[str, float]) -> bool:
     return all(
         part.ranges[name][0] <= value <= part.ranges[name][1] for name, value in point.items()
     )
@@ -149,7 +138,7 @@ def _holds(part: "Part", point: dict[str, float]) -> bool:
 # ------------------------------------------------------------------------------------ figures
 
 
-def map_figure(family: "Family", one: "FamilyMap") -> go.Figure | None:
+def map_figure(family: Family, one: FamilyMap) -> go.Figure | None:
     """Draw the map as rectangles, a colour and pattern for each verdict; None in more than 2-D."""
     box = sides(family)
     if len(box) not in (1, 2):

@@ -43,13 +43,7 @@ class Section:
 
 
 def render(template: str, *, sections: list[Section], **values: Any) -> str:
-    """Return a page as HTML text.
-
-    Args:
-        template: The page's file in `templates/`.
-        sections: Its sections in order.
-        **values: Further values for the template.
-    """
+    """Return a page as HTML text; `template` is its file in `templates/`."""
     texts: dict[str, int] = {}
     script = _asset("page.js")
     plotly, digest = _plotly()

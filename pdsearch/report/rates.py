@@ -2,22 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
 from pdsearch.report.style import UNNAMED, axis, chart, label, named_line, scatter
 from pdsearch.report.trial_figures import short_name
+from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.text import percent
-from pdsearch.trial import value_of
-
-if TYPE_CHECKING:
-    from pdsearch.study import StoredStudy, TrialRow
-    from pdsearch.trial import TrialSettings
+from pdsearch.trial import TrialSettings, value_of
 
 
 def runs_by_rate(
-    row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()
+    row: TrialRow, settings: TrialSettings, legs: Sequence[int] = ()
 ) -> dict[float, tuple[dict[str, Any], ...]]:
     """Return a trial's epochs by learning rate, numbered from 1 within each run.
 
@@ -39,7 +36,7 @@ def runs_by_rate(
     return found
 
 
-def best_run(row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()) -> "TrialRow":
+def best_run(row: TrialRow, settings: TrialSettings, legs: Sequence[int] = ()) -> TrialRow:
     """Return the trial with the epochs of one run: at its best rate, or at the best rate so far."""
     runs = runs_by_rate(row, settings, legs)
     if not runs or (len(runs) == 1 and len(legs) <= 1 and not settings.learning_rates):
@@ -60,14 +57,11 @@ class RateCurve:
 
 
 def rate_curves(
-    stored: "StoredStudy", rows: Sequence["TrialRow"], confirmed: Sequence[Mapping[str, Any]]
+    stored: StoredStudy, rows: Sequence[TrialRow], confirmed: Sequence[Mapping[str, Any]]
 ) -> list[RateCurve]:
     """Return the curves of all trials, and of rows that only a confirmation ran at every rate.
 
-    Args:
-        stored: The study.
-        rows: The study's trials.
-        confirmed: A confirmation's runs, from `pdsearch.confirm.read_runs`.
+    `confirmed` are a confirmation's runs, from `pdsearch.confirm.read_runs`.
     """
     settings = stored.settings.trial
     found: dict[str, RateCurve] = {}
@@ -100,12 +94,12 @@ def rate_curves(
     return list(found.values())
 
 
-def _as_searched(trial: Mapping[str, Any], settings: "TrialSettings") -> bool:
+def _as_searched(trial: Mapping[str, Any], settings: TrialSettings) -> bool:
     kept = settings.model_dump(mode="json")
     return all(trial.get(key) == kept.get(key) for key in ("model", "dataset", "epochs", "stream"))
 
 
-def _value(run: Sequence[Mapping[str, Any]], settings: "TrialSettings") -> float:
+def _value(run: Sequence[Mapping[str, Any]], settings: TrialSettings) -> float:
     return value_of([float(entry["accuracy"]) for entry in run], settings)
 
 
@@ -121,11 +115,7 @@ def by_learning_rate(
 ) -> go.Figure | None:
     """Draw accuracy against the learning rate: the best, ReLU, references and controls in colour.
 
-    Args:
-        curves: The curves of all rows.
-        best: The name of the best candidate.
-        rates: The grid.
-        title: The meaning of the accuracies.
+    `best` is the name of the best candidate, `title` the meaning of the accuracies.
     """
     if not any(len(one.accuracy) > 1 for one in curves):
         return None

@@ -5,19 +5,16 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
+from optuna.distributions import FloatDistribution, IntDistribution
 
+from pdsearch.criteria import ProofBox
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Family, at_share
 from pdsearch.report import shapes
 from pdsearch.report.style import INK, axis, chart, colour, faint, label, scatter
-
-if TYPE_CHECKING:
-    from optuna.distributions import FloatDistribution, IntDistribution
-
-    from pdsearch.criteria import ProofBox
 
 LOW, HIGH = -6.0, 4.0
 FAN = 7
@@ -27,7 +24,7 @@ STEP = "step (ReLU)"
 
 
 def plot(
-    target: "Candidate | Family | Sequence[Candidate]", *, low: float = LOW, high: float = HIGH
+    target: Candidate | Family | Sequence[Candidate], *, low: float = LOW, high: float = HIGH
 ) -> go.Figure:
     """Draw the shape of a pseudo-derivative next to the step, ReLU's own derivative.
 
@@ -207,14 +204,12 @@ def criteria_figure(
     candidate: Candidate,
     results: Sequence[Mapping[str, Any]],
     *,
-    proofs: "Mapping[str, Sequence[ProofBox]] | None" = None,
+    proofs: Mapping[str, Sequence[ProofBox]] | None = None,
 ) -> go.Figure:
     """Draw the shape with the step, and mark where each refuted criterion fails.
 
-    Args:
-        candidate: The pseudo-derivative.
-        results: Entries of `Report.to_dict()["criteria"]`.
-        proofs: Boxes by criterion, hidden until selected in the legend.
+    `results` are entries of `Report.to_dict()["criteria"]`. `proofs` are boxes by criterion, hidden
+    until selected in the legend.
     """
     marked = [(entry, _ends(entry)) for entry in results]
     found = [(entry, ends) for entry, ends in marked if ends is not None]
@@ -258,7 +253,7 @@ def criteria_figure(
 
 def _proof(
     criterion: str,
-    boxes: "Sequence[ProofBox]",
+    boxes: Sequence[ProofBox],
     tone: str,
     *,
     within: tuple[float, float, float, float],
@@ -288,7 +283,7 @@ def _proof(
     )
 
 
-def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
+def _merged(boxes: Sequence[ProofBox], width: float) -> list[ProofBox]:
     """Join neighbours narrower than about a pixel; the result is still an enclosure."""
     found: list[ProofBox] = []
     for box in boxes:

@@ -3,15 +3,12 @@
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 import sympy
 
 from pdsearch.enclosure import Program, cut
 from pdsearch.expression import exact, symbol, t, x
-
-if TYPE_CHECKING:
-    from pdsearch.family import Candidate
+from pdsearch.family import Candidate
 
 PRECISION = 53
 """Working precision in bits, that of a double."""
@@ -22,11 +19,11 @@ def _program(expression: sympy.Expr, parameters: tuple[str, ...] = ()) -> Progra
     return Program(expression, (x, *map(symbol, parameters)))
 
 
-def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
+def _at(candidate: Candidate, progress: float) -> sympy.Expr:
     return candidate.expression.xreplace({t: exact(progress)})
 
 
-def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
+def evaluate(candidate: Candidate, point: float, *, progress: float = 0.0) -> float:
     """Return g at a point; nan where it cannot be decided, as at an irrational breakpoint."""
     return _value(_program(_at(candidate, progress)), point)
 
@@ -42,27 +39,22 @@ def _breakpoints(expression: sympy.Expr) -> tuple[float, ...]:
     return tuple(sorted({float(end) for end in ends if end.is_finite}))
 
 
-def breakpoints(candidate: "Candidate", *, progress: float = 0.0) -> tuple[float, ...]:
+def breakpoints(candidate: Candidate, *, progress: float = 0.0) -> tuple[float, ...]:
     """Return the points where g may bend or jump, always including 0."""
     return _breakpoints(_at(candidate, progress))
 
 
 def curve(
-    candidate: "Candidate",
+    candidate: Candidate,
     low: float = -6.0,
     high: float = 4.0,
     *,
     count: int = 241,
     progress: float = 0.0,
 ) -> tuple[list[float], list[float]]:
-    """Return points (x, g(x)) to join by lines: a grid, and both sides of each breakpoint.
+    """Return points (x, g(x)) to join by lines at training progress t.
 
-    Args:
-        candidate: The pseudo-derivative.
-        low: Left end.
-        high: Right end.
-        count: Number of points in the grid.
-        progress: Training progress t.
+    They are a grid of `count` points, and both sides of each breakpoint.
     """
     aside = 1e-9 * (high - low)
     places = {low + (high - low) * i / (count - 1) for i in range(count)}
@@ -101,7 +93,7 @@ def _down(g: float) -> float:
     return (_TOP - min(max(g, _BOTTOM), _TOP)) / (_TOP - _BOTTOM) * HEIGHT
 
 
-def sketch(candidate: "Candidate") -> str:
+def sketch(candidate: Candidate) -> str:
     """Return the SVG path of g in a picture of 84 by 30 pixels, with as few points as it needs.
 
     It shows x from −5 to 3 and clips g to [−0.35, 1.35]. A page has a thousand sketches, so the

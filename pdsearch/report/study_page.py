@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import plotly.graph_objects as go
 
 from pdsearch.confirm import Confirmation, read_runs
 from pdsearch.criteria import CRITERIA, PROFILES, check, gate
@@ -13,15 +15,11 @@ from pdsearch.report.rates import by_learning_rate, rate_curves
 from pdsearch.report.shape_figures import criteria_figure, shapes_figure
 from pdsearch.report.trial_figures import name_of, short_name
 from pdsearch.report.view import View
+from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.rows import counts_of
 from pdsearch.text import number
 from pdsearch.trial import length_of
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from pdsearch.study import StoredStudy, TrialRow
 
 Record = dict[str, Any] | None
 
@@ -32,7 +30,7 @@ SHOWN = 4
 """Number of best candidates, of different shapes, that are drawn."""
 
 
-def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
+def study_report(stored: StoredStudy, *, decide: int | None = DECIDE) -> str:
     """Return a study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
 
     Args:
@@ -150,12 +148,12 @@ def criteria(view: View) -> Record:
     }
 
 
-def _entries(row: "TrialRow") -> list[dict[str, Any]]:
+def _entries(row: TrialRow) -> list[dict[str, Any]]:
     """Return the results of a trial's gate."""
     return list((row.criteria or {}).get("criteria", ()))
 
 
-def _own(row: "TrialRow") -> list[dict[str, Any]]:
+def _own(row: TrialRow) -> list[dict[str, Any]]:
     """Return the results of the study's own criteria."""
     return [entry for entry in _entries(row) if entry["name"] not in CRITERIA]
 
@@ -199,7 +197,7 @@ def _compared(view: View) -> dict[str, Any]:
     return {"columns": columns, "names": names}
 
 
-def _ruled_out(view: View) -> dict[str, list["TrialRow"]]:
+def _ruled_out(view: View) -> dict[str, list[TrialRow]]:
     """Return the trials ruled out by each criterion."""
     found: dict[str, list[TrialRow]] = {}
     for row in view.rows:
@@ -238,7 +236,7 @@ def rates(view: View) -> Record:
     return None if figure is None else {"figure": figure, "length": length}
 
 
-def _by_epoch(view: View, *quantities: str, **changes: Any) -> "dict[str, go.Figure]":
+def _by_epoch(view: View, *quantities: str, **changes: Any) -> dict[str, go.Figure]:
     """Return figures over epochs or tasks by title, without quantities that have no values."""
     figures = {
         f"{quantity} by {view.unit}": curve_figures.by_epoch(

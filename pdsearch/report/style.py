@@ -35,12 +35,7 @@ UNNAMED = {"color": faint(INK, 0.38), "width": 1}
 
 
 def named_line(kind: str, number: int) -> dict[str, Any]:
-    """Return the line of a row that a figure names.
-
-    Args:
-        kind: The row's kind. ReLU (the baseline) and the best candidate have thick lines.
-        number: The row's number among those of other kinds, from 1; it chooses the colour.
-    """
+    """Return the line of a row that a figure names; `number` chooses a reference's colour."""
     if kind == "baseline":
         return {"color": INK, "width": 3}
     if kind == "candidate":
@@ -65,14 +60,8 @@ def scatter(
 ) -> go.Scatter:
     """Draw points or lines.
 
-    Args:
-        x: The x coordinates.
-        y: The y coordinates.
-        name: The name in the legend; without one, the trace has no entry there.
-        notes: Hover texts, one for each point or one for all. Without notes and `hovertemplate`,
-            hovering shows nothing.
-        mode: Plotly's mode.
-        **more: Further properties of plotly's scatter.
+    Without a name, the trace has no entry in the legend. `notes` are the hover texts, one for each
+    point or one for all; without them and `hovertemplate`, hovering shows nothing.
     """
     shown = "skip" if notes is None and "hovertemplate" not in more else "text"
     return go.Scatter(

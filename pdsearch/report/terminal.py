@@ -17,14 +17,9 @@ BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:=+*%#@"
 
 
 def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool = True) -> str:
-    """Draw g from x = −5 to 3 in one line of `width` characters.
+    """Draw g from x = −5 to 3 in one line of `width` characters, blocks or ASCII.
 
     A column's height is the value of g; a full block is 1 or more, `·` is 0 and `-` is negative.
-
-    Args:
-        candidate: The pseudo-derivative.
-        width: Width in characters.
-        unicode: Whether to draw with block characters rather than ASCII.
     """
     levels, zero = (BLOCKS, "·") if unicode else (ASCII, "_")
     text = ""
@@ -44,13 +39,9 @@ def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool = True) 
 def shape_plot(
     candidate: "Candidate", *, width: int = 64, height: int = 10, unicode: bool = True
 ) -> str:
-    """Draw g with axes, and the step as a dotted line.
+    """Draw g with axes in braille dots or ASCII, and the step as a dotted line.
 
-    Args:
-        candidate: The pseudo-derivative.
-        width: Width of the plot area, in characters.
-        height: Height of the plot area, in lines.
-        unicode: Whether to draw with braille dots rather than ASCII.
+    The plot area has `width` characters and `height` lines.
     """
     across, down = (2, 4) if unicode else (1, 1)
     columns, rows = width * across, height * down
@@ -118,13 +109,9 @@ def criteria_text(
     width: int = 100,
     unicode: bool = True,
 ) -> str:
-    """Return a report as text: the shape, then each criterion with verdict, value and witness.
+    """Return a report as text: the candidate's shape, then each criterion with its evidence.
 
-    Args:
-        report: The result of `check`.
-        candidate: The pseudo-derivative to draw; None draws nothing.
-        width: Width of the terminal, in characters.
-        unicode: Whether the terminal shows more than ASCII.
+    `width` is the terminal's, in characters; `unicode` is whether it shows more than ASCII.
     """
     wrap = partial(textwrap.wrap, width=width, break_on_hyphens=False)
     lines = []

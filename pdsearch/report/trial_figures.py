@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 
+from pdsearch.insight import Insight, Learned
 from pdsearch.report.style import INK, axis, chart, colour, label, scatter
-
-if TYPE_CHECKING:
-    from pdsearch.insight import Insight, Learned
-    from pdsearch.study import StoredStudy, TrialRow
+from pdsearch.study import StoredStudy, TrialRow
 
 FEWEST = 5
 """With fewer complete trials of a family, importances are not computed."""
@@ -22,35 +20,35 @@ SMALL = {"showlegend": False, "margin": {"l": 48, "r": 10, "t": 8, "b": 42}}
 _SYMBOLS = {"complete": "circle", "pruned": "circle-open", "diverged": "x-thin"}
 
 
-def family_colours(stored: "StoredStudy") -> dict[str, str]:
+def family_colours(stored: StoredStudy) -> dict[str, str]:
     """Return a colour for each family; the baseline is grey, the first colour is for the best."""
     names = [name for name in stored.families if name != "relu"]
     return {"relu": INK, **{name: colour(i + 1) for i, name in enumerate(names)}}
 
 
-def family_of(row: "TrialRow") -> str:
+def family_of(row: TrialRow) -> str:
     """Return the name of a trial's family."""
     return row.candidate.family.name if row.candidate is not None else "?"
 
 
-def name_of(row: "TrialRow") -> str:
+def name_of(row: TrialRow) -> str:
     """Return the name of a trial's candidate."""
     return row.candidate.name if row.candidate is not None else "not drawn yet"
 
 
-def short_name(row: "TrialRow") -> str:
+def short_name(row: TrialRow) -> str:
     """Return "ReLU" for the baseline, otherwise the name of the candidate."""
     return "ReLU" if row.kind == "baseline" else name_of(row)
 
 
-def note(row: "TrialRow") -> str:
+def note(row: TrialRow) -> str:
     """Return a trial's hover text."""
     value = "no value" if row.value is None else f"{row.value:.4g}"
     reason = f"<br>{label(row.reason)[:200]}" if row.reason else ""
     return f"trial {row.number}: {label(name_of(row))}<br>{row.status}, {value}{reason}"
 
 
-def _with_value(rows: Sequence["TrialRow"], *, complete: bool = False) -> list["TrialRow"]:
+def _with_value(rows: Sequence[TrialRow], *, complete: bool = False) -> list[TrialRow]:
     """Return the candidates' trials that have a value."""
     return [
         row
@@ -61,7 +59,7 @@ def _with_value(rows: Sequence["TrialRow"], *, complete: bool = False) -> list["
     ]
 
 
-def _by_family(rows: Sequence["TrialRow"]) -> dict[str, list["TrialRow"]]:
+def _by_family(rows: Sequence[TrialRow]) -> dict[str, list[TrialRow]]:
     """Return the trials of each family."""
     found: dict[str, list[TrialRow]] = {}
     for row in rows:
@@ -69,7 +67,7 @@ def _by_family(rows: Sequence["TrialRow"]) -> dict[str, list["TrialRow"]]:
     return found
 
 
-def _dots(rows: Sequence["TrialRow"], xs: list[Any], ys: list[Any], **more: Any) -> go.Scatter:
+def _dots(rows: Sequence[TrialRow], xs: list[Any], ys: list[Any], **more: Any) -> go.Scatter:
     """Draw a dot for each trial."""
     return scatter(xs, ys, notes=[note(row) for row in rows], **more)
 
@@ -82,7 +80,7 @@ def _mark(tone: str, status: str, width: float) -> dict[str, Any]:
 
 
 def history(
-    stored: "StoredStudy", rows: Sequence["TrialRow"], *, percent: bool, title: str
+    stored: StoredStudy, rows: Sequence[TrialRow], *, percent: bool, title: str
 ) -> go.Figure:
     """Draw each trial's value in the order of trials, the best so far, baseline and references."""
     traces = []
@@ -125,7 +123,7 @@ def history(
     return _levels(figure, rows, colours)
 
 
-def _compared(rows: Sequence["TrialRow"]) -> dict[str, "TrialRow"]:
+def _compared(rows: Sequence[TrialRow]) -> dict[str, TrialRow]:
     """Return the complete trials of the baseline and the references by name."""
     return {
         short_name(row): row
@@ -134,7 +132,7 @@ def _compared(rows: Sequence["TrialRow"]) -> dict[str, "TrialRow"]:
     }
 
 
-def _levels(figure: go.Figure, rows: Sequence["TrialRow"], colours: Mapping[str, str]) -> go.Figure:
+def _levels(figure: go.Figure, rows: Sequence[TrialRow], colours: Mapping[str, str]) -> go.Figure:
     """Draw horizontal lines at the values of the baseline (solid) and the references (dashed)."""
     for name, row in _compared(rows).items():
         tone = colours.get(family_of(row), INK)
@@ -145,7 +143,7 @@ def _levels(figure: go.Figure, rows: Sequence["TrialRow"], colours: Mapping[str,
     return figure
 
 
-def _robust_range(rows: Sequence["TrialRow"]) -> dict[str, Any]:
+def _robust_range(rows: Sequence[TrialRow]) -> dict[str, Any]:
     """Return an axis range that excludes outlying pruned trials; zooming out shows them."""
     values = sorted(float(row.value) for row in rows if row.value is not None)
     complete = [float(r.value) for r in rows if r.value is not None and r.status == "complete"]
@@ -166,7 +164,7 @@ def _robust_range(rows: Sequence["TrialRow"]) -> dict[str, Any]:
 
 
 def by_family(
-    stored: "StoredStudy", rows: Sequence["TrialRow"], *, percent: bool, title: str
+    stored: StoredStudy, rows: Sequence[TrialRow], *, percent: bool, title: str
 ) -> go.Figure | None:
     """Draw the value of each complete trial in a column for each family, and the baselines."""
     complete = _with_value(rows, complete=True)
@@ -195,9 +193,7 @@ def by_family(
     return _levels(chart(traces, xaxis={"type": "category"}, yaxis=values), rows, colours)
 
 
-def slices(
-    stored: "StoredStudy", rows: Sequence["TrialRow"], *, percent: bool
-) -> dict[str, go.Figure]:
+def slices(stored: StoredStudy, rows: Sequence[TrialRow], *, percent: bool) -> dict[str, go.Figure]:
     """Draw value along each searched parameter: a small figure for each, by `family.parameter`."""
     colours = family_colours(stored)
     valued = _by_family(_with_value(rows))
@@ -213,7 +209,7 @@ def slices(
 
 
 def _slice(
-    rows: Sequence["TrialRow"], name: str, distribution: Any, tone: str, percent: bool
+    rows: Sequence[TrialRow], name: str, distribution: Any, tone: str, percent: bool
 ) -> go.Figure:
     traces = []
     for status in ("complete", "pruned"):
@@ -245,7 +241,7 @@ def _slice(
 
 
 def importances(
-    stored: "StoredStudy", rows: Sequence["TrialRow"]
+    stored: StoredStudy, rows: Sequence[TrialRow]
 ) -> tuple[go.Figure | None, list[str]]:
     """Return Optuna's parameter importances within each family, and a note about each family.
 
@@ -284,7 +280,7 @@ def importances(
 
 
 def _importances(
-    stored: "StoredStudy", family: str, trials: Sequence[Any]
+    stored: StoredStudy, family: str, trials: Sequence[Any]
 ) -> tuple[dict[str, float], str]:
     """Return a family's importances and the number of trials, or none and the reason."""
     names = [n for n in trials[0].params if n.startswith(f"{family}.")] if trials else []
@@ -318,7 +314,7 @@ def _importances(
 # ------------------------------------------------------------------- against something else
 
 
-def objectives(stored: "StoredStudy", rows: Sequence["TrialRow"]) -> go.Figure | None:
+def objectives(stored: StoredStudy, rows: Sequence[TrialRow]) -> go.Figure | None:
     """Draw two objectives against each other, with a ring around the Pareto-optimal trials."""
     names = [name.replace("_", " ") for name in stored.settings.study.objectives]
     drawn = [row for row in rows if len(row.values) == 2 and row.candidate is not None]
@@ -351,7 +347,7 @@ def objectives(stored: "StoredStudy", rows: Sequence["TrialRow"]) -> go.Figure |
 
 
 def learned(
-    insight: "Insight", one: "Learned", rows: Mapping[int, "TrialRow"], *, percent: bool
+    insight: Insight, one: Learned, rows: Mapping[int, TrialRow], *, percent: bool
 ) -> go.Figure:
     """Draw the trials' accuracy against a criterion's value; `rows` are the trials by number."""
     traces = []

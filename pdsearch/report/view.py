@@ -3,60 +3,57 @@
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from pdsearch.confirm import Confirmation, load_confirmation
 from pdsearch.report.rates import best_run
+from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.rows import ranked
 from pdsearch.study.settings import DEFAULT_STORAGE
 from pdsearch.study.stored import trained_by
 from pdsearch.text import number, percent, points
-
-if TYPE_CHECKING:
-    from pdsearch.study import StoredStudy, TrialRow
 
 
 @dataclass(frozen=True)
 class View:
     """A study with its rows read once, so that all parts of a page are consistent."""
 
-    stored: "StoredStudy"
-    rows: tuple["TrialRow", ...]
+    stored: StoredStudy
+    rows: tuple[TrialRow, ...]
 
     @cached_property
-    def best(self) -> "TrialRow | None":
+    def best(self) -> TrialRow | None:
         """The trial of the best candidate."""
         return next(iter(self.ranked), None)
 
     @cached_property
-    def ranked(self) -> list["TrialRow"]:
+    def ranked(self) -> list[TrialRow]:
         """The complete trials of candidates, each g once, in the study's order from the best."""
         return ranked(self.rows, minimize=self.stored.minimize)
 
     @cached_property
-    def runs(self) -> tuple["TrialRow", ...]:
+    def runs(self) -> tuple[TrialRow, ...]:
         """The rows, each with the epochs of one run: the one at its best learning rate."""
         return tuple(self._run(row) for row in self.rows)
 
-    def _run(self, row: "TrialRow") -> "TrialRow":
+    def _run(self, row: TrialRow) -> TrialRow:
         settings = self.stored.settings
         several = not self.by_function and len(settings.legs) > 1
         return best_run(row, settings.trial, settings.legs) if self.rates or several else row
 
     @property
-    def best_run(self) -> "TrialRow | None":
+    def best_run(self) -> TrialRow | None:
         """The best candidate's row among `runs`."""
         return None if self.best is None else self._run(self.best)
 
     @cached_property
-    def baseline(self) -> "TrialRow | None":
+    def baseline(self) -> TrialRow | None:
         """ReLU's last complete trial; if there is none, its last trial with a value."""
         rows = [r for r in self.rows if r.kind == "baseline" and r.value is not None]
         whole = [r for r in rows if r.status == "complete"]
         return whole[-1] if whole else rows[-1] if rows else None
 
     @cached_property
-    def references(self) -> list["TrialRow"]:
+    def references(self) -> list[TrialRow]:
         """The last trial of each reference that did not fail."""
         found = {
             row.candidate.name: row
