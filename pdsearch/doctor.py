@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 from pdsearch import __version__
 from pdsearch.data import cache_directory
-from pdsearch.errors import PdsearchError, StorageError, one_line
+from pdsearch.errors import PdsearchError, one_line
 from pdsearch.family import library
 from pdsearch.kernels import build
 from pdsearch.study.attributes import SCHEMA, StudyAttrs, TrialAttrs
@@ -220,8 +220,6 @@ def _storage(given: str | None) -> Iterator[Finding]:
             if trouble := _sqlite_trouble(file):
                 yield Finding("storage", "attention", f"{shown}: {trouble}", _RESTORE)
                 return
-            if file.is_file() and not _has_tables(file, shown):
-                raise EmptyStorageError
         backend = connect(url, create=False)
     except EmptyStorageError:
         yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
@@ -237,25 +235,14 @@ def _storage(given: str | None) -> Iterator[Finding]:
         backend.engine.dispose()
 
 
-def _sqlite(file: Path, statement: str) -> list[tuple[Any, ...]]:
-    address = f"{file.resolve().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
-        return database.execute(statement).fetchall()
-
-
-def _has_tables(file: Path, shown: str) -> bool:
-    try:
-        return bool(_sqlite(file, "SELECT 1 FROM sqlite_master WHERE name = 'studies'"))
-    except sqlite3.Error as error:
-        raise StorageError(f"storage {shown}: {error}") from error
-
-
 def _sqlite_trouble(file: Path) -> str | None:
     """Return what SQLite's own check finds wrong with a file; None if nothing."""
     if not file.is_file():
         return None  # connecting to it raises the error
+    address = f"{file.resolve().as_uri()}?mode=ro"
     try:
-        ((found,),) = _sqlite(file, "PRAGMA quick_check(1)")
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            ((found,),) = database.execute("PRAGMA quick_check(1)").fetchall()
     except (sqlite3.Error, ValueError) as error:  # ValueError: the message is not UTF-8
         return one_line(error)
     return None if found == "ok" else f"damaged: {found.splitlines()[-1]}"

@@ -12,6 +12,7 @@ __all__ = [
     "duration",
     "ends",
     "escaped",
+    "interval",
     "number",
     "p_value",
     "percent",
@@ -36,7 +37,7 @@ def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
     if isinstance(value, tuple | list):
         low, high = value
         if low is None or high is None:
-            return f"[{number(low) or '−∞'}, {number(high) or '∞'}]"
+            return interval(value)
         middle, half = (low + high) / 2, (high - low) / 2
         if half > 0.05 * abs(middle):
             return f"[{low:.3g}, {high:.3g}]"
@@ -45,11 +46,15 @@ def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
+def interval(ends: Iterable[Any], digits: int = 5) -> str:
+    """Return an interval; None stands for an infinite end."""
+    low, high = ends
+    return f"[{number(low, digits) or '−∞'}, {number(high, digits) or '∞'}]"
+
+
 def bound(value: Any) -> str:
     """Return a criterion's bound: a number, a range, or text."""
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(number(end) for end in value) + "]"
-    return number(value)
+    return interval(value) if isinstance(value, tuple | list) else number(value)
 
 
 def place(witness: Any) -> str:
@@ -57,9 +62,7 @@ def place(witness: Any) -> str:
     parts = []
     for name, value in (witness or {}).items():
         if isinstance(value, tuple | list):
-            low = "−∞" if value[0] is None else number(value[0], 8)
-            high = "∞" if value[1] is None else number(value[1], 8)
-            parts.append(f"{name} in [{low}, {high}]")
+            parts.append(f"{name} in {interval(value, 8)}")
         else:
             parts.append(f"{name} = {number(value, 8) or '±∞'}")
     return ", ".join(parts)
@@ -81,12 +84,12 @@ def signed(value: float | None) -> str:
 
 
 def ends(
-    interval: tuple[float, float] | None,
+    pair: tuple[float, float] | None,
     shown: Callable[[float], str] = points,
     form: str = "[{}, {}]",
 ) -> str:
-    """Return an interval, each end formatted by `shown`."""
-    return "" if interval is None else form.format(*map(shown, interval))
+    """Return the two ends of a confidence interval, each formatted by `shown`."""
+    return "" if pair is None else form.format(*map(shown, pair))
 
 
 def spread(mean: float, std: float | None) -> str:

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.map and not arguments.family:
         raise InputError("--map needs --family: it cuts the family's parameter box into parts")
     if arguments.html:
-        from pdsearch.report.files import check_place
+        from pdsearch.files import check_place
 
         check_place(Path(arguments.html), force=True)
     family, candidate = load_target(

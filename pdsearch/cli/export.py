@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write a candidate as a file."""
     from pdsearch.export import export
     from pdsearch.family import varied
-    from pdsearch.report.files import check_place
+    from pdsearch.files import check_place
 
     path, settings = Path(arguments.output), settings_of(arguments)
     variant = {"fading": arguments.fade, "direction": arguments.direction}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli.options import add_json
 from pdsearch.cli.output import can_draw, emit_result, wrapped
-from pdsearch.text import number
+from pdsearch.text import interval, number
 
 if TYPE_CHECKING:
     from pdsearch.family import Family
@@ -55,7 +55,7 @@ def _paragraph(family: "Family") -> str:
         head = f"{head:34}{sparkline(family.default)}"
     lines = [head.rstrip(), *wrapped("g(x) = " + family.formula)]
     lines += [
-        f"    {name} in [{number(entry['low'])}, {number(entry['high'])}]"
+        f"    {name} in {interval((entry['low'], entry['high']))}"
         + (" (log)" if entry["log"] else "")
         + f", default {number(entry['default'])}"
         for name, entry in _entry(family)["parameters"].items()

@@ -21,8 +21,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a study's report."""
+    from pdsearch.files import check_place
     from pdsearch.report import study_report, write_html
-    from pdsearch.report.files import check_place
 
     path = Path(arguments.output)
     check_place(path, force=True)

@@ -7,7 +7,7 @@ from typing import Any
 from pdsearch.cli.options import STUDY, add_json, add_study, stored_study
 from pdsearch.cli.output import emit_result
 from pdsearch.cli.search import search_text
-from pdsearch.text import number
+from pdsearch.text import interval
 
 SUMMARY = "show a study's progress"
 ABOUT = STUDY
@@ -38,10 +38,10 @@ def _text(data: Mapping[str, Any], measure: str) -> str:
     for name, found in data["families"].items():
         if found["proved"]:
             lines.append(f"proved for the whole family {name}: {', '.join(found['proved'])}")
-        for parameter, (low, high) in found["ranges"].items():
+        for parameter, ends in found["ranges"].items():
             lines.append(
-                f"drawn for {name}: {parameter} in [{number(low)}, {number(high)}]; the rest of "
-                "its range fails the criteria"
+                f"drawn for {name}: {parameter} in {interval(ends)}; the rest of its range fails "
+                "the criteria"
             )
     for row in data["running"]:
         gone = "" if row["alive"] in (True, None) else ", its process has gone"

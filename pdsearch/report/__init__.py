@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdsearch.report.criteria_page import criteria_report
-    from pdsearch.report.files import write_html
     from pdsearch.report.maps import maps_text
+    from pdsearch.report.page import write_html
     from pdsearch.report.shape_figures import plot
     from pdsearch.report.study_page import study_report
     from pdsearch.report.terminal import criteria_text, sparkline
@@ -18,7 +18,7 @@ _OWNERS = {
     "plot": "shape_figures",
     "sparkline": "terminal",
     "study_report": "study_page",
-    "write_html": "files",
+    "write_html": "page",
 }
 
 __all__ = [

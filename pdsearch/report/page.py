@@ -12,6 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -20,6 +21,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pdsearch import __version__, text
+from pdsearch.files import write_text
 from pdsearch.plain import plain
 from pdsearch.report import shapes
 from pdsearch.report.mathml import equation, symbol
@@ -61,6 +63,15 @@ def render(template: str, *, sections: list[Section], **values: Any) -> str:
             **values,
         )
     )
+
+
+def write_html(text: str, path: Path | str) -> Path:
+    """Write a report atomically; an existing file is replaced.
+
+    Raises:
+        InputError: `path` is a directory, a link or a device, or its folder cannot be written to.
+    """
+    return write_text(text, Path(path), force=True)
 
 
 @functools.cache

@@ -182,9 +182,8 @@ def _fan_values(distribution: Any) -> list[float]:
             for i in range(count)
         ]
         return list(dict.fromkeys(low + offset for offset in steps))
-    return [
-        *(at_share(low, high, i / (FAN - 1), log=ranged.log) for i in range(FAN - 1)), high
-    ]  # fmt: skip
+    inner = [at_share(low, high, i / (FAN - 1), log=ranged.log) for i in range(FAN - 1)]
+    return [*inner, high]
 
 
 def _tone(share: float) -> str:

@@ -18,7 +18,7 @@ from pdsearch.report.view import View
 from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.rows import counts_of
-from pdsearch.text import number
+from pdsearch.text import interval
 from pdsearch.trial import length_of
 
 Record = dict[str, Any] | None
@@ -167,9 +167,9 @@ def _families(view: View) -> list[dict[str, Any]]:
         left = [name for name in CRITERIA if name in required and name not in decided.proved]
         space: Any = view.stored.families[family].space
         drawn = {
-            parameter: f"in [{number(low)}, {number(high)}] of "
-            f"[{number(float(space[parameter].low))}, {number(float(space[parameter].high))}]"
-            for parameter, (low, high) in decided.ranges.items()
+            name: f"in {interval(ends)} of "
+            f"{interval((float(space[name].low), float(space[name].high)))}"
+            for name, ends in decided.ranges.items()
         }
         found.append(
             {

@@ -37,8 +37,7 @@ class View:
 
     def _run(self, row: TrialRow) -> TrialRow:
         settings = self.stored.settings
-        several = not self.by_function and len(settings.legs) > 1
-        return best_run(row, settings.trial, settings.legs) if self.rates or several else row
+        return row if self.by_function else best_run(row, settings.trial, settings.legs)
 
     @property
     def best_run(self) -> TrialRow | None:
@@ -107,10 +106,10 @@ class View:
 
     def command(self, verb: str, rest: str = "") -> str:
         """Return a shell command for this study."""
-        parts = ["pdsearch", verb, shlex.quote(self.stored.name)]
-        if self.stored.storage != DEFAULT_STORAGE:
-            parts.append(f"--storage {shlex.quote(self.stored.storage)}")
-        return " ".join([*parts, *([rest] if rest else [])])
+        storage = self.stored.storage
+        named = "" if storage == DEFAULT_STORAGE else f"--storage {shlex.quote(storage)}"
+        parts = ("pdsearch", verb, shlex.quote(self.stored.name), named, rest)
+        return " ".join(filter(None, parts))
 
     @cached_property
     def confirmation(self) -> Confirmation | None:
