@@ -371,5 +371,5 @@ def insight_table(insight: Insight) -> str:
             )
         )
     lines = [insight.headline, "", columns(rows, right=range(2, len(head) - 1))]
-    lines += ["", "ρ is Spearman's, between what is compared and validation accuracy."]
+    lines += ["", "ρ is Spearman's rank correlation of what is compared with validation accuracy."]
     return "\n".join([*lines, *insight.notes])

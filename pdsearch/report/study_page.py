@@ -1,7 +1,7 @@
 """A study as one HTML file; `templates/study/<name>.html` shows the record of each section."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import plotly.graph_objects as go
@@ -41,21 +41,7 @@ def study_report(stored: StoredStudy, *, decide: int | None = DECIDE) -> str:
     Returns:
         HTML text that loads nothing from other files or the network.
     """
-    view = View(stored, tuple(stored.trials()))
-    records = {
-        "confirmation": ("Confirmation", confirmation(view)),
-        "shapes": ("Shapes", shapes(view)),
-        "criteria": ("Criteria", criteria(view)),
-        "history": ("History", history(view)),
-        "rates": ("By learning rate", rates(view)),
-        "curves": ("Learning curves", curves(view)),
-        "dead": ("Dead units", dead(view)),
-        "inside": ("Gradients", inside(view)),
-        "parameters": ("Parameters", parameters(view)),
-        "learned": ("Learned criteria", learned(view, decide=decide)),
-        "trials": ("All trials", trials(view)),
-        "settings": ("Settings", settings(view)),
-    }
+    view = View(stored, tuple(stored.trials()), decide)
     return render(
         "study.html",
         title=f"{stored.name}: pseudo-derivative search",
@@ -67,8 +53,8 @@ def study_report(stored: StoredStudy, *, decide: int | None = DECIDE) -> str:
             {r.candidate for r in view.rows if r.kind == "candidate" and r.value is not None}
         ),
         sections=[
-            Section(name, heading, record, f"study/{name}.html")
-            for name, (heading, record) in records.items()
+            Section(part.__name__, heading, part(view), f"study/{part.__name__}.html")
+            for heading, part in _SECTIONS.items()
         ],
     )
 
@@ -295,9 +281,9 @@ def parameters(view: View) -> Record:
     }
 
 
-def learned(view: View, *, decide: int | None) -> Record:
-    """Return the learned criteria; `decide` as in `study_report`."""
-    insight = learned_criteria(view.stored, rows=view.rows, decide=decide)
+def learned(view: View) -> Record:
+    """Return the learned criteria, and a figure for each that has a correlation."""
+    insight = learned_criteria(view.stored, rows=view.rows, decide=view.decide)
     if not insight.criteria:
         return None
     rows = {row.number: row for row in view.rows}
@@ -366,3 +352,20 @@ def _shown(values: Mapping[str, Any]) -> dict[str, str]:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
     return {key: "–" if value is None else text(value) for key, value in values.items()}
+
+
+_SECTIONS: dict[str, Callable[[View], Record]] = {
+    "Confirmation": confirmation,
+    "Shapes": shapes,
+    "Criteria": criteria,
+    "History": history,
+    "By learning rate": rates,
+    "Learning curves": curves,
+    "Dead units": dead,
+    "Gradients": inside,
+    "Parameters": parameters,
+    "Learned criteria": learned,
+    "All trials": trials,
+    "Settings": settings,
+}
+"""The sections of a page by heading. A section's name is its function's."""

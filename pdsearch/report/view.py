@@ -15,10 +15,14 @@ from pdsearch.text import number, percent, points
 
 @dataclass(frozen=True)
 class View:
-    """A study with its rows read once, so that all parts of a page are consistent."""
+    """A study with its rows read once, so that all parts of a page are consistent.
+
+    `decide` is the most candidates to decide for the learned criteria; None: all.
+    """
 
     stored: StoredStudy
     rows: tuple[TrialRow, ...]
+    decide: int | None = None
 
     @cached_property
     def best(self) -> TrialRow | None:
