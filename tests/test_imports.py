@@ -21,8 +21,6 @@ ORDER = (
     "processes",
     "masking",
     "text",
-    "plain",
-    "processes",
     "userfile",
     "expression",
     "enclosure",
