@@ -122,7 +122,8 @@ def chart(traces: Sequence[Any], **changes: Any) -> go.Figure:
     """Return a figure with the shared layout; nested settings are merged into it."""
     layout = dict(LAYOUT)
     for name, value in changes.items():
-        shared = AXIS if name in ("xaxis", "yaxis") else layout.get(name)
-        merged = isinstance(value, dict) and isinstance(shared, dict)
-        layout[name] = {**shared, **value} if merged else value
+        shared = AXIS if name in ("xaxis", "yaxis") else LAYOUT.get(name)
+        if isinstance(shared, dict) and isinstance(value, dict):
+            value = {**shared, **value}
+        layout[name] = value
     return go.Figure(traces, layout)
