@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     families = library().values()
     data = [_entry(family) for family in families]
-    emit_result(arguments, data, lambda: "\n\n".join(map(_paragraph, families)))
+    emit_result(arguments, data, lambda: "\n\n".join(map(_paragraph, families, data)))
     return 0
 
 
@@ -47,17 +47,15 @@ def _entry(family: "Family") -> dict[str, Any]:
     }
 
 
-def _paragraph(family: "Family") -> str:
+def _paragraph(family: "Family", entry: dict[str, Any]) -> str:
     head = family.name + (f" ({', '.join(family.aliases)})" if family.aliases else "")
     if can_draw():
         from pdsearch.report import sparkline
 
         head = f"{head:34}{sparkline(family.default)}"
     lines = [head.rstrip(), *wrapped("g(x) = " + family.formula)]
-    lines += [
-        f"    {name} in {interval((entry['low'], entry['high']))}"
-        + (" (log)" if entry["log"] else "")
-        + f", default {number(entry['default'])}"
-        for name, entry in _entry(family)["parameters"].items()
-    ]
+    for name, parameter in entry["parameters"].items():
+        scale = " (log)" if parameter["log"] else ""
+        ends = interval((parameter["low"], parameter["high"]))
+        lines.append(f"    {name} in {ends}{scale}, default {number(parameter['default'])}")
     return "\n".join([*lines, *wrapped(family.reference)])
