@@ -276,7 +276,9 @@ def _tables(
 
 def _early(row: TrialRow) -> dict[str, dict[str, Any]]:
     """Return a trial's first diagnostics in the form of verdicts."""
-    first = next((e["diagnostics"] for e in row.epochs if e.get("diagnostics")), None)
+    first: Mapping[str, Any] = next(
+        (entry["diagnostics"] for entry in row.epochs if entry.get("diagnostics")), {}
+    )
     found = {}
     for name, (key, _, statement) in EARLY.items() if first else ():
         value = first[key]
@@ -303,7 +305,7 @@ def _learn(
             float(bool(entry["passed"])) if entry and entry.get("verdict") != "undecided" else None
             for entry in entries
         ]
-    pairs = [pair for pair in zip(numbers, accuracies, strict=True) if pair[0] is not None]
+    pairs = [(a, b) for a, b in zip(numbers, accuracies, strict=True) if a is not None]
     correlation = None
     if len(pairs) >= FEWEST:
         correlation = rank_correlation([a for a, _ in pairs], [b for _, b in pairs])
@@ -340,7 +342,7 @@ def _notes(stored: StoredStudy, rows: Sequence[TrialRow], *, compared: int) -> l
             "weaken, hide or create a correlation, and makes its p-value unreliable. "
             "A study with sampler = 'random' or 'grid' avoids this."
         )
-    counts = Counter(row.status for row in rows)
+    counts = Counter[str](row.status for row in rows)
     for status, why in _EXCLUDED.items():
         if counts[status]:
             notes.append(f"{counts[status]} {status.replace('_', ' ')} trials are left out: {why}.")

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli.options import (
     TARGET,
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     def text() -> str:
         from pdsearch.report import criteria_text, maps_text
 
-        terminal = {"width": width(), "unicode": takes_unicode()}
+        terminal: dict[str, Any] = {"width": width(), "unicode": takes_unicode()}
         shown = [criteria_text(report, candidate, **terminal)]
         if maps:
             shown.append(maps_text(family, maps, **terminal))

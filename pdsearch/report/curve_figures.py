@@ -225,7 +225,7 @@ def by_layer(runs: Sequence[Sequence[Entry]], *, unit: str) -> dict[str, go.Figu
     found = {}
     for place, title in enumerate(list(DIAGNOSED)[:2]):
         lines = {layer: by_step(runs, _of_layer(layer, place)) for layer in layers}
-        traces = []
+        traces: list[go.Scatter] = []
         for layer, values in lines.items():
             if not values:
                 continue

@@ -44,7 +44,7 @@ def plot(
         raise InputError(f"low must be below high, got low = {low}, high = {high}")
     if isinstance(target, Family):
         return family_figure(target, low=low, high=high)
-    several = target if isinstance(target, list | tuple) else [target]
+    several: list[Any] = list(target) if isinstance(target, list | tuple) else [target]
     if several and all(isinstance(one, Candidate) for one in several):
         return shapes_figure(several, low=low, high=high)
     raise InputError(

@@ -200,7 +200,7 @@ def history(view: View) -> Record:
     """Return the trials in order, and two objectives against each other."""
     if all(row.value is None for row in view.rows):
         return None
-    shown = {"percent": view.percent, "title": view.title}
+    shown: dict[str, Any] = {"percent": view.percent, "title": view.title}
     return {
         "history": trial_figures.history(view.stored, view.rows, **shown),
         "objectives": trial_figures.objectives(view.stored, view.rows),
@@ -267,7 +267,7 @@ def inside(view: View) -> Record:
 
 def parameters(view: View) -> Record:
     """Return value by family and along each parameter, and importances."""
-    shown = {"percent": view.percent, "title": view.title}
+    shown: dict[str, Any] = {"percent": view.percent, "title": view.title}
     by_family = trial_figures.by_family(view.stored, view.rows, **shown)
     if by_family is None:
         return None
