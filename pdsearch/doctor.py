@@ -53,14 +53,7 @@ _RESTORE = "restore a copy, or move it away and start a new search"
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        name: What was checked.
-        level: `ok`; `info`, which needs no action; or `attention`, which comes with a remedy.
-        text: What was found.
-        remedy: What to do; empty if nothing.
-    """
+    """The result of one check; only `attention` requires action, and comes with a remedy."""
 
     name: str
     level: Literal["ok", "info", "attention"]
@@ -73,11 +66,7 @@ class Finding:
 
 
 def examine(*, storage: str | None = None) -> tuple[Finding, ...]:
-    """Check the installation, the machine and the storage.
-
-    Args:
-        storage: URL of a storage. If None, the default storage is checked, if it exists.
-    """
+    """Check the installation, the machine and a storage, by default the default storage."""
     return (*_installation(), *_compiler(), *_device(), *_disk(), *_storage(storage))
 
 

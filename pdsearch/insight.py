@@ -76,23 +76,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Learned:
-    """One criterion compared with accuracy.
-
-    Attributes:
-        name: The criterion's name.
-        statement: The criterion's statement.
-        measure: What was correlated: the meaning of its value, or "whether it is met" (0 or 1).
-        values: One value for each point of the insight; None where unknown.
-        correlation: Spearman's ρ with accuracy; None if it cannot be computed.
-        p_adjusted: Holm's p-value over all criteria with a correlation.
-    """
+    """One criterion compared with accuracy."""
 
     name: str
     statement: str
-    measure: str
-    values: tuple[float | None, ...]
-    correlation: RankCorrelation | None
-    p_adjusted: float | None = None
+    measure: str  # the meaning of its value, or "whether it is met" (0 or 1)
+    values: tuple[float | None, ...]  # one for each point of the insight
+    correlation: RankCorrelation | None  # with accuracy; None if it cannot be computed
+    p_adjusted: float | None = None  # Holm's, over all criteria with a correlation
 
     @property
     def n(self) -> int:
@@ -140,23 +131,14 @@ class Learned:
 
 @dataclass(frozen=True)
 class Insight:
-    """A study's learned criteria.
-
-    Attributes:
-        study: The study's name.
-        epochs: The budget of every point.
-        sampler: The study's sampler.
-        points: The compared trials.
-        criteria: One entry for each criterion.
-        notes: Caveats, one sentence each.
-    """
+    """A study's learned criteria."""
 
     study: str
-    epochs: int
+    epochs: int  # the budget of every point
     sampler: str
     points: tuple[Point, ...]
     criteria: tuple[Learned, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # caveats, about a sentence each
 
     @property
     def headline(self) -> str:
@@ -224,8 +206,8 @@ def learned_criteria(
     if undecided:
         notes.append(
             f"The criteria that the search did not need were not decided for {undecided} "
-            f"candidates, which are missing there: `pdsearch criteria {stored.name}` decides and "
-            "keeps them."
+            f"candidates and have no values there: `pdsearch criteria {stored.name}` decides and "
+            "stores them."
         )
     return Insight(
         study=stored.name,

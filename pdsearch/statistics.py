@@ -30,43 +30,28 @@ MOST_PAIRS = 100_000
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference of n pairs.
+    """The mean difference of n pairs, with the paired t-test.
 
-    Attributes:
-        n: Number of pairs.
-        difference: Mean of `treated − baseline`; nan without pairs.
-        std: Sample standard deviation of the differences (divisor n − 1); None below two pairs.
-        interval: 95 % confidence interval of the mean by the paired t-test; None below two pairs
-            or without spread.
-        bootstrap: The same by bootstrap (see `bootstrap_mean`); None also with two pairs.
-        p_value: Two-sided p-value of the paired t-test; None where there is no interval.
-        effect: Cohen's d_z, `difference / std`; None where there is no interval.
+    The last four are None below two pairs or without spread.
     """
 
     n: int
-    difference: float
-    std: float | None = None
-    interval: tuple[float, float] | None = None
-    bootstrap: tuple[float, float] | None = None
-    p_value: float | None = None
-    effect: float | None = None
+    difference: float  # mean of `treated − baseline`; nan without pairs
+    std: float | None = None  # of the differences (divisor n − 1); None below two pairs
+    interval: tuple[float, float] | None = None  # 95 % confidence interval of the mean
+    bootstrap: tuple[float, float] | None = None  # the same by `bootstrap_mean`
+    p_value: float | None = None  # two-sided
+    effect: float | None = None  # Cohen's d_z, `difference / std`
 
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's ρ of n pairs.
-
-    Attributes:
-        n: Number of pairs.
-        rho: Spearman's rank correlation; ties share their mean rank.
-        interval: 95 % bootstrap interval over resampled pairs; None where ρ is exactly ±1.
-        p_value: Two-sided permutation p-value; exact for n ≤ 7, where all orders are tried.
-    """
+    """Spearman's ρ of n pairs; ties share their mean rank."""
 
     n: int
     rho: float
-    interval: tuple[float, float] | None
-    p_value: float
+    interval: tuple[float, float] | None  # 95 %, by bootstrap over pairs; None where ρ is ±1
+    p_value: float  # two-sided, by permutation
 
 
 def guessing(labels: "torch.Tensor") -> float:

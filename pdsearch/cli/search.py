@@ -118,7 +118,7 @@ def search_text(
     else:
         lines.append("no candidate finished")
     if by_function:
-        lines.append("One seed's value picked the best: call the function over several seeds.")
+        lines.append("One seed's value picked the best: compare it with ReLU over several seeds.")
     else:
         lines.append(f"One seed's {measure} picked the best; `pdsearch confirm` tests it.")
     return "\n".join(lines)

@@ -91,8 +91,6 @@ def _seeds(confirmation: Confirmation, row: Row, place: int) -> go.Scatter:
     )
 
 
-# ----------------------------------------------------------------------- over epochs or tasks
-
 # The quantity in `QUANTITIES` by the title of its figure.
 _EPOCHS = {"test accuracy": "value", "training loss": "training loss"}
 _TASKS = {"accuracy within the task": "value"} | {

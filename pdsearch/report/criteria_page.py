@@ -25,13 +25,8 @@ def criteria_report(
 ) -> str:
     """Return the criteria as one HTML file: the shape, where it fails, and every verdict.
 
-    Args:
-        report: The result of `check`.
-        candidate: What was checked. For a family, each witness is drawn on the member it names.
-        maps: Maps of a family's parameter box.
-
-    Returns:
-        HTML text that loads nothing from other files or the network.
+    `candidate` is what was checked. For a family, each witness is drawn on the member it names. The
+    HTML text loads nothing from other files or the network.
     """
     entries = report.to_dict()["criteria"]
     whole = isinstance(candidate, Family)

@@ -179,9 +179,6 @@ def by_step(runs: Sequence[Sequence[Entry]], read: Quantity) -> dict[int, list[f
     return dict(sorted(found.items()))
 
 
-# ----------------------------------------------------------------------------------- by layer
-
-
 def dead_by_layer(
     rows: Sequence[TrialRow], best: TrialRow | None, *, unit: str
 ) -> go.Figure | None:

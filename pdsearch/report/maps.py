@@ -70,9 +70,6 @@ def share(one: FamilyMap, verdict: str) -> str:
     return f"{percent:.1f} %"
 
 
-# ------------------------------------------------------------------------------ in a terminal
-
-
 def map_plot(
     family: Family, one: FamilyMap, *, width: int = 60, height: int = 12, unicode: bool = True
 ) -> str:
@@ -133,9 +130,6 @@ def _holds(part: Part, point: dict[str, float]) -> bool:
     return all(
         part.ranges[name][0] <= value <= part.ranges[name][1] for name, value in point.items()
     )
-
-
-# ------------------------------------------------------------------------------------ figures
 
 
 def map_figure(family: Family, one: FamilyMap) -> go.Figure | None:

@@ -29,19 +29,12 @@ from pdsearch.report.mathml import equation, symbol
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a page.
+    """One section of a page; it is omitted if its record is empty."""
 
-    Attributes:
-        name: Its anchor.
-        heading: Its heading.
-        record: What it shows; the section is omitted if this is empty.
-        template: Its file in `templates/`.
-    """
-
-    name: str
+    name: str  # its anchor
     heading: str
-    record: Any
-    template: str
+    record: Any  # what it shows
+    template: str  # its file in `templates/`
 
 
 def render(template: str, *, sections: list[Section], **values: Any) -> str:

@@ -126,9 +126,6 @@ def shapes_figure(
     return _frame([*curves, _step(low, high)], low, high)
 
 
-# ------------------------------------------------------------------------------------ family
-
-
 def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go.Figure:
     """Draw the default, and a fan of curves over each parameter's range, selected by buttons."""
     curve = partial(_curve, low=low, high=high)
@@ -194,9 +191,6 @@ def _tone(share: float) -> str:
     )
     red, green, blue = (round(a + (b - a) * within) for a, b in zip(first, second, strict=True))
     return f"rgb({red},{green},{blue})"
-
-
-# ---------------------------------------------------------------------------------- witnesses
 
 
 def criteria_figure(

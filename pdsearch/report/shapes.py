@@ -79,8 +79,6 @@ def span(values: list[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-# ----------------------------------------------------------------------------------- sketches
-
 WIDTH, HEIGHT = 84, 30
 _LOW, _HIGH, _BOTTOM, _TOP = -5.0, 3.0, -0.35, 1.35
 

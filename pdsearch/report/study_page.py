@@ -31,15 +31,10 @@ SHOWN = 4
 
 
 def study_report(stored: StoredStudy, *, decide: int | None = DECIDE) -> str:
-    """Return a study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
+    """Return a study, finished or not, as one HTML file that loads nothing from elsewhere.
 
-    Args:
-        stored: The study, finished or not.
-        decide: The most candidates without stored criteria to decide for the learned criteria;
-            None: all.
-
-    Returns:
-        HTML text that loads nothing from other files or the network.
+    `decide` is the most candidates without stored criteria to decide for the learned criteria;
+    None: all.
     """
     view = View(stored, tuple(stored.trials()), decide)
     return render(

@@ -59,7 +59,7 @@ def _with_value(rows: Sequence[TrialRow], *, complete: bool = False) -> list[Tri
     ]
 
 
-def _by_family(rows: Sequence[TrialRow]) -> dict[str, list[TrialRow]]:
+def _grouped(rows: Sequence[TrialRow]) -> dict[str, list[TrialRow]]:
     """Return the trials of each family."""
     found: dict[str, list[TrialRow]] = {}
     for row in rows:
@@ -86,7 +86,7 @@ def history(
     traces = []
     colours = family_colours(stored)
     drawn = _with_value(rows)
-    for family, own in _by_family(drawn).items():
+    for family, own in _grouped(drawn).items():
         tone = colours.get(family, colour(0))
         named = False
         for status in _SYMBOLS:
@@ -187,7 +187,7 @@ def by_family(
             hovertext=[note(row) for row in own],
             showlegend=False,
         )
-        for family, own in _by_family(complete).items()
+        for family, own in _grouped(complete).items()
     ]
     values = axis(title, percent=percent, **_robust_range([*complete, *_compared(rows).values()]))
     return _levels(chart(traces, xaxis={"type": "category"}, yaxis=values), rows, colours)
@@ -196,9 +196,9 @@ def by_family(
 def slices(stored: StoredStudy, rows: Sequence[TrialRow], *, percent: bool) -> dict[str, go.Figure]:
     """Draw value along each searched parameter: a small figure for each, by `family.parameter`."""
     colours = family_colours(stored)
-    valued = _by_family(_with_value(rows))
+    valued = _grouped(_with_value(rows))
     found = {}
-    for family in _by_family(_with_value(rows, complete=True)):
+    for family in _grouped(_with_value(rows, complete=True)):
         own = valued[family]
         space: Any = own[0].candidate.family.space if own[0].candidate else {}
         for name, distribution in space.items():
@@ -255,7 +255,7 @@ def importances(
     colours = family_colours(stored)
     notes: list[str] = []
     bars: list[tuple[str, float, str]] = []
-    for family, own in sorted(_by_family(complete).items()):
+    for family, own in sorted(_grouped(complete).items()):
         trials = [frozen[row.number] for row in own if row.number in frozen]
         shares, why = _importances(stored, family, trials)
         bars += [(name, share, colours.get(family, INK)) for name, share in shares.items()]
@@ -331,7 +331,7 @@ def objectives(stored: StoredStudy, rows: Sequence[TrialRow]) -> go.Figure | Non
     }
     colours = family_colours(stored)
     traces = []
-    for family, own in _by_family(drawn).items():
+    for family, own in _grouped(drawn).items():
         widths = [2.5 if row.number in front else 0 for row in own]
         rings = {"width": widths, "color": colour(4)}
         traces.append(
