@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from importlib.util import find_spec
@@ -59,10 +59,6 @@ class Finding:
     level: Literal["ok", "info", "attention"]
     text: str
     remedy: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """Return plain data for `doctor --json`."""
-        return asdict(self)
 
 
 def examine(*, storage: str | None = None) -> tuple[Finding, ...]:

@@ -32,6 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
         lines.append(f"{_MARKS[finding.level]}{finding.name}: {finding.text}")
         lines += [f"      → {finding.remedy}"] if finding.remedy else []
     lines += ["", f"{wrong} thing(s) need attention" if wrong else "all is well"]
-    data = {"ok": not wrong, "findings": [finding.to_dict() for finding in findings]}
+    data = {"ok": not wrong, "findings": [vars(finding) for finding in findings]}
     emit_result(arguments, data, lambda: "\n".join(lines))
     return 1 if wrong else 0

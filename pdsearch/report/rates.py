@@ -103,7 +103,7 @@ def _value(run: Sequence[Mapping[str, Any]], settings: TrialSettings) -> float:
     return value_of([float(entry["accuracy"]) for entry in run], settings)
 
 
-_ORDER = ("candidate", "baseline", "reference", "given")
+_ORDER = {"candidate": 0, "baseline": 1, "reference": 2, "given": 3}
 
 
 def by_learning_rate(
@@ -124,8 +124,9 @@ def by_learning_rate(
         _line(one, UNNAMED, size=4, named=None if number else "other candidates")
         for number, one in enumerate(unnamed)
     ]
+    named = [one for one in curves if one not in unnamed]
     used = 0
-    for one in sorted((one for one in curves if one not in unnamed), key=_order):
+    for one in sorted(named, key=lambda one: _ORDER.get(one.kind, 4)):
         used += one.kind not in ("baseline", "candidate")
         prefix = "best: " if one.kind == "candidate" else ""
         traces.append(_line(one, named_line(one.kind, used), size=7, named=prefix + one.name))
@@ -133,10 +134,6 @@ def by_learning_rate(
     shown = [f"{rate:g}" for rate in ticks]
     xaxis = axis("learning rate", type="log", tickvals=ticks, ticktext=shown)
     return chart(traces, xaxis=xaxis, yaxis=axis(title, percent=True))
-
-
-def _order(one: RateCurve) -> int:
-    return _ORDER.index(one.kind) if one.kind in _ORDER else len(_ORDER)
 
 
 def _line(one: RateCurve, line: dict[str, Any], *, size: int, named: str | None) -> go.Scatter:
