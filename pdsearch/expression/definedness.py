@@ -9,8 +9,8 @@ from fractions import Fraction
 import mpmath
 import sympy
 
-from pdsearch.errors import FormulaError, short
-from pdsearch.expression.functions import MOST_ARGUMENT, SATURATING, x
+from pdsearch.errors import FormulaError
+from pdsearch.expression.functions import MOST_ARGUMENT, SATURATING, shown, x
 from pdsearch.expression.values import (
     CONTEXT,
     LARGEST,
@@ -42,7 +42,7 @@ def check_binding(expression: sympy.Expr, values: Mapping[sympy.Symbol, sympy.Ra
         if exponent and power.base is not sympy.E and power.free_symbols <= constant:
             # sympy looks for roots in 12**0.1000000000000001, and does not come back.
             raise FormulaError(
-                f"{short(str(power))} is a power of constants: make it one parameter"
+                f"{shown(str(power))} is a power of constants: make it one parameter"
             )
     for node in expression.atoms(sympy.Pow, sympy.Function):
         if isinstance(node, sympy.Piecewise):
@@ -77,7 +77,7 @@ def check_size(expression: sympy.Expr, values: Mapping[sympy.Symbol, Fraction]) 
                     continue  # in an arm that is not taken there, perhaps
                 except Unknown:
                     raise FormulaError(
-                        f"{short(str(part))} is too large to compute at the ends of t"
+                        f"{shown(str(part))} is too large to compute at the ends of t"
                     ) from None
 
 

@@ -10,7 +10,7 @@ import mpmath
 import sympy
 from sympy.core.function import ArgumentIndexError
 
-from pdsearch.errors import FormulaError, short
+from pdsearch.errors import FormulaError
 
 x = sympy.Symbol("x", real=True)
 """The pre-activation: the input of the ReLU whose backward pass is replaced."""
@@ -181,6 +181,12 @@ def function_names() -> str:
     )
 
 
+def shown(text: object) -> str:
+    """A short printable form of any text."""
+    quoted = ascii(text)
+    return quoted if len(quoted) <= 60 else quoted[:56] + "...'"
+
+
 def symbol(name: str) -> sympy.Symbol:
     """The canonical real symbol of a parameter.
 
@@ -189,7 +195,7 @@ def symbol(name: str) -> sympy.Symbol:
     """
     if not isinstance(name, str) or not _NAME.match(name) or name.startswith("__"):
         raise FormulaError(
-            f"{short(name)} cannot name a parameter: use an ASCII identifier of at most 40 "
+            f"{shown(name)} cannot name a parameter: use an ASCII identifier of at most 40 "
             "characters, such as alpha or beta_2"
         )
     if keyword.iskeyword(name) and name not in RESERVED:

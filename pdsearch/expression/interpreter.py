@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 import sympy
 from sympy.logic.boolalg import Boolean
 
-from pdsearch.errors import FormulaError, short
+from pdsearch.errors import FormulaError
 from pdsearch.expression.conditions import check_arms, check_relation
 from pdsearch.expression.functions import (
     CONSTANTS,
@@ -21,6 +21,7 @@ from pdsearch.expression.functions import (
     NOT_FINITE,
     SATURATING,
     function_names,
+    shown,
     symbol,
     t,
     x,
@@ -65,7 +66,7 @@ def check_exponent(exponent: sympy.Expr) -> None:
     largest = max((abs(n) for n in exponent.atoms(sympy.Rational)), default=0)
     if largest > MAX_EXPONENT:
         raise FormulaError(
-            f"the exponent {short(str(exponent))} is too large: at most {MAX_EXPONENT} in size"
+            f"the exponent {shown(str(exponent))} is too large: at most {MAX_EXPONENT} in size"
         )
 
 
@@ -117,7 +118,7 @@ def _check_characters(text: str) -> None:
         if ord(character) > 126 or (ord(character) < 32 and character != "\t"):
             raise _at(
                 position,
-                f"character {short(character)} is not allowed (plain ASCII on one line is)",
+                f"character {shown(character)} is not allowed (plain ASCII on one line is)",
             )
         if character == "#":
             raise _at(position, "a comment is not allowed")
@@ -261,7 +262,7 @@ class _Interpreter:
             literal = (ast.get_source_segment(self.text, node) or repr(value)).replace("_", "")
             power = literal.lower().partition("e")[2] or "0"
             if not _DECIMAL.match(literal) or abs(int(power)) > 400:
-                self.fail(node, f"the number {short(literal)} is out of range")
+                self.fail(node, f"the number {shown(literal)} is out of range")
             if len(literal) > MAX_DIGITS:
                 self.fail(node, f"a number may have at most {MAX_DIGITS} digits")
             return sympy.Rational(literal)
@@ -283,7 +284,7 @@ class _Interpreter:
             self.fail(node, f"{name} is not a finite real number")
         if self.parameters is not None and name not in self.parameters:
             declared = ", ".join(sorted(self.parameters)) or "none"
-            self.fail(node, f"parameter {short(name)} is not declared (declared: {declared})")
+            self.fail(node, f"parameter {shown(name)} is not declared (declared: {declared})")
         return self.checked(node, symbol, name)
 
     def on_UnaryOp(self, node: ast.UnaryOp) -> Any:
@@ -396,7 +397,7 @@ class _Interpreter:
                 if name in ("x", "t", *CONSTANTS)
                 else (f"there are: {function_names()}")
             )
-            self.fail(node, f"{short(name)} is no function of formulas ({hint})")
+            self.fail(node, f"{shown(name)} is no function of formulas ({hint})")
         if node.keywords:
             self.fail(node, f"{name} takes no keyword arguments")
         _, least, most = FUNCTIONS[name]

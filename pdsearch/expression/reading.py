@@ -5,11 +5,12 @@ from collections.abc import Iterable
 import sympy
 from sympy.logic.boolalg import BooleanFalse, BooleanTrue
 
-from pdsearch.errors import FormulaError, InputError, short
+from pdsearch.errors import FormulaError, InputError
 from pdsearch.expression.assumptions import check_assumptions
 from pdsearch.expression.functions import (
     exact,
     function_names,
+    shown,
     sigmoid,
     softplus,
     symbol,
@@ -126,7 +127,7 @@ def _settled(expr: sympy.Expr) -> sympy.Expr:
             return expr
         expr = again
     raise FormulaError(
-        f"the formula has no stable form, write it differently: {short(format_formula(expr))}"
+        f"the formula has no stable form, write it differently: {shown(format_formula(expr))}"
     )
 
 
