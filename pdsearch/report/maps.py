@@ -83,6 +83,7 @@ def map_plot(
         return ""
     fills = FILLS if unicode else ASCII
     first = box[0]
+    alongs = first.middles(width)
     rows: list[dict[str, float]] = [{}]
     labels = [""]
     if len(box) == 2:
@@ -95,7 +96,7 @@ def map_plot(
     lines = []
     for label, across in zip(labels, rows, strict=True):
         cells = []
-        for along in first.middles(width):
+        for along in alongs:
             point = {first.name: along, **across}
             part = next((p for p in one.parts if _holds(p, point)), None)
             cells.append(fills[part.verdict] if part else " ")
