@@ -8,10 +8,10 @@ from pdsearch.cli import INTERRUPTED, main
 
 
 def entry() -> NoReturn:
-    """Runs the command that was typed, and ends the process."""
+    """Run the command line and end the process with its exit status."""
     status = main()
     if status == INTERRUPTED:
-        # At once: on a busy machine Python takes seconds to take torch apart.
+        # On a busy machine a normal exit takes seconds, because Python tears torch down first.
         os._exit(status)
     sys.exit(status)
 

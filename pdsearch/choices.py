@@ -1,7 +1,7 @@
-"""A product of what may be zero and what may overflow, as the arms of a choice.
+"""Products of a factor that may be zero and one that may overflow, rewritten as Piecewise.
 
-`Heaviside(-x)*exp(x)` is 0·inf far right. As `Piecewise((exp(x), x < 0), …)` it is not: the printer
-guards the arms that are not taken.
+Far to the right, `Heaviside(-x)*exp(x)` evaluates to 0·inf. `Piecewise((exp(x), x < 0), …)` does
+not, because the printer guards the arms that are not taken.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from pdsearch.expression import x
 
 __all__ = ["MOST_SPLITS", "bounded", "hoisted", "may_overflow"]
 
-MOST_SPLITS = 4  # of a product into arms, one within the other
+MOST_SPLITS = 4  # nested splits of a product into arms
 
 LARGEST_FORM = 20_000
-"""Nodes of a rewritten form, written out as a tree. The library's largest, of the second derivative
-of `gelu_tanh`, has 6 402; one of 150 different nodes may have millions, and sympy walks trees."""
+"""Most nodes of a rewritten form, counted as a tree, because sympy walks trees: 150 distinct nodes
+may unfold to millions. The library's largest form (second derivative of `gelu_tanh`) has 6 402."""
 
 
 def bounded(form: Any) -> Any:
-    """The form itself.
+    """Return the form unchanged.
 
     Raises:
-        OutOfReachError: it is too large to work with.
+        OutOfReachError: The form has more than `LARGEST_FORM` nodes.
     """
     if size(form) > LARGEST_FORM:
         raise OutOfReachError("a form grows too large")
@@ -37,10 +37,10 @@ def bounded(form: Any) -> Any:
 
 
 def hoisted(node: Any, splits: int) -> Any:
-    """Products with a factor that chooses, and one that may overflow, as the arms of a choice.
+    """Rewrite each product of a choosing factor and one that may overflow as a Piecewise.
 
     Raises:
-        OutOfReachError: they are too many.
+        OutOfReachError: The result grows too large.
     """
     if not isinstance(node, sympy.Expr) or not node.args or not node.has(x):
         return node
@@ -56,12 +56,12 @@ def hoisted(node: Any, splits: int) -> Any:
 
 
 def may_overflow(node: sympy.Expr) -> bool:
-    """Whether an exponential of x is in it."""
+    """Return whether the node contains an exponential of x."""
     return any(e.has(x) for e in node.atoms(sympy.exp, sympy.sinh, sympy.cosh))
 
 
 def _choosers(node: Any, *, direct: bool) -> Iterator[Any]:
-    """Nodes that choose, among the factors of a product and the terms of those."""
+    """Yield the choosing nodes among the factors of a product and among their terms."""
     if isinstance(node, Mul | Add):
         for arg in node.args:
             yield from _choosers(arg, direct=direct and isinstance(node, Mul))
@@ -72,11 +72,11 @@ def _choosers(node: Any, *, direct: bool) -> Iterator[Any]:
 
 
 _DEAD = (Heaviside, Max, Min, Piecewise)
-"""What may be zero on a stretch; in a sum, so may be what Abs and sign are part of."""
+"""Nodes that may be zero on an interval. In a sum, so may terms with Abs and sign."""
 
 
 def _choices(chooser: Any) -> list[tuple[sympy.Expr, Any]]:
-    """The values a node may take, each with its condition."""
+    """Return the values that a node may take, each with its condition."""
     if isinstance(chooser, Piecewise):
         return [(arm.expr, arm.cond) for arm in chooser.args]
     first = chooser.args[0]

@@ -1,8 +1,4 @@
-"""What is installed, reachable, stale or broken, and what to do about it.
-
-Each finding is one line with a level: `ok`, `info` (nothing wrong, good to know) or `attention`
-(something does not work or holds a study up), the last always with a remedy.
-"""
+"""What is installed, reachable, stale or broken, and how to fix it."""
 
 import contextlib
 import os
@@ -11,23 +7,37 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import RDBStorage
+import optuna
+import sqlalchemy
+import torch
+from optuna.storages import RDBStorage
+from packaging.requirements import Requirement
+
+from pdsearch import __version__
+from pdsearch.data import cache_directory
+from pdsearch.errors import PdsearchError, one_line
+from pdsearch.family import library
+from pdsearch.kernels import build
+from pdsearch.study.attributes import SCHEMA, StudyAttrs, TrialAttrs
+from pdsearch.study.innards import study_id, study_names, trial_id
+from pdsearch.study.machine import available_cores, owner_of
+from pdsearch.study.settings import default_storage
+from pdsearch.study.storage import GRACE, EmptyStorageError, connect, parse_url, reading, shown_url
+from pdsearch.study.stored import read
 
 __all__ = ["Finding", "examine"]
 
-_LITTLE_DISK = (
-    2 * 2**30
-)  # bytes; the decoded CIFAR-10 takes 0.2, a study's checkpoints about as much
+# The decoded CIFAR-10 takes 0.2 GiB, a study's checkpoints about as much.
+_LITTLE_DISK = 2 * 2**30
 
-# extra → (module, what pip installs, what is missing without it)
+# extra: (module, pip requirement, what is missing without it)
 _EXTRAS = {
     "dashboard": ("optuna_dashboard", "optuna-dashboard", "`pdsearch dashboard`"),
     "postgresql": (
@@ -38,71 +48,40 @@ _EXTRAS = {
     "cmaes": ("cmaes", "cmaes", 'sampler = "cmaes"'),
 }
 
+_RESTORE = "restore a copy, or move it away and start a new search"
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What was looked at.
-        level: `ok`, `info` or `attention`.
-        text: What was found.
-        remedy: What to do; empty where nothing is to be done.
-    """
+    """The result of one check; only `attention` requires action, and comes with a remedy."""
 
     name: str
     level: Literal["ok", "info", "attention"]
     text: str
     remedy: str = ""
 
-    def to_dict(self) -> dict[str, str]:
-        """Return plain data for `doctor --json`."""
-        return asdict(self)
-
 
 def examine(*, storage: str | None = None) -> tuple[Finding, ...]:
-    """Look at the installation, the machine and the storage.
-
-    Args:
-        storage: The URL of a storage; where None, the default one if it is there.
-
-    Returns:
-        The findings; something needs attention where one of them has that level.
-    """
-    return (
-        *_installation(),
-        *_compiler(),
-        *_device(),
-        *_disk(),
-        *_storage(storage),
-    )
+    """Check the installation, the machine and a storage, by default the default storage."""
+    return (*_installation(), *_compiler(), *_device(), *_disk(), *_storage(storage))
 
 
 # ------------------------------------------------------------------------------- installation
 
 
 def _installation() -> Iterator[Finding]:
-    from pdsearch import __version__
-    from pdsearch.errors import PdsearchError
-    from pdsearch.family import library
-
-    python = f"{platform.python_version()} ({sys.executable})"
-    yield Finding("python", "ok", python)
+    yield Finding("python", "ok", f"{platform.python_version()} ({sys.executable})")
     yield Finding("pdsearch", "ok", f"{__version__} ({Path(__file__).parent})")
     yield from _requirements()
     try:
-        families = library()
+        yield Finding("library", "ok", f"{len(library())} families")
     except PdsearchError as error:
         yield Finding("library", "attention", str(error), "install pdsearch again")
-    else:
-        yield Finding("library", "ok", f"{len(families)} families")
 
 
 def _requirements() -> Iterator[Finding]:
-    from packaging.requirements import Requirement
-
     try:
-        declared = metadata.requires("pdsearch") or []
+        declared = map(Requirement, metadata.requires("pdsearch") or [])
     except metadata.PackageNotFoundError:
         yield Finding(
             "packages",
@@ -112,24 +91,22 @@ def _requirements() -> Iterator[Finding]:
         )
         return
     found = []
-    for text in declared:
-        requirement = Requirement(text)
+    for requirement in declared:
+        name = requirement.name
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        remedy = f"pip install '{requirement.name}{requirement.specifier}'"
         try:
-            version = metadata.version(requirement.name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(requirement.name, "attention", "not installed", remedy)
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            wanted = f"{version}, but {requirement.specifier} is needed"
-            yield Finding(requirement.name, "attention", wanted, remedy)
-            continue
-        found.append(f"{requirement.name} {version}")
+            problem = "not installed"
+        else:
+            if requirement.specifier.contains(version, prereleases=True):
+                found.append(f"{name} {version}")
+                continue
+            problem = f"{version}, but {requirement.specifier} is needed"
+        remedy = f"pip install '{name}{requirement.specifier}'"
+        yield Finding(name, "attention", problem, remedy)
     yield Finding("packages", "ok", ", ".join(found))
-    from importlib.util import find_spec
-
     for extra, (module, package, loss) in _EXTRAS.items():
         if find_spec(module) is None:
             text = f"not installed: without it, no {loss}"
@@ -142,10 +119,10 @@ def _requirements() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    from pdsearch.kernels import build
-
     path, trouble = build.compiler_trouble()
-    if trouble is not None:
+    if trouble is None:
+        yield Finding("compiler", "ok", path)
+    else:
         yield Finding(
             "compiler",
             "attention",
@@ -153,16 +130,13 @@ def _compiler() -> Iterator[Finding]:
             "torch operations, tens of times slower than ReLU's own",
             "install g++ or clang++ (Debian, Ubuntu: apt install g++), or set CXX to one",
         )
-    else:
-        yield Finding("compiler", "ok", path)
-    # What the backward pass itself asks; it compiles what is missing, once on a machine.
+    # Loading compiles missing kernels, as the first backward pass would.
     found = build.state()
     reason = build.load()
     if reason is not None:
         level: Literal["info", "attention"] = "info" if "PDSEARCH_FUSED" in reason else "attention"
-        yield Finding(
-            "kernels", level, f"backward passes run unfused: {reason}", build.remedy(reason)
-        )
+        text = f"backward passes run unfused: {reason}"
+        yield Finding("kernels", level, text, build.remedy(reason))
         return
     text = {
         "there": "compiled kernels",
@@ -173,8 +147,6 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _device() -> Iterator[Finding]:
-    import torch
-
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         yield Finding("GPU", "ok", ", ".join(names))
@@ -182,8 +154,6 @@ def _device() -> Iterator[Finding]:
         yield Finding("GPU", "info", "Apple MPS, which trials do not use: they run on the CPU")
     else:
         yield Finding("GPU", "info", "none that torch can use: trials run on the CPU")
-    from pdsearch.study.machine import available_cores
-
     cores = available_cores()
     threads = torch.get_num_threads()
     if threads > cores:
@@ -198,14 +168,16 @@ def _device() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    from pdsearch.data import cache_directory
-
-    for name, folder in (("cache folder", cache_directory()), ("working folder", Path.cwd())):
+    for name, folder, remedy in (
+        (
+            "cache folder",
+            cache_directory(),
+            "make it writable, or set PDSEARCH_CACHE to one that is",
+        ),
+        ("working folder", Path.cwd(), "make it writable"),
+    ):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not os.access(there, os.W_OK):
-            remedy = "make it writable" + (
-                ", or set PDSEARCH_CACHE to one that is" if name == "cache folder" else ""
-            )
             yield Finding(name, "attention", f"{folder} cannot be written to", remedy)
             continue
         free = shutil.disk_usage(there).free
@@ -219,31 +191,20 @@ def _disk() -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------ storage
 
 
-def _storage(url: str | None) -> Iterator[Finding]:
-    from pdsearch.errors import PdsearchError
-    from pdsearch.study.settings import default_storage
-    from pdsearch.study.storage import (
-        EmptyStorageError,
-        connect,
-        parse_url,
-        shown_url,
-    )
-
-    given, url = url is not None, url or default_storage()
+def _storage(given: str | None) -> Iterator[Finding]:
+    url = given or default_storage()
     shown = shown_url(url)
     try:
         address = parse_url(url)
         file = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
-        if file is not None and not given and not file.exists():
-            yield Finding("storage", "info", f"{shown}: not there yet; the first search creates it")
-            return
-        if file is not None and (trouble := _sqlite_trouble(file)):
-            remedy = "restore a copy, or move it away and start a new search"
-            yield Finding("storage", "attention", f"{shown}: {trouble}", remedy)
-            return
-        if file is not None and file.is_file() and not _has_tables(file, url):
-            yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
-            return
+        if file is not None:
+            if given is None and not file.exists():
+                text = f"{shown}: not there yet; the first search creates it"
+                yield Finding("storage", "info", text)
+                return
+            if trouble := _sqlite_trouble(file):
+                yield Finding("storage", "attention", f"{shown}: {trouble}", _RESTORE)
+                return
         backend = connect(url, create=False)
     except EmptyStorageError:
         yield Finding("storage", "ok", f"{shown}: reachable, no study in it yet")
@@ -259,30 +220,16 @@ def _storage(url: str | None) -> Iterator[Finding]:
         backend.engine.dispose()
 
 
-def _sqlite(file: Path, statement: str) -> list[tuple[Any, ...]]:
-    address = f"{file.resolve().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
-        return database.execute(statement).fetchall()
-
-
-def _has_tables(file: Path, url: str) -> bool:
-    from pdsearch.errors import StorageError
-    from pdsearch.study.storage import shown_url
-
-    try:
-        return bool(_sqlite(file, "SELECT 1 FROM sqlite_master WHERE name = 'studies'"))
-    except sqlite3.Error as error:
-        raise StorageError(f"storage {shown_url(url)}: {error}") from error
-
-
 def _sqlite_trouble(file: Path) -> str | None:
-    """Return what is wrong with a SQLite file, by its own check; None if nothing is."""
+    """Return what SQLite's own check finds wrong with a file; None if nothing."""
     if not file.is_file():
-        return None  # opening it raises the error
+        return None  # connecting to it raises the error
+    address = f"{file.resolve().as_uri()}?mode=ro"
     try:
-        ((found,),) = _sqlite(file, "PRAGMA quick_check(1)")
-    except (sqlite3.Error, ValueError) as error:  # ValueError: what it says is no UTF-8
-        return " ".join(str(error).split())
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            ((found,),) = database.execute("PRAGMA quick_check(1)").fetchall()
+    except (sqlite3.Error, ValueError) as error:  # ValueError: the message is not UTF-8
+        return one_line(error)
     return None if found == "ok" else f"damaged: {found.splitlines()[-1]}"
 
 
@@ -298,24 +245,15 @@ def _remedy(message: str) -> str:
     return "check that the server runs, and host, port, user and password"
 
 
-def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
-    import optuna
-
-    from pdsearch.errors import PdsearchError
-    from pdsearch.study.attributes import SCHEMA, StudyAttrs
-    from pdsearch.study.innards import study_names
-    from pdsearch.study.storage import reading, shown_url
-    from pdsearch.study.stored import read
-
-    shown, remedy = shown_url(url), "restore a copy, or move it away and start a new search"
+def _studies(backend: RDBStorage, url: str) -> Iterator[Finding]:
     try:
         with reading("of any name", url, backend):
             names = study_names(backend)
     except PdsearchError as error:
-        yield Finding("storage", "attention", str(error), remedy)
+        yield Finding("storage", "attention", str(error), _RESTORE)
         return
     noun = "study" if len(names) == 1 else "studies"
-    yield Finding("storage", "ok", f"{shown}: reachable, {len(names)} {noun}")
+    yield Finding("storage", "ok", f"{shown_url(url)}: reachable, {len(names)} {noun}")
     for name in names:
         try:
             with reading(name, url, backend):
@@ -327,20 +265,15 @@ def _studies(backend: "RDBStorage", url: str) -> Iterator[Finding]:
                     f"study {name!r}", "attention", "written by a newer pdsearch", "update pdsearch"
                 )
                 continue
-            if schema is not None:  # else another program's, or not yet whole
+            # Without a schema, another program made the study, or it is still being set up.
+            if schema is not None:
                 read(study, url).trials()
             yield finding
         except PdsearchError as error:
-            yield Finding(f"study {name!r}", "attention", str(error), remedy)
+            yield Finding(f"study {name!r}", "attention", str(error), _RESTORE)
 
 
-def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
-    import optuna
-
-    from pdsearch.study.attributes import TrialAttrs
-    from pdsearch.study.innards import trial_id
-    from pdsearch.study.machine import owner_of
-
+def _study(study: optuna.Study, backend: RDBStorage) -> Finding:
     name = f"study {study.study_name!r}"
     running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
     silent = _silent(backend, study)
@@ -348,7 +281,7 @@ def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
     for trial in running:
         owner = owner_of(TrialAttrs(trial).owner)
         alive = None if owner is None else owner.alive()
-        # Of another machine's process the heartbeats tell.
+        # Whether a process on another machine lives is known only from its heartbeats.
         if alive is False or (alive is None and trial_id(trial) in silent):
             gone.append(str(trial.number))
     if gone:
@@ -361,13 +294,8 @@ def _study(study: "optuna.Study", backend: "RDBStorage") -> Finding:
     return Finding(name, "ok", f"{len(running)} trial(s) running")
 
 
-def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
-    """Return ids of the running trials without a heartbeat in the grace time."""
-    import sqlalchemy
-
-    from pdsearch.study.innards import study_id
-    from pdsearch.study.storage import GRACE
-
+def _silent(backend: RDBStorage, study: optuna.Study) -> set[int]:
+    """Return the ids of running trials whose last heartbeat is older than the grace period."""
     query = sqlalchemy.text(
         "SELECT t.trial_id, t.datetime_start, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "
         "LEFT JOIN trial_heartbeats h ON h.trial_id = t.trial_id "
@@ -377,7 +305,7 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
         rows = connection.execute(query, {"study": study_id(study)}).all()
     silent = set()
     for number, started, heartbeat, now in rows:
-        # A start is in its host's local time, a heartbeat and `now` in the database's.
+        # Start times are local times of the worker; heartbeats and `now` are database times.
         age = _moment(now) - _moment(heartbeat) if heartbeat else datetime.now() - _moment(started)
         if age.total_seconds() > GRACE:
             silent.add(number)
@@ -385,7 +313,7 @@ def _silent(backend: "RDBStorage", study: "optuna.Study") -> set[int]:
 
 
 def _moment(value: Any) -> datetime:
-    """Return a time from the database, which SQLite hands over as text."""
+    """Return a database time as a datetime; SQLite returns text."""
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     assert isinstance(moment, datetime)
     return moment.replace(tzinfo=None)

@@ -15,8 +15,8 @@ import jinja2
 
 from pdsearch import __version__
 from pdsearch.errors import InputError
+from pdsearch.files import write_text
 from pdsearch.plain import plain
-from pdsearch.report.files import write_text
 from pdsearch.text import escaped
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Values as JSON holds them everywhere."""
+"""Conversion of values to what JSON can hold."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,12 +9,13 @@ __all__ = ["plain"]
 
 
 def plain(value: Any) -> Any:
-    """Return the value with None for each number that is not finite, and lists for sequences.
+    """Return the value with None for non-finite numbers and lists for sequences.
 
-    PostgreSQL knows no NaN in JSON, nor do browsers. Paths become text, numpy's numbers Python's.
+    Neither PostgreSQL nor browsers accept NaN in JSON. Paths become text; numbers of numpy and
+    sympy become Python's.
 
     Raises:
-        TypeError: JSON cannot hold such a value.
+        TypeError: The value has no JSON form.
     """
     if value is None or isinstance(value, bool | str | int):
         return value
@@ -28,4 +29,6 @@ def plain(value: Any) -> Any:
         return [plain(entry) for entry in value]
     if hasattr(value, "item"):
         return plain(value.item())
+    if hasattr(value, "__float__"):
+        return plain(float(value))
     raise TypeError(f"cannot be written as JSON: {type(value).__name__}")

@@ -1,6 +1,6 @@
-"""How numbers and tables look, wherever they are shown: terminal, page, Markdown.
+"""Formatting of numbers and tables for the terminal, the HTML report and Markdown.
 
-A value that is not there is an empty text.
+A missing value becomes an empty text.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +12,7 @@ __all__ = [
     "duration",
     "ends",
     "escaped",
+    "interval",
     "number",
     "p_value",
     "percent",
@@ -24,19 +25,19 @@ __all__ = [
 
 
 def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
-    """Return a number, or an enclosure as its middle and error; as its ends where it is wide.
+    """Return a number, or an enclosure as midpoint and error; a wide one as its two ends.
 
     Args:
-        value: a number, a pair of ends (None: infinite), words, or None.
-        digits: significant digits.
-        error: whether an enclosure's half width is shown.
+        value: A number, a pair of ends (None: infinite), text, or None.
+        digits: Significant digits.
+        error: Whether to show an enclosure's half-width.
     """
     if value is None:
         return ""
     if isinstance(value, tuple | list):
         low, high = value
         if low is None or high is None:
-            return f"[{number(low) or '−∞'}, {number(high) or '∞'}]"
+            return interval(value)
         middle, half = (low + high) / 2, (high - low) / 2
         if half > 0.05 * abs(middle):
             return f"[{low:.3g}, {high:.3g}]"
@@ -45,64 +46,66 @@ def number(value: Any, digits: int = 5, *, error: bool = True) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
+def interval(ends: Iterable[Any], digits: int = 5) -> str:
+    """Return an interval; None stands for an infinite end."""
+    low, high = ends
+    return f"[{number(low, digits) or '−∞'}, {number(high, digits) or '∞'}]"
+
+
 def bound(value: Any) -> str:
-    """Return a criterion's bound: a number, a range, or words."""
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(number(end) for end in value) + "]"
-    return number(value)
+    """Return a criterion's bound: a number, a range, or text."""
+    return interval(value) if isinstance(value, tuple | list) else number(value)
 
 
 def place(witness: Any) -> str:
-    """Return a witness in words: where, and with which parameters."""
+    """Return a witness as text: the place on the x axis and the parameters."""
     parts = []
     for name, value in (witness or {}).items():
         if isinstance(value, tuple | list):
-            low = "−∞" if value[0] is None else number(value[0], 8)
-            high = "∞" if value[1] is None else number(value[1], 8)
-            parts.append(f"{name} in [{low}, {high}]")
+            parts.append(f"{name} in {interval(value, 8)}")
         else:
             parts.append(f"{name} = {number(value, 8) or '±∞'}")
     return ", ".join(parts)
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction in percent, two decimals."""
+    """Return a fraction in percent with two decimals."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def points(difference: float | None) -> str:
-    """Return a difference of two fractions in percentage points, with its sign."""
+    """Return a difference of two fractions in signed percentage points."""
     return "" if difference is None else f"{100 * difference:+.2f}"
 
 
 def signed(value: float | None) -> str:
-    """Return a number with its sign, two decimals."""
+    """Return a signed number with two decimals."""
     return "" if value is None else f"{value:+.2f}"
 
 
 def ends(
-    interval: tuple[float, float] | None,
+    pair: tuple[float, float] | None,
     shown: Callable[[float], str] = points,
     form: str = "[{}, {}]",
 ) -> str:
-    """Return an interval by its ends, each as `shown` has it."""
-    return "" if interval is None else form.format(*map(shown, interval))
+    """Return the two ends of a confidence interval, each formatted by `shown`."""
+    return "" if pair is None else form.format(*map(shown, pair))
 
 
 def spread(mean: float, std: float | None) -> str:
-    """Return a mean of fractions and its standard deviation, in percent without the sign."""
+    """Return a mean of fractions and its standard deviation, in percent without the % sign."""
     return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value: three decimals, or two digits where it is smaller."""
+    """Return a p-value with three decimals, or two digits below 0.001."""
     if value is None:
         return ""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds in the unit that fits."""
+    """Return a duration in seconds, minutes or hours."""
     if seconds is None:
         return ""
     if seconds < 90:
@@ -111,7 +114,7 @@ def duration(seconds: float | None) -> str:
 
 
 def printable(text: object) -> str:
-    """Return the text with � for control characters, NUL and lone surrogates."""
+    """Return the text with � in place of control characters, NUL and lone surrogates."""
     text = str(text)
     if text.isprintable():
         return text
@@ -119,18 +122,12 @@ def printable(text: object) -> str:
 
 
 def escaped(text: object) -> str:
-    """Return the text on one line: line breaks and control characters as escapes."""
+    """Return the text on one line, with line breaks and control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:
-    """Return rows of cells as aligned columns, two blanks apart.
-
-    Args:
-        rows: the cells, equally many in each row.
-        right: the columns that are aligned to the right.
-        indent: what each line begins with.
-    """
+    """Return rows of equal length as aligned columns; `right` are the right-aligned ones."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = set(right)
     lines = []

@@ -1,5 +1,6 @@
 """The command line: what it prints where, its exit statuses, and one clear line for bad input."""
 
+import io
 import json
 import os
 import resource
@@ -159,6 +160,16 @@ def test_what_a_users_code_prints_stays_out_of_the_data(
     monkeypatch.setattr("pdsearch.cli.families.run", chatty)
     outcome = run("families", "--json")
     assert json.loads(outcome.out) == {"a": 1} and outcome.err == "a model's own words\n"
+
+
+def test_what_stdout_can_show_is_asked_of_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command runs with `print` redirected to stderr, whose encoding may be another."""
+    from pdsearch.cli.output import data_only, takes_unicode
+
+    for name, encoding in (("stdout", "ascii"), ("stderr", "utf-8")):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding))
+    with data_only():
+        assert not takes_unicode()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 
 import numpy
 import pytest
+import sympy
 
 from pdsearch.errors import first_line, one_line, short, shortened, without_middle
 from pdsearch.files import locked, replacing
@@ -73,10 +74,12 @@ def test_texts_are_short():
     )
     assert shortened("a" * 60, 60) == "a" * 60 and shortened("a" * 61, 60) == "a" * 57 + "..."
     assert short("é\n") == r"'\xe9\n'" and len(short("a" * 100, 40)) == 40
+    assert short("a" * 100) == "'" + "a" * 55 + "...'" and short([1] * 99).endswith(", 1,...")
     assert without_middle("a" * 300) == "a" * 300
     assert without_middle("a" * 150 + "b" * 151) == "a" * 120 + "..." + "b" * 120
 
 
 def test_plain_data_is_what_json_can_hold():
+    assert plain([sympy.Rational(1, 2), sympy.oo]) == [0.5, None]
     value = {"a": (1.0, float("nan")), 2: numpy.float32(0.5), "b": [float("inf"), True, None]}
     assert plain(value) == {"a": [1.0, None], "2": 0.5, "b": [None, True, None]}

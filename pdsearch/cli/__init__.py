@@ -1,6 +1,6 @@
-"""The command line: words to calls, results to text or JSON, errors to exit statuses.
+"""The command line.
 
-Each command is a module, listed in `pdsearch.cli.parser`, and imports nothing heavy until it runs.
+Each command is a module, listed in `pdsearch.cli.parser`, that imports nothing heavy until it runs.
 """
 
 import errno
@@ -20,7 +20,7 @@ __all__ = ["INTERRUPTED", "main"]
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, BUG = 0, 1, 2, 130, 70
 
-# What the machine refuses, and paths that can name nothing, as against what we did wrong.
+# Errors of the machine or of a path, rather than bugs.
 _REFUSALS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP),
@@ -31,15 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after `pdsearch`; `sys.argv`'s if None.
+        argv: The words after `pdsearch`; those of `sys.argv` if None.
 
     Returns:
-        0 done · 1 a required criterion does not hold, or something needs attention · 2 bad input ·
-        130 interrupted · 70 a bug of ours.
+        0 success · 1 a required criterion does not hold, or something needs attention · 2 invalid
+        input · 130 interrupted · 70 a bug in pdsearch.
     """
-    # Before torch is imported: OpenMP's threads spin while they wait unless this is set, on cores
-    # that others could use. A search of the digits on two threads took 400 s (374 of CPU time) next
-    # to two other busy processes on two cores, and 96 s (59) with threads that sleep.
+    # Must be set before torch is imported. Otherwise waiting OpenMP threads spin on cores that
+    # other processes could use. On two cores with two other busy processes, a search on digits with
+    # two threads took 400 s (374 s of CPU time), and 96 s (59 s) with sleeping threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     status = _run(sys.argv[1:] if argv is None else list(argv))
     flush()
@@ -76,7 +76,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _configure(verbose: int) -> None:
-    """Set how much the loggers write to stderr."""
+    """Set the log levels."""
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("pdsearch").setLevel(levels[min(verbose, 2)])
@@ -85,7 +85,7 @@ def _configure(verbose: int) -> None:
 def _bug() -> int:
     sys.stderr.write(mask(traceback.format_exc()))
     note(
-        "pdsearch: this is a bug of ours: please report the lines above with the command, and what "
-        "`pdsearch doctor` prints"
+        "pdsearch: this is a bug of ours: please report the lines above, the command and the "
+        "output of `pdsearch doctor`"
     )
     return BUG

@@ -2,10 +2,17 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pdsearch.cli.options import TARGET, add_json, add_set, add_variant, settings_of
-from pdsearch.cli.output import emit, emit_json, note, width
+from pdsearch.cli.options import (
+    TARGET,
+    add_json,
+    add_repeated,
+    add_set,
+    add_variant,
+    settings_of,
+)
+from pdsearch.cli.output import emit_result, note, takes_unicode, width
 from pdsearch.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,8 +22,8 @@ if TYPE_CHECKING:
 SUMMARY = "decide the design criteria for a candidate or a family"
 ABOUT = f"""\
 {TARGET}
-A family is checked at one point: its defaults, with what --set changes (a parameter given by
---param alone at the middle of its range). --family decides the whole range."""
+A family is checked at one point: its defaults, changed by --set (a parameter given only by --param
+is at the middle of its range). --family decides the whole range."""
 EXAMPLES = """\
   pdsearch check b_silu
   pdsearch check exp_tail --set alpha=0.5 --profile strict
@@ -28,16 +35,11 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The target, and what is decided about it."""
+    """Add the target and the flags that choose the criteria and the output."""
     command.add_argument("target", metavar="TARGET")
-    add_set(command, "a parameter's value (repeat for more)")
-    command.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        metavar="NAME=LOW:HIGH[:log]",
-        help="declare a formula's parameter with its range",
-    )
+    add_set(command)
+    help = "declare a formula's parameter with its range"
+    add_repeated(command, "--param", "NAME=LOW:HIGH[:log]", help)
     add_variant(command)
     command.add_argument(
         "--family", action="store_true", help="decide over the whole parameter box, not one point"
@@ -45,33 +47,28 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--map",
         action="store_true",
-        help="with --family: which part of the box is proved, refuted, undecided",
+        help="with --family: show which parts of the box are proved, refuted, undecided",
     )
-    command.add_argument(
-        "--own",
-        action="append",
-        default=[],
-        metavar="FILE.py:FUNCTION",
-        help="a criterion of your own, listed after the ten (repeat for more; the file is run)",
-    )
+    help = "a criterion of your own, listed after the ten; the file is run"
+    add_repeated(command, "--own", "FILE.py:FUNCTION", help)
     command.add_argument(
         "--profile",
         choices=("paper", "strict"),
         default="paper",
-        help="the criteria that must hold: the abstract's (default), or ours as well",
+        help="the required criteria: the paper abstract's (default), or also pdsearch's own",
     )
     add_json(command)
     command.add_argument("--html", metavar="FILE", help="also write the report as one HTML file")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Decide the criteria; 1 where a required one does not hold."""
+    """Decide the criteria; return 1 if a required one does not hold."""
     from pdsearch.family import load_target
 
     if arguments.map and not arguments.family:
         raise InputError("--map needs --family: it cuts the family's parameter box into parts")
     if arguments.html:
-        from pdsearch.report.files import check_place
+        from pdsearch.files import check_place
 
         check_place(Path(arguments.html), force=True)
     family, candidate = load_target(
@@ -91,23 +88,25 @@ def run(arguments: argparse.Namespace) -> int:
         from pdsearch.report import criteria_report, write_html
 
         write_html(criteria_report(report, target, maps=maps), Path(arguments.html))
-    if arguments.json:
-        emit_json(report.to_dict() | ({"maps": [m.to_dict() for m in maps]} if maps else {}))
-    else:
-        from pdsearch.report import criteria_text
 
-        emit(criteria_text(report, candidate, width=width()))
+    def text() -> str:
+        from pdsearch.report import criteria_text, maps_text
+
+        terminal: dict[str, Any] = {"width": width(), "unicode": takes_unicode()}
+        shown = [criteria_text(report, candidate, **terminal)]
         if maps:
-            from pdsearch.report import maps_text
+            shown.append(maps_text(family, maps, **terminal))
+        return "\n".join(shown)
 
-            emit(maps_text(family, maps, width=width()))
+    mapped = {"maps": [one.to_dict() for one in maps]} if maps else {}
+    emit_result(arguments, report.to_dict() | mapped, text)
     if arguments.html:
         note(f"report: {arguments.html}")
     return 0 if report.passed else 1
 
 
 def _maps(family: "Family", report: "Report") -> "list[FamilyMap]":
-    """A map for each certified criterion that is not proved for the whole family."""
+    """Return a map for each certified criterion that is not proved for the whole family."""
     from pdsearch.criteria import CERTIFIED, family_map
 
     return [

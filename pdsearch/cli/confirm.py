@@ -7,6 +7,7 @@ from pdsearch.cli.options import (
     TRUST,
     add_begun_study,
     add_json,
+    add_repeated,
     add_training,
     natural,
     positive,
@@ -16,10 +17,10 @@ from pdsearch.cli.options import (
     training_of,
     workers,
 )
-from pdsearch.cli.output import emit, emit_json, note
+from pdsearch.cli.output import emit_result, note
 
 SUMMARY = "retrain the best over several seeds and test them against ReLU"
-ABOUT = f"{STUDY}\n{TRUST}\nThe only command that looks at the test set."
+ABOUT = f"{STUDY}\n{TRUST}\nThis is the only command that uses the test set."
 EXAMPLES = """\
   pdsearch confirm studies/digits.toml --seeds 8 --top 3
   pdsearch confirm studies/digits.toml --candidate b_silu --controls
@@ -28,67 +29,59 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The study, the rows, and how they are retrained."""
+    """Add the study and the flags that choose the rows and how they are trained."""
     add_begun_study(command)
     command.add_argument(
         "--seeds",
         type=positive,
         metavar="N",
-        help="number of seeds, decided beforehand: adding some until p is small makes p too small "
-        "(default: the study file's)",
+        help="number of seeds; choose it beforehand, because adding seeds until p is small makes p "
+        "too small; default: the study file's",
     )
     command.add_argument(
         "--top",
         type=natural,
         default=3,
         metavar="N",
-        help="number of the study's best candidates (default 3)",
+        help="number of the study's best candidates; default: 3",
     )
     command.add_argument("--epochs", type=positive, metavar="E", help="default: the study file's")
     command.add_argument(
         "--rate-epochs",
         type=positive,
         metavar="E",
-        help="of the runs that choose each row's rate of trial.learning_rates; default: the study "
-        "file's rate_epochs, else as --epochs",
+        help="epochs of the runs that choose a learning rate for each row from "
+        "trial.learning_rates; default: the study file's rate_epochs, else --epochs",
     )
-    command.add_argument(
-        "--candidate",
-        action="append",
-        default=[],
-        metavar="TARGET",
-        help="one more row: a family at its defaults, path.py[:name], candidate.json or a formula "
-        "without parameters (repeat for more)",
+    help = (
+        "another row: a family at its defaults, path.py[:name], candidate.json or a formula "
+        "without parameters"
     )
+    add_repeated(command, "--candidate", "TARGET", help)
     command.add_argument(
         "--controls",
         action="store_true",
-        help="also the ordinary activation whose true derivative is the best candidate's g, and "
-        "LeakyReLU, GELU and SiLU; of a stream of tasks LeakyReLU (0.01 and 0.1), ELU, CReLU, "
-        "LayerNorm, L2 towards the initial weights and continual backprop",
+        help="add rows for the ordinary activation whose true derivative is the best candidate's "
+        "g, and for LeakyReLU, GELU and SiLU; on a stream of tasks for LeakyReLU (0.01 and 0.1), "
+        "ELU, CReLU, LayerNorm, L2 towards the initial weights and continual backprop",
     )
     command.add_argument(
-        "--forward-control", action="store_true", help="only the first of these controls"
+        "--forward-control", action="store_true", help="add only the first of these controls"
     )
-    command.add_argument(
-        "--transfer",
-        action="append",
-        default=[],
-        metavar="MODEL@DATASET",
-        help="repeat it on another model and data set",
-    )
+    help = "repeat the confirmation on another model and data set"
+    add_repeated(command, "--transfer", "MODEL@DATASET", help)
     command.add_argument(
         "--workers", type=workers, metavar="N", help="number of processes; default: auto"
     )
     add_json(command)
     add_training(
         command,
-        seed="the first of the seeds; default: the study's + 1000, far from those of the search",
+        seed="the first seed; default: the study's + 1000, far from the seeds of the search",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Retrain the best over seeds."""
+    """Confirm a study's best candidates."""
     from pdsearch.confirm import confirm, confirm_table
     from pdsearch.family import load_target
 
@@ -108,8 +101,5 @@ def run(arguments: argparse.Namespace) -> int:
         progress=note if progress(arguments) else None,
         **training_of(arguments),
     )
-    if arguments.json:
-        emit_json(outcome.to_dict())
-    else:
-        emit(confirm_table(outcome))
+    emit_result(arguments, outcome.to_dict(), lambda: confirm_table(outcome))
     return 0

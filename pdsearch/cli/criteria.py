@@ -3,9 +3,9 @@
 import argparse
 
 from pdsearch.cli.options import STUDY, add_json, add_study, stored_study
-from pdsearch.cli.output import emit, emit_json
+from pdsearch.cli.output import emit_result
 
-SUMMARY = "learned criteria: what the study's trials say about each criterion"
+SUMMARY = "learned criteria: how each criterion relates to accuracy in a study"
 ABOUT = STUDY
 EXAMPLES = """\
   pdsearch criteria studies/digits.toml
@@ -13,18 +13,15 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The study."""
+    """Add the study."""
     add_study(command)
     add_json(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show what a study says about its criteria."""
-    from pdsearch.insight import learned_criteria
+    """Show a study's learned criteria."""
+    from pdsearch.insight import insight_table, learned_criteria
 
     insight = learned_criteria(stored_study(arguments.study, arguments.storage))
-    if arguments.json:
-        emit_json(insight.to_dict())
-    else:
-        emit(str(insight))
+    emit_result(arguments, insight.to_dict(), lambda: insight_table(insight))
     return 0

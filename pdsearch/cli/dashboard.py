@@ -7,17 +7,17 @@ from pdsearch.cli.options import STUDY, add_study, positive, stored_study
 from pdsearch.cli.output import note
 from pdsearch.errors import InputError, UnsupportedError
 
-SUMMARY = "open optuna-dashboard on the study's storage, on this machine only"
-ABOUT = f"{STUDY}\nNeeds one more package: pip install optuna-dashboard"
+SUMMARY = "serve optuna-dashboard for the study's storage, on this machine only"
+ABOUT = f"{STUDY}\nRequires an extra package: pip install optuna-dashboard"
 EXAMPLES = """\
   pdsearch dashboard studies/digits.toml
 """
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The study, and the port."""
+    """Add the study and the port."""
     add_study(command)
-    command.add_argument("--port", type=_port, default=8080, metavar="N", help="default 8080")
+    command.add_argument("--port", type=_port, default=8080, metavar="N", help="default: 8080")
 
 
 def _port(text: str) -> int:
@@ -39,15 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     stored = stored_study(arguments.study, arguments.storage)
     _check_port(arguments.port)
-    note(f"study {stored.name}: http://127.0.0.1:{arguments.port}/ (Ctrl-C ends it)")
+    note(f"study {stored.name}: http://127.0.0.1:{arguments.port}/ (stop with Ctrl-C)")
     run_server(storage_of(stored.study), host="127.0.0.1", port=arguments.port)
     return 0
 
 
 def _check_port(port: int) -> None:
-    """Raise an error where the port cannot be used, before the server reports that it starts."""
+    """Raise `InputError` if the port cannot be used, before the server reports that it starts."""
     with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
             trial.bind(("127.0.0.1", port))
         except OSError as error:

@@ -3,36 +3,35 @@
 import argparse
 
 from pdsearch.cli.options import add_json, add_storage
-from pdsearch.cli.output import emit, emit_json
+from pdsearch.cli.output import emit_result
 
-SUMMARY = "report what is installed, reachable, stale or broken, and what to do"
+SUMMARY = "report what is installed, reachable, stale or broken, and how to fix it"
 ABOUT = ""
 EXAMPLES = """\
   pdsearch doctor
   pdsearch doctor --storage sqlite:///pdsearch.db --json
 """
 
+_MARKS = {"ok": "ok  ", "info": "    ", "attention": "!!  "}
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The storage."""
+    """Add the storage."""
     add_storage(command, of_file=False)
     add_json(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at the installation and the storage; 1 where something needs attention."""
+    """Check the installation and the storage; return 1 if something needs attention."""
     from pdsearch.doctor import examine
 
     findings = examine(storage=arguments.storage)
     wrong = sum(finding.level == "attention" for finding in findings)
-    if arguments.json:
-        emit_json({"ok": not wrong, "findings": [finding.to_dict() for finding in findings]})
-    else:
-        marks = {"ok": "ok  ", "info": "    ", "attention": "!!  "}
-        lines = []
-        for finding in findings:
-            lines.append(f"{marks[finding.level]}{finding.name}: {finding.text}")
-            lines += [f"      → {finding.remedy}"] if finding.remedy else []
-        emit("\n".join(lines))
-        emit(f"\n{wrong} thing(s) need attention" if wrong else "\nall is well")
+    lines = []
+    for finding in findings:
+        lines.append(f"{_MARKS[finding.level]}{finding.name}: {finding.text}")
+        lines += [f"      → {finding.remedy}"] if finding.remedy else []
+    lines += ["", f"{wrong} thing(s) need attention" if wrong else "all is well"]
+    data = {"ok": not wrong, "findings": [vars(finding) for finding in findings]}
+    emit_result(arguments, data, lambda: "\n".join(lines))
     return 1 if wrong else 0

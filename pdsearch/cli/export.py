@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "write a candidate as a standalone torch file, JSON or LaTeX"
 ABOUT = f"""\
-{STUDY} Of a study the best candidate is taken, or --trial's;
-where a family of the library has the same name, the family.
+{STUDY}
+A study's best candidate is exported, or that of --trial. If a built-in family has the study's name,
+the family is exported.
 
 {TARGET.replace("--set or --param", "--set")}"""
 EXAMPLES = """\
@@ -36,21 +37,21 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The candidate, and where it goes."""
+    """Add the candidate and the output file."""
     command.add_argument("source", metavar="STUDY|TARGET")
-    add_set(command, "change a parameter's value (repeat for more)")
+    add_set(command)
     add_variant(command)
     add_storage(command)
-    command.add_argument("--trial", type=natural, metavar="N", help="that trial's candidate")
+    command.add_argument("--trial", type=natural, metavar="N", help="export this trial's candidate")
     command.add_argument("-o", "--output", required=True, metavar="FILE.py|.json|.tex")
-    command.add_argument("--force", action="store_true", help="replace a file that is there")
+    command.add_argument("--force", action="store_true", help="replace an existing file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a candidate as a file."""
     from pdsearch.export import export
     from pdsearch.family import varied
-    from pdsearch.report.files import check_place
+    from pdsearch.files import check_place
 
     path, settings = Path(arguments.output), settings_of(arguments)
     variant = {"fading": arguments.fade, "direction": arguments.direction}
@@ -58,21 +59,21 @@ def run(arguments: argparse.Namespace) -> int:
     candidate, origin = _source(arguments, settings, variant)
     if origin is not None and (settings or any(variant.values())):
         candidate = varied(candidate, settings, **variant)
-        # Nobody has trained what it is now.
+        # The changed candidate was not trained.
         origin = {"study": origin["study"], "changed from trial": origin["trial"]}
     export(candidate, path, force=arguments.force, provenance=origin)
     note(f"wrote {path}: {candidate.name}")
     return 0
 
 
-# What a study may be called, as against a formula or a file.
+# A study's name, as opposed to a formula or a file.
 _STUDY_NAME = re.compile(r"[\w][\w .-]*\Z")
 
 
 def _source(
     arguments: argparse.Namespace, settings: dict[str, float], variant: dict[str, Any]
 ) -> tuple["Candidate", dict[str, Any] | None]:
-    """A study's candidate, or a target's: a name is a family's before it is a study's."""
+    """Return the candidate and its provenance; a name is tried as a family, then as a study."""
     from pdsearch.family import is_library_name, load_target
 
     text = arguments.source
@@ -81,7 +82,7 @@ def _source(
     try:
         return load_target(text, settings=settings, **variant)[1], None
     except InputError as no_target:
-        known = is_library_name(text)  # then it is its settings that are wrong
+        known = is_library_name(text)  # then the settings are wrong
         if known or not _STUDY_NAME.match(text) or text.endswith((".py", ".json")):
             raise
         try:

@@ -4,13 +4,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.cli.options import add_json
-from pdsearch.cli.output import can_draw, emit, emit_json, wrapped
-from pdsearch.text import number
+from pdsearch.cli.output import can_draw, emit_result, wrapped
+from pdsearch.text import interval, number
 
 if TYPE_CHECKING:
     from pdsearch.family import Family
 
-SUMMARY = "list the library: name, formula, parameters, reference"
+SUMMARY = "list the built-in families: name, formula, parameters, reference"
 ABOUT = ""
 EXAMPLES = """\
   pdsearch families
@@ -21,14 +21,12 @@ add_arguments = add_json
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the library; with small plots where the terminal can show them."""
+    """List the built-in families, with small plots if the terminal can show them."""
     from pdsearch.family import library
 
     families = library().values()
-    if arguments.json:
-        emit_json([_entry(family) for family in families])
-    else:
-        emit("\n\n".join(_paragraph(family) for family in families))
+    data = [_entry(family) for family in families]
+    emit_result(arguments, data, lambda: "\n\n".join(map(_paragraph, families, data)))
     return 0
 
 
@@ -49,17 +47,15 @@ def _entry(family: "Family") -> dict[str, Any]:
     }
 
 
-def _paragraph(family: "Family") -> str:
+def _paragraph(family: "Family", entry: dict[str, Any]) -> str:
     head = family.name + (f" ({', '.join(family.aliases)})" if family.aliases else "")
     if can_draw():
         from pdsearch.report import sparkline
 
         head = f"{head:34}{sparkline(family.default)}"
     lines = [head.rstrip(), *wrapped("g(x) = " + family.formula)]
-    lines += [
-        f"    {name} in [{number(entry['low'])}, {number(entry['high'])}]"
-        + (" (log)" if entry["log"] else "")
-        + f", default {number(entry['default'])}"
-        for name, entry in _entry(family)["parameters"].items()
-    ]
+    for name, parameter in entry["parameters"].items():
+        scale = " (log)" if parameter["log"] else ""
+        ends = interval((parameter["low"], parameter["high"]))
+        lines.append(f"    {name} in {ends}{scale}, default {number(parameter['default'])}")
     return "\n".join([*lines, *wrapped(family.reference)])

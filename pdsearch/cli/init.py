@@ -7,7 +7,7 @@ from pathlib import Path
 from pdsearch.cli.output import emit, note
 from pdsearch.errors import InputError
 
-SUMMARY = "write a starter family and study file that run"
+SUMMARY = "write a starter family and a study file"
 ABOUT = ""
 EXAMPLES = """\
   pdsearch init my_search && cd my_search && pdsearch search study.toml
@@ -15,7 +15,7 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Where the files go."""
+    """Add the directory."""
     command.add_argument("directory", metavar="DIRECTORY", nargs="?", default=".")
 
 
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pdsearch.starter import write_starter
 
     if not arguments.directory.strip():
-        raise InputError("DIRECTORY is empty: omit it to write where you stand")
+        raise InputError("DIRECTORY is empty: omit it to write to the working directory")
     for path in write_starter(Path(arguments.directory)):
         note(f"wrote {path}")
     where = "" if arguments.directory == "." else f"cd {shlex.quote(arguments.directory)} && "

@@ -1,4 +1,4 @@
-"""The flags that several commands share, and what they stand for."""
+"""The flags that several commands share, and functions that read them."""
 
 import argparse
 from pathlib import Path
@@ -9,35 +9,11 @@ from pdsearch.errors import InputError
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy, StudyFile
 
-__all__ = [
-    "STUDY",
-    "TARGET",
-    "TRUST",
-    "Parser",
-    "add_begun_study",
-    "add_changes",
-    "add_json",
-    "add_set",
-    "add_storage",
-    "add_study",
-    "add_training",
-    "add_variant",
-    "changes_of",
-    "natural",
-    "positive",
-    "progress",
-    "settings_of",
-    "stored_study",
-    "study_of",
-    "training_of",
-    "workers",
-]
-
 TARGET = """\
 TARGET is one of
-  exp_tail                 a family of the library (`pdsearch families`)
+  exp_tail                 a built-in family (see `pdsearch families`)
   my_family.py[:name]      a Python file that defines a Family (the file is run)
-  candidate.json           a candidate that was exported
+  candidate.json           an exported candidate
   a formula                text in x, such as "Piecewise((1, x > 0), (a*exp(x), True))";
                            --set or --param declares its parameters. Put -- before a formula
                            that begins with a minus sign.
@@ -46,16 +22,16 @@ TARGET is one of
 STUDY = "STUDY is a study file (.toml) or the name of a study in the storage."
 
 TRUST = """\
-With the file, its settings must be those that the study was begun with. With the name, no Python
-file is run that only the storage names, unless --trust-study-code is given.
+A study file must have the settings that the study was begun with. Given a study's name, Python
+files that only the storage names are not run unless --trust-study-code is given.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse's, with our own end for wrong words."""
+    """An argument parser that raises `InputError` for invalid arguments."""
 
     def error(self, message: str) -> NoReturn:
-        """End as all other bad input does: in one line, with exit status 2."""
+        """Raise the message as an `InputError`."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
@@ -63,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def natural(text: str, least: int = 0) -> int:
-    """Read a whole number from 0 on."""
+    """Read a whole number of at least `least`."""
     try:
         value = int(text)
     except ValueError:
@@ -74,7 +50,7 @@ def natural(text: str, least: int = 0) -> int:
 
 
 def positive(text: str) -> int:
-    """Read a whole number from 1 on."""
+    """Read a whole number of at least 1."""
     return natural(text, least=1)
 
 
@@ -84,7 +60,7 @@ def workers(text: str) -> int | str:
 
 
 def _url(text: str) -> str:
-    # What an unset variable leaves of "$STORAGE": the default instead would be another study's.
+    # An unset variable in "$STORAGE" leaves an empty text; the default would be another study's.
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty: give a URL such as sqlite:///pdsearch.db")
     return text
@@ -97,29 +73,35 @@ def _split(pair: str, form: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-# ------------------------------------------------------------------------------ any command's
+# --------------------------------------------------------------------------------- any command
+
+
+def add_repeated(command: argparse.ArgumentParser, flag: str, metavar: str, help: str) -> None:
+    """Add a flag that may be given more than once."""
+    help = f"{help} (repeat for more)"
+    command.add_argument(flag, action="append", default=[], metavar=metavar, help=help)
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add --json."""
-    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def progress(arguments: argparse.Namespace) -> bool:
-    """Return whether progress is shown: unless -q is given."""
+    """Return whether to show progress: unless -q is given."""
     return not getattr(arguments, "quiet", False)
 
 
-# ----------------------------------------------------------------------------------- a target's
+# ------------------------------------------------------------------------------------- targets
 
 
-def add_set(command: argparse.ArgumentParser, help: str) -> None:
-    """Add --set NAME=VALUE, which sets parameters."""
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=help)
+def add_set(command: argparse.ArgumentParser) -> None:
+    """Add --set NAME=VALUE, which sets a parameter of the target."""
+    add_repeated(command, "--set", "NAME=VALUE", "set a parameter's value")
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the parameters that --set gives: `a=0.3` is {"a": 0.3}."""
+    """Return the parameters given by --set: `a=0.3` becomes {"a": 0.3}."""
     settings: dict[str, float] = {}
     for pair in arguments.set:
         name, value = _split(pair, "NAME=VALUE")
@@ -135,22 +117,22 @@ def add_variant(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fade",
         choices=("linear", "cosine", "switch"),
-        help="let the target fade into ReLU's own derivative during training; --set end=0.1 sets "
-        "the share of training after which it has",
+        help="fade the target into ReLU's own derivative during training; --set end=0.1 sets the "
+        "fraction of training after which the fade is complete",
     )
     command.add_argument(
         "--direction",
         choices=("both", "up"),
-        help="up: below zero pass only gradients that would raise the unit",
+        help="up: below zero, pass only gradients that would raise the unit",
     )
 
 
-# ------------------------------------------------------------------------------------ a study's
+# ------------------------------------------------------------------------------------- studies
 
 
 def add_storage(command: argparse.ArgumentParser, *, of_file: bool = True) -> None:
     """Add --storage."""
-    default = "$PDSEARCH_STORAGE, else sqlite:///pdsearch.db where you stand"
+    default = "$PDSEARCH_STORAGE, else sqlite:///pdsearch.db in the working directory"
     command.add_argument(
         "--storage",
         type=_url,
@@ -165,36 +147,32 @@ def add_study(command: argparse.ArgumentParser) -> None:
     add_storage(command)
 
 
-def add_changes(command: argparse.ArgumentParser, why: str) -> None:
+def add_changes(command: argparse.ArgumentParser) -> None:
     """Add --set section.key=value, which changes the study file's settings."""
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help=f"change a setting of the study file (repeat for more); {why}",
-    )
+    help = "change a setting of the study file; changed settings need another study.name"
+    add_repeated(command, "--set", "section.key=value", help)
 
 
 def add_begun_study(command: argparse.ArgumentParser) -> None:
-    """Add STUDY, --storage, --set and --trust-study-code: a study that has begun."""
+    """Add the flags of an existing study: STUDY, --storage, --set and --trust-study-code."""
     add_study(command)
-    add_changes(command, "as for the search: a study that has begun keeps its settings")
+    add_changes(command)
     command.add_argument(
         "--trust-study-code",
         action="store_true",
-        help="with a study's name: run the Python files that its storage names (a model's, "
-        "criteria's), and write where it says; whoever can write to the storage chooses them",
+        help="with a study's name: run the Python files named in its storage (model, criteria), "
+        "and write to the output folder named there; anyone who can write to the storage chooses "
+        "them",
     )
 
 
 def changes_of(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return what --set changes in a study file."""
+    """Return the changes of a study file that --set gives."""
     return dict(_split(pair, "section.key=value") for pair in arguments.set)
 
 
 def study_of(arguments: argparse.Namespace, **more: str) -> "StudyFile | str":
-    """Return the study file with what --set and `more` change in it, or the study's name."""
+    """Return the study's name, or the study file with the changes of `more` and --set applied."""
     from pdsearch.study import load_study_file
     from pdsearch.study.settings import is_file_spec
 
@@ -206,13 +184,13 @@ def study_of(arguments: argparse.Namespace, **more: str) -> "StudyFile | str":
 
 
 def stored_study(study: "StudyFile | str", storage: str | None) -> "StoredStudy":
-    """Open a study that has begun."""
+    """Open an existing study."""
     from pdsearch.study import open_study
 
     return open_study(study, storage=storage)
 
 
-# ----------------------------------------------------------------------------------- training's
+# ------------------------------------------------------------------------------------ training
 
 
 def add_training(command: argparse.ArgumentParser, *, seed: str) -> None:
@@ -220,27 +198,27 @@ def add_training(command: argparse.ArgumentParser, *, seed: str) -> None:
     command.add_argument(
         "--device",
         default="auto",
-        help="cpu, cuda or cuda:N; auto (the default): a CUDA device if there is one, else the CPU",
+        help="cpu, cuda, cuda:N or auto; default: auto, which takes a CUDA device if there is one",
     )
     command.add_argument(
         "--threads",
         type=positive,
         metavar="N",
-        help="CPU threads of each trial; default: those that the study was begun with (search and "
-        "worker refuse others), or of a new one $OMP_NUM_THREADS, else by the machine's cores",
+        help="CPU threads of each trial; default: the study's (search and worker refuse others); "
+        "for a new study $OMP_NUM_THREADS, else by the number of cores",
     )
     command.add_argument("--seed", type=natural, metavar="N", help=seed)
     command.add_argument(
         "--storage-wait",
         type=natural,
         metavar="SECONDS",
-        help="how long the storage may be unreachable once trials run, such as while a server "
-        "restarts; default: 600",
+        help="how long to wait for a storage that becomes unreachable during training, as while a "
+        "server restarts; default: 600",
     )
 
 
 def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments those flags make for a training function, except the seed."""
+    """Return the keyword arguments that these flags give, without the seed."""
     given = {"device": arguments.device, "threads": arguments.threads}
     wait = arguments.storage_wait
     return given if wait is None else {**given, "storage_wait": wait}

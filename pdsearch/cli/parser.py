@@ -1,4 +1,4 @@
-"""The command line as a whole: the table of commands, and words into arguments."""
+"""The table of commands, and the parser of the command line."""
 
 import argparse
 import re
@@ -22,9 +22,7 @@ from pdsearch.cli import (
 )
 from pdsearch.cli.options import Parser
 
-__all__ = ["COMMANDS", "parse"]
-
-# In the order of `pdsearch --help`. Each module has SUMMARY, ABOUT and EXAMPLES for its help,
+# In the order of `pdsearch --help`. Each module has SUMMARY, ABOUT and EXAMPLES for its help text,
 # `add_arguments`, and `run`, which returns the exit status.
 _MODULES = (
     *(families, check, search, worker, status, report, confirm, export),
@@ -32,7 +30,7 @@ _MODULES = (
 )
 COMMANDS: dict[str, ModuleType] = {m.__name__.rpartition(".")[2]: m for m in _MODULES}
 
-# After each of these flags several values may follow; what still looks like one belongs to it.
+# Flags that several values may follow: each further word that matches the pattern is one of them.
 _SEVERAL = {
     "--set": re.compile(r"[A-Za-z_][\w.]*=(?!=)"),
     "--param": re.compile(r"[A-Za-z_]\w*=(?!=)"),
@@ -41,10 +39,10 @@ _SEVERAL = {
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the words after `pdsearch`.
+    """Parse the words after `pdsearch`.
 
     Raises:
-        InputError: they make no command.
+        InputError: The words are not a valid command.
     """
     words: list[str] = []
     pattern: re.Pattern[str] | None = None
@@ -54,7 +52,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             words.append(flag)  # `--set a=1 b=2` means `--set a=1 --set b=2`
         elif pattern is None or argv[i - 1] != flag:
             flag, pattern = word, _SEVERAL.get(word)
-            # In `confirm STUDY --candidate A B` B is a candidate too; else it may be the study.
+            # In `confirm STUDY --candidate A B`, B is a candidate; without STUDY, B may be it.
             if word == "--candidate" and _study_comes_first(argv[:i]):
                 pattern = re.compile(r"[^-]")
         words.append(word)
@@ -73,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     root = Parser(
         prog="pdsearch",
         description="Design, check and search pseudo-derivatives (surrogate gradients) for ReLU.",
-        epilog="pdsearch COMMAND --help has more about a command, with examples.\n\n"
-        "exit status: 0 done, 1 a required criterion does not hold (check) or something needs\n"
-        "attention (doctor), 2 bad input, 130 interrupted, 70 a bug of ours",
+        epilog="pdsearch COMMAND --help describes a command and gives examples.\n\n"
+        "exit status: 0 success, 1 a required criterion does not hold (check) or something needs\n"
+        "attention (doctor), 2 invalid input, 130 interrupted, 70 a bug in pdsearch",
         formatter_class=form,
         parents=[shared],
         allow_abbrev=False,
@@ -97,18 +95,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shared() -> Parser:
-    """Return the flags that go before or after any command."""
+    """Return the flags that may be given before or after any command."""
     shared = Parser(add_help=False)
     group = shared.add_mutually_exclusive_group()
-    # SUPPRESS: given before the command, they would otherwise be reset by the command's default.
+    # Without SUPPRESS, the command's default would overwrite a flag given before the command.
     hidden = argparse.SUPPRESS
-    group.add_argument("-q", "--quiet", action="store_true", default=hidden, help="no progress")
+    group.add_argument(
+        "-q", "--quiet", action="store_true", default=hidden, help="show no progress"
+    )
     group.add_argument(
         "-v",
         "--verbose",
         action="count",
         default=hidden,
-        help="more messages on stderr; twice: all of them",
+        help="show more messages; -vv shows all of them",
     )
     shared.add_argument("--version", action="version", version=f"pdsearch {__version__}")
     return shared

@@ -14,15 +14,15 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The study, and where its report goes."""
+    """Add the study and the output file."""
     add_study(command)
     command.add_argument("-o", "--output", required=True, metavar="report.html")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a study's report."""
+    from pdsearch.files import check_place
     from pdsearch.report import study_report, write_html
-    from pdsearch.report.files import check_place
 
     path = Path(arguments.output)
     check_place(path, force=True)

@@ -17,16 +17,16 @@ from pdsearch.cli.options import (
     training_of,
     workers,
 )
-from pdsearch.cli.output import emit, emit_json, note, wrapped
+from pdsearch.cli.output import emit_result, note, wrapped
 from pdsearch.text import columns, number, percent
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
 
-SUMMARY = "run a study, or resume one"
+SUMMARY = "run or resume a study"
 ABOUT = """\
-The study file's `trials` is the total: the same command again finishes what is missing.
-At the end the report and the best candidate are in <output>/<name>/."""
+The study file's `trials` is the total: running the same command again completes it.
+At the end, the report and the best candidate are written to <output>/<name>/."""
 EXAMPLES = """\
   pdsearch search studies/digits.toml
   pdsearch search studies/digits.toml --trials 30
@@ -35,23 +35,25 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The study file, and how it is run."""
+    """Add the study file and the flags of training."""
     command.add_argument("study", metavar="STUDY.toml")
-    command.add_argument("--trials", type=positive, metavar="N", help="the study's total")
+    command.add_argument(
+        "--trials", type=positive, metavar="N", help="the study's total number of trials"
+    )
     add_storage(command)
     command.add_argument(
         "--workers",
         type=workers,
         metavar="N",
-        help="number of processes, or auto; default: the study file's, which is auto unless set",
+        help="number of processes, or auto; default: the study file's, else auto",
     )
-    add_changes(command, "a study that has begun keeps its settings, so set study.name as well")
+    add_changes(command)
     add_json(command)
-    add_training(command, seed="of the sampler and of every training; default: the study file's")
+    add_training(command, seed="seed of the sampler and all training; default: the study file's")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a study to its total, then write its report and its best candidate."""
+    """Run a study to its total, then write its report and best candidate."""
     from pdsearch.study import load_study_file, search
 
     result = search(
@@ -64,17 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
         **training_of(arguments),
     )
     written = _write_results(result.stored)
-    if arguments.json:
-        emit_json(result.to_dict())
-    else:
-        emit(search_text(result.to_dict(), measure=result.stored.settings.measure))
+    data = result.to_dict()
+    measure = result.stored.settings.measure
+    emit_result(arguments, data, lambda: search_text(data, measure=measure))
     for line in written:
         note(line)
     return 0
 
 
 def _write_results(stored: "StoredStudy") -> list[str]:
-    """Write the report and the best candidate; a line about each."""
+    """Write the report and the best candidate; return a message about each."""
     from pdsearch.export import export, provenance
     from pdsearch.report import study_report, write_html
 
@@ -94,12 +95,9 @@ def _write_results(stored: "StoredStudy") -> list[str]:
 def search_text(
     data: Mapping[str, Any], *, by_function: bool = False, measure: str = "validation accuracy"
 ) -> str:
-    """Return a search's result as text.
+    """Return the document of `search --json` as text.
 
-    Args:
-        data: `search --json`'s.
-        by_function: whether a Python function trains, whose values may be anything.
-        measure: what the values are otherwise.
+    `measure` is the meaning of the values, unless a Python function trained.
     """
 
     def value(found: float | None) -> str:
@@ -120,12 +118,12 @@ def search_text(
     else:
         lines.append("no candidate finished")
     if by_function:
-        lines.append("One seed's value picks: call the function over several seeds for both.")
+        lines.append("One seed's value picked the best: compare it with ReLU over several seeds.")
     else:
-        lines.append(f"One seed's {measure} picks; `pdsearch confirm` shows whether it holds.")
+        lines.append(f"One seed's {measure} picked the best; `pdsearch confirm` tests it.")
     return "\n".join(lines)
 
 
 def rounded(formula: str) -> str:
-    """Return the formula with long decimals to six digits; `--json` and exports have all."""
+    """Return the formula with long decimals rounded to six digits."""
     return re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", formula)

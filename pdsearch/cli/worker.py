@@ -14,7 +14,7 @@ from pdsearch.cli.options import (
 )
 from pdsearch.errors import InputError
 
-SUMMARY = "join a study that others are running"
+SUMMARY = "join a study that other processes are running"
 ABOUT = f"{STUDY}\n{TRUST}"
 EXAMPLES = """\
   pdsearch worker studies/alexnet_cifar10.toml --storage postgresql+psycopg://user@host/db
@@ -22,13 +22,13 @@ EXAMPLES = """\
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The study, and how its trials are trained here."""
+    """Add the study and the flags of training."""
     add_begun_study(command)
     add_training(command, seed="must be the study's; may be omitted")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Join a study that others are running."""
+    """Work on a study until it is finished."""
     from pdsearch.study import worker
 
     seed = {} if arguments.seed is None else {"study.seed": str(arguments.seed)}

@@ -1,9 +1,10 @@
 """Results: the verdict on a criterion with its evidence, and the report of all of them."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
+
+from pdsearch.plain import plain
 
 Value = float | tuple[float, float] | None
 Threshold = float | tuple[float, float]
@@ -59,19 +60,8 @@ class Result:
     detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: non-finite numbers become None, enclosures lists."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    if isinstance(value, bool | str) or value is None:
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None
+        """Return plain data: non-finite numbers become None, enclosures lists."""
+        return plain(vars(self))
 
 
 @dataclass(frozen=True)

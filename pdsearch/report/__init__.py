@@ -1,12 +1,12 @@
-"""What a study, a check or a family looks like: figures, one-file HTML reports, terminal plots."""
+"""Figures, one-file HTML reports and terminal plots of studies, checks and families."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdsearch.report.criteria_page import criteria_report
-    from pdsearch.report.files import write_html
     from pdsearch.report.maps import maps_text
+    from pdsearch.report.page import write_html
     from pdsearch.report.shape_figures import plot
     from pdsearch.report.study_page import study_report
     from pdsearch.report.terminal import criteria_text, sparkline
@@ -18,7 +18,7 @@ _OWNERS = {
     "plot": "shape_figures",
     "sparkline": "terminal",
     "study_report": "study_page",
-    "write_html": "files",
+    "write_html": "page",
 }
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # A line plot in the terminal must not wait for plotly.
+    # Loaded when used, so that a terminal plot does not import plotly.
     if name not in _OWNERS:
         raise AttributeError(f"module 'pdsearch.report' has no attribute {name!r}")
     return getattr(import_module(f"pdsearch.report.{_OWNERS[name]}"), name)

@@ -1,33 +1,32 @@
 """The criteria of one candidate or family as one HTML file."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pdsearch.criteria import PROVED_BY_BOXES, RECORDS, ProofBox, proof_boxes
+from pdsearch.criteria import (
+    PROVED_BY_BOXES,
+    RECORDS,
+    FamilyMap,
+    ProofBox,
+    Report,
+    proof_boxes,
+)
 from pdsearch.family import Candidate, Family
-from pdsearch.report.maps import VERDICTS, map_figure, moving, share
+from pdsearch.report.maps import VERDICTS, map_figure, share, sides
 from pdsearch.report.page import Section, render
 from pdsearch.report.shape_figures import criteria_figure, family_figure
 
-if TYPE_CHECKING:
-    from pdsearch.criteria import FamilyMap, Report
-
-__all__ = ["criteria_report"]
+MOST_MEMBERS = 6
+"""Members of a family that are drawn."""
 
 
 def criteria_report(
-    report: "Report", candidate: "Candidate | Family", *, maps: "Sequence[FamilyMap]" = ()
+    report: Report, candidate: Candidate | Family, *, maps: Sequence[FamilyMap] = ()
 ) -> str:
     """Return the criteria as one HTML file: the shape, where it fails, and every verdict.
 
-    Args:
-        report: of `check`.
-        candidate: what was checked; for a family, each witness is drawn on the member that it
-            names.
-        maps: of a family, its parameter box cut into parts.
-
-    Returns:
-        HTML text that loads nothing from anywhere.
+    `candidate` is what was checked. For a family, each witness is drawn on the member it names. The
+    HTML text loads nothing from other files or the network.
     """
     entries = report.to_dict()["criteria"]
     whole = isinstance(candidate, Family)
@@ -54,14 +53,14 @@ def criteria_report(
     )
 
 
-def _shape(candidate: "Candidate | Family", entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return members with their witnesses and the boxes of their proofs; a family's fan."""
-    members, fan = [], None
+def _shape(candidate: Candidate | Family, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return members with their witnesses and proofs, and a family's fan."""
     if isinstance(candidate, Family):
         marked = _members(candidate, entries)
         fan = family_figure(candidate) if candidate.parameters else None
     else:
-        marked = {candidate: entries}
+        marked, fan = {candidate: entries}, None
+    members = []
     for member, some in marked.items():
         proofs = _proofs(member, some)
         figure = criteria_figure(member, some, proofs=proofs)
@@ -72,7 +71,7 @@ def _shape(candidate: "Candidate | Family", entries: list[dict[str, Any]]) -> di
 def _proofs(
     member: Candidate, entries: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[ProofBox, ...]]:
-    """Return the boxes of what is proved by boxes, found anew: a gate does not keep them."""
+    """Recompute the boxes of each proof by boxes, because reports do not keep them."""
     found = {}
     for entry in entries:
         if entry["name"] in PROVED_BY_BOXES and entry["verdict"] == "proved":
@@ -86,26 +85,26 @@ def _proofs(
 def _members(
     family: Family, entries: list[dict[str, Any]]
 ) -> dict[Candidate, list[dict[str, Any]]]:
-    """Return the members that the witnesses name, each with the criteria that it breaks."""
+    """Return the members named by witnesses, each with the criteria that it violates."""
     found: dict[Candidate, list[dict[str, Any]]] = {}
     for entry in entries:
-        witness = entry.get("witness") or {}
-        values = {
-            k: witness[k] for k in family.parameters if isinstance(witness.get(k), int | float)
-        }
-        member = family.bind(**values)
-        if witness and (member in found or len(found) < 6):
-            found.setdefault(member, []).append(entry)
+        if witness := entry.get("witness"):
+            values = {
+                k: witness[k] for k in family.parameters if isinstance(witness.get(k), int | float)
+            }
+            member = family.bind(**values)
+            if member in found or len(found) < MOST_MEMBERS:
+                found.setdefault(member, []).append(entry)
     return found or {family.default: entries}
 
 
-def _map(family: Family, maps: "Sequence[FamilyMap]") -> dict[str, Any] | None:
-    """Return the shares of the box, and a figure for each map that can be drawn."""
+def _map(family: Family, maps: Sequence[FamilyMap]) -> dict[str, Any] | None:
+    """Return the shares of each verdict, and a figure for each map that can be drawn."""
     if not maps:
         return None
     return {
         "verdicts": list(VERDICTS),
-        "sides": len(moving(family)),
+        "sides": len(sides(family)),
         "shares": {one.criterion: [share(one, verdict) for verdict in VERDICTS] for one in maps},
         "maps": {one.criterion: map_figure(family, one) for one in maps},
     }

@@ -1,50 +1,56 @@
-"""Figures over epochs or tasks: learning curves, dead units, and what diagnostics saw."""
+"""Figures over epochs or tasks: learning curves, dead units and diagnostics."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
-from pdsearch.report.style import INK, axis, colour, epoch_axis, faint, label, layout, scatter
-from pdsearch.report.trial_figures import name_of, note
+from pdsearch.report.style import (
+    INK,
+    UNNAMED,
+    axis,
+    chart,
+    colour,
+    epoch_axis,
+    faint,
+    label,
+    named_line,
+    scatter,
+)
+from pdsearch.report.trial_figures import name_of, note, short_name
+from pdsearch.study import TrialRow
 
-if TYPE_CHECKING:
-    from pdsearch.study import TrialRow
+Entry = Mapping[str, Any]
+"""What a run recorded of one epoch or task."""
 
-__all__ = [
-    "DIAGNOSED",
-    "EXPLAINED",
-    "QUANTITIES",
-    "Quantity",
-    "by_epoch",
-    "by_layer",
-    "dead_by_layer",
-    "steps",
-]
-
-Quantity = Callable[[Mapping[str, Any]], float | None]
-"""How a quantity is read from the entry of an epoch or task."""
+Quantity = Callable[[Entry], float | None]
+"""A function that reads a quantity from an entry."""
 
 
 def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def _known(values: Mapping[str, Any] | None) -> list[float]:
+    """Return the finite values among those of all layers."""
+    return [value for value in map(_finite, (values or {}).values()) if value is not None]
+
+
 def _mean(values: Mapping[str, Any] | None) -> float | None:
     """Return the mean over the layers whose value is known."""
-    known = [value for value in map(_finite, (values or {}).values()) if value is not None]
+    known = _known(values)
     return sum(known) / len(known) if known else None
 
 
-def _weight_norm(entry: Mapping[str, Any]) -> float | None:
+def _weight_norm(entry: Entry) -> float | None:
     """Return the L2 norm of all layers' weights together."""
-    norms = map(_finite, (entry.get("weight_norms") or {}).values())
-    known = [norm for norm in norms if norm is not None]
+    known = _known(entry.get("weight_norms"))
     return math.hypot(*known) if known else None
 
 
-def _diagnosed(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+def _diagnosed(entry: Entry) -> Entry:
     return entry.get("diagnostics") or {}
 
 
@@ -54,7 +60,7 @@ DIAGNOSED: dict[str, tuple[Quantity, bool]] = {
     "units that came back, mean over layers": (lambda e: _mean(_diagnosed(e).get("revived")), True),
     "units that died, mean over layers": (lambda e: _mean(_diagnosed(e).get("died")), True),
 }
-"""What diagnostics measure, by title: how it is read, and whether it is a share."""
+"""Quantities of diagnostics by title: how to read each, and whether it is a fraction."""
 
 QUANTITIES: dict[str, tuple[Quantity, bool]] = {
     "value": (lambda e: e.get("accuracy", e.get("value")), True),
@@ -64,7 +70,7 @@ QUANTITIES: dict[str, tuple[Quantity, bool]] = {
     "dead units, mean over layers": (lambda e: _mean(e.get("dead")), True),
     **DIAGNOSED,
 }
-"""Every quantity over epochs or tasks, likewise."""
+"""All quantities over epochs or tasks, in the same form."""
 
 EXPLAINED = (
     "Measured after each {unit}. Cosine and norm ratio compare the pseudo-gradient with the exact "
@@ -75,59 +81,46 @@ EXPLAINED = (
 
 
 def highlighted(
-    rows: Sequence["TrialRow"], best: "TrialRow | None"
-) -> list[tuple[str, "TrialRow", dict[str, Any]]]:
-    """Return the trials that figures name (best, baseline, references) with their lines' styles."""
+    rows: Sequence[TrialRow], best: TrialRow | None
+) -> list[tuple[str, TrialRow, dict[str, Any]]]:
+    """Return the trials that figures name (best, baseline, references) with their lines."""
     named: list[tuple[str, TrialRow, dict[str, Any]]] = []
     if best is not None:
-        named.append((f"best: {name_of(best)}", best, {"color": colour(0), "width": 3}))
+        named.append((f"best: {name_of(best)}", best, named_line("candidate", 0)))
     references = 0
     for row in rows:
-        if row.status == "failed":
-            continue
-        if row.kind == "baseline":
-            named.append(("ReLU", row, {"color": INK, "width": 3}))
-        elif row.kind == "reference":
-            references += 1
-            line = {"color": colour(references), "width": 2, "dash": "dash"}
-            named.append((name_of(row), row, line))
+        if row.status != "failed" and row.kind in ("baseline", "reference"):
+            references += row.kind == "reference"
+            named.append((short_name(row), row, named_line(row.kind, references)))
     return named
 
 
-def steps(
-    entries: Sequence[Mapping[str, Any]], read: Quantity
-) -> tuple[list[int], list[float | None]]:
-    """Return the epochs or tasks, and the quantity at each to six digits: no screen shows more."""
+def _steps(entries: Sequence[Entry], read: Quantity) -> tuple[list[int], list[float | None]]:
+    """Return the epochs or tasks, and the quantity at each, rounded to six digits."""
     values = [_finite(read(entry)) for entry in entries]
     shown = [None if value is None else float(f"{value:.6g}") for value in values]
     return [int(entry["epoch"]) for entry in entries], shown
 
 
 def by_epoch(
-    rows: Sequence["TrialRow"],
-    best: "TrialRow | None",
+    rows: Sequence[TrialRow],
+    best: TrialRow | None,
     quantity: str,
     *,
     unit: str,
     title: str = "",
     percent: bool | None = None,
 ) -> go.Figure | None:
-    """Draw a quantity over epochs or tasks: named trials in colour, all others faint behind them.
+    """Draw a quantity over epochs or tasks: named trials in colour, the others faint behind them.
 
-    Args:
-        rows: the trials.
-        best: the best candidate's.
-        quantity: one of `QUANTITIES`.
-        unit: "epoch" or "task".
-        title: of its axis; the quantity where empty.
-        percent: whether it is a share, where that is not what `QUANTITIES` has.
+    `title` and `percent` override the quantity's name and `QUANTITIES`.
     """
     read, share = QUANTITIES[quantity]
     named = highlighted(rows, best)
     loud = {row.number for _, row, _ in named}
     drawn = [_background([row for row in rows if row.number not in loud], read)]
     for name, row, line in reversed(named):
-        epochs, values = steps(row.epochs, read)
+        epochs, values = _steps(row.epochs, read)
         notes = [
             "" if value is None else f"{label(name)}<br>{unit} {epoch}: {value:.4g}"
             for epoch, value in zip(epochs, values, strict=True)
@@ -137,35 +130,32 @@ def by_epoch(
         drawn.append(
             scatter(epochs, values, name=name, notes=notes, mode=mode, line=line, marker=marker)
         )
-    figure = go.Figure([one for one in drawn if any(y is not None for y in one.y or ())])
-    if not figure.data:
+    drawn = [one for one in drawn if any(y is not None for y in one.y or ())]
+    if not drawn:
         return None
-    most = max((len(row.epochs) for row in rows), default=1)
-    positive = [y for one in figure.data for y in one.y if y is not None and y > 0]
+    positive = [y for one in drawn for y in one.y if y is not None and y > 0]
     log = quantity == "training loss" and max(positive, default=0) > 30 * min(positive, default=1)
-    figure.update_layout(
-        layout(
-            xaxis=epoch_axis(unit, most),
-            yaxis=axis(
-                title or quantity,
-                percent=share if percent is None else percent,
-                type="log" if log else "linear",
-                rangemode="tozero" if quantity.startswith("dead") else "normal",
-            ),
-            legend={"traceorder": "reversed"},
-        )
+    return chart(
+        drawn,
+        xaxis=epoch_axis(unit, max((len(row.epochs) for row in rows), default=1)),
+        yaxis=axis(
+            title or quantity,
+            percent=share if percent is None else percent,
+            type="log" if log else "linear",
+            rangemode="tozero" if quantity.startswith("dead") else "normal",
+        ),
+        legend={"traceorder": "reversed"},
     )
-    return figure
 
 
-def _background(rows: Sequence["TrialRow"], read: Quantity) -> go.Scatter:
-    """Draw all trials that have no name, as one line with gaps."""
+def _background(rows: Sequence[TrialRow], read: Quantity) -> go.Scatter:
+    """Draw all unnamed trials as one line with gaps."""
     xs: list[int | None] = []
     ys: list[float | None] = []
     notes: list[str] = []
     for row in rows:
         if row.epochs and row.duplicate_of is None:
-            epochs, values = steps(row.epochs, read)
+            epochs, values = _steps(row.epochs, read)
             xs += [*epochs, None]
             ys += [*values, None]
             notes += [note(row)] * (len(epochs) + 1)
@@ -175,88 +165,85 @@ def _background(rows: Sequence["TrialRow"], read: Quantity) -> go.Scatter:
         name="other trials",
         notes=notes,
         mode="lines+markers",
-        line={"color": faint(INK, 0.38), "width": 1},
+        line=UNNAMED,
         marker={"size": 3, "color": faint(INK, 0.5)},
     )
 
 
-# ----------------------------------------------------------------------------------- by layer
+def by_step(runs: Sequence[Sequence[Entry]], read: Quantity) -> dict[int, list[float]]:
+    """Return, for each epoch or task, a quantity's values in the runs that got that far."""
+    found: dict[int, list[float]] = {}
+    for entry in itertools.chain.from_iterable(runs):
+        if (value := read(entry)) is not None:
+            found.setdefault(int(entry["epoch"]), []).append(value)
+    return dict(sorted(found.items()))
 
 
 def dead_by_layer(
-    rows: Sequence["TrialRow"], best: "TrialRow | None", *, unit: str
+    rows: Sequence[TrialRow], best: TrialRow | None, *, unit: str
 ) -> go.Figure | None:
-    """Draw each layer's share of dead units after the last epoch or task, for the named trials."""
-    figure = go.Figure()
+    """Draw each layer's fraction of dead units after the last epoch or task, for named trials."""
+    traces = []
     for name, row, line in highlighted(rows, best):
-        dead = row.epochs[-1].get("dead") if row.epochs else None
-        if dead:
-            figure.add_trace(
+        if dead := row.epochs[-1].get("dead") if row.epochs else None:
+            notes = [
+                f"{label(name)}<br>{label(layer)}: {share:.2%} dead"
+                for layer, share in dead.items()
+            ]
+            traces.append(
                 go.Bar(
                     x=[label(layer) for layer in dead],
                     y=[_finite(share) for share in dead.values()],
                     name=label(name),
                     marker={"color": line["color"]},
                     hoverinfo="text",
-                    hovertext=[
-                        f"{label(name)}<br>{label(layer)}: {share:.2%} dead"
-                        for layer, share in dead.items()
-                    ],
+                    hovertext=notes,
                 )
             )
-    if not figure.data:
+    if not traces:
         return None
-    title = f"dead units after the last {unit}"
-    figure.update_layout(
-        layout(
-            barmode="group",
-            bargap=0.25,
-            xaxis=axis("layer, from the input", type="category"),
-            yaxis=axis(title, percent=True, rangemode="tozero"),
-        )
+    return chart(
+        traces,
+        barmode="group",
+        bargap=0.25,
+        xaxis=axis("layer, from the input", type="category"),
+        yaxis=axis(f"dead units after the last {unit}", percent=True, rangemode="tozero"),
     )
-    return figure
 
 
-def by_layer(runs: Sequence[Sequence[Mapping[str, Any]]], *, unit: str) -> dict[str, go.Figure]:
-    """Draw cosine and norm ratio of each layer, the mean over some runs, over epochs or tasks.
+def by_layer(runs: Sequence[Sequence[Entry]], *, unit: str) -> dict[str, go.Figure]:
+    """Draw each layer's cosine and norm ratio, the mean over some runs, over epochs or tasks.
 
     Returns:
-        Figures by title; none where nothing was measured.
+        Figures by title; empty if nothing was measured.
     """
+    entries = itertools.chain.from_iterable(runs)
+    layers = dict.fromkeys(layer for e in entries for layer in _diagnosed(e).get("layers") or ())
     found = {}
     for place, title in enumerate(list(DIAGNOSED)[:2]):
-        lines = _layers(runs, place)
-        figure = go.Figure()
-        for number, (layer, points) in enumerate(lines.items()):
-            notes = [f"{label(layer)}<br>{unit} {at}: {value:.4g}" for at, value in points.items()]
-            figure.add_trace(
+        lines = {layer: by_step(runs, _of_layer(layer, place)) for layer in layers}
+        traces: list[go.Scatter] = []
+        for layer, values in lines.items():
+            if not values:
+                continue
+            means = {step: sum(some) / len(some) for step, some in values.items()}
+            notes = [f"{label(layer)}<br>{unit} {at}: {mean:.4g}" for at, mean in means.items()]
+            traces.append(
                 scatter(
-                    list(points),
-                    list(points.values()),
+                    list(means),
+                    list(means.values()),
                     name=layer or "the model itself",
                     notes=notes,
                     mode="lines",
-                    line={"color": colour(number), "width": 2},
+                    line={"color": colour(len(traces)), "width": 2},
                 )
             )
-        if lines:
-            figure.update_layout(
-                layout(xaxis=epoch_axis(unit, max(map(len, runs))), yaxis=axis(title))
-            )
-            found[f"{title}, by layer"] = figure
+        if traces:
+            xaxis = epoch_axis(unit, max(map(len, runs)))
+            found[f"{title}, by layer"] = chart(traces, xaxis=xaxis, yaxis=axis(title))
     return found
 
 
-def _layers(runs: Sequence[Sequence[Mapping[str, Any]]], place: int) -> dict[str, dict[int, float]]:
-    """Return, by layer and epoch, the mean over the runs that came as far."""
-    gathered: dict[str, dict[int, list[float]]] = {}
-    for entry in (entry for run in runs for entry in run):
-        for layer, pair in (_diagnosed(entry).get("layers") or {}).items():
-            if pair[place] is not None:
-                epochs = gathered.setdefault(layer, {})
-                epochs.setdefault(int(entry["epoch"]), []).append(pair[place])
-    return {
-        layer: {epoch: sum(v) / len(v) for epoch, v in sorted(epochs.items())}
-        for layer, epochs in gathered.items()
-    }
+def _of_layer(layer: str, place: int) -> Quantity:
+    """Return how to read a layer's cosine (place 0) or norm ratio (place 1)."""
+    return lambda entry: (_diagnosed(entry).get("layers") or {}).get(layer, (None, None))[place]

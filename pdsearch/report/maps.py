@@ -1,46 +1,67 @@
 """Maps: a family's parameter box cut into proved, refuted and undecided parts.
 
-One parameter makes a strip, two make a plane; of more only the shares of the box are shown.
+A box with one side is drawn as a strip, with two as a plane. Of a box with more sides, only the
+shares of the verdicts are shown.
 """
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
-from pdsearch.family import at_share
-from pdsearch.report.style import axis, faint, layout
-from pdsearch.report.terminal import takes_unicode
+from pdsearch.criteria import FamilyMap, Part
+from pdsearch.family import Family, at_share
+from pdsearch.report.style import axis, chart, faint
 from pdsearch.text import columns, number
-
-if TYPE_CHECKING:
-    from pdsearch.criteria import FamilyMap, Part
-    from pdsearch.family import Family
-
-__all__ = ["VERDICTS", "map_figure", "map_plot", "maps_text", "moving", "share"]
 
 VERDICTS = ("proved", "refuted", "undecided")
 TONES = {"proved": "#1a9c78", "refuted": "#d6455d", "undecided": "#7d8590"}
-# So that a map does not hang on colour.
+# Patterns make a map readable without colour.
 PATTERNS = {"proved": "", "refuted": "/", "undecided": "."}
 FILLS = {"proved": "█", "refuted": "░", "undecided": "?"}
 ASCII = {"proved": "#", "refuted": ".", "undecided": "?"}
 
 
-def moving(family: "Family") -> list[str]:
-    """Return the parameters that have a range; one held at a value is no side of the map."""
-    return [name for name in family.space if (ends := _ends(family, name))[0] < ends[1]]
+@dataclass(frozen=True)
+class Side:
+    """A side of the parameter box: a parameter's range, and whether its axis is logarithmic."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def title(self) -> str:
+        """The title of the axis in a terminal."""
+        return f"{self.name} (log)" if self.log else self.name
+
+    def middles(self, count: int) -> list[float]:
+        """Return the midpoints of `count` equal parts of the axis."""
+        shares = ((i + 0.5) / count for i in range(count))
+        return [at_share(self.low, self.high, share, log=self.log) for share in shares]
+
+    def axis(self) -> dict[str, Any]:
+        """Return the axis of a figure."""
+        if self.log:
+            return axis(self.name, type="log", range=[math.log10(self.low), math.log10(self.high)])
+        return axis(self.name, range=[self.low, self.high])
 
 
-def _ends(family: "Family", name: str) -> tuple[float, float]:
-    """Return a parameter's range."""
-    d: Any = family.space[name]
-    return float(d.low), float(d.high)
+def sides(family: Family) -> list[Side]:
+    """Return the sides of a family's parameter box, without parameters held at one value."""
+    found: list[Side] = []
+    for name, distribution in family.space.items():
+        ranged: Any = distribution
+        log = bool(getattr(ranged, "log", False))
+        found.append(Side(name, float(ranged.low), float(ranged.high), log))
+    return [side for side in found if side.low < side.high]
 
 
-def share(one: "FamilyMap", verdict: str) -> str:
-    """Return the share of the box with a verdict, as text; only all of it is shown as 100 %."""
+def share(one: FamilyMap, verdict: str) -> str:
+    """Return a verdict's share of the box as text; only the whole box is shown as 100 %."""
     percent = 100 * one.share(verdict)
     if 0 < percent < 0.05:
         return "< 0.1 %"
@@ -49,116 +70,90 @@ def share(one: "FamilyMap", verdict: str) -> str:
     return f"{percent:.1f} %"
 
 
-def _scale(family: "Family", name: str) -> bool:
-    """Return whether a parameter's axis is logarithmic."""
-    return bool(getattr(family.space[name], "log", False))
-
-
-# ------------------------------------------------------------------------------ in a terminal
-
-
 def map_plot(
-    family: "Family", one: "FamilyMap", *, width: int = 60, height: int = 12, unicode: bool = True
+    family: Family, one: FamilyMap, *, width: int = 60, height: int = 12, unicode: bool = True
 ) -> str:
-    """Draw the map in characters, each for the part that holds its middle; "" in more than 2-D.
+    """Draw a map in blocks or ASCII; "" in more than 2-D.
 
-    Args:
-        family: whose parameters span the map.
-        one: the map.
-        width: of the plot's area, in characters.
-        height: of a plane's, in lines.
-        unicode: block characters, or ASCII.
+    A character shows the part that contains its midpoint. A plane has `width` characters and
+    `height` lines.
     """
-    names = moving(family)
-    if len(names) not in (1, 2):
+    box = sides(family)
+    if len(box) not in (1, 2):
         return ""
     fills = FILLS if unicode else ASCII
-    columns = _middles(family, names[0], width)
-    rows = _middles(family, names[1], height)[::-1] if len(names) == 2 else [None]
-    labels = [""] * len(rows)
-    if len(names) == 2:
-        labels[-1], labels[0] = map(number, _ends(family, names[1]))
-        labels[len(rows) // 2] = names[1] + (" (log)" if _scale(family, names[1]) else "")
+    first = box[0]
+    alongs = first.middles(width)
+    rows: list[dict[str, float]] = [{}]
+    labels = [""]
+    if len(box) == 2:
+        second = box[1]
+        rows = [{second.name: value} for value in second.middles(height)[::-1]]
+        labels = [""] * height
+        labels[-1], labels[0] = number(second.low), number(second.high)
+        labels[height // 2] = second.title
     margin = max(6, *(len(label) + 1 for label in labels))
     lines = []
     for label, across in zip(labels, rows, strict=True):
         cells = []
-        for along in columns:
-            point = {names[0]: along} | ({} if across is None else {names[1]: across})
+        for along in alongs:
+            point = {first.name: along, **across}
             part = next((p for p in one.parts if _holds(p, point)), None)
             cells.append(fills[part.verdict] if part else " ")
         lines.append(f"{label:>{margin - 1}} {''.join(cells)}")
-    low, high = map(number, _ends(family, names[0]))
-    scale = " (log)" if _scale(family, names[0]) else ""
-    lines.append(
-        " " * margin + low + f"{names[0]}{scale}".center(width - len(low) - len(high)) + high
-    )
+    low, high = number(first.low), number(first.high)
+    lines.append(" " * margin + low + first.title.center(width - len(low) - len(high)) + high)
     return "\n".join(lines)
 
 
 def maps_text(
-    family: "Family", maps: Sequence["FamilyMap"], *, width: int = 100, unicode: bool | None = None
+    family: Family, maps: Sequence[FamilyMap], *, width: int = 100, unicode: bool = True
 ) -> str:
-    """Draw the shares of each verdict as a table, and each map of one or two parameters as a plot.
+    """Return the shares of each verdict as a table, and maps of one or two parameters as plots.
 
-    Args:
-        family: whose parameters span the maps.
-        maps: one a criterion.
-        width: of the terminal, in characters.
-        unicode: whether it shows more than ASCII; None: what stdout takes.
+    `width` is the terminal's, in characters; `unicode` is whether it shows more than ASCII.
     """
-    fancy = takes_unicode(unicode)
     rows: list[tuple[str, ...]] = [("share of the parameter space", *VERDICTS)]
     rows += [(one.criterion, *(share(one, verdict) for verdict in VERDICTS)) for one in maps]
     lines = ["", columns(rows, right=range(1, 4))]
-    plots = {
-        one.criterion: map_plot(family, one, width=max(20, min(60, width - 14)), unicode=fancy)
-        for one in maps
-    }
-    drawn = {criterion: plot for criterion, plot in plots.items() if plot}
-    for criterion, plot in drawn.items():
-        lines += ["", criterion, plot]
+    drawn = False
+    for one in maps:
+        if plot := map_plot(family, one, width=max(20, min(60, width - 14)), unicode=unicode):
+            lines += ["", one.criterion, plot]
+            drawn = True
     if drawn:
-        fills = FILLS if fancy else ASCII
+        fills = FILLS if unicode else ASCII
         lines += ["", "      " + ", ".join(f"{fills[verdict]} {verdict}" for verdict in VERDICTS)]
     return "\n".join(lines)
 
 
-def _middles(family: "Family", name: str, count: int) -> list[float]:
-    low, high = _ends(family, name)
-    log = _scale(family, name)
-    return [at_share(low, high, (i + 0.5) / count, log=log) for i in range(count)]
-
-
-def _holds(part: "Part", point: dict[str, float]) -> bool:
+def _holds(part: Part, point: dict[str, float]) -> bool:
     return all(
         part.ranges[name][0] <= value <= part.ranges[name][1] for name, value in point.items()
     )
 
 
-# ------------------------------------------------------------------------------------ figures
-
-
-def map_figure(family: "Family", one: "FamilyMap") -> go.Figure | None:
+def map_figure(family: Family, one: FamilyMap) -> go.Figure | None:
     """Draw the map as rectangles, a colour and pattern for each verdict; None in more than 2-D."""
-    names = moving(family)
-    if len(names) not in (1, 2):
+    box = sides(family)
+    if len(box) not in (1, 2):
         return None
-    figure = go.Figure()
+    plane = len(box) == 2
+    traces = []
     for verdict in VERDICTS:
-        parts = [part for part in one.parts if part.verdict == verdict]
-        if not parts:
-            continue
         xs: list[float | None] = []
         ys: list[float | None] = []
-        for part in parts:
-            left, right = part.ranges[names[0]]
-            bottom, top = part.ranges[names[1]] if len(names) == 2 else (0.0, 1.0)
-            xs += [left, right, right, left, left, None]
-            ys += [bottom, bottom, top, top, bottom, None]
+        for part in one.parts:
+            if part.verdict == verdict:
+                left, right = part.ranges[box[0].name]
+                bottom, top = part.ranges[box[1].name] if plane else (0.0, 1.0)
+                xs += [left, right, right, left, left, None]
+                ys += [bottom, bottom, top, top, bottom, None]
+        if not xs:
+            continue
         tone = TONES[verdict]
         pattern = {"shape": PATTERNS[verdict], "fgcolor": tone, "size": 7, "fillmode": "overlay"}
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=xs,
                 y=ys,
@@ -172,18 +167,5 @@ def map_figure(family: "Family", one: "FamilyMap") -> go.Figure | None:
                 hoverinfo="name",
             )
         )
-    axes: dict[str, Any] = {"xaxis": _axis(family, names[0])}
-    axes["yaxis"] = (
-        _axis(family, names[1])
-        if len(names) == 2
-        else {"range": [0, 1], "showticklabels": False, "ticks": "", "showgrid": False}
-    )
-    figure.update_layout(layout(**axes))
-    return figure
-
-
-def _axis(family: "Family", name: str) -> dict[str, Any]:
-    ends = list(_ends(family, name))
-    if _scale(family, name):
-        return axis(name, type="log", range=[math.log10(end) for end in ends])
-    return axis(name, range=ends)
+    bare = {"range": [0, 1], "showticklabels": False, "ticks": "", "showgrid": False}
+    return chart(traces, xaxis=box[0].axis(), yaxis=box[1].axis() if plane else bare)

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers set without a library."""
+"""Formulas as MathML, which browsers render without a library."""
 
 import html
 from typing import Any
@@ -7,10 +7,8 @@ import sympy
 from markupsafe import Markup
 from sympy.printing.mathml import MathMLPresentationPrinter
 
-__all__ = ["equation", "symbol"]
-
 _LONG = 10_000
-"""Rationals with larger parts are shown as decimals, to six digits."""
+"""Rationals with a larger numerator or denominator are shown as decimals with six digits."""
 
 
 def equation(expression: sympy.Expr, *, left: str = "g(x)") -> Markup:
@@ -34,14 +32,14 @@ def _print(expression: sympy.Basic) -> str:
         if max(abs(number.p), number.q) >= _LONG and number != int(number)
     }
     expression = expression.xreplace(long)
-    # Sympy leaves the signs of comparisons unescaped; nothing else in its text is a bare bracket.
+    # Sympy does not escape the signs of comparisons. Its text has no other bare brackets.
     text = _Printer().doprint(expression)
     text = text.replace("<mo><</mo>", "<mo>&lt;</mo>").replace("<mo>></mo>", "<mo>&gt;</mo>")
     return text.replace("&ExponentialE;", "e")
 
 
 class _Printer(MathMLPresentationPrinter):
-    """Sympy's, with the nodes added that it would write as bare function calls."""
+    """Sympy's printer, with nodes that it would print as plain function calls."""
 
     def _element(self, tag: str, *children: Any) -> Any:
         element = self.dom.createElement(tag)
@@ -52,44 +50,25 @@ class _Printer(MathMLPresentationPrinter):
         return element
 
     def _print_Piecewise(self, expr: Any) -> Any:
-        table = self._element(
-            "mtable",
-            *(
-                self._element(
-                    "mtr",
-                    self._element("mtd", self._print(value)),
-                    self._element("mtd", self._condition(condition)),
-                )
-                for value, condition in expr.args
-            ),
-        )
+        element = self._element
+        table = element("mtable")
         table.setAttribute("class", "cases")
+        for value, condition in expr.args:
+            where = element("mtext", "\u2003otherwise")
+            if condition != sympy.true:
+                word = element("mtext", "\u2003for\u00a0")
+                where = element("mrow", word, self._print(condition))
+            row = element("mtr", element("mtd", self._print(value)), element("mtd", where))
+            table.appendChild(row)
         return table
 
-    def _condition(self, condition: Any) -> Any:
-        if condition == sympy.true:
-            return self._element("mtext", "\u2003otherwise")
-        return self._element(
-            "mrow", self._element("mtext", "\u2003for\u00a0"), self._print(condition)
-        )
+    def _call(self, expr: Any) -> Any:
+        element = self._element
+        name = element("mi", _NAMES.get(expr.func.__name__, expr.func.__name__))
+        argument = self._print(expr.args[0])
+        return element("mrow", name, element("mo", "("), argument, element("mo", ")"))
 
-    def _call(self, name: str, argument: Any) -> Any:
-        return self._element(
-            "mrow",
-            self._element("mi", name),
-            self._element("mo", "("),
-            self._print(argument),
-            self._element("mo", ")"),
-        )
+    _print_sigmoid = _print_softplus = _print_Heaviside = _print_sign = _call
 
-    def _print_sigmoid(self, expr: Any) -> Any:
-        return self._call("σ", expr.args[0])
 
-    def _print_softplus(self, expr: Any) -> Any:
-        return self._call("softplus", expr.args[0])
-
-    def _print_Heaviside(self, expr: Any) -> Any:
-        return self._call("H", expr.args[0])
-
-    def _print_sign(self, expr: Any) -> Any:
-        return self._call("sign", expr.args[0])
+_NAMES = {"sigmoid": "σ", "Heaviside": "H"}

@@ -1,8 +1,8 @@
-"""Records into one HTML file, by the templates in `templates/`.
+"""Rendering of records as one HTML file, with the templates in `templates/`.
 
-A page loads nothing and runs only its own scripts. Plotly's script is most of it: it is kept
-compressed, and unpacked by the browser. The texts that figures show on hovering are kept once a
-page, and figures name them by number: the same trial is a dot in many figures.
+A page loads nothing and runs only its own scripts. Plotly's script, most of the page, is compressed
+and unpacked by the browser. Hover texts are stored once for the whole page, and figures refer to
+them by number, because the same trial is a dot in many figures.
 """
 
 import base64
@@ -12,6 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -20,38 +21,24 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pdsearch import __version__, text
+from pdsearch.files import write_text
 from pdsearch.plain import plain
 from pdsearch.report import shapes
 from pdsearch.report.mathml import equation, symbol
 
-__all__ = ["Section", "render"]
-
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page.
+    """One section of a page; it is omitted if its record is empty."""
 
-    Attributes:
-        name: Its anchor.
-        heading: Above it.
-        record: What it shows; without one the section is left out.
-        template: The file in `templates/` that shows it.
-    """
-
-    name: str
+    name: str  # its anchor
     heading: str
-    record: Any
-    template: str
+    record: Any  # what it shows
+    template: str  # its file in `templates/`
 
 
 def render(template: str, *, sections: list[Section], **values: Any) -> str:
-    """Return a page as HTML text.
-
-    Args:
-        template: the page's file in `templates/`.
-        sections: its sections, in order.
-        **values: what the template shows outside of the sections.
-    """
+    """Return a page as HTML text; `template` is its file in `templates/`."""
     texts: dict[str, int] = {}
     script = _asset("page.js")
     plotly, digest = _plotly()
@@ -71,6 +58,15 @@ def render(template: str, *, sections: list[Section], **values: Any) -> str:
     )
 
 
+def write_html(text: str, path: Path | str) -> Path:
+    """Write a report atomically; an existing file is replaced.
+
+    Raises:
+        InputError: `path` is a directory, a link or a device, or its folder cannot be written to.
+    """
+    return write_text(text, Path(path), force=True)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -88,7 +84,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _finalized(value: Any) -> Any:
-    """Return what a template prints: nothing for None, and only characters that a page may hold."""
+    """Return a value as a template prints it: nothing for None, and no control characters."""
     if value is None:
         return ""
     return value if isinstance(value, Markup) else text.printable(value)
@@ -101,7 +97,7 @@ def _asset(name: str) -> str:
 
 @functools.cache
 def _plotly() -> tuple[str, str]:
-    """Return plotly's script, compressed and in base64, and the digest of its text."""
+    """Return plotly's script, compressed and base64-encoded, and the digest of its text."""
     script = get_plotlyjs()
     packed = gzip.compress(script.encode("utf-8"), mtime=0)
     return base64.b64encode(packed).decode("ascii"), _digest(script)
@@ -112,7 +108,7 @@ def _digest(script: str) -> str:
 
 
 def _data(figure: go.Figure, *, texts: dict[str, int]) -> Markup:
-    """Return a figure as JSON, its lists of hover texts as numbers into the page's `texts`."""
+    """Return a figure as JSON, with hover texts replaced by their indices in the page's `texts`."""
     found = figure.to_plotly_json()
     for trace in found["data"]:
         notes = trace.get("hovertext")
@@ -122,7 +118,7 @@ def _data(figure: go.Figure, *, texts: dict[str, int]) -> Markup:
 
 
 def _json(value: Any) -> Markup:
-    """Return a JSON document that nothing in it can end."""
+    """Return a JSON document that cannot end the script element around it."""
     document = json.dumps(plain(value), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&":
         document = document.replace(character, f"\\u{ord(character):04x}")

@@ -1,30 +1,26 @@
-"""Studies with a grid of learning rates: a trial's runs told apart, and accuracy by rate."""
+"""Studies with a grid of learning rates: a trial's runs, and accuracy by rate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
 
-from pdsearch.report.style import INK, axis, colour, faint, label, layout, scatter
+from pdsearch.report.style import UNNAMED, axis, chart, label, named_line, scatter
+from pdsearch.report.trial_figures import short_name
+from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.text import percent
-from pdsearch.trial import value_of
-
-if TYPE_CHECKING:
-    from pdsearch.study import StoredStudy, TrialRow
-    from pdsearch.trial import TrialSettings
-
-__all__ = ["RateCurve", "best_run", "by_learning_rate", "rate_curves", "runs_by_rate"]
+from pdsearch.trial import TrialSettings, value_of
 
 
 def runs_by_rate(
-    row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()
+    row: TrialRow, settings: TrialSettings, legs: Sequence[int] = ()
 ) -> dict[float, tuple[dict[str, Any], ...]]:
-    """Return a trial's epochs by the rate of the grid they were run at, each run's numbered from 1.
+    """Return a trial's epochs by learning rate, numbered from 1 within each run.
 
-    A trial goes through its rates in the grid's order, whole runs of `settings.rounds` each; the
-    last one that was begun may be shorter. Where it trains for several lengths one after the other
-    (`legs`, in epochs), the runs of the last length that was begun are given.
+    A trial runs through the rates of the grid in order, `settings.rounds` epochs or tasks each; its
+    last run may be shorter. If it trains for several lengths in turn (`legs`, in epochs), only the
+    runs of the last length are returned.
     """
     rates = settings.learning_rates or (settings.learning_rate,)
     begin = 0
@@ -40,39 +36,32 @@ def runs_by_rate(
     return found
 
 
-def best_run(row: "TrialRow", settings: "TrialSettings", legs: Sequence[int] = ()) -> "TrialRow":
-    """Return the trial with one run's epochs: at the rate that counts, or the best so far."""
+def best_run(row: TrialRow, settings: TrialSettings, legs: Sequence[int] = ()) -> TrialRow:
+    """Return the trial with the epochs of one run: at its best rate, or at the best rate so far."""
     runs = runs_by_rate(row, settings, legs)
     if not runs or (len(runs) == 1 and len(legs) <= 1 and not settings.learning_rates):
         return row
     rate = row.learning_rate
     if rate not in runs:
-        longest = max(len(run) for run in runs.values())
-        rate = max(
-            (rate for rate, run in runs.items() if len(run) == longest),
-            key=lambda rate: _value(runs[rate], settings),
-        )
+        rate = max(runs, key=lambda rate: (len(runs[rate]), _value(runs[rate], settings)))
     return replace(row, epochs=runs[rate])
 
 
 @dataclass(frozen=True)
 class RateCurve:
-    """A row's accuracy after a whole run at each rate, those of other lengths left out."""
+    """A row's accuracy after each complete run."""
 
     name: str
-    kind: str  # a trial's, or a confirmation's
-    accuracy: Mapping[float, float]  # fractions
+    kind: str  # of a trial or of a confirmation's row
+    accuracy: Mapping[float, float]  # fractions by learning rate
 
 
 def rate_curves(
-    stored: "StoredStudy", rows: Sequence["TrialRow"], confirmed: Sequence[Mapping[str, Any]]
+    stored: StoredStudy, rows: Sequence[TrialRow], confirmed: Sequence[Mapping[str, Any]]
 ) -> list[RateCurve]:
     """Return the curves of all trials, and of rows that only a confirmation ran at every rate.
 
-    Args:
-        stored: the study.
-        rows: its trials.
-        confirmed: a confirmation's runs, as `pdsearch.confirm.read_runs` gives them.
+    `confirmed` are a confirmation's runs, from `pdsearch.confirm.read_runs`.
     """
     settings = stored.settings.trial
     found: dict[str, RateCurve] = {}
@@ -85,35 +74,36 @@ def rate_curves(
             if len(run) == settings.rounds
         }
         if whole:
-            name = "ReLU" if row.kind == "baseline" else row.candidate.name
+            name = short_name(row)
             found[name] = RateCurve(name, row.kind, whole)
-    # One setting's runs alone, the last one's: the same model's file may have said something else
-    # before, and the same folder may have held other images.
+    # Only the runs with the setting of the latest one are comparable: the model's file or the
+    # images may have changed before it.
     chose = [
         record
         for record in sorted(confirmed, key=lambda record: record["finished"])
         if record["split"] == "validation" and _as_searched(record["setting"]["trial"], settings)
     ]
-    beside: dict[str, dict[float, float]] = {}
-    kinds: dict[str, str] = {}
+    others: dict[tuple[str, str], dict[float, float]] = {}
     for record in chose:
-        name = record["name"]
         alike = record["setting"] == chose[-1]["setting"]
         if alike and record["kind"] != "baseline" and not record["diverged"]:
-            beside.setdefault(name, {})[record["learning_rate"]] = record["accuracy"]
-            kinds[name] = record["kind"]
-    for name, accuracy in beside.items():
-        found.setdefault(name, RateCurve(name, kinds[name], accuracy))
+            accuracy = others.setdefault((record["name"], record["kind"]), {})
+            accuracy[record["learning_rate"]] = record["accuracy"]
+    for (name, kind), accuracy in others.items():
+        found.setdefault(name, RateCurve(name, kind, accuracy))
     return list(found.values())
 
 
-def _as_searched(trial: Mapping[str, Any], settings: "TrialSettings") -> bool:
+def _as_searched(trial: Mapping[str, Any], settings: TrialSettings) -> bool:
     kept = settings.model_dump(mode="json")
     return all(trial.get(key) == kept.get(key) for key in ("model", "dataset", "epochs", "stream"))
 
 
-def _value(run: Sequence[Mapping[str, Any]], settings: "TrialSettings") -> float:
+def _value(run: Sequence[Mapping[str, Any]], settings: TrialSettings) -> float:
     return value_of([float(entry["accuracy"]) for entry in run], settings)
+
+
+_ORDER = {"candidate": 0, "baseline": 1, "reference": 2, "given": 3}
 
 
 def by_learning_rate(
@@ -125,40 +115,25 @@ def by_learning_rate(
 ) -> go.Figure | None:
     """Draw accuracy against the learning rate: the best, ReLU, references and controls in colour.
 
-    Args:
-        curves: of all rows.
-        best: the name of the best candidate.
-        rates: the grid.
-        title: what the accuracies are.
+    `best` is the name of the best candidate, `title` the meaning of the accuracies.
     """
     if not any(len(one.accuracy) > 1 for one in curves):
         return None
-    figure = go.Figure()
-    faintly = [one for one in curves if one.kind == "candidate" and one.name != best]
-    for number, one in enumerate(faintly):
-        line = {"color": faint(INK, 0.38), "width": 1}
-        figure.add_trace(_line(one, line, size=4, named=None if number else "other candidates"))
+    unnamed = [one for one in curves if one.kind == "candidate" and one.name != best]
+    traces = [
+        _line(one, UNNAMED, size=4, named=None if number else "other candidates")
+        for number, one in enumerate(unnamed)
+    ]
+    named = [one for one in curves if one not in unnamed]
     used = 0
-    for one in sorted((one for one in curves if one not in faintly), key=_order):
-        if one.kind == "baseline":
-            line = {"color": INK, "width": 3}
-        elif one.kind == "candidate":
-            line = {"color": colour(0), "width": 3}
-        else:
-            used += 1
-            dash = "dash" if one.kind in ("reference", "given") else "dot"
-            line = {"color": colour(used), "width": 2, "dash": dash}
+    for one in sorted(named, key=lambda one: _ORDER.get(one.kind, 4)):
+        used += one.kind not in ("baseline", "candidate")
         prefix = "best: " if one.kind == "candidate" else ""
-        figure.add_trace(_line(one, line, size=7, named=prefix + one.name))
+        traces.append(_line(one, named_line(one.kind, used), size=7, named=prefix + one.name))
     ticks = sorted(rates)
     shown = [f"{rate:g}" for rate in ticks]
     xaxis = axis("learning rate", type="log", tickvals=ticks, ticktext=shown)
-    figure.update_layout(layout(xaxis=xaxis, yaxis=axis(title, percent=True)))
-    return figure
-
-
-def _order(one: RateCurve) -> int:
-    return {"candidate": 0, "baseline": 1, "reference": 2, "given": 3}.get(one.kind, 4)
+    return chart(traces, xaxis=xaxis, yaxis=axis(title, percent=True))
 
 
 def _line(one: RateCurve, line: dict[str, Any], *, size: int, named: str | None) -> go.Scatter:

@@ -5,53 +5,46 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import plotly.graph_objects as go
+from optuna.distributions import FloatDistribution, IntDistribution
 
+from pdsearch.criteria import ProofBox
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Family, at_share
 from pdsearch.report import shapes
-from pdsearch.report.style import INK, axis, colour, faint, label, layout, scatter
-
-if TYPE_CHECKING:
-    from optuna.distributions import FloatDistribution, IntDistribution
-
-    from pdsearch.criteria import ProofBox
-
-__all__ = ["criteria_figure", "family_figure", "plot", "shapes_figure"]
+from pdsearch.report.style import INK, axis, chart, colour, faint, label, scatter
 
 LOW, HIGH = -6.0, 4.0
 FAN = 7
-"""Curves of a family for each parameter: enough to see the change, few enough to tell apart."""
+"""Curves of a family for each parameter."""
 
 STEP = "step (ReLU)"
 
 
 def plot(
-    target: "Candidate | Family | Sequence[Candidate]", *, low: float = LOW, high: float = HIGH
+    target: Candidate | Family | Sequence[Candidate], *, low: float = LOW, high: float = HIGH
 ) -> go.Figure:
     """Draw the shape of a pseudo-derivative next to the step, ReLU's own derivative.
 
     Args:
-        target: a candidate; several, drawn together; or a family, drawn as a fan of curves over
-            the range of each of its parameters, one parameter at a time.
-        low: left end of the x axis.
-        high: right end.
+        target: A candidate; several candidates, drawn together; or a family, drawn as a fan of
+            curves over the range of each of its parameters, one parameter at a time.
+        low: Left end of the x axis.
+        high: Right end of the x axis.
 
     Returns:
-        A plotly figure: `.show()`, `.write_html(path)`.
+        A plotly figure with `.show()` and `.write_html(path)`.
 
     Raises:
-        InputError: the target is none of these, or low ≥ high.
+        InputError: The target is none of these, or low ≥ high.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(f"low must be below high, got low = {low}, high = {high}")
     if isinstance(target, Family):
         return family_figure(target, low=low, high=high)
-    if isinstance(target, Candidate):
-        return shapes_figure([target], low=low, high=high)
-    several = list(target) if isinstance(target, list | tuple) else []
+    several: list[Any] = list(target) if isinstance(target, list | tuple) else [target]
     if several and all(isinstance(one, Candidate) for one in several):
         return shapes_figure(several, low=low, high=high)
     raise InputError(
@@ -75,7 +68,7 @@ def _curve(
     line: Mapping[str, Any],
 ) -> go.Scatter:
     xs, ys = shapes.curve(candidate, low, high, progress=progress)
-    # Six digits are more than a screen shows; one template for all points keeps the page small.
+    # Six digits exceed a screen's resolution; one template for all points keeps the page small.
     note = f"{label(name)}<br>g(x) = {_wrapped(candidate.formula)}"
     return scatter(
         [float(f"{x:.9g}") for x in xs],
@@ -83,36 +76,30 @@ def _curve(
         name=name,
         hovertemplate=f"x = %{{x:.4g}}, g = %{{y:.5g}}<br>{note}<extra></extra>",
         mode="lines",
-        # Plotly otherwise leaves out points, and bends become corners.
+        # Otherwise plotly omits points, and bends become corners.
         line={**line, "simplify": False},
     )
 
 
 def _wrapped(formula: str, width: int = 70) -> str:
-    """Return a formula on several lines of a hover text, cut at blanks."""
+    """Return a formula wrapped at spaces for a hover text."""
     lines = textwrap.wrap(formula, width, break_long_words=False, break_on_hyphens=False)
     return "<br>&nbsp;&nbsp;&nbsp;".join(label(line) for line in lines[:12])
 
 
-def _axes(values: Sequence[float], low: float, high: float) -> dict[str, Any]:
+def _frame(curves: Sequence[go.Scatter], low: float, high: float) -> go.Figure:
+    """Draw curves with both axes through zero."""
+    heights = [float(y) for one in curves for y in one.y if y is not None]
     line = {"type": "line", "layer": "below", "line": {"color": faint(INK, 0.45), "width": 1}}
-    return layout(
+    return chart(
+        curves,
         xaxis=axis("pre-activation x", range=[low, high]),
-        yaxis=axis("pseudo-derivative g(x)", range=list(shapes.span(list(values)))),
+        yaxis=axis("pseudo-derivative g(x)", range=list(shapes.span(heights))),
         shapes=[
             {**line, "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1},
             {**line, "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0},
         ],
     )
-
-
-def _heights(figure: go.Figure) -> list[float]:
-    return [
-        float(y)
-        for trace in figure.data
-        for y in (trace.y if trace.y is not None else ())
-        if y is not None
-    ]
 
 
 def shapes_figure(
@@ -123,29 +110,24 @@ def shapes_figure(
     low: float = LOW,
     high: float = HIGH,
 ) -> go.Figure:
-    """Draw candidates next to the step; `dashed` ones, for comparison, thinner."""
-    figure = go.Figure()
+    """Draw candidates next to the step, with the `dashed` ones thinner for comparison."""
     curve = partial(_curve, low=low, high=high)
+    curves = []
     labels = labels or [candidate.name for candidate in candidates]
     for i, (candidate, name) in enumerate(zip(candidates, labels, strict=True)):
         line = {"color": colour(i), "width": 3.2 if i == 0 else 2.2}
-        figure.add_trace(curve(candidate, name, line=line))
+        curves.append(curve(candidate, name, line=line))
         if candidate.annealed:
             line = {"color": colour(i), "width": 1.6, "dash": "dash"}
-            figure.add_trace(curve(candidate, f"{name}, t = 0.5", progress=0.5, line=line))
+            curves.append(curve(candidate, f"{name}, t = 0.5", progress=0.5, line=line))
     for i, candidate in enumerate(dashed, start=len(candidates)):
         line = {"color": colour(i), "width": 1.6, "dash": "dash"}
-        figure.add_trace(curve(candidate, candidate.name, line=line))
-    figure.add_trace(_step(low, high))
-    figure.update_layout(_axes(_heights(figure), low, high))
-    return figure
-
-
-# ------------------------------------------------------------------------------------ family
+        curves.append(curve(candidate, candidate.name, line=line))
+    return _frame([*curves, _step(low, high)], low, high)
 
 
 def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go.Figure:
-    """Draw a fan of curves over each parameter's range, chosen by buttons; the default is thick."""
+    """Draw the default, and a fan of curves over each parameter's range, selected by buttons."""
     curve = partial(_curve, low=low, high=high)
     fans: dict[str, list[go.Scatter]] = {}
     for name in family.parameters:
@@ -165,8 +147,8 @@ def family_figure(family: Family, *, low: float = LOW, high: float = HIGH) -> go
     def shown(choice: str) -> list[bool]:
         return [name == choice for name in fans for _ in fans[name]] + [True, True]
 
-    figure = go.Figure([*(one for fan in fans.values() for one in fan), _step(low, high), default])
-    figure.update_layout(_axes(_heights(figure), low, high))
+    curves = [*(one for fan in fans.values() for one in fan), _step(low, high), default]
+    figure = _frame(curves, low, high)
     for trace, visible in zip(figure.data, shown(next(iter(fans), "")), strict=True):
         trace.visible = visible
     if len(fans) > 1:
@@ -197,9 +179,8 @@ def _fan_values(distribution: Any) -> list[float]:
             for i in range(count)
         ]
         return list(dict.fromkeys(low + offset for offset in steps))
-    return [
-        *(at_share(low, high, i / (FAN - 1), log=ranged.log) for i in range(FAN - 1)), high
-    ]  # fmt: skip
+    inner = [at_share(low, high, i / (FAN - 1), log=ranged.log) for i in range(FAN - 1)]
+    return [*inner, high]
 
 
 def _tone(share: float) -> str:
@@ -212,37 +193,26 @@ def _tone(share: float) -> str:
     return f"rgb({red},{green},{blue})"
 
 
-# ---------------------------------------------------------------------------------- witnesses
-
-
 def criteria_figure(
     candidate: Candidate,
     results: Sequence[Mapping[str, Any]],
     *,
-    proofs: "Mapping[str, Sequence[ProofBox]] | None" = None,
-    low: float = LOW,
-    high: float = HIGH,
+    proofs: Mapping[str, Sequence[ProofBox]] | None = None,
 ) -> go.Figure:
-    """Draw the shape with its step, and where each refuted criterion fails.
+    """Draw the shape with the step, and mark where each refuted criterion fails.
 
-    Args:
-        candidate: the pseudo-derivative.
-        results: entries of `Report.to_dict()["criteria"]`.
-        proofs: boxes by criterion, drawn when their entry of the legend is chosen.
-        low: left end, moved out where a witness lies beyond.
-        high: right end, likewise.
+    `results` are entries of `Report.to_dict()["criteria"]`. `proofs` are boxes by criterion, hidden
+    until selected in the legend.
     """
     marked = [(entry, _ends(entry)) for entry in results]
     found = [(entry, ends) for entry, ends in marked if ends is not None]
-    for _, ends in found:
-        # A witness at −10⁶ must not flatten the picture; the table has it.
-        low = min([low, *(end - 1 for end in ends if -60 <= end < low)])
-        high = max([high, *(end + 1 for end in ends if high < end <= 60)])
-    figure = go.Figure()
+    # The axis extends to witnesses, except those far out, which would flatten the picture.
+    near = [end for _, ends in found for end in ends if abs(end) <= 60]
+    low = min([LOW, *(end - 1 for end in near if end < LOW)])
+    high = max([HIGH, *(end + 1 for end in near if end > HIGH)])
     line = {"color": colour(0), "width": 3}
-    figure.add_trace(_curve(candidate, candidate.name, low=low, high=high, line=line))
-    figure.add_trace(_step(low, high))
-    figure.update_layout(_axes(_heights(figure), low, high))
+    curve = _curve(candidate, candidate.name, low=low, high=high, line=line)
+    figure = _frame([curve, _step(low, high)], low, high)
     for i, (entry, ends) in enumerate(found):
         visible = [end for end in ends if low <= end <= high]
         if not visible:
@@ -276,16 +246,16 @@ def criteria_figure(
 
 def _proof(
     criterion: str,
-    boxes: "Sequence[ProofBox]",
+    boxes: Sequence[ProofBox],
     tone: str,
     *,
     within: tuple[float, float, float, float],
 ) -> go.Bar:
-    """Draw a proof's boxes as bars, each with its numbers; hidden until chosen in the legend."""
+    """Draw a proof's boxes as bars with their numbers, hidden until selected in the legend."""
     low, high, bottom, top = within
     drawn = []
     for box in _merged([box for box in boxes if box.x[0] < high and box.x[1] > low], high - low):
-        # Beyond the picture's edge only so far that no side is seen.
+        # Boxes are cut just beyond the edge of the picture, where their sides are not seen.
         left, right = max(box.x[0], low - 1), min(box.x[1], high + 1)
         least, most = max(box.g[0], bottom - 1), min(box.g[1], top + 1)
         ends = [("−∞" if a == -math.inf else "∞" if a == math.inf else f"{a:.6g}") for a in box.x]
@@ -298,7 +268,7 @@ def _proof(
         x=[(left + right) / 2 for left, right, *_ in drawn],
         width=[right - left for left, right, *_ in drawn],
         base=[least for _, _, least, _, _ in drawn],
-        # A constant has no height; a hair's breadth shows that its box is there.
+        # The box of a constant has no height and is drawn as a thin line.
         y=[max(most - least, 0.004 * (top - bottom)) for _, _, least, most, _ in drawn],
         marker={"color": faint(tone, 0.22), "line": {"color": tone, "width": 1}},
         hoverinfo="text",
@@ -306,8 +276,8 @@ def _proof(
     )
 
 
-def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
-    """Join neighbours that would be narrower than a pixel or so: still an enclosure."""
+def _merged(boxes: Sequence[ProofBox], width: float) -> list[ProofBox]:
+    """Join neighbours narrower than about a pixel; the result is still an enclosure."""
     found: list[ProofBox] = []
     for box in boxes:
         last = found[-1] if found else None
@@ -320,7 +290,7 @@ def _merged(boxes: "Sequence[ProofBox]", width: float) -> "list[ProofBox]":
 
 
 def _ends(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """Return a witness's place on the x axis: a point or two ends."""
+    """Return a witness's place on the x axis: a point, or the two ends of an interval."""
     place = (entry.get("witness") or {}).get("x")
     values = place if isinstance(place, list | tuple) else [place]
     finite = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]

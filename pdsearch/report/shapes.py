@@ -3,20 +3,15 @@
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 import sympy
 
 from pdsearch.enclosure import Program, cut
 from pdsearch.expression import exact, symbol, t, x
+from pdsearch.family import Candidate
 
-if TYPE_CHECKING:
-    from pdsearch.family import Candidate
-
-__all__ = ["breakpoints", "curve", "evaluate", "sketch", "span", "step"]
-
-DIGITS = 53
-"""Working precision in bits: a picture needs no more than a double."""
+PRECISION = 53
+"""Working precision in bits, that of a double."""
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -24,17 +19,17 @@ def _program(expression: sympy.Expr, parameters: tuple[str, ...] = ()) -> Progra
     return Program(expression, (x, *map(symbol, parameters)))
 
 
-def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
+def _at(candidate: Candidate, progress: float) -> sympy.Expr:
     return candidate.expression.xreplace({t: exact(progress)})
 
 
-def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
-    """Return g at a point; nan where that cannot be decided, as at an irrational breakpoint."""
+def evaluate(candidate: Candidate, point: float, *, progress: float = 0.0) -> float:
+    """Return g at a point; nan where it cannot be decided, as at an irrational breakpoint."""
     return _value(_program(_at(candidate, progress)), point)
 
 
 def _value(program: Program, *point: float) -> float:
-    value = float(program.at(point, precision=DIGITS).mid())
+    value = float(program.at(point, precision=PRECISION).mid())
     return value if math.isfinite(value) else math.nan
 
 
@@ -44,27 +39,22 @@ def _breakpoints(expression: sympy.Expr) -> tuple[float, ...]:
     return tuple(sorted({float(end) for end in ends if end.is_finite}))
 
 
-def breakpoints(candidate: "Candidate", *, progress: float = 0.0) -> tuple[float, ...]:
-    """Return where g may bend or jump, 0 always among them."""
+def breakpoints(candidate: Candidate, *, progress: float = 0.0) -> tuple[float, ...]:
+    """Return the points where g may bend or jump, always including 0."""
     return _breakpoints(_at(candidate, progress))
 
 
 def curve(
-    candidate: "Candidate",
+    candidate: Candidate,
     low: float = -6.0,
     high: float = 4.0,
     *,
     count: int = 241,
     progress: float = 0.0,
 ) -> tuple[list[float], list[float]]:
-    """Return points (x, g(x)) to join by lines: a grid, and each breakpoint from both sides.
+    """Return points (x, g(x)) to join by lines at training progress t.
 
-    Args:
-        candidate: the pseudo-derivative.
-        low: left end.
-        high: right end.
-        count: points of the grid.
-        progress: t.
+    They are a grid of `count` points, and both sides of each breakpoint.
     """
     aside = 1e-9 * (high - low)
     places = {low + (high - low) * i / (count - 1) for i in range(count)}
@@ -82,14 +72,12 @@ def step(low: float = -6.0, high: float = 4.0) -> tuple[list[float], list[float]
 
 
 def span(values: list[float]) -> tuple[float, float]:
-    """Return a range for g's axis: the step, and what the curves reach beyond it, up to a limit."""
+    """Return a range for g's axis that shows the step and the curves, within [−2, 3]."""
     finite = [value for value in itertools.chain(values, (0.0, 1.0)) if math.isfinite(value)]
     low, high = max(min(finite), -2.0), min(max(finite), 3.0)
     margin = 0.06 * (high - low)
     return low - margin, high + margin
 
-
-# ----------------------------------------------------------------------------------- sketches
 
 WIDTH, HEIGHT = 84, 30
 _LOW, _HIGH, _BOTTOM, _TOP = -5.0, 3.0, -0.35, 1.35
@@ -103,11 +91,11 @@ def _down(g: float) -> float:
     return (_TOP - min(max(g, _BOTTOM), _TOP)) / (_TOP - _BOTTOM) * HEIGHT
 
 
-def sketch(candidate: "Candidate") -> str:
-    """Return the SVG path of g in a picture of 84 by 30 pixels, with no more points than it needs.
+def sketch(candidate: Candidate) -> str:
+    """Return the SVG path of g in a picture of 84 by 30 pixels, with as few points as it needs.
 
-    It shows x from −5 to 3 and cuts g off at −0.35 and 1.35. The formula of the whole family is
-    compiled, once, and evaluated at the candidate's parameters: a page has a thousand sketches.
+    It shows x from −5 to 3 and clips g to [−0.35, 1.35]. A page has a thousand sketches, so the
+    family's formula is compiled once and evaluated at the candidate's parameters.
     """
     family = candidate.family
     program = _program(family.expression.xreplace({t: exact(0.0)}), family.parameters)
@@ -120,11 +108,11 @@ def sketch(candidate: "Candidate") -> str:
         if right[0] - left[0] < 0.5:
             return []
         middle = point((left[0] + right[0]) / 2)
-        if not abs(middle[1] - (left[1] + right[1]) / 2) > 0.2:  # straight, or not a number
+        if not abs(middle[1] - (left[1] + right[1]) / 2) > 0.2:  # straight, or nan
             return []
         return [*between(left, middle), middle, *between(middle, right)]
 
-    # Zero is among them: a jump there could pass for a slope whose middle fits by chance.
+    # Zero is included, because a jump there could look like a slope whose midpoint fits by chance.
     coarse = [point(across) for across in sorted({*range(0, WIDTH + 1, 7), _across(0.0)})]
     found = coarse[:1]
     for left, right in itertools.pairwise(coarse):
@@ -133,7 +121,7 @@ def sketch(candidate: "Candidate") -> str:
 
 
 def _path(points: list[tuple[float, float]]) -> str:
-    """Return the points joined by lines, without those on a line between their neighbours."""
+    """Return the points joined by lines, without points on the line between their neighbours."""
     kept: list[tuple[float, float]] = []
     for place in points:
         while len(kept) > 1 and _straight(kept[-2], kept[-1], place):

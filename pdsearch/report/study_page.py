@@ -1,75 +1,55 @@
-"""A study as one HTML file: for each section its record, shown by `templates/study/<name>.html`."""
+"""A study as one HTML file; `templates/study/<name>.html` shows the record of each section."""
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import plotly.graph_objects as go
 
 from pdsearch.confirm import Confirmation, read_runs
 from pdsearch.criteria import CRITERIA, PROFILES, check, gate
+from pdsearch.insight import learned_criteria
 from pdsearch.report import confirm_figures, curve_figures, trial_figures
 from pdsearch.report.page import Section, render
 from pdsearch.report.rates import by_learning_rate, rate_curves
 from pdsearch.report.shape_figures import criteria_figure, shapes_figure
-from pdsearch.report.trial_figures import name_of
+from pdsearch.report.trial_figures import name_of, short_name
 from pdsearch.report.view import View
+from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.rows import counts_of
-from pdsearch.text import number
+from pdsearch.text import interval
 from pdsearch.trial import length_of
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from pdsearch.study import StoredStudy, TrialRow
-
-__all__ = ["study_report"]
 
 Record = dict[str, Any] | None
 
 DECIDE = 20
-"""Candidates that a report decides itself: about a second. `search` and `criteria` leave none."""
+"""Most candidates whose missing criteria a report decides itself, in about a second."""
 
 SHOWN = 4
-"""The best candidates of different shape that are drawn and whose criteria are decided."""
+"""Number of best candidates, of different shapes, that are drawn."""
 
 
-def study_report(stored: "StoredStudy", *, decide: int | None = DECIDE) -> str:
-    """Return a study as one HTML file: headline, shapes, criteria, history, parameters, all trials.
+def study_report(stored: StoredStudy, *, decide: int | None = DECIDE) -> str:
+    """Return a study, finished or not, as one HTML file that loads nothing from elsewhere.
 
-    Args:
-        stored: the study, finished or not.
-        decide: at most so many candidates whose criteria's values are not kept with the study yet
-            are decided for the learned criteria; None: all.
-
-    Returns:
-        HTML text that loads nothing from anywhere.
+    `decide` is the most candidates without stored criteria to decide for the learned criteria;
+    None: all.
     """
-    view = View(stored, tuple(stored.trials()))
-    records = {
-        "confirmation": ("Confirmation", confirmation(view)),
-        "shapes": ("Shapes", shapes(view)),
-        "criteria": ("Criteria", criteria(view)),
-        "history": ("History", history(view)),
-        "rates": ("By learning rate", rates(view)),
-        "curves": ("Learning curves", curves(view)),
-        "dead": ("Dead units", dead(view)),
-        "inside": ("Gradients", inside(view)),
-        "parameters": ("Parameters", parameters(view)),
-        "learned": ("Learned criteria", learned(view, decide=decide)),
-        "trials": ("All trials", trials(view)),
-        "settings": ("Settings", settings(view)),
-    }
+    view = View(stored, tuple(stored.trials()), decide)
     return render(
         "study.html",
         title=f"{stored.name}: pseudo-derivative search",
         view=view,
         trained=_trained(view),
         counts=counts_of(view.rows),
-        # Those stopped on the way were picked from as well.
-        picked=len({r.candidate for r in view.candidates if r.value is not None}),
+        # Shapes of trials that were stopped early count too: the best was picked from all.
+        picked=len(
+            {r.candidate for r in view.rows if r.kind == "candidate" and r.value is not None}
+        ),
         sections=[
-            Section(name, heading, record, f"study/{name}.html")
-            for name, (heading, record) in records.items()
+            Section(part.__name__, heading, part(view), f"study/{part.__name__}.html")
+            for heading, part in _SECTIONS.items()
         ],
     )
 
@@ -85,7 +65,7 @@ def _trained(view: View) -> str:
 
 
 def confirmation(view: View) -> Record:
-    """Return the confirmation's rows and figures, and those of each transfer."""
+    """Return the rows and figures of the confirmation and of each transfer."""
     found = view.confirmation
     if found is None:
         return None
@@ -93,7 +73,7 @@ def confirmation(view: View) -> Record:
 
 
 def confirmed(found: Confirmation) -> dict[str, Any]:
-    """Return one confirmation's rows and figures; few seeds have no bootstrap intervals to show."""
+    """Return the rows and figures of one confirmation."""
     unit, pick = confirm_figures.unit_of(found), found.pick
     entries = [entry for row in found.rows for run in row.runs for entry in run]
     looked = any(entry.get("diagnostics") for entry in entries)
@@ -109,13 +89,13 @@ def confirmed(found: Confirmation) -> dict[str, Any]:
 
 
 def shapes(view: View) -> Record:
-    """Return the best candidates and references next to the step, and the best's formula."""
-    top = [row for row in view.ranked[:SHOWN] if row.candidate is not None]
-    candidates = [row.candidate for row in top if row.candidate is not None]
+    """Return the best candidates and references next to the step, and the best candidate."""
+    top = {row.candidate: row for row in view.ranked[:SHOWN] if row.candidate is not None}
+    candidates = list(top)
     others = [row.candidate for row in view.references if row.candidate is not None]
     if not candidates and not others:
         return None
-    labels = [f"{name_of(row)}, {view.value(row.value)}" for row in top]
+    labels = [f"{name_of(row)}, {view.value(row.value)}" for row in top.values()]
     figure = shapes_figure(candidates, labels=labels, dashed=others)
     return {"figure": figure, "best": candidates[0] if candidates else None}
 
@@ -124,7 +104,7 @@ def shapes(view: View) -> Record:
 
 
 def criteria(view: View) -> Record:
-    """Return the best's criteria, the certified ones of the others, what ruled trials out."""
+    """Return the best candidate's criteria compared with others, and what ruled trials out."""
     record: dict[str, Any] = {
         "ruled_out": _ruled_out(view),
         "families": _families(view),
@@ -136,7 +116,7 @@ def criteria(view: View) -> Record:
     candidate = view.best.candidate
     asked = view.stored.settings.criteria
     report = check(candidate, profile=asked.profile, thresholds=asked.bounds())
-    # A study's own criteria are known from its trials alone.
+    # The results of a study's own criteria are only in its trials.
     entries = [*report.to_dict()["criteria"], *_own(view.best)]
     figure = criteria_figure(candidate, entries)
     return {
@@ -149,13 +129,13 @@ def criteria(view: View) -> Record:
     }
 
 
-def _entries(row: "TrialRow") -> list[dict[str, Any]]:
-    """Return what the gate found."""
+def _entries(row: TrialRow) -> list[dict[str, Any]]:
+    """Return the results of a trial's gate."""
     return list((row.criteria or {}).get("criteria", ()))
 
 
-def _own(row: "TrialRow") -> list[dict[str, Any]]:
-    """Return what the gate found of criteria that are not ours."""
+def _own(row: TrialRow) -> list[dict[str, Any]]:
+    """Return the results of the study's own criteria."""
     return [entry for entry in _entries(row) if entry["name"] not in CRITERIA]
 
 
@@ -168,9 +148,9 @@ def _families(view: View) -> list[dict[str, Any]]:
         left = [name for name in CRITERIA if name in required and name not in decided.proved]
         space: Any = view.stored.families[family].space
         drawn = {
-            parameter: f"in [{number(low)}, {number(high)}] of "
-            f"[{number(float(space[parameter].low))}, {number(float(space[parameter].high))}]"
-            for parameter, (low, high) in decided.ranges.items()
+            name: f"in {interval(ends)} of "
+            f"{interval((float(space[name].low), float(space[name].high)))}"
+            for name, ends in decided.ranges.items()
         }
         found.append(
             {
@@ -192,17 +172,14 @@ def _compared(view: View) -> dict[str, Any]:
     for row in [*view.ranked[: SHOWN - 1], *baseline, *view.references]:
         if row.candidate is not None:
             certified = gate(row.candidate, profile="strict", thresholds=bounds).to_dict()
-            title = "ReLU" if row.kind == "baseline" else name_of(row)
             entries = [*certified["criteria"], *_own(row)]
-            columns[title] = {entry["name"]: entry for entry in entries}
-    return {
-        "columns": columns,
-        "names": list(dict.fromkeys(name for entries in columns.values() for name in entries)),
-    }
+            columns[short_name(row)] = {entry["name"]: entry for entry in entries}
+    names = list(dict.fromkeys(name for entries in columns.values() for name in entries))
+    return {"columns": columns, "names": names}
 
 
-def _ruled_out(view: View) -> dict[str, list["TrialRow"]]:
-    """Return the trials that each criterion ruled out."""
+def _ruled_out(view: View) -> dict[str, list[TrialRow]]:
+    """Return the trials ruled out by each criterion."""
     found: dict[str, list[TrialRow]] = {}
     for row in view.rows:
         for entry in _entries(row) if row.status == "ruled_out" else ():
@@ -215,19 +192,18 @@ def _ruled_out(view: View) -> dict[str, list["TrialRow"]]:
 
 
 def history(view: View) -> Record:
-    """Return the trials in their order, and two objectives against each other."""
+    """Return the trials in order, and two objectives against each other."""
     if all(row.value is None for row in view.rows):
         return None
+    shown: dict[str, Any] = {"percent": view.percent, "title": view.title}
     return {
-        "history": trial_figures.history(
-            view.stored, view.rows, percent=view.percent, title=view.title
-        ),
+        "history": trial_figures.history(view.stored, view.rows, **shown),
         "objectives": trial_figures.objectives(view.stored, view.rows),
     }
 
 
 def rates(view: View) -> Record:
-    """Return accuracy by learning rate, where the study has a grid of them."""
+    """Return accuracy by learning rate, if the study has a grid of them."""
     if not view.rates:
         return None
     trial = view.stored.settings.trial
@@ -241,20 +217,19 @@ def rates(view: View) -> Record:
     return None if figure is None else {"figure": figure, "length": length}
 
 
-def _by_epoch(view: View, *quantities: str, **changes: Any) -> "dict[str, go.Figure]":
-    """Return figures over epochs or tasks, by title; quantities without values are omitted."""
-    found = {}
-    for quantity in quantities:
-        figure = curve_figures.by_epoch(
+def _by_epoch(view: View, *quantities: str, **changes: Any) -> dict[str, go.Figure]:
+    """Return figures over epochs or tasks by title, without quantities that have no values."""
+    figures = {
+        f"{quantity} by {view.unit}": curve_figures.by_epoch(
             view.runs, view.best_run, quantity, unit=view.unit, **changes
         )
-        if figure is not None:
-            found[f"{quantity} by {view.unit}"] = figure
-    return found
+        for quantity in quantities
+    }
+    return {title: figure for title, figure in figures.items() if figure is not None}
 
 
 def curves(view: View) -> Record:
-    """Return value and loss by epoch or task, and what grows over a stream."""
+    """Return value and loss by epoch or task, and the quantities of a stream."""
     title = "accuracy within the task" if view.stream else view.measured
     figures = _by_epoch(view, "value", title=title, percent=view.percent)
     figures |= _by_epoch(view, "training loss")
@@ -273,7 +248,7 @@ def dead(view: View) -> Record:
 
 
 def inside(view: View) -> Record:
-    """Return what diagnostics saw, by epoch or task, and by layer of the best trial."""
+    """Return the diagnostics by epoch or task, and by layer for the best trial."""
     figures = _by_epoch(view, *curve_figures.DIAGNOSED)
     if not figures:
         return None
@@ -286,10 +261,9 @@ def inside(view: View) -> Record:
 
 
 def parameters(view: View) -> Record:
-    """Return value by family and along each parameter, importances."""
-    by_family = trial_figures.by_family(
-        view.stored, view.rows, percent=view.percent, title=view.title
-    )
+    """Return value by family and along each parameter, and importances."""
+    shown: dict[str, Any] = {"percent": view.percent, "title": view.title}
+    by_family = trial_figures.by_family(view.stored, view.rows, **shown)
     if by_family is None:
         return None
     importances, notes = trial_figures.importances(view.stored, view.rows)
@@ -302,11 +276,9 @@ def parameters(view: View) -> Record:
     }
 
 
-def learned(view: View, *, decide: int | None) -> Record:
-    """Return what the trials say about the criteria; `decide` as for `study_report`."""
-    from pdsearch.insight import learned_criteria
-
-    insight = learned_criteria(view.stored, rows=view.rows, decide=decide)
+def learned(view: View) -> Record:
+    """Return the learned criteria, and a figure for each that has a correlation."""
+    insight = learned_criteria(view.stored, rows=view.rows, decide=view.decide)
     if not insight.criteria:
         return None
     rows = {row.number: row for row in view.rows}
@@ -322,7 +294,7 @@ def learned(view: View, *, decide: int | None) -> Record:
 
 
 def trials(view: View) -> Record:
-    """Return every trial, to be sorted and filtered."""
+    """Return the table of all trials."""
     if not view.rows:
         return None
     rows = []
@@ -342,16 +314,17 @@ def trials(view: View) -> Record:
 
 
 def settings(view: View) -> Record:
-    """Return the resolved study file, where it ran, and the commands."""
+    """Return the resolved study file, where it ran, and the commands that reproduce it."""
     stored = view.stored
-    sections = {}
-    for section, values in stored.settings.model_dump(mode="json").items():
-        # A Python function knows nothing of the sections that say how images are trained on.
-        if isinstance(values, Mapping) and not (
-            view.by_function and section in ("trial", "confirm")
-        ):
-            shown = {k: v for k, v in values.items() if (section, k) != ("study", "storage")}
-            sections[f"[{section}]"] = _shown(shown)
+    document = stored.settings.model_dump(mode="json")
+    document["study"].pop("storage", None)  # shown with its password masked, below
+    # The sections about training on images do not apply to a Python function.
+    unused = ("trial", "confirm") if view.by_function else ()
+    sections = {
+        f"[{section}]": _shown(values)
+        for section, values in document.items()
+        if isinstance(values, Mapping) and section not in unused
+    }
     kept = StudyAttrs(stored.study)
     sections["Where it ran"] = _shown(
         {"storage": stored.storage, "device": kept.device, **dict(kept.versions or {})}
@@ -368,11 +341,26 @@ def settings(view: View) -> Record:
 
 
 def _shown(values: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        key: value
-        if isinstance(value, str)
-        else "–"
-        if value is None
-        else json.dumps(value, ensure_ascii=False)
-        for key, value in values.items()
-    }
+    """Return values as JSON, but text as it is and None as a dash."""
+
+    def text(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    return {key: "–" if value is None else text(value) for key, value in values.items()}
+
+
+_SECTIONS: dict[str, Callable[[View], Record]] = {
+    "Confirmation": confirmation,
+    "Shapes": shapes,
+    "Criteria": criteria,
+    "History": history,
+    "By learning rate": rates,
+    "Learning curves": curves,
+    "Dead units": dead,
+    "Gradients": inside,
+    "Parameters": parameters,
+    "Learned criteria": learned,
+    "All trials": trials,
+    "Settings": settings,
+}
+"""The sections of a page by heading. A section's name is its function's."""

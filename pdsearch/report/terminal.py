@@ -1,8 +1,8 @@
 """Shapes and criteria in a terminal: one-line plots, and a plot with axes."""
 
 import math
-import sys
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pdsearch.report import shapes
@@ -12,31 +12,16 @@ if TYPE_CHECKING:
     from pdsearch.criteria import Report, Result
     from pdsearch.family import Candidate
 
-__all__ = ["criteria_text", "shape_plot", "sparkline"]
-
 LOW, HIGH = -5.0, 3.0
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", ".:=+*%#@"
 
 
-def takes_unicode(asked: bool | None) -> bool:
-    """Return what was asked for, or what stdout takes."""
-    if asked is not None:
-        return asked
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool = True) -> str:
+    """Draw g from x = −5 to 3 in one line of `width` characters, blocks or ASCII.
 
-
-def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool | None = None) -> str:
-    """Draw g from x = −5 to 3 in one line of `width` characters.
-
-    A column's height is g's value, a full block being 1 or more; `·` is 0, `-` negative.
-
-    Args:
-        candidate: the pseudo-derivative.
-        width: in characters.
-        unicode: block characters, or ASCII; None: what stdout takes.
+    A column's height is the value of g; a full block is 1 or more, `·` is 0 and `-` is negative.
     """
-    blocks = takes_unicode(unicode)
-    levels, zero = (BLOCKS, "·") if blocks else (ASCII, "_")
+    levels, zero = (BLOCKS, "·") if unicode else (ASCII, "_")
     text = ""
     for i in range(width):
         value = shapes.evaluate(candidate, LOW + (HIGH - LOW) * (i + 0.5) / width)
@@ -52,18 +37,13 @@ def sparkline(candidate: "Candidate", *, width: int = 24, unicode: bool | None =
 
 
 def shape_plot(
-    candidate: "Candidate", *, width: int = 64, height: int = 10, unicode: bool | None = None
+    candidate: "Candidate", *, width: int = 64, height: int = 10, unicode: bool = True
 ) -> str:
-    """Draw g with axes, with the step dotted; braille dots, or ASCII.
+    """Draw g with axes in braille dots or ASCII, and the step as a dotted line.
 
-    Args:
-        candidate: the pseudo-derivative.
-        width: of the plot's area, in characters.
-        height: of the plot's area, in lines.
-        unicode: braille dots, or ASCII; None: what stdout takes.
+    The plot area has `width` characters and `height` lines.
     """
-    braille = takes_unicode(unicode)
-    across, down = (2, 4) if braille else (1, 1)
+    across, down = (2, 4) if unicode else (1, 1)
     columns, rows = width * across, height * down
     xs = [LOW + (HIGH - LOW) * (i + 0.5) / columns for i in range(columns)]
     ys = [shapes.evaluate(candidate, place) for place in xs]
@@ -80,28 +60,28 @@ def shape_plot(
             last = None
             continue
         here = row(value)
-        # Steep stretches are joined, so that a jump is a line and not a hole.
-        ends = (here, here) if last is None else (min(here, last), max(here, last))
-        dots |= {(i, j) for j in range(ends[0], ends[1] + 1)}
+        if last is None:
+            last = here
+        # Neighbours are joined, so that a jump is a line and not a hole.
+        dots |= {(i, j) for j in range(min(here, last), max(here, last) + 1)}
         last = here
         if i % (2 * across) == 0:
             marks.add((i, row(1.0 if xs[i] > 0 else 0.0)))
-    cell = _braille if braille else _ascii
-    lines = []
+    cell = _braille if unicode else _ascii
+    side, corner, rule, minus, dotted = "│└─−⠂" if unicode else "|+--."
     labels = {row(1.0) // down: "1", row(0.0) // down: "0"}
+    lines = []
     for j in range(height):
         body = "".join(cell(dots, marks, i, j) for i in range(width))
-        lines.append(f"{labels.get(j, ''):>4} {'│' if braille else '|'}{body}".rstrip())
-    rule = "─" if braille else "-"
+        lines.append(f"{labels.get(j, ''):>4} {side}{body}".rstrip())
     ticks = [" "] * (width + 2)
     for value in range(math.ceil(LOW), math.floor(HIGH) + 1):
         at = round((value - LOW) / (HIGH - LOW) * width)
-        label = str(value).replace("-", "−" if braille else "-")
+        label = str(value).replace("-", minus)
         at = min(max(0, at - len(label) // 2), width - len(label))
         ticks[at : at + len(label)] = label
-    lines.append("     " + ("└" if braille else "+") + rule * width)
+    lines.append(f"     {corner}{rule * width}")
     lines.append("      " + "".join(ticks).rstrip())
-    dotted = "⠂" if braille else "."
     lines.append(f"      g(x), and the step ({dotted}), ReLU's own derivative")
     return "\n".join(lines)
 
@@ -127,71 +107,54 @@ def criteria_text(
     candidate: "Candidate | None" = None,
     *,
     width: int = 100,
-    unicode: bool | None = None,
+    unicode: bool = True,
 ) -> str:
-    """Return a report as text: the shape, then each criterion with verdict, value and witness.
+    """Return a report as text: the candidate's shape, then each criterion with its evidence.
 
-    Args:
-        report: of `check`.
-        candidate: whose shape is drawn; none is drawn without it.
-        width: of the terminal, in characters.
-        unicode: whether it shows more than ASCII; None: what stdout takes.
+    `width` is the terminal's, in characters; `unicode` is whether it shows more than ASCII.
     """
-    fancy = takes_unicode(unicode)
-    # A formula that was typed is its own name: once is enough.
-    named = candidate is None or report.target != candidate.formula
-    lines = textwrap.wrap(report.target, width, subsequent_indent="  ") if named else []
+    wrap = partial(textwrap.wrap, width=width, break_on_hyphens=False)
+    lines = []
+    # A formula that was typed is its own name and is shown only once.
+    if candidate is None or report.target != candidate.formula:
+        lines += textwrap.wrap(report.target, width, subsequent_indent="  ")
     if candidate is not None:
-        lines += textwrap.wrap(
-            f"g(x) = {candidate.formula}",
-            width,
-            subsequent_indent="       ",
-            break_on_hyphens=False,
-        )
+        lines += wrap(f"g(x) = {candidate.formula}", subsequent_indent="       ")
         plot = shape_plot(candidate, width=max(16, min(64, width - 8)), unicode=unicode)
         lines += ["", *plot.splitlines()]
     lines.append("")
-    marks = ("✔", "✘", "?") if fancy else ("yes", "NO", "?")
+    marks = {True: "✔", False: "✘"} if unicode else {True: "yes", False: "NO"}
     for result in report.criteria:
-        lines += _result_lines(result, marks, width)
+        mark = "?" if result.verdict == "undecided" else marks[bool(result.passed)]
+        lines.append(_head(result, mark))
+        for text in _details(result):
+            lines += wrap(text, initial_indent="      ", subsequent_indent="        ")
+        lines.append("")
     required = [result for result in report.criteria if result.required]
     failing = [result.name for result in required if not result.passed]
     verdict = f"not shown to hold: {', '.join(failing)}" if failing else "all hold"
     last = f"required (*) by profile {report.profile}: {len(required)}; {verdict}"
-    lines += textwrap.wrap(last, width, subsequent_indent="  ", break_on_hyphens=False)
+    lines += wrap(last, subsequent_indent="  ")
     text = "\n".join(lines)
-    return text if fancy else _to_ascii(text)
+    return text if unicode else _to_ascii(text)
 
 
-def _result_lines(result: "Result", marks: tuple[str, str, str], width: int) -> list[str]:
-    mark = marks[2] if result.verdict == "undecided" else marks[0] if result.passed else marks[1]
-    value = number(result.value)
-    limit = bound(result.bound)
-    figures = ", ".join(part for part in (value, f"bound {limit}" if limit else "") if part)
-    head = (
-        f"{mark:>3} {'*' if result.required else ' '} {result.name:18}{result.verdict:10}{figures}"
-    )
-    rest = [result.statement]
-    if result.witness:
-        rest.append(f"witness: {place(result.witness)}")
-    if result.detail:
-        rest.append(result.detail)
-    lines = [head.rstrip()]
-    for text in rest:
-        lines += textwrap.wrap(
-            text,
-            width,
-            initial_indent="      ",
-            subsequent_indent="        ",
-            break_on_hyphens=False,
-        )
-    return [*lines, ""]
+def _head(result: "Result", mark: str) -> str:
+    value, limit = number(result.value), bound(result.bound)
+    figures = ", ".join(filter(None, (value, f"bound {limit}" if limit else "")))
+    required = "*" if result.required else " "
+    return f"{mark:>3} {required} {result.name:18}{result.verdict:10}{figures}".rstrip()
 
 
-_PLAIN = {"−": "-", "±": "+-", "≥": ">=", "≤": "<=", "∞": "inf", "×": "x", "α": "alpha"}
+def _details(result: "Result") -> list[str]:
+    witness = f"witness: {place(result.witness)}" if result.witness else ""
+    return [result.statement, *filter(None, (witness, result.detail))]
+
+
+_PLAIN = str.maketrans(
+    {"−": "-", "±": "+-", "≥": ">=", "≤": "<=", "∞": "inf", "×": "x", "α": "alpha"}
+)
 
 
 def _to_ascii(text: str) -> str:
-    for fancy, plain in _PLAIN.items():
-        text = text.replace(fancy, plain)
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+    return text.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii")

@@ -1,4 +1,4 @@
-"""What `pdsearch init` writes: a family and a study file that run on digits within two minutes."""
+"""Starter files of `pdsearch init`: a family and a study that takes two minutes on digits."""
 
 from importlib import resources
 from pathlib import Path
@@ -11,10 +11,10 @@ FILES = ("my_family.py", "study.toml")
 
 
 def write_starter(directory: Path) -> list[Path]:
-    """Write the starter files; all of them or none.
+    """Write the starter files into a directory, which is created if missing.
 
     Raises:
-        InputError: one of them is there already, or the directory cannot be written to.
+        InputError: One of the files already exists, or the directory cannot be written to.
     """
     paths = [directory / name for name in FILES]
     if there := [path for path in paths if path.exists() or path.is_symlink()]:

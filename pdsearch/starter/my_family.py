@@ -1,8 +1,8 @@
 """A family of pseudo-derivatives: one symbolic expression with a range for each parameter.
 
-pdsearch check my_family.py                 does it meet the design criteria?
-pdsearch check my_family.py --family        over all of its parameter ranges?
-pdsearch search study.toml                  which parameters train best?
+pdsearch check my_family.py                 Does it meet the design criteria?
+pdsearch check my_family.py --family        Does it meet them over all parameter ranges?
+pdsearch search study.toml                  Which parameters train best?
 """
 
 import sympy
@@ -12,8 +12,8 @@ from pdsearch import Family, x
 
 alpha, beta = sympy.symbols("alpha beta")
 
-# Above zero ReLU's own derivative, 1. Below zero a slope that starts at alpha and fades out:
-# units that are inactive still learn, the less the further they are from zero.
+# Above zero: ReLU's own derivative, 1. Below zero: a slope that starts at alpha and fades out, so
+# that inactive units keep learning, but less the further they are from zero.
 my_family = Family(
     "my_family",
     sympy.Piecewise((1, x > 0), (alpha / (1 + (beta * x) ** 2), True)),
