@@ -306,6 +306,18 @@ def test_forward_control_is_the_activation(name: str) -> None:
     assert control(torch.zeros(1)).item() == 0.0
 
 
+def test_the_control_of_an_upward_candidate_is_an_ordinary_activation() -> None:
+    """Its gradient is its true derivative, whatever the sign of grad_output."""
+    control = forward_control(library()["leaky"].bind(alpha=0.1, direction="up"))
+    leaf = torch.linspace(-2, 2, 9, requires_grad=True)
+    for upstream in (torch.ones(9), -torch.ones(9)):
+        output = control(leaf)
+        torch.testing.assert_close(output, functional.leaky_relu(leaf, 0.1))
+        (got,) = torch.autograd.grad(output, leaf, upstream)
+        (wanted,) = torch.autograd.grad(functional.leaky_relu(leaf, 0.1), leaf, upstream)
+        torch.testing.assert_close(got, wanted)
+
+
 def test_forward_control_without_a_closed_form() -> None:
     _, wild = load_target("Piecewise((1, x > 0), (exp(-x**2)/(1 + x**4), True))")
     control = forward_control(wild)

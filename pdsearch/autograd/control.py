@@ -59,14 +59,17 @@ def forward_control(candidate: Candidate) -> nn.Module:
     time limit; what it finds is checked by numbers. Otherwise F is tabulated by quadrature.
 
     Args:
-        candidate: the pseudo-derivative; an annealed one is taken at t = 0.
+        candidate: the pseudo-derivative; an annealed one is taken at t = 0, one of direction "up"
+            as g in both directions.
 
     Returns:
         A module without parameters. Its derivative is g as the op computes it, F(0) = 0.
     """
     if not isinstance(candidate, Candidate):
         raise InputError(f"forward_control needs a Candidate, got {type(candidate).__name__}")
-    return ForwardControl(candidate, _primitive(candidate))
+    # An activation passes its gradient in both directions.
+    both = Candidate(candidate.family, candidate.parameters)
+    return ForwardControl(both, _primitive(both))
 
 
 class _Integral(torch.autograd.Function):

@@ -191,7 +191,9 @@ def _forward_control(best: Contender) -> Contender | str:
     except UnsupportedError as error:
         return f"No forward control of {best.name}: {error}."
     name = f"forward control of {best.name}"
-    return Contender(name, "forward_control", "forward", best.formula, best.candidate, make)
+    # Runs of earlier versions, whose control of an upward candidate was upward too, do not count.
+    how = "forward" if best.candidate.direction == "both" else "forward, in both directions"
+    return Contender(name, "forward_control", how, best.formula, best.candidate, make)
 
 
 def _name(candidate: Candidate) -> str:
