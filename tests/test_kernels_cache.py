@@ -83,7 +83,10 @@ def test_what_is_damaged_is_compiled_anew(
 
 
 @pytest.mark.skipif(available() is not None, reason="needs the compiled kernels")
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(0.9, marks=pytest.mark.slow)],
+)
 def test_a_process_survives_a_library_that_is_cut_off(tmp_path: Path, share: float) -> None:
     real = build._library()
     folder = tmp_path / "kernels"
