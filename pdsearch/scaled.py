@@ -29,13 +29,9 @@ from pdsearch.saturating import pd_erfc
 class pd_positive(sympy.Function):
     """u⁺ = max(u, 0)."""
 
-    nargs = 1
-
 
 class pd_negative(sympy.Function):
     """u⁻ = min(u, 0)."""
-
-    nargs = 1
 
 
 class pd_largest(sympy.Function):
@@ -55,8 +51,6 @@ class pd_expm1(sympy.Function):
 
 class pd_arccot(sympy.Function):
     """pi/2 - atan(z)."""
-
-    nargs = 1
 
 
 class pd_erfc_ratio(sympy.Function):
@@ -81,6 +75,9 @@ HIGH_DEGREE = 6  # powers of x up to it fit into float64 up to 1e51: for every f
 
 _GROWING = (sympy.exp, sympy.sinh, sympy.cosh, sigmoid, softplus)
 _VANISHING = (sigmoid, softplus, sympy.erfc, pd_erfc)
+
+_LOG_SIZE = pd_largest(sympy.log(Abs(x)), -(sympy.Integer(10) ** 30))
+"""log(abs(x)), finite at 0: the difference of two multiples of -inf would be NaN."""
 
 Exponents = Mapping[sympy.Expr, tuple[sympy.Expr, sympy.Expr]]
 """For each u, the α and β of α·u⁺ + β·u⁻."""
@@ -302,7 +299,7 @@ class _Scaler:
         base, p = node.base, node.exp
         if base == x and self.heavy and p.is_Integer and abs(p) > 1:
             sign = S.One if p % 2 == 0 else sympy.sign(x)
-            return _Scaled(sign, {sympy.log(Abs(x)): (p, p)})
+            return _Scaled(sign, {_LOG_SIZE: (p, p)})
         found = self.scaled(base, deep=deep or is_root(p))
         return _Scaled(found.mantissa**p, _plus((found.exponents, p)))
 

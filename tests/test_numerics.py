@@ -277,6 +277,19 @@ def test_half_precision_is_alive_where_g_is() -> None:
         assert first.value == second.value and first.value < -15
 
 
+def test_powers_that_meet_in_an_exponent_are_finite_at_zero() -> None:
+    """Their logarithms are not infinite there: the difference of two would be NaN."""
+    step = "Piecewise((1, x > 0), ({}, True))"
+    arm = step.format("(exp(4*x)/(1 + exp(4*x)))*(exp(-1*x**2))")
+    shape = step.format(f"({arm})*(x**4/(1 + x**4))")
+    candidate = candidate_of(f"({shape})*(log(1 + exp(25*(x - 0.05)))/(1 + abs(x)))")
+    points = torch.tensor([0.0, -0.0, 5e-324, -5e-324, 1e-200, -1e-200], dtype=torch.float64)
+    for order in (0, 1, 2):
+        found = evaluate(candidate, points, order=order)
+        assert bool(found.isfinite().all())
+        assert found[[0, 1, 3, 5]].tolist() == [0.0] * 4
+
+
 def test_the_stated_error_is_true() -> None:
     """(x + 1)² - x² - 2x is 1, and its text is far from it where x is large."""
     candidate = candidate_of("(x + 1)**2 - x**2 - 2*x")
