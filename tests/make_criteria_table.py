@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import mpmath
-from test_enclosure import oracle
+from tree_oracle import oracle
 
 from pdsearch.expression import t, x
 from pdsearch.family import library

@@ -9,7 +9,7 @@ import random
 import mpmath
 import pytest
 import sympy
-from test_enclosure import UndefinedError, oracle, random_expression
+from tree_oracle import UndefinedError, oracle, random_expression
 
 from pdsearch.criteria import CERTIFIED, demands
 from pdsearch.criteria.result import Result

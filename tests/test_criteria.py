@@ -13,7 +13,7 @@ import pytest
 import sympy
 import torch
 from optuna.distributions import FloatDistribution, IntDistribution
-from test_enclosure import oracle
+from tree_oracle import oracle
 
 from pdsearch.criteria import (
     CERTIFIED,

@@ -16,7 +16,6 @@ from torch import nn
 from pdsearch.autograd import convert
 from pdsearch.confirm.contenders import Contender, raised_rate
 from pdsearch.family import Candidate, fade, load_family
-from pdsearch.insight import EARLY, learned_criteria
 from pdsearch.trial import Diagnosis, TrialSettings, learning_rate_at, run_trial
 from pdsearch.trial.diagnostics import agreement, batch_size, turnover
 
@@ -288,31 +287,6 @@ def test_settings_without_them_read_as_before() -> None:
 
 
 # ----------------------------------------------------------------------------- learned criteria
-
-
-def test_early_figures_stand_beside_the_criteria() -> None:
-    from test_insight import entry, row, study
-
-    rows = []
-    for n in range(8):
-        looked = {
-            "cosine": 0.9 + n / 100,
-            "norm_ratio": 1.0,
-            "layers": {},
-            "revived": {"a": n / 10, "b": 0.0},
-            "died": {},
-        }
-        epochs = [{"epoch": 1, "diagnostics": looked}, {"epoch": 2, "diagnostics": looked}]
-        rows.append(row(n, 0.5 + n / 50, [entry("gain", 1.0)], epochs=epochs))
-    found = {one.name: one for one in learned_criteria(study(rows)).criteria}
-    assert set(EARLY) <= found.keys()
-    assert found["early_cosine"].correlation.rho == pytest.approx(1.0)  # type: ignore[union-attr]
-    assert found["early_cosine"].values[3] == pytest.approx(0.93)
-    assert found["early_revived"].values[2] == pytest.approx(0.1)
-    assert found["early_norm_ratio"].verdict == "constant"
-    assert "first epoch" in found["early_cosine"].statement
-    without = learned_criteria(study([row(n, 0.5, [entry("gain", 1.0)]) for n in range(8)]))
-    assert not set(EARLY) & {one.name for one in without.criteria}
 
 
 def test_it_works_in_bfloat16_and_on_what_is_not_a_stream() -> None:

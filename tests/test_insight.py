@@ -11,7 +11,7 @@ import sympy
 
 import pdsearch.criteria
 from pdsearch.family import Family
-from pdsearch.insight import FEWEST, insight_table, learned_criteria
+from pdsearch.insight import EARLY, FEWEST, insight_table, learned_criteria
 
 a = sympy.Symbol("a")
 
@@ -269,3 +269,26 @@ def test_equal_accuracies_make_no_statement() -> None:
     (learned,) = learned_criteria(study(rows)).criteria
     assert learned.verdict == "constant"
     assert learned.sentence == "does not vary, or accuracy does not: no statement"
+
+
+def test_early_figures_stand_beside_the_criteria() -> None:
+    rows = []
+    for n in range(8):
+        looked = {
+            "cosine": 0.9 + n / 100,
+            "norm_ratio": 1.0,
+            "layers": {},
+            "revived": {"a": n / 10, "b": 0.0},
+            "died": {},
+        }
+        epochs = [{"epoch": 1, "diagnostics": looked}, {"epoch": 2, "diagnostics": looked}]
+        rows.append(row(n, 0.5 + n / 50, [entry("gain", 1.0)], epochs=epochs))
+    found = {one.name: one for one in learned_criteria(study(rows)).criteria}
+    assert set(EARLY) <= found.keys()
+    assert found["early_cosine"].correlation.rho == pytest.approx(1.0)  # type: ignore[union-attr]
+    assert found["early_cosine"].values[3] == pytest.approx(0.93)
+    assert found["early_revived"].values[2] == pytest.approx(0.1)
+    assert found["early_norm_ratio"].verdict == "constant"
+    assert "first epoch" in found["early_cosine"].statement
+    without = learned_criteria(study([row(n, 0.5, [entry("gain", 1.0)]) for n in range(8)]))
+    assert not set(EARLY) & {one.name for one in without.criteria}
