@@ -1,11 +1,14 @@
 """An exported file against the usual hand-written `autograd.Function` of the same shape.
 
-    python benchmarks/exported.py [--compiled] [--seconds 2] [--threads 2] [--device cuda]
+    python benchmarks/exported.py [--compiled | --operators] [--seconds 2] [--threads 2]
+        [--device cuda]
 
 Eager: a forward and a backward pass of `pd_relu` from the exported file, divided by that of a
 `torch.autograd.Function` that saves its input and multiplies by the formula, as people write it.
 With --compiled: a training step of a small convolutional network under `torch.compile`, with the
-exported module in the place of each ReLU, divided by that of the same network with `nn.ReLU`.
+exported module in the place of each ReLU, divided by that of the same network with `nn.ReLU`; the
+first line has the eager network with `nn.ReLU`. With --operators: what one element costs single
+operators that such formulas are made of.
 Every ratio is one of medians over rounds in which the passes follow each other.
 """
 
@@ -124,8 +127,9 @@ def compiled(folder: Path, arguments: argparse.Namespace) -> None:
     x = torch.randn(64, 3, 32, 32, device=arguments.device)
     labels = torch.randint(0, 10, (64,), device=arguments.device)
 
-    def step(make: Callable[[], nn.Module]) -> Callable[[], object]:
-        model = torch.compile(network(make).to(arguments.device))
+    def step(make: Callable[[], nn.Module], *, eager: bool = False) -> Callable[[], object]:
+        plain = network(make).to(arguments.device)
+        model = plain if eager else torch.compile(plain)
 
         def run() -> None:
             model.zero_grad()
@@ -134,22 +138,49 @@ def compiled(folder: Path, arguments: argparse.Namespace) -> None:
         return run
 
     modules = {n: exported(n, parameters, folder) for n, (parameters, _) in BY_HAND.items()}
-    steps = [step(nn.ReLU), *(step(module.PDReLU) for module in modules.values())]
-    relu, *taken = medians(steps, device=arguments.device, seconds=10 * arguments.seconds)
+    steps = [
+        step(nn.ReLU, eager=True),
+        step(nn.ReLU),
+        *(step(module.PDReLU) for module in modules.values()),
+    ]
+    eagerly, relu, *taken = medians(steps, device=arguments.device, seconds=10 * arguments.seconds)
+    print(f"{'nn.ReLU, eager':16}{eagerly / relu:8.3f}")
     for name, time in zip(modules, taken, strict=True):
         print(f"{name:16}{time / relu:8.3f}")
     mean = math.exp(sum(math.log(time / relu) for time in taken) / len(taken))
     print(f"{'geometric mean':16}{mean:8.3f}")
 
 
+def operators(arguments: argparse.Namespace) -> None:
+    size = SIZES["64Ki"]
+    x, other = torch.randn(2, size, device=arguments.device)
+    mask, weight, out = x > 0, torch.relu(x).sign(), torch.empty_like(x)
+    calls: dict[str, Callable[[], object]] = {
+        "exp": lambda: torch.exp(x, out=out),
+        "mul": lambda: torch.mul(x, other, out=out),
+        "where": lambda: torch.where(mask, x, other, out=out),
+        "gt": lambda: torch.gt(x, 0),
+        "lerp": lambda: torch.lerp(x, other, weight, out=out),
+        "relu": lambda: torch.relu(x),
+        "sign": lambda: torch.sign(x, out=out),
+    }
+    taken = medians(list(calls.values()), device=arguments.device, seconds=arguments.seconds)
+    for name, time in zip(calls, taken, strict=True):
+        print(f"{name:8}{1e9 * time / size:8.2f} ns an element")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--operators", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each cell")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.operators:
+        operators(arguments)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         (compiled if arguments.compiled else eager)(Path(folder), arguments)
     return 0

@@ -25,6 +25,7 @@ __all__ = [
     "FAR",
     "SCALAR_HELPER",
     "Kernel",
+    "compiled",
     "derivative",
     "evaluate",
     "kernel",
@@ -40,16 +41,20 @@ def torch_function(
     expression: sympy.Expr, parameters: tuple[str, ...] = ()
 ) -> "Callable[..., torch.Tensor]":
     """The compiled form of `torch_source`'s text, one per expression and parameter names."""
+    return compiled(torch_source(expression, parameters=parameters), "g")
+
+
+def compiled(source: str, name: str) -> "Callable[..., torch.Tensor]":
+    """A function of a text that our printer made; tracebacks show its lines."""
     import torch
 
-    source = torch_source(expression, parameters=parameters)
     file = f"<pdsearch formula {abs(hash(source)):x}>"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     namespace: dict[str, Any] = {"torch": torch}
     # Our own printer's text of an expression that went through the allow-list: nothing a user
     # wrote is in it but identifiers that begin with p_.
     exec(compile(source, file, "exec"), namespace)
-    return cast("Callable[..., torch.Tensor]", namespace["g"])
+    return cast("Callable[..., torch.Tensor]", namespace[name])
 
 
 LARGEST_DERIVATIVE = 20_000

@@ -200,7 +200,7 @@ class Rule:
         """
         if not is_transformed(input):
             return self.plain(input, progress)
-        if (t is None and progress >= self._end) or recorded_without_gradient():
+        if (t is None and progress >= self._end) or _recorded_without_gradient():
             return _relu(input)
         plan = self.plan(input)
         t = plan.t(progress) if t is None else t
@@ -209,7 +209,7 @@ class Rule:
 
     def plain(self, input: torch.Tensor, progress: float) -> torch.Tensor:
         """The op on an input that `is_transformed` is false of."""
-        if progress >= self._end or recorded_without_gradient():
+        if progress >= self._end or _recorded_without_gradient():
             return _relu(input)
         if not (input.requires_grad and torch.is_grad_enabled()):
             return _relu(input)
@@ -225,7 +225,7 @@ class Rule:
         return cast(torch.Tensor, _InPlace.apply(input, plan, progress, before))
 
 
-def recorded_without_gradient() -> bool:
+def _recorded_without_gradient() -> bool:
     """Whether an ONNX export records the call; `torch.jit.trace` of a gradient is refused."""
     if not (torch.jit.is_tracing() and torch.is_grad_enabled()):
         return False
@@ -306,7 +306,9 @@ def pd_relu(
             element, with an error of g up to about 0.005 (`kernels.Plan.error` says how much), no
             double backward, CPU only; under torch.compile and torch.func it has no effect.
         exact: always evaluate the formula itself. Otherwise g may come from a table that is
-            within 1e-5 of it (float32), or is its correctly rounded value (16-bit dtypes).
+            within 1e-5 of it (float32), or is its correctly rounded value (16-bit dtypes); without
+            the compiled kernels and on other devices it is computed in float32, within
+            2e-6·max(1, abs(g)).
 
     Returns:
         `torch.relu(input)`, bit for bit.

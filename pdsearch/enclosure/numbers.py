@@ -6,6 +6,7 @@ other than zero is at least 1/M, where M bounds its Mahler measure, so enough bi
 
 import functools
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from fractions import Fraction
@@ -60,6 +61,11 @@ def as_float(number: sympy.Expr) -> float:
         except OverflowError:
             return math.copysign(math.inf, int(number.p))
     return float(enclosed(number).mid())
+
+
+def finite_float(number: sympy.Expr) -> float:
+    """The nearest finite float, or one next to it."""
+    return min(max(as_float(number), -sys.float_info.max), sys.float_info.max)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,7 +2,8 @@
 
 A candidate's g becomes a table once (`table.py`, `rounded.py`). The compiled kernels (`fused.cpp`)
 read any table, so a new shape needs no compilation. Where no table is accurate enough, or no
-kernel supports the dtype or the device, the formula itself is evaluated.
+kernel supports the device, torch's operators evaluate a float32 text of the formula
+(`operators.py`); where there is none, the formula itself is evaluated in float64.
 """
 
 from pdsearch.kernels.build import load as available

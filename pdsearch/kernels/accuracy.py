@@ -13,11 +13,12 @@ import numpy as np
 from pdsearch.enclosure import cut
 from pdsearch.family import Candidate
 from pdsearch.kernels.layout import Array, Function
-from pdsearch.kernels.pieces import LARGEST, at_start, breakpoints, function
+from pdsearch.kernels.pieces import at_start, breakpoints, function
 from pdsearch.reach import Exact
 
 __all__ = ["ABSOLUTE", "RELATIVE", "corrected", "measured_error"]
 
+LARGEST = float(np.finfo(np.float64).max)
 MARGIN = 16.0
 """Factor on the largest error found: rounding errors of neighbours scatter by less."""
 RELATIVE = 1e-12

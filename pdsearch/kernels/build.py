@@ -79,7 +79,7 @@ def load() -> str | None:
 
     Returns:
         None if they are available, else the reason in one line, which is logged once. The op then
-        computes the formula itself.
+        runs on torch's own operators.
     """
     if os.environ.get("PDSEARCH_FUSED") == "0":
         return "switched off by PDSEARCH_FUSED=0"

@@ -19,9 +19,9 @@ import sympy
 from flint import acb, arb, ctx, fmpq
 
 from pdsearch.enclosure import Domain, Piece, Program, Smooth, cut
+from pdsearch.enclosure.numbers import finite_float
 from pdsearch.expression import x
 from pdsearch.kernels.layout import TOP, Array, Cells, Stretch, Tree
-from pdsearch.kernels.pieces import as_float
 
 __all__ = ["LIMIT", "SIGN_FLOOR", "Certificate", "Prover"]
 
@@ -115,7 +115,7 @@ class Prover:
         Returns:
             None where it could not be proved.
         """
-        if any(abs(as_float(piece.lo)) >= FURTHEST for piece in self.pieces[1:]):
+        if any(abs(finite_float(piece.lo)) >= FURTHEST for piece in self.pieces[1:]):
             return None
         proved: list[tuple[float, float, float]] = []  # error, least and most g
         sides = self._sides  # made in the default precision

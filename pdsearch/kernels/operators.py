@@ -1,23 +1,16 @@
-"""The backward pass by torch's own operators in float32: on any device, for any float32 text."""
+"""The backward pass by torch's own operators in float32, on any device.
 
-import functools
+An exported file holds the same steps in its template, because it stands alone.
+"""
+
 from collections.abc import Callable
 
 import torch
 
-from pdsearch.family import Candidate
-from pdsearch.float32_source import Float32Text, float32_text
-
-__all__ = ["by_operators", "text_of"]
+__all__ = ["by_operators"]
 
 PART = 1 << 15
 """Elements that a CPU thread computes at a time, so that the steps between stay in its cache."""
-
-
-@functools.lru_cache(maxsize=256)
-def text_of(candidate: Candidate) -> Float32Text | None:
-    """Return the candidate's float32 text; None where float32 loses digits of g."""
-    return float32_text(candidate)
 
 
 def by_operators(

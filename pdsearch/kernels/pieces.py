@@ -9,15 +9,13 @@ import sympy
 import torch
 
 from pdsearch import codegen
-from pdsearch.enclosure import Piece, numbers, stretches
-from pdsearch.enclosure.numbers import evaluated
+from pdsearch.enclosure import Piece, stretches
+from pdsearch.enclosure.numbers import evaluated, finite_float
 from pdsearch.expression import t
 from pdsearch.family import Candidate
 from pdsearch.kernels.layout import Array, Function
 
-__all__ = ["as_float", "at_start", "breakpoints", "function", "sides"]
-
-LARGEST = float(np.finfo(np.float64).max)
+__all__ = ["at_start", "breakpoints", "function", "sides"]
 
 
 def function(candidate: Candidate) -> Function:
@@ -48,12 +46,7 @@ def sides(candidate: Candidate) -> tuple[float, float] | None:
     below, above = formulas
     if evaluated(expression, sympy.S.Zero) != below:
         return None
-    return as_float(below), as_float(above)
-
-
-def as_float(number: sympy.Expr) -> float:
-    """Return the nearest finite float64, or one next to it."""
-    return min(max(numbers.as_float(number), -LARGEST), LARGEST)
+    return finite_float(below), finite_float(above)
 
 
 def breakpoints(pieces: Sequence[Piece]) -> tuple[float, ...]:
@@ -61,4 +54,4 @@ def breakpoints(pieces: Sequence[Piece]) -> tuple[float, ...]:
 
     Where `cut` misses one, the fit of a table fails there, and that is noticed.
     """
-    return tuple(sorted({as_float(piece.lo) for piece in pieces[1:]}))
+    return tuple(sorted({finite_float(piece.lo) for piece in pieces[1:]}))

@@ -10,10 +10,11 @@ import torch
 from pdsearch import codegen
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, Fading, fading
+from pdsearch.float32_source import float32_text
 from pdsearch.kernels import build
 from pdsearch.kernels.accuracy import measured_error
 from pdsearch.kernels.certify import LIMIT
-from pdsearch.kernels.operators import by_operators, text_of
+from pdsearch.kernels.operators import by_operators
 from pdsearch.kernels.pieces import sides
 from pdsearch.kernels.rounded import rounded
 from pdsearch.kernels.table import Codes, codes, every_value, segments
@@ -133,7 +134,8 @@ class Plan:
 
         Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers and for
         16-bit tables; while g fades, these are rounded before they are weighted, which adds half a
-        unit in the last place of g. Where the formula may be evaluated, see
+        unit in the last place of g. For operators in float32, the bound that a comparison
+        with float64 found to hold. Where the formula may be evaluated, see
         `accuracy.measured_error`.
         """
         route = self._route
@@ -216,9 +218,9 @@ class Plan:
     def _without_kernel(self, why: str) -> _Route:
         if self.exact or self.dtype not in FUSED_DTYPES or self.shape.annealed:
             return _Route("formula", why=why)
-        text = text_of(self.shape)
+        text = float32_text(self.shape)
         if text is None:
-            return _Route("formula", why=f"{why}, and float32 loses digits of it")
+            return _Route("formula", why=f"{why}, and no float32 text is known to keep its digits")
         return _Route("float32", by_operators(text.function, up=self.up), text.error, why=why)
 
     def _sides(self, values: tuple[float, float]) -> Scale:
