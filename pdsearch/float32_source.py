@@ -84,7 +84,7 @@ def float32_text(candidate: Candidate, *, name: str = "g", order: int = 0) -> Fl
         order: Of the derivative of g in x; 0 for g itself.
 
     Returns:
-        None if float32 loses digits, if the arms cannot be told apart, or if g depends on training
+        None if float32 loses digits, if the arms cannot be separated, or if g depends on training
         progress in another way than by fading.
     """
     faded = fading(candidate.family)

@@ -51,8 +51,8 @@ class Push(torch.autograd.Function):
     """The product of some tangents and g⁽ᵒʳᵈᵉʳ⁾(input): what every `jvp` returns.
 
     Torch switches forward-mode AD off inside of a Function's jvp for all levels of it, so that the
-    next one out takes torch's own products and sums for constants, silently (torch 2.14). Functions
-    are told of all levels: hence one for the product and one for the sum.
+    next outer level silently treats torch's own products and sums as constants (torch 2.14). A
+    Function sees all levels, so the product and the sum are Functions.
     """
 
     generate_vmap_rule = True

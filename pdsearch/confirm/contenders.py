@@ -51,7 +51,7 @@ class Contender:
     Attributes:
         name: As shown.
         kind: One of `KINDS`.
-        how: See `how_of`; `forward`: the formula is its true derivative; `activation`.
+        how: See `how_of`; `forward…`: the formula is its true derivative; `activation`.
         formula: Of g; of the forward function for an activation.
         candidate: The pseudo-derivative.
         module: Makes an activation that replaces ReLU instead.
