@@ -160,8 +160,8 @@ class TrialSettings(_Section):
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto",
-        description="of images and weights in memory; auto: channels_last, except that float32 on a "
-        "CPU takes whichever a short timing finds faster",
+        description="of images and weights in memory; auto: channels_last, except that float32 on "
+        "a CPU takes whichever a short timing finds faster",
     )
     compile: bool = Field(
         False, description="train through torch.compile, which takes time to compile first"
