@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -21,6 +22,33 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current directory: a study's default storage and results land here."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def fresh_plans() -> Iterator[None]:
+    """Forget how each candidate's backward pass runs, before and after.
+
+    Every test that switches kernels needs it: the op plans once for a candidate, so a later test
+    in the same process would otherwise run what an earlier one had chosen.
+    """
+    from pdsearch.autograd.op import rule  # after the environment above is set
+
+    rule.cache_clear()
+    yield
+    rule.cache_clear()
+
+
+@pytest.fixture(params=["fastest", "portable"])
+def build_kind(request: pytest.FixtureRequest, fresh_plans: None) -> Iterator[str]:
+    """What the processor is given, AVX-512 where it has that, and what every processor can do."""
+    import torch
+
+    from pdsearch import kernels
+
+    assert kernels.available() is None, "these tests need a C++ compiler"
+    torch.ops.pdsearch.set_portable(request.param == "portable")
+    yield request.param
+    torch.ops.pdsearch.set_portable(False)
 
 
 def pytest_configure() -> None:

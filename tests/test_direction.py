@@ -51,14 +51,6 @@ def gradient(
     return found
 
 
-@pytest.fixture(params=["fastest", "portable"])
-def build_kind(request: pytest.FixtureRequest) -> str:
-    assert kernels.available() is None
-    torch.ops.pdsearch.set_portable(request.param == "portable")
-    request.addfinalizer(lambda: torch.ops.pdsearch.set_portable(False))
-    return str(request.param)
-
-
 @pytest.mark.parametrize("count", [37, 40_011], ids=["small", "large"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", SHAPES)

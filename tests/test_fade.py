@@ -100,23 +100,17 @@ def test_every_route_multiplies_by_it(
         )
 
 
-@pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("shape", FADES)
-def test_one_byte_an_element_fades_too(shape: str, portable: bool) -> None:
+def test_one_byte_an_element_fades_too(shape: str, build_kind: str) -> None:
     candidate = faded("sigmoid", shape)
     points = torch.linspace(-6, 6, 2_001)
-    assert kernels.available() is None
-    torch.ops.pdsearch.set_portable(portable)
-    try:
-        for at in (0.0, 0.1, 0.3):
-            plan = kernels.plan(
-                candidate, dtype=points.dtype, device=points.device, save="uint8", exact=False
-            )
-            assert plan.keeps == "code" and plan.error < 0.01
-            got = gradient(candidate, points, at, save="uint8").double()
-            assert (got - wanted("sigmoid", shape, at, points)).abs().max() <= plan.error + 1e-6
-    finally:
-        torch.ops.pdsearch.set_portable(False)
+    for at in (0.0, 0.1, 0.3):
+        plan = kernels.plan(
+            candidate, dtype=points.dtype, device=points.device, save="uint8", exact=False
+        )
+        assert plan.keeps == "code" and plan.error < 0.01
+        got = gradient(candidate, points, at, save="uint8").double()
+        assert (got - wanted("sigmoid", shape, at, points)).abs().max() <= plan.error + 1e-6
 
 
 @pytest.mark.parametrize("shape", FADES)

@@ -4,7 +4,6 @@ import logging
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +41,6 @@ def inputs(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def fused() -> None:
     """Fails where the kernels are missing: a test of them that is skipped tests nothing."""
     assert available() is None, "these tests need a C++ compiler"
-
-
-@pytest.fixture(params=["fastest", "portable"])
-def build_kind(request: pytest.FixtureRequest, fused: None) -> Iterator[str]:
-    """What the processor is given, AVX-512 where it has that, and what every processor can do."""
-    torch.ops.pdsearch.set_portable(request.param == "portable")
-    yield request.param
-    torch.ops.pdsearch.set_portable(False)
 
 
 @needs_kernels

@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(autouse=True)
-def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_kernels(monkeypatch: pytest.MonkeyPatch, fresh_plans: None) -> Iterator[None]:
     monkeypatch.setattr(build, "load", lambda: "switched off by a test")
     yield
 
