@@ -8,14 +8,12 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
-import sqlalchemy
 import torch
 from optuna.storages import RDBStorage
 from packaging.requirements import Requirement
@@ -26,7 +24,7 @@ from pdsearch.errors import PdsearchError, one_line
 from pdsearch.family import library
 from pdsearch.kernels import build
 from pdsearch.study.attributes import SCHEMA, StudyAttrs, TrialAttrs
-from pdsearch.study.innards import study_id, study_names, trial_id
+from pdsearch.study.innards import silent, study_names, trial_id
 from pdsearch.study.machine import available_cores, owner_of
 from pdsearch.study.settings import default_storage
 from pdsearch.study.storage import GRACE, EmptyStorageError, connect, parse_url, reading, shown_url
@@ -258,7 +256,7 @@ def _studies(backend: RDBStorage, url: str) -> Iterator[Finding]:
         try:
             with reading(name, url, backend):
                 study = optuna.load_study(study_name=name, storage=backend)
-                finding = _study(study, backend)
+                finding = _study(study)
                 schema = StudyAttrs(study).schema
             if isinstance(schema, int) and schema > SCHEMA:
                 yield Finding(
@@ -273,16 +271,16 @@ def _studies(backend: RDBStorage, url: str) -> Iterator[Finding]:
             yield Finding(f"study {name!r}", "attention", str(error), _RESTORE)
 
 
-def _study(study: optuna.Study, backend: RDBStorage) -> Finding:
+def _study(study: optuna.Study) -> Finding:
     name = f"study {study.study_name!r}"
     running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-    silent = _silent(backend, study)
+    unheard = silent(study, after=GRACE)
     gone = []
     for trial in running:
         owner = owner_of(TrialAttrs(trial).owner)
         alive = None if owner is None else owner.alive()
         # Whether a process on another machine lives is known only from its heartbeats.
-        if alive is False or (alive is None and trial_id(trial) in silent):
+        if alive is False or (alive is None and trial_id(trial) in unheard):
             gone.append(str(trial.number))
     if gone:
         return Finding(
@@ -292,28 +290,3 @@ def _study(study: optuna.Study, backend: RDBStorage) -> Finding:
             "run the study's `pdsearch search` again: it retries them",
         )
     return Finding(name, "ok", f"{len(running)} trial(s) running")
-
-
-def _silent(backend: RDBStorage, study: optuna.Study) -> set[int]:
-    """Return the ids of running trials whose last heartbeat is older than the grace period."""
-    query = sqlalchemy.text(
-        "SELECT t.trial_id, t.datetime_start, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "
-        "LEFT JOIN trial_heartbeats h ON h.trial_id = t.trial_id "
-        "WHERE t.study_id = :study AND t.state = 'RUNNING'"
-    )
-    with backend.engine.connect() as connection:
-        rows = connection.execute(query, {"study": study_id(study)}).all()
-    silent = set()
-    for number, started, heartbeat, now in rows:
-        # Start times are local times of the worker; heartbeats and `now` are database times.
-        age = _moment(now) - _moment(heartbeat) if heartbeat else datetime.now() - _moment(started)
-        if age.total_seconds() > GRACE:
-            silent.add(number)
-    return silent
-
-
-def _moment(value: Any) -> datetime:
-    """Return a database time as a datetime; SQLite returns text."""
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    assert isinstance(moment, datetime)
-    return moment.replace(tzinfo=None)

@@ -575,6 +575,20 @@ def test_transfers_are_kept_apart(tmp_path: Path, lab: Lab) -> None:
     assert "resnet18 on other" in confirm_table(result)
 
 
+def test_a_transfer_that_does_not_fit_the_settings_is_refused(tmp_path: Path, lab: Lab) -> None:
+    """Such a setting would be ignored there, and the rows would not be what they seem."""
+    stored = stored_study(
+        tmp_path, [finished(3, 0.5, 0.9)], model="mlp", activation="crelu", normalisation="layer"
+    )
+    with pytest.raises(
+        InputError,
+        match=r"^transfer 'alexnet@digits': activation is for model 'mlp' only, not 'alexnet'; "
+        r"normalisation is for model 'mlp' only",
+    ):
+        confirm(stored, transfer=["alexnet@digits"], device="cpu")
+    assert lab.calls == []
+
+
 def test_other_epochs_are_another_confirmation(tmp_path: Path, lab: Lab) -> None:
     stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)])
     confirm(stored, seeds=2, device="cpu")

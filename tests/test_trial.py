@@ -188,6 +188,15 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
         ({"nesterov": True, "optimizer": "adam"}, "nesterov is for optimizer 'sgd' only"),
         ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum above 0"),
         ({"milestones": [0.7, 0.3]}, "milestones must ascend"),
+        (
+            {
+                "milestones": [0.7, 0.3],
+                "learning_rates": [0.1, 0.1],
+                "nesterov": True,
+                "momentum": 0,
+            },
+            "nesterov needs.*; milestones must.*; learning_rates holds",
+        ),
         ({"epoch": 3}, "Extra inputs are not permitted"),
         ({"epochs": "many"}, "valid integer"),
     ],

@@ -76,9 +76,7 @@ class Contender:
 
     def settings(self, trial: "TrialSettings") -> "TrialSettings":
         """Return a trial's settings with its changes, which may raise `ValidationError`."""
-        if not self.changes:
-            return trial
-        return type(trial).model_validate({**trial.model_dump(mode="json"), **self.changes})
+        return trial.altered(self.changes) if self.changes else trial
 
     def fits(self, trial: "TrialSettings") -> bool:
         """Whether it can be trained with these settings."""

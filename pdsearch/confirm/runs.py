@@ -6,6 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationError
+
+from pdsearch import __version__
 from pdsearch.confirm.outcome import Confirmation, assemble, how_of, identity_of
 from pdsearch.errors import InputError
 from pdsearch.plain import plain
@@ -155,10 +158,15 @@ def trials_of(
             raise InputError(
                 f"a transfer is written MODEL@DATASET (such as resnet18@cifar100), got {text!r}"
             )
-        there = home.model_copy(update={"model": model, "dataset": dataset})
-        if there.initialisation == "caffe" and model != "alexnet":
-            there = there.model_copy(update={"initialisation": "pytorch"})
+        changes = {"model": model, "dataset": dataset}
+        if home.initialisation == "caffe" and model != "alexnet":
+            changes["initialisation"] = "pytorch"
             notes.append(f"{model} begins from PyTorch's initialisation: Caffe's is AlexNet's.")
+        try:
+            there = home.altered(changes)
+        except ValidationError as error:
+            said = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+            raise InputError(f"transfer {text!r}: {said}") from None
         if there not in trials:
             trials.append(there)
     return trials, notes
@@ -174,7 +182,5 @@ def hardware(place: "torch.device") -> str:
 def versions() -> dict[str, str]:
     """Return the versions of the software that decides a run's numbers."""
     import torch
-
-    from pdsearch import __version__
 
     return {"pdsearch": __version__, "torch": str(torch.__version__)}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import TrialState
 
-from pdsearch import interrupt
+from pdsearch import __version__, interrupt
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError
 from pdsearch.family import load_family
@@ -316,8 +316,6 @@ def _queue_grid(study: optuna.Study, plan: Plan) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that affect a trial's numbers."""
-    from pdsearch import __version__
-
     return {
         "pdsearch": __version__,
         "torch": importlib.metadata.version("torch"),

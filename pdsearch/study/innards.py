@@ -14,6 +14,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -300,6 +301,31 @@ _JSON = (
         "trial {n}'s parameter {key!r}",
     ),
 )
+
+
+def silent(study: optuna.Study, *, after: float) -> set[int]:
+    """Return the ids of running trials without a heartbeat for more than `after` seconds."""
+    query = sqlalchemy.text(
+        "SELECT t.trial_id, t.datetime_start, h.heartbeat, CURRENT_TIMESTAMP FROM trials t "
+        "LEFT JOIN trial_heartbeats h ON h.trial_id = t.trial_id "
+        "WHERE t.study_id = :study AND t.state = 'RUNNING'"
+    )
+    with backend_of(study).engine.connect() as connection:
+        rows = connection.execute(query, {"study": study_id(study)}).all()
+    found = set()
+    for number, started, heartbeat, now in rows:
+        # Start times are local times of the worker; heartbeats and `now` are database times.
+        age = _moment(now) - _moment(heartbeat) if heartbeat else datetime.now() - _moment(started)
+        if age.total_seconds() > after:
+            found.add(number)
+    return found
+
+
+def _moment(value: Any) -> datetime:
+    """Return a database time as a datetime; SQLite returns text."""
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    assert isinstance(moment, datetime)
+    return moment.replace(tzinfo=None)
 
 
 def find_damage(name: str, backend: BaseStorage) -> str | None:

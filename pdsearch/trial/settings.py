@@ -1,7 +1,7 @@
 """The `[trial]` section of a study file, and the learning rate of each step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -258,32 +258,42 @@ class TrialSettings(_Section):
         """Epochs of the whole run, over all tasks of a stream."""
         return self.rounds * self.epochs_a_round
 
+    def altered(self, changes: Mapping[str, Any]) -> Self:
+        """Return the settings with some replaced; `ValidationError` if they do not fit together."""
+        return type(self).model_validate({**self.model_dump(mode="json"), **changes})
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if conflicts := [*self._conflicts_of_network(), *self._conflicts_of_training()]:
+            raise ValueError("; ".join(conflicts))
+        return self
+
+    def _conflicts_of_network(self) -> Iterator[str]:
+        for name in ("activation", "normalisation", "continual_backprop"):
+            if self.model != "mlp" and getattr(self, name) != type(self).model_fields[name].default:
+                yield f"{name} is for model 'mlp' only, not {self.model!r}"
+        if self.continual_backprop is not None:
+            if (self.activation, self.normalisation) != ("relu", "none"):
+                yield "continual_backprop needs activation 'relu' without normalisation"
+            if self.compile:
+                yield "continual_backprop cannot be compiled: set compile = false"
+
+    def _conflicts_of_training(self) -> Iterator[str]:
         if self.stream is not None and self.augment:
-            raise ValueError("augment must be false with a stream, which trains on given images")
+            yield "augment must be false with a stream, which trains on given images"
         if self.stream is not None and self.batch_size > self.stream.images:
-            raise ValueError(
+            yield (
                 f"batch_size must be at most the {self.stream.images} images of a stream's task, "
                 f"got {self.batch_size}"
             )
-        for name in ("activation", "normalisation", "continual_backprop"):
-            if self.model != "mlp" and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is for model 'mlp' only, not {self.model!r}")
-        if self.continual_backprop is not None:
-            if (self.activation, self.normalisation) != ("relu", "none"):
-                raise ValueError("continual_backprop needs activation 'relu' without normalisation")
-            if self.compile:
-                raise ValueError("continual_backprop cannot be compiled: set compile = false")
         if self.nesterov and self.optimizer != "sgd":
-            raise ValueError(f"nesterov is for optimizer 'sgd' only, not {self.optimizer!r}")
+            yield f"nesterov is for optimizer 'sgd' only, not {self.optimizer!r}"
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
+            yield "nesterov needs a momentum above 0"
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must ascend, got {list(self.milestones)}")
+            yield f"milestones must ascend, got {list(self.milestones)}"
         if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise ValueError(f"learning_rates holds a rate twice: {list(self.learning_rates)}")
-        return self
+            yield f"learning_rates holds a rate twice: {list(self.learning_rates)}"
 
 
 def length_of(trial: Mapping[str, Any]) -> str:
