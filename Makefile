@@ -10,12 +10,13 @@ PYTEST_ARGS ?=
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install search test slow lint types format clean
+.PHONY: help install search test slow lint types docs format clean
 
 help:
 	@echo "make search   search pseudo-derivatives on the digits data set (STUDY=… selects another study file)"
 	@echo "make test     run the tests           make slow    also run tests that take minutes"
 	@echo "make lint     check style and layout  make types   run mypy"
+	@echo "make docs     build the documentation in build/site"
 	@echo "make format   fix style and layout    make clean   remove .venv and caches, keep results"
 
 install: $(STAMP)
@@ -44,6 +45,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# The variable silences a notice of the theme, which is not about our pages.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

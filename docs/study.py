@@ -21,6 +21,38 @@ HEAD = """\
 required. Paths are relative to the file. Unknown keys, wrong types and impossible values are
 reported all at once, before anything runs.
 
+```toml
+[study]
+name = "example"
+families = [
+    "exp_tail",                       # a library name
+    {{ formula = "Piecewise((1, x > 0), (a*exp(x), True))", space = {{ a = [0.01, 1.0] }} }},
+]                                     # "my_family.py" and "my_family.py:name" work too
+references = ["b_silu", "leaky"]      # always run, at their defaults, next to ReLU; never "best"
+trials = 60                           # in total, including the baseline and references
+sampler = "tpe"
+pruner = "hyperband"
+storage = "sqlite:///pdsearch.db"     # relative to where you stand
+
+[criteria]
+profile = "paper"                     # paper: from the abstract of Hu et al.; strict: ours as well
+consistent = 0.3                      # a different bound
+own = []                              # your own criteria: ["my_criteria.py:function"]
+
+[trial]
+model = "alexnet"                     # or a classifier of torchvision, or path.py:function
+dataset = "cifar10"                   # or folder:PATH (PATH/train/CLASS/…, PATH/test/CLASS/…)
+epochs = 8
+batch_size = 128
+learning_rate = 0.02
+learning_rates = []                   # if given, every row keeps the best of them
+
+[confirm]
+seeds = 8
+epochs = 30
+rate_epochs = 8                       # of the runs that choose among learning_rates, if any
+```
+
 **Changing a study.** A study that has begun keeps its settings, because its trials would not be
 comparable otherwise. Only these may change from run to run: {free}. Anything else needs a new
 name: `pdsearch search FILE.toml --set study.name=other trial.epochs=4`.

@@ -287,10 +287,9 @@ def pd_relu(
     save: str = "auto",
     exact: bool = False,
 ) -> torch.Tensor:
-    r"""ReLU whose backward pass multiplies by g instead of the step.
+    """ReLU whose backward pass multiplies by g instead of the step.
 
-    .. math:: y = \max(x, 0), \qquad
-              \frac{\partial L}{\partial x} := g(x, t) \, \frac{\partial L}{\partial y}
+        y = max(x, 0),    ∂L/∂x := g(x, t) · ∂L/∂y
 
     With a candidate of direction "up" the gradient is 0 where x ≤ 0 and ∂L/∂y ≥ 0: below zero only
     gradients pass for which a descent step raises x. There is no forward-mode AD then.

@@ -70,14 +70,14 @@ def fade(
     name: str | None = None,
     reference: str | None = None,
 ) -> Family:
-    r"""Return the family that fades into ReLU's own derivative during training.
+    """Return the family that fades into ReLU's own derivative during training.
 
-    .. math:: g_t(x) = 1[x>0] + w(t)\,(g(x) - 1[x>0])
+        g_t(x) = 1[x>0] + w(t)·(g(x) − 1[x>0])
 
     where w(t) is 0 from `end` on, and before that
 
-    * `linear`: :math:`1 - t/\text{end}`
-    * `cosine`: :math:`(1 + \cos(\pi t/\text{end}))/2`
+    * `linear`: 1 − t/end
+    * `cosine`: (1 + cos(π·t/end))/2
     * `switch`: 1
 
     Args:
