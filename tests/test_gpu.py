@@ -16,7 +16,7 @@ import torch
 from oracle import at_random, values
 from scripts import load_script
 
-from pdsearch import Candidate, fade, library, load_family
+from pdsearch import Candidate, fade, library, load_family, pd_relu
 from pdsearch.errors import UnsupportedError
 from pdsearch.family import load_target
 from pdsearch.kernels import Plan, gpu, plan
@@ -350,3 +350,52 @@ def test_every_weight_direction_and_candidate_is_one_compilation() -> None:
             scaled(torch.float32, weight=1.0 - step / 100, up=step % 2 == 0)
         scaled(torch.float32, name="rational_tail")  # a table of the same size
     assert len({id(kernel) for kernel in made}) == 1
+
+
+# ------------------------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_family_on_a_gpu(dtype: torch.dtype) -> None:
+    assert gpu.load(torch.device("cuda", 0)) is None
+    x, upstream = (v.to("cuda", dtype) for v in inputs())
+    for family in library().values():
+        for candidate in (family.default, family.bind(direction="up")):
+            check(candidate, x, upstream)
+    for rows, grad in laid_out():
+        check(load_family("b_silu").default, rows.to("cuda", dtype), grad.to("cuda", dtype))
+
+
+@pytest.mark.gpu
+def test_one_launch_that_waits_for_nothing_and_can_be_captured() -> None:
+    candidate = load_family("exp_tail").default
+    x = torch.randn(1 << 16, device="cuda", requires_grad=True)
+    upstream = torch.randn(1 << 16, device="cuda")
+
+    def backward() -> torch.Tensor:
+        return torch.autograd.grad(pd_relu(x, candidate), x, upstream)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        wanted = backward()
+    torch.cuda.current_stream().wait_stream(side)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        again = backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(again, wanted)
+    output = pd_relu(x, candidate)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        torch.autograd.grad(output, x, upstream)
+        torch.cuda.synchronize()
+    kernels = [e.name for e in profile.events() if e.device_type.name == "CUDA"]
+    assert kernels == ["scale_table"]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = backward()
+    upstream.neg_()
+    graph.replay()
+    assert torch.equal(captured, -wanted)

@@ -21,6 +21,7 @@ __all__ = ["Scale", "by_codes", "by_sides", "by_table", "encode", "load", "remed
 _log = logging.getLogger("pdsearch")
 
 BLOCK = 1024  # elements of a program: eight a thread, 16 bytes of a 16-bit dtype
+STRIDED_BLOCK = 512  # places in three tensors take registers: with 1024, ptxas spilled some
 MOST_DIMS = 4  # of a strided launch
 LARGEST = 1 << 30  # elements, and elements between the first and the last: 32-bit indices hold them
 
@@ -170,10 +171,10 @@ def _launch(
     tensors = tuple(tensor.resolve_neg() for tensor in tensors)
     with torch.cuda.device_of(tensors[-1]):
         for parts, sizes, strides in _parts(tensors):
-            n = parts[-1].numel()
-            kernel[(-(-n // BLOCK),)](
+            n, block = parts[-1].numel(), STRIDED_BLOCK if sizes else BLOCK
+            kernel[(-(-n // block),)](
                 *parts, n, sizes, *strides, *arguments,
-                DIMS=len(sizes), BLOCK=BLOCK, num_warps=4, **constants,
+                DIMS=len(sizes), BLOCK=block, num_warps=4, **constants,
             )  # fmt: skip
 
 
