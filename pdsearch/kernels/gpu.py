@@ -211,9 +211,8 @@ def _merged(
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """Return sizes and strides in the order of the result's memory, of as few dimensions as do."""
     shape, result = tensors[-1].shape, tensors[-1]
-    order = sorted(
-        (d for d in range(result.dim()) if shape[d] != 1), key=lambda d: -result.stride(d)
-    )
+    dims = [d for d in range(result.dim()) if shape[d] != 1]
+    order = sorted(dims, key=result.stride().__getitem__, reverse=True)
     sizes: list[int] = []
     strides: list[list[int]] = [[] for _ in tensors]
     for d in order:
