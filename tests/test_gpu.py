@@ -94,7 +94,7 @@ def inputs(count: int = 1_500) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 # The kernel is one; what differs is the tables, whose proofs take the time.
-USUAL = {"b_silu", "exp_tail", "hardswish", "helu", "leaky", "log_tailed", "nelu", "relu", "window"}
+USUAL = {"b_silu", "exp_tail", "hardswish", "helu", "leaky", "log_tailed", "relu", "window"}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_candidates_at_random(name: str, fraction: float, on_cpu: None) -> None:
             check(candidate, x.to(dtype), upstream.to(dtype))
 
 
-@pytest.mark.parametrize("name", ["exp_tail", "softsign", "log_tailed"])
+@pytest.mark.parametrize("name", ["exp_tail", "log_tailed"])
 def test_against_mpmath(name: str, on_cpu: None) -> None:
     candidate = library()[name].default
     points = torch.cat([torch.linspace(-9, 6, 31), torch.tensor([0.0, -200.0, 1e3, 1e6])])
@@ -213,8 +213,9 @@ def test_every_layout(largest: int, on_cpu: None, monkeypatch: pytest.MonkeyPatc
     assert scale(empty, empty).shape == (0, 3)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["exp_tail", "b_silu", "hardswish"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*zip(["exp_tail", "b_silu", "hardswish"], DTYPES, strict=True)]
+)
 def test_uint8(name: str, dtype: torch.dtype, on_cpu: None) -> None:
     x, upstream = inputs(300)
     x, upstream = x.to(dtype), upstream.to(dtype)
@@ -312,15 +313,13 @@ def check_made(made: Any, *, streams: int, dtype: torch.dtype) -> None:
         assert ".amdhsa_float_denorm_mode_32 3" in made.asm["amdgcn"]
 
 
-@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
-def test_the_table_kernel_compiles(target: str) -> None:
-    with code.compiling(target) as made:
+def test_the_table_kernel_compiles_for_amd() -> None:
+    with code.compiling("gfx942") as made:
         scaled(torch.bfloat16)
     (kernel,) = made
     check_made(kernel, streams=2, dtype=torch.bfloat16)
-    count = code.instructions(kernel)
-    fused = count["fma.rn.f32"] // 2 + 2 * count["v_pk_fma_f32"]  # per 4 elements
-    assert fused >= 5 * 4  # Horner's rule
+    # Horner's rule, two of a thread's four elements at a time.
+    assert code.instructions(kernel)["v_pk_fma_f32"] >= 5 * 2
 
 
 @pytest.mark.slow
@@ -349,7 +348,9 @@ def test_every_weight_direction_and_candidate_is_one_compilation() -> None:
         for step in range(100):
             scaled(torch.float32, weight=1.0 - step / 100, up=step % 2 == 0)
         scaled(torch.float32, name="rational_tail")  # a table of the same size
-    assert len({id(kernel) for kernel in made}) == 1
+    (kernel,) = {id(kernel): kernel for kernel in made}.values()
+    check_made(kernel, streams=2, dtype=torch.float32)
+    assert code.instructions(kernel)["fma.rn.f32"] >= 5 * 8  # Horner's rule, a thread's elements
 
 
 # ------------------------------------------------------------------------------------- on a GPU
