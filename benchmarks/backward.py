@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pdsearch import Candidate, fade, kernels, library, pd_relu
+from pdsearch.kernels import gpu
 
 SIZES = {"64Ki": 1 << 16, "512Ki": 1 << 19, "4Mi": 1 << 22}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,6 +58,13 @@ def medians(
     return [statistics.median(taken) for taken in times]
 
 
+def unavailable(device: str) -> str | None:
+    """Return why a device has no fused kernels; None if it has."""
+    return (
+        kernels.available() if device == "cpu" else gpu.load(torch.zeros(0, device=device).device)
+    )
+
+
 def measure(
     name: str, dtype: torch.dtype, size: int, *, device: str, seconds: float
 ) -> dict[str, object]:
@@ -75,7 +83,7 @@ def measure(
         lambda: torch.autograd.grad(pd_relu(leaf, candidate), leaf, upstream),
     ]
     byte = None
-    if kernels.available() is None and device == "cpu":
+    if unavailable(device) is None:
         byte = kernels.plan(candidate, **where, save="uint8", exact=False)
         code = byte.encode(x) if byte.keeps == "code" else kept
         functions.append(lambda: byte.scale(upstream, code))
@@ -160,8 +168,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     names = arguments.families.split(",") if arguments.families else sorted(library())
-    reason = kernels.available()
-    if arguments.portable and reason is None:
+    reason = unavailable(arguments.device)
+    if arguments.portable and reason is None and arguments.device == "cpu":
         torch.ops.pdsearch.set_portable(True)
     if arguments.device == "cuda":
         hardware = torch.cuda.get_device_name()

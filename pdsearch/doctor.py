@@ -22,7 +22,7 @@ from pdsearch import __version__
 from pdsearch.data import cache_directory
 from pdsearch.errors import PdsearchError, one_line
 from pdsearch.family import library
-from pdsearch.kernels import build
+from pdsearch.kernels import build, gpu
 from pdsearch.study.attributes import SCHEMA, StudyAttrs, TrialAttrs
 from pdsearch.study.innards import silent, study_names, trial_id
 from pdsearch.study.machine import available_cores, owner_of
@@ -148,6 +148,7 @@ def _device() -> Iterator[Finding]:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         yield Finding("GPU", "ok", ", ".join(names))
+        yield from _gpu_kernels(len(names))
     elif torch.backends.mps.is_available():
         yield Finding("GPU", "info", "Apple MPS, which trials do not use: they run on the CPU")
     else:
@@ -163,6 +164,20 @@ def _device() -> Iterator[Finding]:
         )
     else:
         yield Finding("threads", "ok", f"torch uses {threads} of {cores} core(s)")
+
+
+def _gpu_kernels(count: int) -> Iterator[Finding]:
+    # The answer launches a kernel, which compiles it if necessary, as the first backward pass does.
+    reasons = {index: gpu.load(torch.device("cuda", index)) for index in range(count)}
+    for index, reason in reasons.items():
+        if reason is not None:
+            level: Literal["info", "attention"] = (
+                "info" if "PDSEARCH_FUSED" in reason else "attention"
+            )
+            text = f"cuda:{index}: backward passes run as separate torch operations: {reason}"
+            yield Finding("GPU kernel", level, text, gpu.remedy(reason))
+    if not any(reasons.values()):
+        yield Finding("GPU kernel", "ok", "Triton compiles and runs it")
 
 
 def _disk() -> Iterator[Finding]:

@@ -124,6 +124,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     from pdsearch.codegen import SCALAR_HELPER, evaluate, kernel, parameter_values, torch_source
     from pdsearch.family import fading
     from pdsearch.float32_source import BOUND, float32_text
+    from pdsearch.triton_source import triton_text
 
     family = candidate.family
     parameter_values(candidate)  # refuses what cannot be evaluated
@@ -153,6 +154,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
             provenance=ascii(dict(origin)),
             exact=exact,
             fast=fast,
+            in_triton="" if fast[0] is None else triton_text(fast[0], name="_t0"),
             functions=[
                 SCALAR_HELPER.strip(),
                 *(text.replace(SCALAR_HELPER, "").strip() for text in exact),

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 from pdsearch.cli import main
 from pdsearch.doctor import Finding, examine
+from pdsearch.kernels import gpu
 from pdsearch.study.machine import Owner
 from pdsearch.study.storage import GRACE
 
@@ -39,6 +41,28 @@ def test_this_installation_is_well(workdir: Path) -> None:
     assert {"python", "pdsearch", "packages", "library", "compiler", "threads"} <= {
         f.name for f in findings
     }
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"),
+    [
+        (None, "ok"),
+        ("Triton is not installed: No module named 'triton'", "attention"),
+        ("Triton cannot run a kernel on cuda:1: Failed to find C compiler", "attention"),
+        ("switched off by PDSEARCH_FUSED=0", "info"),
+    ],
+)
+def test_whether_the_gpu_kernel_runs(
+    reason: str | None, level: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not _of(examine(), "GPU kernel") or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(gpu, "load", lambda device: reason if device.index == 1 else None)
+    (finding,) = _of(examine(), "GPU kernel")
+    assert finding.level == level
+    assert level == "ok" or (reason is not None and reason in finding.text and finding.remedy)
 
 
 def test_what_needs_attention_comes_with_a_remedy(workdir: Path) -> None:

@@ -32,6 +32,7 @@ ORDER = (
     "codegen",
     "family",
     "float32_source",
+    "triton_source",
     "compose",
     "kernels",
     "autograd",

@@ -303,11 +303,12 @@ def pd_relu(
         save: what the backward pass keeps. "auto": nothing beyond what ReLU keeps where g depends
             on the sign of x alone, else the input. "input": the input. "uint8": one byte an
             element, with an error of g up to about 0.005 (`kernels.Plan.error` says how much), no
-            double backward, CPU only; under torch.compile and torch.func it has no effect.
+            double backward, only with the fused kernels; under torch.compile and torch.func it has
+            no effect.
         exact: always evaluate the formula itself. Otherwise g may come from a table that is
-            within 1e-5 of it (float32), or is its correctly rounded value (16-bit dtypes); without
-            the compiled kernels and on other devices it is computed in float32, within
-            2e-6·max(1, abs(g)).
+            within 1e-5 of it (float32), or is its correctly rounded value (16-bit dtypes), and on
+            a GPU within 2e-6 of it; without the compiled kernels and on other devices it is
+            computed in float32, within 2e-6·max(1, abs(g)).
 
     Returns:
         `torch.relu(input)`, bit for bit.

@@ -12,6 +12,7 @@ from scipy import optimize
 
 from pdsearch.kernels.certify import LIMIT, SIGN_FLOOR, Certificate
 from pdsearch.kernels.layout import (
+    MOST_STRETCHES,
     TOP,
     Array,
     Cells,
@@ -26,33 +27,31 @@ from pdsearch.kernels.layout import (
     widths,
 )
 
-__all__ = ["LARGEST_FITTED", "fit", "mirrored", "widest_slack"]
+__all__ = ["GPU_LIMIT", "LARGEST_FITTED", "fit", "fit_tree", "mirrored", "widest_slack"]
 
 Prove = Callable[[Cells | Tree, float], Certificate | None]
+Attempt = Callable[[], Cells | Tree | None]
+Fitted = tuple[Cells | Tree, Certificate]
 
 WITHIN = 4e-6  # the error that fits aim at
 LAST = 8e-6  # and aim at in the last attempts
+GPU_LIMIT = 2e-6  # absolute error of g in the GPU's tables: that of torch's operators in float32
+GPU_WITHIN = 8e-7  # the error that their fits aim at: float32 arithmetic may add as much
 LARGEST_FITTED = 1e9  # in size of a g that is fitted: float32 has no digits for LIMIT long before
 
 
-def fit(
-    g: Function, breakpoints: tuple[float, ...], prove: Prove
-) -> tuple[Cells | Tree, Certificate] | None:
-    """Return the cheapest layout within the limit and the proof of that; None if there is none.
+def fit(g: Function, breakpoints: tuple[float, ...], prove: Prove) -> Fitted | None:
+    """Return the CPU's cheapest layout within the limit and the proof of that; None if none is.
 
     Args:
         g: the function.
         breakpoints: where g may jump or bend.
         prove: tries to certify a layout, given its error at sample points.
     """
-    edges = sorted({e for b in breakpoints if abs(e := floor_ordinal(b)) < floor_ordinal(TOP)})
-    points = _check_points(edges)
-    wanted = g(points.astype(np.float64))
-    if not (np.abs(wanted) < LARGEST_FITTED).all():
-        return None
+    edges = _edges(breakpoints)
     both = Cells(two_sided=True)
     # In the order of their cost in the kernel.
-    attempts: list[Callable[[], Cells | Tree | None]] = [
+    attempts: list[Attempt] = [
         lambda: _tree(g, edges, most=4, degree=1),
         lambda: _tree(g, edges, most=8, degree=1),
         lambda: _tree(g, edges, most=4, degree=3),
@@ -65,6 +64,40 @@ def fit(
         lambda: _tree(g, edges, most=32, degree=5),
         lambda: _tree(g, edges, most=32, degree=5, within=LAST),
     ]
+    return _first(g, edges, attempts, prove, limit=LIMIT)
+
+
+def fit_tree(g: Function, breakpoints: tuple[float, ...], prove: Prove) -> Fitted | None:
+    """Return the GPU's cheapest Tree within `GPU_LIMIT` and the proof of that; None if none is.
+
+    Registers do not bound its size: the kernel gathers coefficients from the L1 cache.
+
+    Args:
+        g: see `fit`.
+        breakpoints: see `fit`.
+        prove: see `fit`.
+    """
+    edges = _edges(breakpoints)
+    attempts: list[Attempt] = [
+        lambda: _tree(g, edges, most=8, degree=1, within=GPU_WITHIN),
+        lambda: _tree(g, edges, most=MOST_STRETCHES, degree=5, within=GPU_WITHIN),
+        lambda: _tree(g, edges, most=MOST_STRETCHES, degree=5, within=GPU_WITHIN / 2),
+    ]
+    return _first(g, edges, attempts, prove, limit=GPU_LIMIT)
+
+
+def _edges(breakpoints: tuple[float, ...]) -> list[int]:
+    return sorted({e for b in breakpoints if abs(e := floor_ordinal(b)) < floor_ordinal(TOP)})
+
+
+def _first(
+    g: Function, edges: list[int], attempts: list[Attempt], prove: Prove, *, limit: float
+) -> Fitted | None:
+    """Return the first layout that is proved to be within the limit."""
+    points = _check_points(edges)
+    wanted = g(points.astype(np.float64))
+    if not (np.abs(wanted) < LARGEST_FITTED).all():
+        return None
     for attempt in attempts:
         layout = attempt()
         if layout is None:
@@ -78,7 +111,9 @@ def fit(
             found = layout.evaluate(where).astype(np.float64)
             worst = float(np.abs(found - aim).max())
         lost = (np.abs(aim) > SIGN_FLOOR) & (np.sign(found) != np.sign(aim))
-        if worst <= LIMIT and not lost.any() and (proof := prove(layout, worst)) is not None:
+        if worst > limit or lost.any():
+            continue
+        if (proof := prove(layout, worst)) is not None and proof.error <= limit:
             return layout, proof
     return None
 

@@ -1,7 +1,8 @@
 """How a float32 table is laid out: the first 16 numbers, then the coefficients.
 
-`fused.h` reads it and says what each layout means. `evaluate` does in NumPy what the kernel does,
-operation by operation in float32, so that a table can be checked without a kernel.
+`fused.h` reads it and says what each layout means; the GPU's kernel reads Trees alone. `evaluate`
+does in NumPy what the kernels do, operation by operation in float32, so that a table can be checked
+without a kernel.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "MOST_STRETCHES",
     "TOP",
     "Array",
     "Cells",
@@ -33,6 +35,7 @@ Function = Callable[[Array], Array]  # float64 arrays to float64 arrays of the s
 
 TOP = float(np.finfo(np.float32).max)
 STRETCHES = 32
+MOST_STRETCHES = 64  # of a Tree; on the CPU, 32 fill the registers
 
 
 def ordinal(values: Array) -> Array:
@@ -323,7 +326,7 @@ class Tree:
     def table(self) -> Array:
         """Return the table as the kernel reads it."""
         used, degree = len(self.centres), self.coefficients.shape[1] - 1
-        size = next(s for s in (4, 8, 16, 32) if s >= used)
+        size = next(s for s in (4, 8, 16, 32, MOST_STRETCHES) if s >= used)
         degree_used = degree if size <= 8 else 5
         header = np.zeros(16, dtype=np.float32)
         header[:3] = 2.0, size, degree_used

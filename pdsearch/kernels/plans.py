@@ -11,9 +11,11 @@ from pdsearch import codegen
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, Fading, fading
 from pdsearch.float32_source import float32_text
-from pdsearch.kernels import build
+from pdsearch.kernels import build, gpu
 from pdsearch.kernels.accuracy import measured_error
 from pdsearch.kernels.certify import LIMIT
+from pdsearch.kernels.fit import GPU_LIMIT
+from pdsearch.kernels.gpu import Scale
 from pdsearch.kernels.operators import by_operators
 from pdsearch.kernels.pieces import sides
 from pdsearch.kernels.rounded import rounded
@@ -29,12 +31,10 @@ TABLE_FROM = 1 << 12
 """Smallest number of elements for which a float32 tensor uses the table. Below it, the formula
 costs microseconds and is exact to the last digit, far tails included. Above it, the formula would
 cost many times ReLU's own backward pass: half of a training step in a network with layers of 32 by
-128 elements. The 16-bit tables hold every input's correctly rounded value and serve all sizes."""
+128 elements. The 16-bit tables hold every input's correctly rounded value and serve all sizes, and
+so does the GPU kernel: there, launching the formula's operators one by one takes the time."""
 
-NO_TABLE = f"no table is provably within {LIMIT:g} of this shape"
-
-# grad_output, what was kept, the weight of g → grad_input
-Scale = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+NO_TABLE = "no table is provably within {limit:g} of this shape"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +112,19 @@ class Plan:
     @functools.cached_property
     def codes(self) -> Codes:
         """The table of save="uint8"."""
-        return codes(self.shape, signed=self.up or self.fading is not None)
+        return codes(self.shape, signed=self.up or self.fading is not None, gpu=self.on_gpu)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU that CUDA or ROCm runs: torch calls both "cuda"."""
+        return self.device.type == "cuda"
 
     @property
     def route(self) -> str:
         """Return the name of the way to g.
 
-        `sides` (two numbers), `table` and `codes` are compiled kernels. `float32` and `formula` are
-        torch's own operators, in float32 and in float64.
+        `sides` (two numbers), `table` and `codes` are compiled kernels, on a GPU those in Triton.
+        `float32` and `formula` are torch's own operators, in float32 and in float64.
         """
         return self._route.name
 
@@ -132,11 +137,11 @@ class Plan:
     def error(self) -> float:
         """Bound on the absolute error of g beyond the rounding to the dtype.
 
-        Proved for float32 tables and codes, float32 arithmetic included. 0 for two numbers and for
-        16-bit tables; while g fades, these are rounded before they are weighted, which adds half a
-        unit in the last place of g. For operators in float32, the bound that a comparison
-        with float64 found to hold. Where the formula may be evaluated, see
-        `accuracy.measured_error`.
+        Proved for codes and for float32 tables, which GPUs use for every dtype, float32 arithmetic
+        included. 0 for two numbers and for 16-bit tables; while g fades, these are rounded before
+        they are weighted, which adds half a unit in the last place of g. For operators in float32,
+        the bound that a comparison with float64 found to hold. Where the formula may be evaluated,
+        see `accuracy.measured_error`.
         """
         route = self._route
         if route.scale is None or route.least > 0:
@@ -166,7 +171,7 @@ class Plan:
     def _decoded(
         self, grad_output: torch.Tensor, kept: torch.Tensor, weight: float
     ) -> torch.Tensor:
-        slope = self.codes.values[kept.long()].to(grad_output.dtype)
+        slope = self.codes.values.to(kept.device)[kept.long()].to(grad_output.dtype)
         if self.fading is not None:
             slope = weight * slope + torch.where(kept >= 128, 1.0 - weight, 0.0)
         product = grad_output * slope
@@ -177,7 +182,14 @@ class Plan:
 
     def encode(self, input: torch.Tensor) -> torch.Tensor:
         """Return the code of each element, uint8, same shape and strides."""
-        return torch.ops.pdsearch.encode(input, self.codes.table)
+        return self._encode(input)
+
+    @functools.cached_property
+    def _encode(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        table = self.codes.table
+        if self.on_gpu:
+            return gpu.encode(table)
+        return lambda input: torch.ops.pdsearch.encode(input, table)
 
     def unfit(self) -> str | None:
         """Return why no kernel can serve the candidate; None if one may."""
@@ -187,6 +199,8 @@ class Plan:
             return "g changes with t in another way than by fading into the step"
         if self.dtype not in FUSED_DTYPES:
             return f"no fused kernel for {self.dtype}"
+        if self.on_gpu:
+            return gpu.load(self.device)
         if self.device.type != "cpu":
             return f"no fused kernel for {self.device.type}"
         return build.load()
@@ -195,6 +209,8 @@ class Plan:
     def _route(self) -> _Route:
         if why := self.unfit():
             return self._without_kernel(why)
+        if self.on_gpu:
+            return self._gpu_route()
         ops, shape, up = torch.ops.pdsearch, self.shape, self.up
         if self.keeps == "code":
             coded = _with_tables(ops.scale_coded.default, self.codes.values, up=up)
@@ -204,7 +220,7 @@ class Plan:
         if self.dtype == torch.float32:
             found = segments(shape)
             if found is None:
-                return self._without_kernel(NO_TABLE)
+                return self._without_kernel(NO_TABLE.format(limit=LIMIT))
             scale = _with_tables(ops.scale.default, found.values, up=up)
             return _Route("table", scale, found.proof.error, TABLE_FROM)
         every = every_value(shape, self.dtype)
@@ -214,6 +230,17 @@ class Plan:
                 "table", _with_tables(ops.scale_rounded.default, bent.values, every, up=up)
             )
         return _Route("table", _with_tables(ops.scale.default, every, up=up))
+
+    def _gpu_route(self) -> _Route:
+        shape, up = self.shape, self.up
+        if self.keeps == "code":
+            return _Route("codes", gpu.by_codes(self.codes.values, up=up), self.codes.error)
+        if (values := sides(shape)) is not None:
+            return _Route("sides", gpu.by_sides(*values, self.dtype, up=up))
+        found = segments(shape, gpu=True)
+        if found is None:
+            return self._without_kernel(NO_TABLE.format(limit=GPU_LIMIT))
+        return _Route("table", gpu.by_table(found.values, up=up), found.proof.error)
 
     def _without_kernel(self, why: str) -> _Route:
         if self.exact or self.dtype not in FUSED_DTYPES or self.shape.annealed:
@@ -272,7 +299,8 @@ def plan(
             raise InputError('save="uint8" keeps rounded values of g: not with exact=True')
         if reason := found.unfit():
             raise UnsupportedError(f'save="uint8" needs the fused kernels: {reason}')
-        if segments(shape) is None:
-            raise UnsupportedError(f'save="uint8": {NO_TABLE}')
+        if segments(shape, gpu=found.on_gpu) is None:
+            limit = GPU_LIMIT if found.on_gpu else LIMIT
+            raise UnsupportedError(f'save="uint8": {NO_TABLE.format(limit=limit)}')
         found.keeps = "code"
     return found

@@ -11,7 +11,7 @@ from pdsearch.enclosure.algebra import nesting
 from pdsearch.family import Candidate
 from pdsearch.kernels.accuracy import corrected
 from pdsearch.kernels.certify import Certificate, Prover
-from pdsearch.kernels.fit import fit
+from pdsearch.kernels.fit import fit, fit_tree
 from pdsearch.kernels.pieces import at_start, breakpoints, function
 
 __all__ = ["Codes", "Segments", "codes", "every_input", "every_value", "segments"]
@@ -35,13 +35,19 @@ class Segments:
 
 
 @functools.lru_cache(maxsize=256)
-def segments(candidate: Candidate) -> Segments | None:
-    """Return the float32 table of a candidate, or None if none can be proved accurate enough."""
+def segments(candidate: Candidate, *, gpu: bool = False) -> Segments | None:
+    """Return the float32 table of a candidate, or None if none can be proved accurate enough.
+
+    Args:
+        candidate: the pseudo-derivative.
+        gpu: whether the GPU's kernel is to read it: always a Tree, and within `GPU_LIMIT`.
+    """
     expression = at_start(candidate)
     if nesting(expression) > MOST_NESTED:
         return None
     prover = Prover(expression)
-    found = fit(function(candidate), breakpoints(prover.pieces), prover.prove)
+    fitted = fit_tree if gpu else fit
+    found = fitted(function(candidate), breakpoints(prover.pieces), prover.prove)
     if found is None:
         return None
     layout, proof = found
@@ -94,15 +100,16 @@ class Codes:
 
 
 @functools.lru_cache(maxsize=256)
-def codes(candidate: Candidate, *, signed: bool) -> Codes:
+def codes(candidate: Candidate, *, signed: bool, gpu: bool = False) -> Codes:
     """Return the codes of a candidate that has a float32 table.
 
     Args:
         candidate: the pseudo-derivative.
         signed: whether a code also tells the sign of x, which a fade and a direction need; the
             steps are then twice as wide.
+        gpu: whether the GPU's kernel is to read the table.
     """
-    found = segments(candidate)
+    found = segments(candidate, gpu=gpu)
     assert found is not None  # `plan` checked
     top = SIGNED_LEVELS if signed else LEVELS
     low, high = min(0.0, found.proof.low), max(0.0, found.proof.high)
