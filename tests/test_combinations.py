@@ -371,7 +371,11 @@ def of_every_function() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "names", [of_every_function, pytest.param(lambda: sorted(library()), marks=pytest.mark.slow)]
+    "names",
+    [
+        pytest.param(of_every_function, id="every function"),
+        pytest.param(lambda: sorted(library()), id="every family", marks=pytest.mark.slow),
+    ],
 )
 def test_every_family_compiles_into_one_graph(names: Callable[[], list[str]], fresh: None) -> None:
     check_families(names(), "aot_eager")
