@@ -173,7 +173,7 @@ def test_the_command_line_says_it_in_one_line(
     (workdir / "criteria" / "mine.py").write_text(
         "def at_minus_one(candidate):\n    return {}[1]\n"
     )
-    status = main(["search", "s.toml", "--device", "cpu", "-q"])
+    status = main(["search", "s.toml", "--device", "cpu", "-q", "--set", "trial.model=mlp"])
     out, err = capsys.readouterr()
     assert status == 2 and out == ""
     assert "the criterion 'at_minus_one' failed for leaky(alpha=" in err
