@@ -4,6 +4,8 @@
 
 Independent of `pdsearch.enclosure`: every formula is evaluated node by node in mpmath, integrals
 are Gauss-Legendre sums on 2 880 stretches, extremes come from a grid and a ternary search, shares
+import sympy
+from typing import Any
 from bisection, limits from x = ±1e12, monotonicity from a grid of 30 000 points at 50 digits. None
 of that is a proof; that is the point of comparing.
 """
@@ -11,24 +13,29 @@ of that is a proof; that is the point of comparing.
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mpmath
+import sympy
 from tree_oracle import oracle
 
 from pdsearch.expression import t, x
 from pdsearch.family import library
+
+Function = Callable[[Any], Any]  # of and to mpmath numbers
 
 STEPS = 120  # stretches in a unit of x: all default breakpoints are multiples of 1/120
 REACH = 12
 FINEST_HALF = mpmath.mpf(2) ** -25  # rounds to 0 in float16 at or below it
 
 
-def g_of(expression):
+def g_of(expression: sympy.Expr) -> Function:
     """The function of one mpmath number."""
-    cache = {}
+    cache: dict[Any, Any] = {}
 
-    def g(value):
+    def g(value: Any) -> Any:
         if value not in cache:
             cache[value] = oracle(expression, {x: mpmath.mpf(value)})
         return cache[value]
@@ -36,7 +43,7 @@ def g_of(expression):
     return g
 
 
-def integral(f):
+def integral(f: Function) -> Any:
     """Gauss-Legendre with four nodes on each stretch of [-12, 12]; the rest weighs 1e-32."""
     nodes = [
         (sign * node, weight)
@@ -57,14 +64,14 @@ def integral(f):
     return total
 
 
-def grid():
+def grid() -> list[Any]:
     """[-12, 12] densely, then geometrically to ±1e6; odd offsets keep off breakpoints."""
     near = [(mpmath.mpf(i) + mpmath.mpf("0.37")) / 1000 for i in range(-REACH * 1000, REACH * 1000)]
     far = [REACH * mpmath.mpf("1.01") ** k for k in range(1, 1140)]
     return [-v for v in reversed(far)] + near + far
 
 
-def refined(f, points, values):
+def refined(f: Function, points: list[Any], values: list[Any]) -> Any:
     """The greatest of f near the greatest of its values on a grid."""
     best = max(range(len(points)), key=lambda i: values[i])
     low, high = points[max(best - 1, 0)], points[min(best + 1, len(points) - 1)]
@@ -77,7 +84,7 @@ def refined(f, points, values):
     return max(values[best], f((low + high) / 2))
 
 
-def dead_share(g):
+def dead_share(g: Function) -> Any:
     """The share of [-3, 0) on which |g| < 1e-6, its ends found by bisection."""
     count = 1201
     edges = [-3 + mpmath.mpf(3) * i / count for i in range(count + 1)]
@@ -108,7 +115,7 @@ def dead_share(g):
     return total / 3
 
 
-def entry(expression):
+def entry(expression: sympy.Expr) -> dict[str, dict[str, Any]]:
     """Numbers and verdicts for one formula."""
     g = g_of(expression)
     points = grid()
@@ -129,7 +136,7 @@ def entry(expression):
     reach = [-3 * mpmath.mpf("1.02") ** k for k in range(505)]
     half = any(abs(g(point)) > FINEST_HALF for point in reach)
 
-    def verdict(holds):
+    def verdict(holds: object) -> str:
         return "proved" if holds else "refuted"
 
     return {
@@ -148,7 +155,7 @@ def entry(expression):
     }  # fmt: skip
 
 
-def main():
+def main() -> None:
     """Write the table, or some rows of it."""
     path = Path(__file__).parent / "data" / "criteria_table.json"
     names = sys.argv[1:]

@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import mpmath
 import sympy
+from optuna.distributions import FloatDistribution
 
 from pdsearch import Candidate, Family
 from pdsearch.expression import exact, t, x
@@ -39,8 +40,8 @@ def values(candidate: Candidate, points: Sequence[float], *, progress: float = 0
 
 def at_random(family: Family, fraction: float) -> Candidate:
     """A candidate inside of the family's box, by a fraction that differs from name to name."""
-    chosen = {}
-    for position, (name, d) in enumerate(family.space.items()):
+    chosen, space = {}, cast("dict[str, FloatDistribution]", family.space)
+    for position, (name, d) in enumerate(space.items()):
         share = (fraction * (position + 1) * 0.6180339887) % 1.0
         chosen[name] = (
             d.low * (d.high / d.low) ** share if d.log else d.low + share * (d.high - d.low)

@@ -39,4 +39,6 @@ def plain() -> Net:
 
 
 def converted(candidate: Any = ELU, **options: Any) -> Net:
-    return convert(plain(), candidate, example=GIVEN, **options)
+    model = convert(plain(), candidate, example=GIVEN, **options)
+    assert isinstance(model, Net)
+    return model

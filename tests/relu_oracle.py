@@ -39,6 +39,12 @@ def call(model: nn.Module, example: Any) -> list[torch.Tensor]:
     return tensors(model(*example) if isinstance(example, tuple) else model(example))
 
 
+def gradient_of(leaf: torch.Tensor) -> torch.Tensor:
+    """What backward passes have left with a tensor."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def gradients(model: nn.Module, example: Any) -> list[torch.Tensor | None]:
     model.zero_grad()
     floats = [o for o in call(model, example) if o.requires_grad]

@@ -237,6 +237,7 @@ def test_random_functions_are_never_misjudged() -> None:
                     for i in range(400)
                 ]
                 share = sum(dead) / 400
+                assert isinstance(alive.value, tuple)
                 lo, hi = alive.value
                 assert lo - 0.05 <= share <= hi + 0.05, (raw, alive, share)
     # The table is no test of power, only that each verdict does occur.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -39,7 +40,7 @@ def prove_about(
 
 def points(seed: int, count: int) -> np.ndarray:
     random = np.random.default_rng(seed)
-    parts = [
+    parts: list[Any] = [
         random.normal(0, 3, count),
         random.uniform(-30, 30, count),
         random.choice([-1, 1], count) * 10 ** random.uniform(-30, 38, count),

@@ -240,13 +240,13 @@ def test_a_terminal_that_knows_ascii_only() -> None:
 @pytest.mark.parametrize(("words", "limit"), [(["--help"], 0.7), (["families"], 3.0)])
 def test_starts_quickly(words: list[str], limit: float) -> None:
     """In seconds of processor time: on a busy machine the clock tells of its other work too."""
-    seconds = []
-    for _ in range(3):
+    seconds: list[float] = []
+    while len(seconds) < 3 and not (seconds and seconds[-1] < limit):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert _process(*words).returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < limit
+    assert seconds[-1] < limit, seconds
 
 
 # ------------------------------------------------------------------------------------ commands
@@ -803,14 +803,7 @@ def test_bad_input_is_one_line(words: list[str], rubbish: Path, run: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["check", "x.__class__"],
-        ["search", "missing.toml"],
-        ["export", "relu", "-o", "e.txt"],
-        ["status", "nobody"],
-    ],
-    ids=lambda words: words[0],
+    "words", [["check", "x.__class__"], ["status", "nobody"]], ids=lambda words: words[0]
 )
 def test_bad_input_in_a_process_of_its_own(words: list[str], workdir: Path) -> None:
     done = _process(*words, cwd=workdir)

@@ -32,7 +32,7 @@ from pdsearch.confirm import (
 from pdsearch.errors import InputError, StorageError, UnsupportedError
 from pdsearch.expression import x
 from pdsearch.family import Candidate, Family, load_family, load_target
-from pdsearch.study.rows import ranked
+from pdsearch.study.rows import TrialRow, ranked
 from pdsearch.study.storage import connect
 from pdsearch.trial import Diagnosis, EpochRecord, TrialSettings
 
@@ -43,20 +43,9 @@ TAIL = Family(
 )
 
 
-def finished(number: int, a: float, value: float, **other: Any) -> Any:
-    fields = {
-        "number": number,
-        "kind": "candidate",
-        "status": "complete",
-        "value": value,
-        "candidate": TAIL.bind(a=a),
-        "duplicate_of": None,
-        "seeds": {},
-        "score": value,
-        "values": (value,),
-        "learning_rate": None,
-    }
-    return SimpleNamespace(**{**fields, **other})
+def finished(number: int, a: float, value: float, **other: Any) -> TrialRow:
+    fields: dict[str, Any] = {"kind": "candidate", "status": "complete", "values": (value,)}
+    return TrialRow(number, candidate=TAIL.bind(a=a), value=value, **{**fields, **other})
 
 
 def stored_study(
@@ -339,8 +328,8 @@ def test_the_best_are_distinct_finished_and_in_order(tmp_path: Path, lab: Lab) -
 def test_near_ties_and_directions_rank_as_the_study_does(tmp_path: Path, lab: Lab) -> None:
     rows = [
         finished(1, 0.1, 0.90),
-        finished(2, 0.2, 0.89, seeds={1: 0.95}, score=0.92),
-        finished(3, 0.3, 0.91, seeds={1: 0.80}, score=0.855),
+        finished(2, 0.2, 0.89, seeds={1: 0.95}),
+        finished(3, 0.3, 0.91, seeds={1: 0.80}),
         finished(4, 0.4, 0.99, duplicate_of=1),
     ]
 
@@ -618,7 +607,9 @@ def test_a_finished_run_waits_for_a_storage_that_is_away(
 ) -> None:
     storage: Any = connect(f"sqlite:///{tmp_path}/study.db", create=True)
     stored = stored_study(tmp_path, [finished(3, 0.5, 0.9)], references=(), storage=storage)
-    keep, waits, said = RDBStorage.set_study_user_attr, [], []
+    keep = RDBStorage.set_study_user_attr
+    waits: list[float] = []
+    said: list[str] = []
     monkeypatch.setattr(interrupt, "pause", waits.append)
 
     def away(why: str) -> Exception:

@@ -2,14 +2,14 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from made_up import SMALL_NET
 
 import pdsearch.trial
@@ -94,7 +94,7 @@ learning_rates = [0.05, 0.1]
 precision = "float32"
 memory_format = "contiguous"
 [confirm]
-seeds = 3
+seeds = 2
 epochs = 2
 """
 
@@ -107,44 +107,54 @@ def study(workdir: Path) -> Path:
     return workdir / "study.toml"
 
 
+def runs_made(study: Path) -> int:
+    return sum(key.startswith("pdsearch:confirm/") for key in open_study(study).study.user_attrs)
+
+
 def test_side_by_side_is_bit_for_bit_what_one_process_gets(
     study: Path,
     workdir: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shutil.copy(workdir / "study.db", workdir / "searched.db")
     said: list[str] = []
     train = pdsearch.trial.run_trial
 
-    def slow(*given: Any, **keys: Any) -> Any:
-        time.sleep(0.5)  # until the other process has started
+    def waits(*given: Any, **keys: Any) -> Any:
+        until = time.monotonic() + 120  # for the other process's first run
+        while runs_made(study) <= len(said) and time.monotonic() < until and not others:
+            time.sleep(0.5)
+        others.append(1)
         return train(*given, **keys)
 
+    others: list[int] = []
     with monkeypatch.context() as patched:
-        patched.setattr(pdsearch.trial, "run_trial", slow)
+        patched.setattr(pdsearch.trial, "run_trial", waits)
         result = confirm(
             open_study(study), top=1, controls=True, device="cpu", workers=2, progress=said.append
         )
     # The other process tells its runs itself, on standard error.
     helped = [line for line in capfd.readouterr().err.splitlines() if "accuracy" in line]
     assert helped, "the second process did nothing"
-    # (ReLU, B-SiLU, the best, its control, three activations, a raised rate) × (2 rates + 3 seeds)
-    assert len(said) + len(helped) == 8 * 5
+    # (ReLU, B-SiLU, the best, its control, three activations, a raised rate) × (2 rates + 2 seeds)
+    assert len(said) + len(helped) == 8 * 4
     assert load_confirmation(open_study(study)) == result
-    (workdir / "study.db").rename(workdir / "first.db")
-    search("study.toml", device="cpu", threads=1, progress=False)
+    (workdir / "searched.db").rename(workdir / "study.db")
     alone = confirm(open_study(study), top=1, controls=True, device="cpu", workers=1)
     assert [(row.name, row.accuracy, row.learning_rate) for row in alone.rows] == [
         (row.name, row.accuracy, row.learning_rate) for row in result.rows
     ]
 
 
+def confirms_for_long(study: Path) -> None:
+    """Only its worker makes runs: a forked process must not train."""
+    pdsearch.trial.run_trial = lambda *_, **__: time.sleep(600)  # type: ignore[assignment]
+    confirm(open_study(study), seeds=400, device="cpu", workers=2)
+
+
 def test_a_process_that_helps_ends_with_the_one_that_started_it(study: Path) -> None:
-    script = (
-        "from pdsearch.confirm import confirm; from pdsearch.study import open_study;"
-        "confirm(open_study('study.toml'), seeds=400, device='cpu', workers=2)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script])
+    parent = Forked(confirms_for_long, study, errors=study.with_name("errors"))
     deadline = time.monotonic() + 120
 
     def children() -> list[int]:
@@ -153,15 +163,15 @@ def test_a_process_that_helps_ends_with_the_one_that_started_it(study: Path) -> 
 
     found: list[int] = []
     while not found and time.monotonic() < deadline:
+        parent.check_running()
         found = children()
         time.sleep(0.1)
     (child,) = found
-    confirmed = None
-    while confirmed is None and time.monotonic() < deadline:
+    while not runs_made(study):
+        assert time.monotonic() < deadline
         time.sleep(0.5)
-        confirmed = load_confirmation(open_study(study))
-    parent.kill()
-    parent.wait()
+    parent.send(signal.SIGKILL)
+    assert parent.end()[0] == -signal.SIGKILL
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{child}").exists()

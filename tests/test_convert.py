@@ -315,7 +315,7 @@ def test_progress_reaches_calls() -> None:
 
 def test_second_derivatives_through_calls_in_place() -> None:
     given = torch.randn(5, 4)
-    found = []
+    found: list[Any] = []
     for name in ("BaseMethod", "Partial"):  # the same network, the second one in place
         torch.manual_seed(0)
         model = convert(CASES[name](), ELU, example=given)

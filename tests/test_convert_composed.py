@@ -67,9 +67,9 @@ def test_ddp(tmp_path: Path, wanted: list[torch.Tensor | None]) -> None:
         group.destroy_process_group()
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module) -> Any:
     """As a user has it: compiled, and run once."""
-    fast = torch.compile(model, backend="eager")  # a graph of Dynamo's, no code made of it
+    fast: Any = torch.compile(model, backend="eager")  # a graph of Dynamo's, no code made of it
     gradients(fast, GIVEN)
     fast.zero_grad()
     return fast
@@ -119,7 +119,8 @@ class Hooked(nn.Module):
 def test_a_compiled_root_is_called_as_it_is_now(root: Any, factor: float, example: Any) -> None:
     """What torch.compile returns keeps the `__call__` of the module that it was given."""
     torch._dynamo.reset()
-    model = convert(torch.compile(root(), backend="eager"), ELU, example=example)
+    fast: Any = torch.compile(root(), backend="eager")
+    model = convert(fast, ELU, example=example)
     given = torch.tensor([-0.5, 0.5], requires_grad=True)
     model(given).sum().backward()
     slope = 0.7 * math.exp(-0.5 * factor)  # ELU's, by hand
@@ -134,7 +135,7 @@ class OutOfReach(nn.ReLU):
 @pytest.mark.filterwarnings("ignore")
 def test_a_refused_conversion_leaves_what_was_compiled() -> None:
     torch._dynamo.reset()
-    model = torch.compile(nn.Sequential(nn.ReLU(), OutOfReach()), backend="eager")
+    model: Any = torch.compile(nn.Sequential(nn.ReLU(), OutOfReach()), backend="eager")
     forward = model.forward
     with pytest.raises(UnsupportedError, match="keeps ReLU's own gradient"):
         convert(model, ELU, example=torch.ones(2))
@@ -143,7 +144,7 @@ def test_a_refused_conversion_leaves_what_was_compiled() -> None:
 
 def test_replicas_of_data_parallel() -> None:
     """As on several devices: copies of all modules, each run by a thread of its own."""
-    model = convert(nn.DataParallel(plain()), ELU, example=GIVEN).module
+    model: Any = convert(nn.DataParallel(plain()), ELU, example=GIVEN).module
     copies = {module: module._replicate_for_data_parallel() for module in model.modules()}
     for module, replica in copies.items():
         for name, child in module._modules.items():
@@ -189,7 +190,7 @@ def test_exports_are_plain() -> None:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(model, (GIVEN,), file, dynamo=False)
+        torch.onnx.export(model, (GIVEN,), file, dynamo=False)  # type: ignore[arg-type]
     nodes = [n.op_type for n in onnx.load_from_string(file.getvalue()).graph.node]
     assert nodes.count("Relu") == 5 and "Shape" not in nodes
 

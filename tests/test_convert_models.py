@@ -70,14 +70,20 @@ def test_timm(name: str) -> None:
 def _resnet() -> tuple[nn.Module, Any]:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=3)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2])
+    config.num_labels = 3
     return ResNetForImageClassification(config), {"pixel_values": images(64)}
 
 
 def _opt() -> tuple[nn.Module, Any]:
     from transformers import OPTConfig, OPTForCausalLM
 
-    size = {"hidden_size": 16, "ffn_dim": 32, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+    size: dict[str, Any] = {
+        "hidden_size": 16,
+        "ffn_dim": 32,
+        "num_attention_heads": 2,
+        "word_embed_proj_dim": 16,
+    }
     config = OPTConfig(vocab_size=50, num_hidden_layers=2, max_position_embeddings=32, **size)
     return OPTForCausalLM(config), {"input_ids": torch.arange(10).reshape(2, 5)}
 
@@ -85,8 +91,15 @@ def _opt() -> tuple[nn.Module, Any]:
 def _t5() -> tuple[nn.Module, Any]:
     from transformers import T5Config, T5ForConditionalGeneration
 
-    size = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-    config = T5Config(vocab_size=50, decoder_start_token_id=0, feed_forward_proj="relu", **size)
+    size: dict[str, Any] = {
+        "decoder_start_token_id": 0,
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+    }
+    config = T5Config(vocab_size=50, feed_forward_proj="relu", **size)
     ids = torch.arange(10).reshape(2, 5)
     return T5ForConditionalGeneration(config), {"input_ids": ids, "labels": ids}
 

@@ -12,6 +12,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_folder_is_pixel_exact(tmp_path: Path, cache: Path, suffix: str) -> None
             where.mkdir(parents=True)
             for number in range(2):
                 images[part, name, number] = pixels()
-                options = {"lossless": True} if suffix == "webp" else {}
+                options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
                 Image.fromarray(images[part, name, number]).save(
                     where / f"{number}.{suffix}", **options
                 )
@@ -327,7 +328,7 @@ def dangle(root: Path) -> None:
 )
 def test_broken_folders(tmp_path: Path, cache: Path, damage: object, message: str) -> None:
     root = make_folder(tmp_path / "set")
-    damage(root)  # type: ignore[operator]
+    damage(root)
     with pytest.raises(InputError, match=message) as caught:
         data.load_dataset(f"folder:{root}", cache=cache)
     assert "\n" not in str(caught.value)

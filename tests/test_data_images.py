@@ -4,7 +4,9 @@ import logging
 import os
 import shutil
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -147,14 +149,15 @@ def test_every_orientation(tmp_path: Path, suffix: str, orientation: int, deep: 
     """By the table of EXIF 2.3, section 4.6.4: which way the stored rows and columns run."""
     stored = np.zeros((32, 32), dtype=np.uint8)
     stored[:12, :20] = 240  # a block at the stored top left, wider than high
-    turn = {
+    turn: dict[int, Callable[[Any], Any]] = {
         1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose,
         6: lambda a: np.rot90(a, 3), 7: lambda a: np.rot90(a.T, 2), 8: lambda a: np.rot90(a, 1),
     }  # fmt: skip
     exif = Image.Exif()
     exif[274] = orientation
     array = stored.astype(np.uint16) * 257 if deep else np.stack([stored] * 3, 2)
-    keys = {".webp": {"lossless": True}, ".jpg": {"quality": 100}}.get(suffix, {})
+    options: dict[str, dict[str, Any]] = {".webp": {"lossless": True}, ".jpg": {"quality": 100}}
+    keys = options.get(suffix, {})
     path = tmp_path / f"a{suffix}"
     Image.fromarray(array).save(path, exif=exif, **keys)
     assert np.abs(grey(path) - turn[orientation](stored).astype(int)).max() <= 12  # JPEG rings
@@ -163,7 +166,7 @@ def test_every_orientation(tmp_path: Path, suffix: str, orientation: int, deep: 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
 def test_of_an_animated_image_the_first_frame_counts(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
-    keys = {".webp": {"lossless": True}}.get(suffix, {})
+    keys: dict[str, Any] = {".webp": {"lossless": True}}.get(suffix, {})
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], **keys)
     assert (read_image(str(tmp_path / f"a{suffix}")) == np.array([255, 0, 0])).all()
 
@@ -206,8 +209,11 @@ def test_folders_of_file_managers_are_passed_over(root: Path, left: str) -> None
     assert found.classes == ("cat", "dog") and found.fingerprint == expected.fingerprint
 
 
+Form = Literal["NFC", "NFD"]
+
+
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
-def test_class_names_match_in_either_form(tmp_path: Path, forms: tuple[str, str]) -> None:
+def test_class_names_match_in_either_form(tmp_path: Path, forms: tuple[Form, Form]) -> None:
     names = ("café", "Ångström", "한국", "zebra")
     for part, form in zip(("train", "test"), forms, strict=True):
         for name in names:
@@ -269,7 +275,7 @@ def test_a_test_folder_that_is_the_training_folder_is_warned_about(
     with caplog.at_level(logging.WARNING):
         load(root)
     assert caplog.text == ""
-    spoil(root)  # type: ignore[operator]
+    spoil(root)
     for _ in range(2):  # from the cache too
         caplog.clear()
         with caplog.at_level(logging.WARNING):

@@ -73,7 +73,7 @@ def network(bias: float = 0.0) -> nn.Sequential:
         nn.Linear(12, 4),
     )
     with torch.no_grad():
-        model[0].bias += bias
+        model.get_parameter("0.bias").add_(bias)
     return model
 
 
@@ -269,9 +269,15 @@ def test_why_there_is_no_raised_rate(candidate: Candidate, run: Any, why: str) -
 @pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "one-cycle"])
 @pytest.mark.parametrize("stream", [None, {"tasks": 3, "images": 20, "last": 1}])
 def test_the_rate_is_raised_for_its_share_of_the_run(schedule: str, stream: Any) -> None:
-    base = {"epochs": 4, "schedule": schedule, "augment": False, "stream": stream, "batch_size": 8}
+    base: dict[str, Any] = {
+        "epochs": 4,
+        "schedule": schedule,
+        "augment": False,
+        "stream": stream,
+        "batch_size": 8,
+    }
     plain = TrialSettings(**base)
-    raised = TrialSettings(**base, early_rate={"factor": 1.5, "until": 0.3})
+    raised = TrialSettings(**base | {"early_rate": {"factor": 1.5, "until": 0.3}})
     steps = 5
     total = plain.passes * steps
     for s in range(total):

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sympy
@@ -42,7 +43,7 @@ def upward(name: str) -> Candidate:
 
 
 def gradient(
-    candidate: Candidate, given: torch.Tensor, upstream: torch.Tensor, **options: str
+    candidate: Candidate, given: torch.Tensor, upstream: torch.Tensor, **options: Any
 ) -> torch.Tensor:
     leaf = given.clone().requires_grad_()
     output = pd_relu(leaf, candidate, **options)

@@ -11,6 +11,7 @@ import sys
 import tokenize
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sympy
@@ -159,8 +160,8 @@ def test_the_exported_derivative_agrees_with_sympy(tmp_path: Path) -> None:
         assert math.isclose(value, exact, rel_tol=1e-12, abs_tol=1e-16), point
 
 
-def _run(path: Path) -> dict[str, object]:
-    namespace: dict[str, object] = {"__name__": "exported"}
+def _run(path: Path) -> dict[str, Any]:
+    namespace: dict[str, Any] = {"__name__": "exported"}
     exec(compile(path.read_bytes(), str(path), "exec"), namespace)
     return namespace
 

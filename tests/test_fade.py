@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sympy
@@ -54,7 +55,7 @@ def wanted(name: str, shape: str, at: float, points: torch.Tensor) -> torch.Tens
     return step + WEIGHTS[shape](at) * (SHAPES[name](wide) - step)
 
 
-def gradient(candidate: Candidate, points: torch.Tensor, at: float, **options: str) -> torch.Tensor:
+def gradient(candidate: Candidate, points: torch.Tensor, at: float, **options: Any) -> torch.Tensor:
     leaf = points.clone().requires_grad_()
     (found,) = torch.autograd.grad(pd_relu(leaf, candidate, t=at, **options).sum(), leaf)
     return found

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -14,7 +15,7 @@ from pdsearch.files import locked, replacing
 from pdsearch.plain import plain
 
 
-def test_a_file_is_replaced_in_one_step(tmp_path):
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with replacing(path) as partial:
@@ -23,7 +24,7 @@ def test_a_file_is_replaced_in_one_step(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(OSError, match="full"), replacing(path) as partial:
@@ -33,7 +34,7 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_others_may_read_it_as_far_as_the_umask_says(tmp_path):
+def test_others_may_read_it_as_far_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         with replacing(tmp_path / "a.txt") as partial:
@@ -53,7 +54,7 @@ with locked(Path(sys.argv[1])) as mine:
 """
 
 
-def test_a_lock_is_held_until_its_holder_ends(tmp_path):
+def test_a_lock_is_held_until_its_holder_ends(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     path = tmp_path / "made" / "a.lock"
     with subprocess.Popen(
@@ -67,7 +68,7 @@ def test_a_lock_is_held_until_its_holder_ends(tmp_path):
         assert mine
 
 
-def test_texts_are_short():
+def test_texts_are_short() -> None:
     assert first_line("one\ntwo") == "one" and first_line("") == ""
     assert (
         one_line(ValueError("one\n  two")) == "one two" and one_line(ValueError()) == "ValueError"
@@ -79,7 +80,7 @@ def test_texts_are_short():
     assert without_middle("a" * 150 + "b" * 151) == "a" * 120 + "..." + "b" * 120
 
 
-def test_plain_data_is_what_json_can_hold():
+def test_plain_data_is_what_json_can_hold() -> None:
     assert plain([sympy.Rational(1, 2), sympy.oo]) == [0.5, None]
     value = {"a": (1.0, float("nan")), 2: numpy.float32(0.5), "b": [float("inf"), True, None]}
     assert plain(value) == {"a": [1.0, None], "2": 0.5, "b": [None, True, None]}

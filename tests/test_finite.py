@@ -1,10 +1,13 @@
 """Gradients are finite wherever the input is: every family, anywhere in its box, every dtype."""
 
+from typing import cast
+
 import hypothesis.strategies as st
 import pytest
 import sympy
 import torch
 from hypothesis import HealthCheck, given, settings
+from optuna.distributions import FloatDistribution
 from oracle import value
 
 from pdsearch import Candidate, Family, library, pd_relu, x
@@ -18,8 +21,8 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 @st.composite
 def anywhere(draw: st.DrawFn, family: Family) -> Candidate:
     """A candidate anywhere in the family's box, its faces and corners included."""
-    chosen = {}
-    for name, d in family.space.items():
+    chosen, space = {}, cast("dict[str, FloatDistribution]", family.space)
+    for name, d in space.items():
         # Not drawn by its bounds alone: a range over decades would hardly ever be small.
         share = draw(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.0, 1.0)))
         inside = d.low * (d.high / d.low) ** share if d.log else d.low + share * (d.high - d.low)

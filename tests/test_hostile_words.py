@@ -97,25 +97,28 @@ def _changed(path: tuple[Any, ...], value: Any) -> Any:
     return data
 
 
+def each(path: tuple[str, ...], *values: Any) -> list[tuple[tuple[str, ...], Any]]:
+    return [(path, value) for value in values]
+
+
 SPACE = ("family", "space", "alpha")
 JSON = [
-    *[(("schema",), value) for value in (0, -1, 99, "1", 1.5, None, True, [], KeyError)],
-    *[(("family",), value) for value in (5, None, [], "exp_tail", {}, KeyError)],
-    *[(("parameters",), value) for value in (5, None, [], {}, {"alpha": 0.5}, KeyError)],
-    *[(("parameters", "alpha"), value) for value in (5, "x", None, True, [], {}, 1e400, KeyError)],
-    *[(("family", "name"), value) for value in (5, "", "a b", "é", "x" * 65, "../x", None)],
-    *[(("family", "formula"), value) for value in
-      (5, "", "x.__class__", "1/x", "(" * 300, "a*x", "__import__('os')", None, [])],
-    *[(("family", "space"), value) for value in (5, [], {}, {"alpha": 5}, {"alpha": [0, 1, 2, 3]})],
-    *[((*SPACE, "low"), value) for value in (5, "x", None, True, 1e400, -1e400, [], 10**400)],
-    *[((*SPACE, "step"), value) for value in (1e-300, 0, -1, "x", True, [], 1e400, 5e-324)],
-    *[((*SPACE, "log"), value) for value in (5, "x", None)],
-    *[((*SPACE, "type"), value) for value in (5, "int", "complex", None)],
-    *[((*SPACE, "extra"), 1)],
-    *[(("family", "defaults"), value) for value in
-      (5, [], {"gamma": 1}, {"alpha": "x"}, {"alpha": 9})],
-    *[(("family", "reference"), value) for value in (5, [], None)],
-    *[(("family", "aliases"), value) for value in (5, "x", [5], ["a b"])],
+    *each(("schema",), 0, -1, 99, "1", 1.5, None, True, [], KeyError),
+    *each(("family",), 5, None, [], "exp_tail", {}, KeyError),
+    *each(("parameters",), 5, None, [], {}, {"alpha": 0.5}, KeyError),
+    *each(("parameters", "alpha"), 5, "x", None, True, [], {}, 1e400, KeyError),
+    *each(("family", "name"), 5, "", "a b", "é", "x" * 65, "../x", None),
+    *each(("family", "formula"),
+          5, "", "x.__class__", "1/x", "(" * 300, "a*x", "__import__('os')", None, []),
+    *each(("family", "space"), 5, [], {}, {"alpha": 5}, {"alpha": [0, 1, 2, 3]}),
+    *each((*SPACE, "low"), 5, "x", None, True, 1e400, -1e400, [], 10**400),
+    *each((*SPACE, "step"), 1e-300, 0, -1, "x", True, [], 1e400, 5e-324),
+    *each((*SPACE, "log"), 5, "x", None),
+    *each((*SPACE, "type"), 5, "int", "complex", None),
+    *each((*SPACE, "extra"), 1),
+    *each(("family", "defaults"), 5, [], {"gamma": 1}, {"alpha": "x"}, {"alpha": 9}),
+    *each(("family", "reference"), 5, [], None),
+    *each(("family", "aliases"), 5, "x", [5], ["a b"]),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import sympy
 import pdsearch.criteria
 from pdsearch.family import Family
 from pdsearch.insight import EARLY, FEWEST, insight_table, learned_criteria
+from pdsearch.study.rows import TrialRow
 
 a = sympy.Symbol("a")
 
@@ -39,18 +41,17 @@ def entry(name: str, value: Any, *, passed: bool = True) -> dict[str, Any]:
     }
 
 
-def row(number: int, accuracy: float | None, criteria: list[dict[str, Any]], **other: Any) -> Any:
-    fields = {
-        "number": number,
-        "kind": "candidate",
-        "status": "complete",
+def row(
+    number: int, accuracy: float | None, criteria: list[dict[str, Any]], **other: Any
+) -> TrialRow:
+    fields: dict[str, Any] = {
         "candidate": candidate(number),
+        "value": accuracy,
         "values": () if accuracy is None else (accuracy,),
-        "duplicate_of": None,
         "epochs": ({},) * 3,
         "criteria": {"criteria": criteria},
     }
-    return SimpleNamespace(**{**fields, **other})
+    return TrialRow(number, "candidate", **{"status": "complete", **fields, **other})
 
 
 def study(rows: list[Any], *, sampler: str = "random", objectives: list[str] | None = None) -> Any:
@@ -178,7 +179,7 @@ def test_an_unfinished_study_says_nothing() -> None:
 
 
 def test_a_trial_without_a_report_leaves_a_gap() -> None:
-    rows = [*mixed(), SimpleNamespace(**{**vars(row(30, 0.4, [])), "criteria": None})]
+    rows = [*mixed(), replace(row(30, 0.4, []), criteria=None)]
     insight = learned_criteria(study(rows))
     assert insight.criteria[0].values[-1] is None
     assert insight.criteria[0].n == 12
@@ -285,7 +286,7 @@ def test_early_figures_stand_beside_the_criteria() -> None:
         rows.append(row(n, 0.5 + n / 50, [entry("gain", 1.0)], epochs=epochs))
     found = {one.name: one for one in learned_criteria(study(rows)).criteria}
     assert set(EARLY) <= found.keys()
-    assert found["early_cosine"].correlation.rho == pytest.approx(1.0)  # type: ignore[union-attr]
+    assert found["early_cosine"].correlation.rho == pytest.approx(1.0)
     assert found["early_cosine"].values[3] == pytest.approx(0.93)
     assert found["early_revived"].values[2] == pytest.approx(0.1)
     assert found["early_norm_ratio"].verdict == "constant"

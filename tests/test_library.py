@@ -429,7 +429,8 @@ def test_exp_tail_is_the_designs() -> None:
     family = FAMILIES["exp_tail"]
     assert family.formula == "Piecewise((1, x > 0), (alpha*exp(beta*x), True))"
     assert dict(family.defaults) == {"alpha": 0.3, "beta": 1.0}
-    ranges = {n: (d.low, d.high, d.log) for n, d in family.space.items()}
+    space: Any = family.space
+    ranges = {n: (d.low, d.high, d.log) for n, d in space.items()}
     assert ranges == {"alpha": (0.01, 1.0, False), "beta": (0.1, 10.0, True)}
 
 

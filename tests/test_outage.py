@@ -225,7 +225,9 @@ def test_a_lost_transaction_that_optuna_goes_on_with() -> None:
 def test_it_waits_with_growing_pauses_says_so_once_and_gives_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now, pauses, said = [0.0], [], []
+    now: list[float] = [0.0]
+    pauses: list[float] = []
+    said: list[str] = []
     patience = Patience()
     patience.seconds, patience.say = 600.0, said.append
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,20 +13,17 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel's content, as pip installs it; its dependencies are this venv's."""
+    """A folder with the wheel's content, as pip unpacks it; its dependencies are this venv's."""
     if not (ROOT / "pyproject.toml").is_file():
         pytest.fail("these tests run in a checkout")
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    # --no-build-isolation: the backend is one of the test requirements, so no network is needed.
-    build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
-    unpack = ["install", "--no-deps", "--no-index", "--find-links", str(folder)]
-    for command in (
-        [*pip, *build],
-        [*pip, *unpack, "--target", str(folder / "site"), "pdsearch"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-        assert done.returncode == 0, done.stderr
+    # The backend itself, which is one of the test requirements: no network is needed.
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(build, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("pdsearch-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
     return folder / "site"
 
 

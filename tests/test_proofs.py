@@ -404,9 +404,9 @@ def test_progress_is_zero_at_first() -> None:
 
 
 @pytest.mark.parametrize("functions", [12, pytest.param(400, marks=pytest.mark.slow)])
-def test_a_slice_of_the_fuzz(functions: int) -> None:
+def test_a_slice_of_the_fuzz(functions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it takes is not asked for here: the machine may be busy."""
     script = load_script(Path(__file__).parent.parent / "benchmarks" / "fuzz_criteria.py")
-    script.BUDGET = Budget(boxes=200, seconds=0.2)
+    monkeypatch.setattr(script, "BUDGET", Budget(boxes=200, seconds=0.2))
     found = script.run(functions, 20261129, log=False)
     assert [line for line in found["wrong"] if not line.startswith("SLOW")] == []

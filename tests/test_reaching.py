@@ -50,7 +50,7 @@ def test_paired_over_the_seeds_at_which_both_reach_it() -> None:
     own = reaching(RELU, RELU, own=True)
     assert own is not None and own.paired is None and own.never == 1
     assert own.epochs[:2] == pytest.approx((2.9, 2 + 0.08 / 0.14)) and own.epochs[2] is None
-    differences = [found.epochs[i] - own.epochs[i] for i in (0, 1)]  # type: ignore[operator]
+    differences = [found.epochs[i] - own.epochs[i] for i in (0, 1)]
     assert found.paired is not None and found.paired.n == 2
     assert found.paired.difference == pytest.approx(sum(differences) / 2)
     half = stats.t.ppf(0.975, 1) * stats.tstd(differences) / math.sqrt(2)

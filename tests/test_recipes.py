@@ -1,14 +1,16 @@
 """benchmarks/recipes.py: its recipes are valid settings, its networks match their description."""
 
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 from scripts import load_script
 from torch import nn
 
 from pdsearch import load_family
+from pdsearch.confirm.outcome import Confirmation, Row
 from pdsearch.models import build_model
+from pdsearch.statistics import PairedDifference
 from pdsearch.study.file import validate
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -30,26 +32,33 @@ def test_every_recipe_is_a_study_file(recipes: ModuleType) -> None:
 
 
 def test_other_lengths_are_of_a_recipe_that_is_there(recipes: ModuleType) -> None:
+    assert recipes.LENGTHS
     for name, (recipe, length) in recipes.LENGTHS.items():
         assert name not in recipes.RECIPES and recipe in recipes.RECIPES
         assert length > 0 and length != 1
 
 
-def made_up(name: str, difference: float, *, diverged: int = 0) -> SimpleNamespace:
-    half = 0.005
-    return SimpleNamespace(
-        name=name, mean=0.5 + difference, seeds=4, difference=difference, learning_rate=0.02,
-        ci95=(difference - half, difference + half), significant=abs(difference) > half,
-        diverged=tuple(range(diverged)),
+def made_up(name: str, difference: float, *, diverged: int = 0) -> Row:
+    half, mean = 0.005, 0.5 + difference
+    interval = (difference - half, difference + half)
+    return Row(
+        name=name, kind="candidate", formula="", seed_values=(0, 1, 2, 3), accuracy=(mean,) * 4,
+        mean=mean, std=0.0, paired=PairedDifference(4, difference, interval=interval),
+        p_adjusted=0.01 if abs(difference) > half else 0.5, seeds_needed=None, learning_rate=0.02,
+        diverged=tuple(range(diverged)), seconds=1.0,
     )  # fmt: skip
+
+
+def confirmed(*rows: Row) -> Confirmation:
+    return Confirmation("s", "alexnet", "cifar10", 1, None, rows)
 
 
 def test_the_table_and_the_figure_hold_every_row(recipes: ModuleType) -> None:
     relu = made_up("relu", 0.0)
     found = {
-        "step": SimpleNamespace(rows=[relu, made_up("b", -0.1), made_up("c", 0.016)]),
-        "he": SimpleNamespace(rows=[relu, made_up("b", -0.4, diverged=4), made_up("c", 0.002)]),
-        "adam": SimpleNamespace(rows=[relu, made_up("b", -0.2, diverged=3)]),
+        "step": confirmed(relu, made_up("b", -0.1), made_up("c", 0.016)),
+        "he": confirmed(relu, made_up("b", -0.4, diverged=4), made_up("c", 0.002)),
+        "adam": confirmed(relu, made_up("b", -0.2, diverged=3)),
     }
     table = recipes.map_table(found).splitlines()
     assert table[2:5] == [

@@ -25,7 +25,16 @@ import torch
 from made_up import made_up_study
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from pdsearch.criteria import FamilyMap, Part, ProofBox, check, family_map, proof_boxes
+from pdsearch.criteria import (
+    FamilyMap,
+    Part,
+    ProofBox,
+    Report,
+    Result,
+    check,
+    family_map,
+    proof_boxes,
+)
 from pdsearch.errors import InputError
 from pdsearch.expression import parse
 from pdsearch.family import Candidate, Family, library, load_family
@@ -46,6 +55,7 @@ from pdsearch.report.study_page import confirmed
 from pdsearch.report.terminal import shape_plot
 from pdsearch.report.trial_figures import history, importances, objectives, slices
 from pdsearch.study import StoredStudy, open_study, search
+from pdsearch.study.rows import TrialRow
 from pdsearch.text import number, place
 
 EXP_TAIL = load_family("exp_tail").bind(alpha=0.3, beta=1.0)
@@ -306,7 +316,7 @@ def test_a_sketch_is_within_half_a_pixel_of_the_shape(candidate: Candidate) -> N
 def test_every_formula_becomes_well_formed_mathml(name: str) -> None:
     from xml.dom import minidom
 
-    text = equation(library()[name].expression)
+    text = str(equation(library()[name].expression))
     text = re.sub(r"&(InvisibleTimes|pi|ExponentialE|infin);", "", text)
     document = minidom.parseString(text)
     assert document.documentElement.tagName == "math"
@@ -525,16 +535,11 @@ def test_thousands_of_boxes_are_joined_where_they_would_be_hairs() -> None:
 
 def test_the_page_of_a_family_draws_the_members_that_the_witnesses_name() -> None:
     family = load_family("leaky")
-    report = SimpleNamespace(
-        target="leaky",
-        profile="strict",
-        to_dict=lambda: {
-            "criteria": [
-                entry("limits", witness={"x": -4.0, "alpha": 0.5}),
-                entry("gain", verdict="undecided"),
-            ]
-        },
-    )
+    entries = [
+        entry("limits", witness={"x": -4.0, "alpha": 0.5}),
+        entry("gain", verdict="undecided"),
+    ]
+    report = Report("leaky", "strict", tuple(Result(**one) for one in entries))
     page = assert_stands_alone(criteria_report(report, family))
     first, fan = page.figures()
     assert first["data"][0]["name"] == "leaky(alpha=0.5)"
@@ -877,11 +882,10 @@ def test_slices_cover_the_range_of_each_parameter(study: StoredStudy) -> None:
 
 def test_two_objectives_ring_what_nothing_beats() -> None:
     values = [(0.9, 0.5), (0.8, 0.1), (0.7, 0.3), (0.9, 0.6)]
-    rows: Any = [
-        SimpleNamespace(values=v, candidate=EXP_TAIL, number=i, status="complete", value=v[0],
-                        reason=None)
-        for i, v in enumerate(values)
-    ]  # fmt: skip
+    rows = [
+        TrialRow(number, "candidate", "complete", EXP_TAIL, both[0], values=both)
+        for number, both in enumerate(values)
+    ]
     stored: Any = SimpleNamespace(
         settings=SimpleNamespace(study=SimpleNamespace(objectives=["accuracy", "dead_units"])),
         study=SimpleNamespace(

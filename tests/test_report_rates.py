@@ -141,7 +141,9 @@ def test_a_studys_curves_are_those_of_its_runs(
 
     curves = rate_curves(stored, stored.trials(), list(read_runs(stored).values()))
     dataset = load_dataset("digits")
-    rows = {("ReLU" if r.kind == "baseline" else r.candidate.name): r for r in stored.trials()}
+    rows: dict[str, Any] = {
+        ("ReLU" if r.kind == "baseline" else r.candidate.name): r for r in stored.trials()
+    }
     for one in curves[:-1]:
         for rate in (0.01, 0.1):
             alone = run_trial(

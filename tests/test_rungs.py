@@ -29,12 +29,12 @@ from pdsearch.study.pruning import FACTOR, Runner, among_best, next_up, rung_ste
         (6, 5, (1, 4, 20)),
     ],
 )
-def test_rungs(epochs, looks, steps):
+def test_rungs(epochs: int, looks: int, steps: tuple[int, ...]) -> None:
     assert rung_steps(epochs=epochs, looks=looks) == steps
 
 
 @pytest.mark.parametrize("minimize", [False, True])
-def test_the_best_quarter_is_that_of_the_ranking(minimize):
+def test_the_best_quarter_is_that_of_the_ranking(minimize: bool) -> None:
     draw = random.Random(1)
     for n in range(1, 20):
         values = [draw.random() for _ in range(n)]
@@ -46,19 +46,19 @@ def test_the_best_quarter_is_that_of_the_ranking(minimize):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_never_goes_on(value):
+def test_what_is_no_number_never_goes_on(value: float) -> None:
     assert not among_best(value, [-1.0] * 20, minimize=False)
     assert not among_best(value, [1.0] * 20, minimize=True)
 
 
-def test_a_value_that_is_no_number_is_nobodys_rival():
+def test_a_value_that_is_no_number_is_nobodys_rival() -> None:
     assert among_best(0.5, [0.1] * 3 + [math.nan] * 5, minimize=False)
     assert not among_best(0.5, [0.1] * 2 + [math.nan] * 5, minimize=False)
 
 
 @pytest.mark.parametrize("minimize", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_whoever_is_left_stopped_is_not_among_the_best(seed, minimize):
+def test_whoever_is_left_stopped_is_not_among_the_best(seed: int, minimize: bool) -> None:
     """A whole run, one runner at a time, against the rule that defines its end.
 
     At every rung, of all that got there the best quarter have gone on; and none went on that was
@@ -112,7 +112,7 @@ def test_whoever_is_left_stopped_is_not_among_the_best(seed, minimize):
     assert max(itertools.chain(*reached)) == 24
 
 
-def test_who_goes_on_first():
+def test_who_goes_on_first() -> None:
     def runner(number: int, stopped: int | None, **values: float) -> Runner:
         return Runner(number, {int(k[1:]): v for k, v in values.items()}, stopped)
 

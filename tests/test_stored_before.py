@@ -8,6 +8,7 @@ learned criteria and a confirmation; `tied` has further seeds for its best three
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -25,13 +26,13 @@ STORAGE = "sqlite:///study.sqlite"
 
 
 @pytest.fixture
-def folder(workdir):
+def folder(workdir: Path) -> Path:
     for path in BEFORE.iterdir():
         shutil.copy(path, workdir)
     return workdir
 
 
-def read(stored: StoredStudy) -> dict:
+def read(stored: StoredStudy) -> dict[str, Any]:
     """All that a reader sees of a study, as plain data."""
     found = load_confirmation(stored)
     rows = [
@@ -51,13 +52,13 @@ def read(stored: StoredStudy) -> dict:
 
 
 @pytest.mark.parametrize("name", ["halving", "tied"])
-def test_it_reads_as_it_did(folder, name):
+def test_it_reads_as_it_did(folder: Path, name: str) -> None:
     expected = json.loads((folder / f"{name}.json").read_text())
     assert read(open_study(f"{name}.toml")) == expected
     assert read(open_study(f"{name}-before", storage=STORAGE)) == expected
 
 
-def test_it_is_resumed(folder):
+def test_it_is_resumed(folder: Path) -> None:
     before = read(open_study("halving.toml"))["rows"]
     result = search(load_study_file("halving.toml"), trials=12, device="cpu", progress=False)
     after = read(result.stored)["rows"]
@@ -68,14 +69,14 @@ def test_it_is_resumed(folder):
     assert len(after) == 12 and max(kept) >= 12
 
 
-def test_a_change_is_refused(folder):
+def test_a_change_is_refused(folder: Path) -> None:
     text = (folder / "halving.toml").read_text().replace("depth = 1", "depth = 2")
     (folder / "halving.toml").write_text(text)
     with pytest.raises(pdsearch.InputError, match=r"other settings: trial\.depth 1 → 2\. Restore"):
         search("halving.toml", device="cpu", progress=False)
 
 
-def test_it_is_reported(folder):
+def test_it_is_reported(folder: Path) -> None:
     stored = open_study("halving.toml")
     page = study_report(stored)
     assert "leaky(alpha=0.478013)" in page and "stopped after epoch 0.5" in page
@@ -85,7 +86,7 @@ def test_it_is_reported(folder):
     assert open_study("halving.toml").study.user_attrs["pdsearch:insight"] == kept
 
 
-def test_its_confirmation_goes_on(folder, monkeypatch):
+def test_its_confirmation_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = open_study("halving.toml")
     kept = [v for k, v in stored.study.user_attrs.items() if k.startswith("pdsearch:confirm/")]
     made_with = kept[0]["setting"]["versions"]
@@ -102,7 +103,7 @@ def test_its_confirmation_goes_on(folder, monkeypatch):
     assert [row.accuracy[:2] for row in further.rows] == [row.accuracy for row in again.rows]
 
 
-def test_a_copy_is_another_study(folder):
+def test_a_copy_is_another_study(folder: Path) -> None:
     optuna.copy_study(
         from_study_name="tied-before",
         from_storage=STORAGE,

@@ -63,7 +63,7 @@ def plain(below: Any, change: str, *, seed: int = 3, test: bool = False) -> list
     def forward(batch: torch.Tensor) -> torch.Tensor:
         values = batch.flatten(1)
         for layer in layers[:-1]:
-            values = Tail.apply(layer(values), below)  # type: ignore[no-untyped-call]
+            values = Tail.apply(layer(values), below)
         return layers[-1](values)
 
     told = []
@@ -317,12 +317,12 @@ def test_a_stream_survives_json() -> None:
 
 
 def test_what_a_stream_implies() -> None:
-    bare = TrialSettings(stream={}, batch_size=32)  # type: ignore[arg-type]
+    bare = TrialSettings(stream={}, batch_size=32)
     assert (bare.augment, bare.schedule, bare.weight_decay) == (False, "constant", 0.0)
     assert (bare.rounds, bare.passes) == (60, 480)
-    named = TrialSettings(stream={}, schedule="cosine", weight_decay=1e-4)  # type: ignore[arg-type]
+    named = TrialSettings(stream={}, schedule="cosine", weight_decay=1e-4)
     assert (named.schedule, named.weight_decay) == ("cosine", 1e-4)
-    short = TrialSettings(stream={"tasks": 3})  # type: ignore[arg-type]
+    short = TrialSettings(stream={"tasks": 3})
     assert short.stream is not None
     assert short.stream.last == 3
 

@@ -74,7 +74,10 @@ def assert_same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
 
 def test_l2_towards_the_initial_weights_is_that_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss(now: list[torch.Tensor], initial: list[torch.Tensor]) -> torch.Tensor:
-        return 0.5 * sum(((p - q) ** 2).sum() for p, q in zip(now, initial, strict=True))
+        return (
+            0.5
+            * torch.stack([((p - q) ** 2).sum() for p, q in zip(now, initial, strict=True)]).sum()
+        )
 
     chosen = remedied(l2_init=0.5)
     found = trained_weights(monkeypatch, chosen)

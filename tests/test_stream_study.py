@@ -1,7 +1,6 @@
 """Streams of tasks as studies: searched, confirmed beside their controls, and reported."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from pdsearch import trial as trial_room
 from pdsearch.cli import main
 from pdsearch.confirm import confirm, confirm_table, read_runs
 from pdsearch.confirm.contenders import REMEDIES, STREAM_ACTIVATIONS
+from pdsearch.confirm.outcome import Confirmation, Row
 from pdsearch.confirm.runs import Setting, run_key
 from pdsearch.data import load_dataset
 from pdsearch.errors import InputError
@@ -122,8 +122,12 @@ def test_curves_of_a_confirmation_are_the_runs_own() -> None:
         )
         for seed in (1, 3)
     )
-    row = SimpleNamespace(name="relu", kind="baseline", runs=runs)
-    figures = row_curves(SimpleNamespace(rows=[row], stream={"tasks": 2}))  # type: ignore[arg-type]
+    row = Row(
+        name="relu", kind="baseline", formula="", seed_values=(1, 3), accuracy=(0.5, 0.5), mean=0.5,
+        std=0.0, paired=None, p_adjusted=None, seeds_needed=None, learning_rate=0.1, diverged=(),
+        seconds=1.0, runs=runs,
+    )  # fmt: skip
+    figures = row_curves(Confirmation("s", "m", "d", 2, 0.1, (row,), stream={"tasks": 2}))
     assert list(figures) == [
         "accuracy within the task",
         "accuracy after the task",

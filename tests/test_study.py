@@ -3,7 +3,10 @@
 import itertools
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -11,7 +14,7 @@ import torch
 from made_up import made_up_study
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from pdsearch import Family, InputError, load_family
+from pdsearch import Candidate, Family, InputError, load_family
 from pdsearch.criteria import FamilyGate, check
 from pdsearch.errors import PdsearchError
 from pdsearch.expression import parse
@@ -19,10 +22,11 @@ from pdsearch.insight import learned_criteria
 from pdsearch.report import study_report
 from pdsearch.study import attempt, load_study_file, open_study, search, status
 from pdsearch.study import run as loop
-from pdsearch.study.attributes import FIXED
+from pdsearch.study.api import SearchResult
+from pdsearch.study.attributes import FIXED, Kind
 from pdsearch.study.families import grid, offered, resolve_families
 from pdsearch.study.pruning import make_pruner
-from pdsearch.study.rows import TrialRow, ranked
+from pdsearch.study.rows import Status, TrialRow, ranked
 from pdsearch.study.sampler import make_sampler, trial_seed
 from pdsearch.study.settings import StudySection
 from pdsearch.study.twins import Curve
@@ -30,17 +34,18 @@ from pdsearch.study.twins import Curve
 KIND = "pdsearch:kind"
 
 
-def at_minus_one(candidate):
+def at_minus_one(candidate: Candidate | None) -> float:
+    assert candidate is not None
     return float(candidate(torch.tensor([-1.0]))[0])
 
 
-def train(candidate, seed):
+def train(candidate: Candidate, seed: int) -> Iterator[float]:
     """Best where g(-1) = 0.3; the order among candidates is the same at every epoch."""
     for epoch in range(1, 5):
         yield 1 - abs(at_minus_one(candidate) - 0.3) - 0.1 / epoch
 
 
-def find(tmp_path, **keys):
+def find(tmp_path: Path, **keys: Any) -> SearchResult:
     arguments = {
         "families": ["exp_tail", "leaky"],
         "references": ["b_silu"],
@@ -53,19 +58,19 @@ def find(tmp_path, **keys):
     return search(**arguments)
 
 
-def plain(tmp_path, name="pdsearch"):
+def plain(tmp_path: Path, name: str = "pdsearch") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/study.db")
 
 
 @pytest.fixture(autouse=True)
-def _here(workdir):
+def _here(workdir: Path) -> None:
     """Every search of this file writes its results to a folder of its own."""
 
 
 # --------------------------------------------------------------------------------- the whole path
 
 
-def test_a_search_as_plain_optuna_sees_it(tmp_path):
+def test_a_search_as_plain_optuna_sees_it(tmp_path: Path) -> None:
     result = find(tmp_path)
     study = plain(tmp_path)
     assert [t.user_attrs[KIND] for t in study.trials[:2]] == ["baseline", "reference"]
@@ -80,7 +85,7 @@ def test_a_search_as_plain_optuna_sees_it(tmp_path):
         for t in study.trials
         if t.user_attrs[KIND] == "candidate" and t.state == optuna.trial.TrialState.COMPLETE
     ]
-    best = max(candidates, key=lambda trial: trial.value)
+    best = max(candidates, key=lambda trial: trial.values[0])
     data = result.to_dict()
     assert data["best"]["trial"] == best.number
     assert data["best"]["value"] == best.value
@@ -95,7 +100,7 @@ def test_a_search_as_plain_optuna_sees_it(tmp_path):
     assert set(data) == {"study", "storage", "trials", "best", "baseline", "references"}
 
 
-def test_what_is_kept_with_a_study(tmp_path):
+def test_what_is_kept_with_a_study(tmp_path: Path) -> None:
     result = find(tmp_path, trials=4)
     attrs = plain(tmp_path).user_attrs
     assert attrs["pdsearch:schema"] == 1
@@ -112,7 +117,7 @@ def test_what_is_kept_with_a_study(tmp_path):
         assert row.seconds >= 0
 
 
-def test_the_total_is_the_studys(tmp_path):
+def test_the_total_is_the_studys(tmp_path: Path) -> None:
     find(tmp_path, trials=5)
     before = {t.number: t.value for t in plain(tmp_path).trials}
     find(tmp_path, trials=5)
@@ -123,7 +128,7 @@ def test_the_total_is_the_studys(tmp_path):
     assert after.items() >= before.items()
 
 
-def test_a_resumed_search_draws_what_an_uninterrupted_one_draws(tmp_path):
+def test_a_resumed_search_draws_what_an_uninterrupted_one_draws(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     # TPE starts up longer in a longer study; random search has no such phase.
@@ -134,7 +139,7 @@ def test_a_resumed_search_draws_what_an_uninterrupted_one_draws(tmp_path):
     assert [t.params for t in once] == [t.params for t in twice]
 
 
-def test_trial_seeds_differ_by_study_seed_and_number():
+def test_trial_seeds_differ_by_study_seed_and_number() -> None:
     sections = [StudySection(name="s", families=["leaky"], seed=seed) for seed in range(3)]
     seeds = {trial_seed(section, n) for section in sections for n in range(100)}
     assert len(seeds) == 300
@@ -144,20 +149,20 @@ def test_trial_seeds_differ_by_study_seed_and_number():
 
 
 @pytest.fixture
-def one_by_one(monkeypatch):
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies as an earlier version began them: nothing is known of whole families."""
 
-    def nothing(families, criteria, *, say):
+    def nothing(families: Any, criteria: Any, *, say: Any) -> dict[str, Any]:
         return {}
 
     monkeypatch.setattr("pdsearch.study.api.settle_families", nothing)
 
 
 @pytest.mark.usefixtures("one_by_one")
-def test_ruled_out_candidates_are_never_trained(tmp_path):
+def test_ruled_out_candidates_are_never_trained(tmp_path: Path) -> None:
     trained = []
 
-    def note(candidate):
+    def note(candidate: Candidate) -> Iterator[float]:
         trained.append(candidate)
         yield at_minus_one(candidate)
 
@@ -170,7 +175,7 @@ def test_ruled_out_candidates_are_never_trained(tmp_path):
     assert len(trained) == 2
     for row in rows[2:]:
         assert "consistent" in row.reason
-        assert not check(row.candidate)["consistent"].passed
+        assert row.candidate is not None and not check(row.candidate)["consistent"].passed
         assert row.criteria["passed"] is False
         assert row.value is None
     assert result.to_dict()["best"] is None
@@ -180,7 +185,7 @@ def test_ruled_out_candidates_are_never_trained(tmp_path):
     assert frozen.constraints == {"criteria": 1.0}
 
 
-def with_threshold(tmp_path, consistent):
+def with_threshold(tmp_path: Path, consistent: float) -> Path:
     file = tmp_path / "s.toml"
     file.write_text(
         '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 4\n'
@@ -190,7 +195,7 @@ def with_threshold(tmp_path, consistent):
 
 
 @pytest.mark.usefixtures("one_by_one")
-def test_thresholds_move_the_gate(tmp_path):
+def test_thresholds_move_the_gate(tmp_path: Path) -> None:
     rows = search(with_threshold(tmp_path, 1e-4), train=train, progress=False).stored.trials()
     assert [row.status for row in rows] == ["complete", *["ruled_out"] * 3]
 
@@ -198,8 +203,10 @@ def test_thresholds_move_the_gate(tmp_path):
 # ------------------------------------------------------------------- what holds for whole families
 
 
-def test_of_a_family_that_cannot_pass_it_is_said_and_nothing_is_trained(tmp_path, capsys):
-    def train(candidate):
+def test_of_a_family_that_cannot_pass_it_is_said_and_nothing_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(candidate: Candidate) -> float:
         assert candidate.family.name == "relu"
         return 0.5
 
@@ -216,11 +223,11 @@ def test_of_a_family_that_cannot_pass_it_is_said_and_nothing_is_trained(tmp_path
     assert found.stored.gates["helu"].hopeless.startswith("no parameters can pass all criteria")
 
 
-def spy_on_gates(monkeypatch):
+def spy_on_gates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     asked = []
     original = attempt.gate
 
-    def spy(candidate, **keys):
+    def spy(candidate: Candidate, **keys: Any) -> Any:
         asked.append((candidate.family.name, keys["known"]))
         return original(candidate, **keys)
 
@@ -228,7 +235,9 @@ def spy_on_gates(monkeypatch):
     return asked
 
 
-def test_what_a_family_is_proved_for_is_not_asked_of_its_candidates(tmp_path, monkeypatch):
+def test_what_a_family_is_proved_for_is_not_asked_of_its_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = spy_on_gates(monkeypatch)
     stored = find(tmp_path, families=["leaky", "rational_tail"], trials=12).stored
     attribute = plain(tmp_path).user_attrs["pdsearch:gates"]
@@ -251,11 +260,13 @@ def test_what_a_family_is_proved_for_is_not_asked_of_its_candidates(tmp_path, mo
     assert status(stored)["families"] == attribute
 
 
-def test_a_family_is_decided_once_for_a_study(tmp_path, monkeypatch):
+def test_a_family_is_decided_once_for_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find(tmp_path, trials=4)
     kept = plain(tmp_path).user_attrs["pdsearch:gates"]
 
-    def never(*_, **__):
+    def never(*_: Any, **__: Any) -> None:
         raise AssertionError("decided again")
 
     monkeypatch.setattr("pdsearch.study.families.settle", never)
@@ -263,7 +274,9 @@ def test_a_family_is_decided_once_for_a_study(tmp_path, monkeypatch):
     assert plain(tmp_path).user_attrs["pdsearch:gates"] == kept
 
 
-def test_a_study_begun_without_it_goes_on_one_by_one(tmp_path, monkeypatch):
+def test_a_study_begun_without_it_goes_on_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("pdsearch.study.begin._decided_once", without_gates)
         find(tmp_path, trials=4)
@@ -273,16 +286,20 @@ def test_a_study_begun_without_it_goes_on_one_by_one(tmp_path, monkeypatch):
     assert "pdsearch:gates" not in plain(tmp_path).user_attrs
     assert asked and all(known == {} for _, known in asked)
     assert stored.gates == {} and status(stored)["families"] == {}
-    drawn = [t.distributions for t in plain(tmp_path).trials if "exp_tail.beta" in t.params]
+    drawn: list[Any] = [
+        t.distributions for t in plain(tmp_path).trials if "exp_tail.beta" in t.params
+    ]
     assert all(space["exp_tail.beta"].high == 10.0 for space in drawn)
 
 
-def without_gates(settings, decide, settle):
+def without_gates(
+    settings: StudySection, decide: Callable[..., Any], settle: Any
+) -> dict[str, Any]:
     return {"settings": decide(settings).model_dump(mode="json")}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "grid"])
-def test_what_is_ruled_out_for_every_candidate_is_not_offered(tmp_path, sampler):
+def test_what_is_ruled_out_for_every_candidate_is_not_offered(tmp_path: Path, sampler: str) -> None:
     if sampler == "cmaes":
         pytest.importorskip("cmaes")
     find(tmp_path, sampler=sampler, families=["exp_tail"], trials=14, pruner="none")
@@ -294,16 +311,17 @@ def test_what_is_ruled_out_for_every_candidate_is_not_offered(tmp_path, sampler)
     if sampler == "grid":
         assert max(values) == high
     for trial in study.trials[2:]:
-        assert trial.distributions["exp_tail.beta"].high == high
+        drawn: Any = trial.distributions["exp_tail.beta"]
+        assert drawn.high == high
         # The family stays as it was written: what is kept of a candidate does not change.
         space = trial.user_attrs["pdsearch:candidate"]["family"]["space"]
         assert space["beta"]["high"] == 10.0
 
 
-def test_own_criteria_are_asked_of_every_candidate(tmp_path):
+def test_own_criteria_are_asked_of_every_candidate(tmp_path: Path) -> None:
     asked = []
 
-    def mine(candidate):
+    def mine(candidate: Candidate) -> tuple[float, bool]:
         asked.append(candidate)
         return 0.0, True
 
@@ -311,7 +329,7 @@ def test_own_criteria_are_asked_of_every_candidate(tmp_path):
     assert asked == [row.candidate for row in stored.trials()[2:]]
 
 
-def test_ranges_are_narrowed_on_their_own_steps():
+def test_ranges_are_narrowed_on_their_own_steps() -> None:
     family = Family(
         "steps",
         parse("Piecewise((1, x > 0), (n*s*a/100, True))", parameters=["n", "s", "a"]),
@@ -331,7 +349,9 @@ def test_ranges_are_narrowed_on_their_own_steps():
     assert offered(family) == dict(family.space)
 
 
-def test_families_are_named_on_stderr_as_they_are_decided(tmp_path, capfd):
+def test_families_are_named_on_stderr_as_they_are_decided(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     find(tmp_path, trials=2, progress=True)
     lines = capfd.readouterr().err.splitlines()
     assert lines[:2] == [
@@ -340,8 +360,8 @@ def test_families_are_named_on_stderr_as_they_are_decided(tmp_path, capfd):
     ]
 
 
-def test_references_are_never_best_and_never_pruned(tmp_path):
-    def prefers_the_reference(candidate):
+def test_references_are_never_best_and_never_pruned(tmp_path: Path) -> None:
+    def prefers_the_reference(candidate: Candidate) -> Iterator[float]:
         value = 0.9 if candidate.family.name == "b_silu" else 0.1
         for epoch in range(1, 9):
             yield value / epoch  # worse every epoch: what pruners stop
@@ -353,12 +373,13 @@ def test_references_are_never_best_and_never_pruned(tmp_path):
     assert [row.status for row in result.stored.trials()[:2]] == ["complete", "complete"]
 
 
-def test_own_criteria_gate_too(tmp_path):
-    def small_tail(candidate):
+def test_own_criteria_gate_too(tmp_path: Path) -> None:
+    def small_tail(candidate: Candidate) -> tuple[float, bool]:
         value = at_minus_one(candidate)
         return value, value < 0.05
 
-    rows = find(tmp_path, criteria=[small_tail], families=["leaky"], trials=6).stored.trials()
+    rows = find(tmp_path, criteria=[small_tail], families=["leaky"], trials=8).stored.trials()
+    assert {row.status == "ruled_out" for row in rows[2:]} == {True, False}
     for row in rows[2:]:
         assert (row.status == "ruled_out") == (at_minus_one(row.candidate) >= 0.05)
 
@@ -367,10 +388,10 @@ def test_own_criteria_gate_too(tmp_path):
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "median", "halving"])
-def test_pruners_stop_the_worse_ones(tmp_path, pruner):
-    steps = []
+def test_pruners_stop_the_worse_ones(tmp_path: Path, pruner: str) -> None:
+    steps: list[tuple[Candidate | None, int]] = []
 
-    def count(candidate):
+    def count(candidate: Candidate) -> Iterator[float]:
         for epoch, value in enumerate(train(candidate, 0), start=1):
             steps.append((candidate, epoch))
             yield value
@@ -390,11 +411,11 @@ def test_pruners_stop_the_worse_ones(tmp_path, pruner):
 @pytest.mark.parametrize("pruner", ["hyperband", "median", "halving"])
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_best_candidate_is_finished_however_good_the_references_are(
-    tmp_path, pruner, direction
-):
+    tmp_path: Path, pruner: str, direction: str
+) -> None:
     sign = 1 if direction == "maximize" else -1
 
-    def train(candidate):
+    def train(candidate: Candidate) -> Iterator[float]:
         known = candidate.family.name in ("relu", "b_silu", "silu", "gelu", "elu")
         value = 2.0 if known else at_minus_one(candidate)
         for epoch in range(1, 9):
@@ -410,7 +431,7 @@ def test_the_best_candidate_is_finished_however_good_the_references_are(
     assert found.best().number == max(rows, key=lambda row: at_minus_one(row.candidate)).number
 
 
-def test_no_pruner_prunes_nothing(tmp_path):
+def test_no_pruner_prunes_nothing(tmp_path: Path) -> None:
     counts = find(tmp_path, trials=7, pruner="none").stored.counts()
     assert counts["pruned"] == 0
 
@@ -418,9 +439,9 @@ def test_no_pruner_prunes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("epochs", "first", "brackets"), [(2, 1, 1), (8, 2, 2), (30, 8, 2), (100, 25, 2)]
 )
-def test_hyperbands_resources_are_epochs(epochs, first, brackets):
+def test_hyperbands_resources_are_epochs(epochs: int, first: int, brackets: int) -> None:
     settings = StudySection(name="s", families=["leaky"])
-    pruner = make_pruner(settings, epochs=epochs)
+    pruner: Any = make_pruner(settings, epochs=epochs)
     assert (pruner._min_resource, pruner._max_resource) == (first, epochs)
     assert math.floor(math.log(epochs / first, 3)) + 1 == brackets
 
@@ -438,11 +459,13 @@ def test_hyperbands_resources_are_epochs(epochs, first, brackets):
         (1, [9, 1, 1, 1, 1, 1, 1, 4, 9]),
     ],
 )
-def test_halving_stops_and_takes_up_again(tmp_path, each, epochs, direction):
+def test_halving_stops_and_takes_up_again(
+    tmp_path: Path, each: int, epochs: list[int], direction: str
+) -> None:
     sign = 1 if direction == "maximize" else -1
-    known = {}
+    known: dict[Candidate, int] = {}
 
-    def train(candidate):
+    def train(candidate: Candidate) -> Iterator[float]:
         if candidate.family.name != "relu":
             known.setdefault(candidate, each * len(known))
         start = known.get(candidate, 100)
@@ -465,21 +488,30 @@ def test_halving_stops_and_takes_up_again(tmp_path, each, epochs, direction):
             assert row.value == row.epochs[-1]["accuracy"]
 
 
-def test_a_continuation_first_of_all_has_the_studys_pruner(tmp_path, monkeypatch):
+def test_a_continuation_first_of_all_has_the_studys_pruner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not Optuna's default, the median, which a study has when it is loaded."""
-    own, run, known, pruners = loop.next_to_continue, attempt.Attempt.run, {}, []
-    keys = {"trials": 9, "pruner": "halving", "families": ["leaky"], "references": []}
+    own, run = loop.next_to_continue, attempt.Attempt.run
+    known: dict[Candidate, int] = {}
+    pruners: list[type[optuna.pruners.BasePruner]] = []
+    keys: dict[str, Any] = {
+        "trials": 9,
+        "pruner": "halving",
+        "families": ["leaky"],
+        "references": [],
+    }
 
-    def train(candidate):
+    def train(candidate: Candidate) -> Iterator[float]:
         place = 100 if candidate.family.name == "relu" else known.setdefault(candidate, len(known))
         yield from (place + epoch / 1000 for epoch in range(1, 10))
 
-    def cut_off(*args, **options):
+    def cut_off(*args: Any, **options: Any) -> Any:
         if (found := own(*args, **options)) is not None:
             raise KeyboardInterrupt
         return found
 
-    def spy(self):
+    def spy(self: attempt.Attempt) -> Any:
         pruners.append(type(self._study.pruner))
         return run(self)
 
@@ -492,11 +524,11 @@ def test_a_continuation_first_of_all_has_the_studys_pruner(tmp_path, monkeypatch
     assert set(pruners) == {optuna.pruners.NopPruner}
 
 
-def test_one_that_cannot_go_on_does_not_end_the_others(tmp_path):
+def test_one_that_cannot_go_on_does_not_end_the_others(tmp_path: Path) -> None:
     """The best at the first rung fails whenever it is taken up again."""
-    known = {}
+    known: dict[Candidate, int] = {}
 
-    def train(candidate):
+    def train(candidate: Candidate) -> Iterator[float]:
         place = 100 if candidate.family.name == "relu" else known.setdefault(candidate, len(known))
         for epoch in range(1, 10):
             if place == 0 and epoch == 2:
@@ -516,21 +548,21 @@ def test_one_that_cannot_go_on_does_not_end_the_others(tmp_path):
 
 
 @pytest.mark.parametrize(("trials", "one"), [(12, True), (39, True), (40, False)])
-def test_hyperband_has_one_bracket_in_a_short_study(trials, one):
+def test_hyperband_has_one_bracket_in_a_short_study(trials: int, one: bool) -> None:
     settings = StudySection(name="s", families=["leaky"], trials=trials)
-    pruner = make_pruner(settings, epochs=8)
+    pruner: Any = make_pruner(settings, epochs=8)
     assert isinstance(pruner, optuna.pruners.SuccessiveHalvingPruner) is one
     assert pruner._min_resource == 2
 
 
 @pytest.mark.parametrize("epochs", [None, 1])
-def test_nothing_is_pruned_in_one_epoch(epochs):
+def test_nothing_is_pruned_in_one_epoch(epochs: int | None) -> None:
     settings = StudySection(name="s", families=["leaky"])
     assert isinstance(make_pruner(settings, epochs=epochs), optuna.pruners.NopPruner)
 
 
-def test_divergence_is_a_prune_with_its_reason(tmp_path):
-    def blows_up(candidate):
+def test_divergence_is_a_prune_with_its_reason(tmp_path: Path) -> None:
+    def blows_up(candidate: Candidate) -> Iterator[float]:
         yield 0.5
         yield math.nan if candidate.family.name == "rational_tail" else 0.6
 
@@ -543,28 +575,26 @@ def test_divergence_is_a_prune_with_its_reason(tmp_path):
     assert (counts["pruned"], counts["failed"], counts["total"]) == (len(diverged), 0, 5)
 
 
-def test_duplicates_share_the_result(tmp_path):
+def test_duplicates_share_the_result(tmp_path: Path) -> None:
     calls = []
 
-    def once(candidate):
+    def once(candidate: Candidate) -> Iterator[float]:
         calls.append(candidate)
         yield at_minus_one(candidate)
 
     # silu has no parameters: each candidate of it is the same g.
     result = find(tmp_path, train=once, families=["silu"], references=["leaky"], trials=8)
     rows = result.stored.trials()
-    trained = {candidate.family.name for candidate in calls}
-    if "silu" in trained:
-        assert len(calls) == 3
-        assert [row.duplicate_of for row in rows[2:]] == [None, 2, 2, 2, 2, 2]
-        assert len({row.value for row in rows[2:]}) == 1
+    assert [candidate.family.name for candidate in calls] == ["relu", "leaky", "silu"]
+    assert [row.duplicate_of for row in rows[2:]] == [None, 2, 2, 2, 2, 2]
+    assert len({row.value for row in rows[2:]}) == 1
     assert result.stored.counts()["total"] == 8
 
 
-def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path):
+def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path: Path) -> None:
     calls = []
 
-    def once(candidate):
+    def once(candidate: Candidate) -> Iterator[float]:
         calls.append(candidate.family.name)
         yield at_minus_one(candidate)
 
@@ -575,8 +605,8 @@ def test_a_candidate_equal_to_a_reference_shares_its_result(tmp_path):
 
 
 @pytest.mark.parametrize("condition", ["exp(x) > {}", "x**3 + x > -{}"])
-def test_jumps_at_places_that_are_not_rational(condition):
-    def curve(at):
+def test_jumps_at_places_that_are_not_rational(condition: str) -> None:
+    def curve(at: str) -> Curve:
         text = f"Piecewise((1, x > 0), (1/2, {condition.format(at)}), (0, True))"
         return Curve(Family("f", parse(text)).default)
 
@@ -585,13 +615,13 @@ def test_jumps_at_places_that_are_not_rational(condition):
     assert one.same(one) and not one.same(near)
 
 
-def test_two_who_trained_one_g_at_the_same_time_are_one():
+def test_two_who_trained_one_g_at_the_same_time_are_one() -> None:
     gelu = load_family("gelu").default
     rows = [TrialRow(n, "candidate", "complete", gelu, 0.5, seeds={}) for n in (3, 4)]
     assert [r.number for r in ranked(rows)] == [3]
 
 
-def test_jumps_at_other_places_are_another_g(tmp_path):
+def test_jumps_at_other_places_are_another_g(tmp_path: Path) -> None:
     helu = load_family("helu")
     one, near, same = (Curve(helu.bind(alpha=at)) for at in (0.501, 0.502, 0.501 + 1e-9))
     assert (one.values == near.values).all()  # both jump between the same two points of the grid
@@ -600,12 +630,19 @@ def test_jumps_at_other_places_are_another_g(tmp_path):
     assert elu.same(celu)
 
 
-def row(number, value, *, kind="candidate", status="complete", **more):
+def row(
+    number: int,
+    value: float | None,
+    *,
+    kind: Kind = "candidate",
+    status: Status = "complete",
+    **more: Any,
+) -> TrialRow:
     return TrialRow(number, kind, status, None, value, **more)
 
 
 @pytest.mark.parametrize("minimize", [False, True])
-def test_the_order_of_the_best(minimize):
+def test_the_order_of_the_best(minimize: bool) -> None:
     sign = -1 if minimize else 1
     rows = [
         row(0, 0.9 * sign, kind="baseline"),
@@ -634,7 +671,7 @@ def test_the_order_of_the_best(minimize):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "grid"])
-def test_each_sampler(tmp_path, sampler):
+def test_each_sampler(tmp_path: Path, sampler: str) -> None:
     if sampler == "cmaes":
         pytest.importorskip("cmaes")
     result = find(tmp_path, sampler=sampler, families=["exp_tail"], trials=14, pruner="none")
@@ -649,11 +686,11 @@ def test_each_sampler(tmp_path, sampler):
         assert keys & {"cma", "gp"}, "the sampler fell back on random draws"
 
 
-def test_tpe_learns_from_candidates_only(tmp_path, monkeypatch):
+def test_tpe_learns_from_candidates_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = optuna.samplers.TPESampler._sample
 
-    def spy(self, study, trial, space):
+    def spy(self: Any, study: optuna.Study, trial: optuna.trial.FrozenTrial, space: Any) -> Any:
         seen.append(
             (dict(space), [t.user_attrs.get(KIND) for t in study._get_trials(deepcopy=False)])
         )
@@ -667,7 +704,7 @@ def test_tpe_learns_from_candidates_only(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_tpe_comes_closer_than_random(tmp_path):
+def test_tpe_comes_closer_than_random(tmp_path: Path) -> None:
     gaps = {}
     for sampler in ("tpe", "random"):
         result = find(tmp_path, name=sampler, sampler=sampler, trials=40, pruner="none")
@@ -678,11 +715,12 @@ def test_tpe_comes_closer_than_random(tmp_path):
 
 
 @pytest.mark.parametrize("points", [1, 7, 10, 16, 27])
-def test_grid_fits_its_points(points):
+def test_grid_fits_its_points(points: int) -> None:
     family = load_family("exp_tail")
     found = grid(family, points)
     assert 0.6 * points <= len(found) <= points
-    for name, distribution in family.space.items():
+    space: Any = family.space
+    for name, distribution in space.items():
         values = sorted({point[f"exp_tail.{name}"] for point in found})
         if len(values) > 1:
             assert values[0] == pytest.approx(distribution.low)
@@ -692,7 +730,7 @@ def test_grid_fits_its_points(points):
             assert steps == pytest.approx([steps[0]] * len(steps))
 
 
-def test_a_larger_grid_is_not_filled_from_one_corner(tmp_path):
+def test_a_larger_grid_is_not_filled_from_one_corner(tmp_path: Path) -> None:
     keys = {"families": ["exp_tail"], "references": [], "sampler": "grid", "pruner": "none"}
     find(tmp_path, trials=10, **keys)
     rows = find(tmp_path, trials=17, **keys).stored.trials()
@@ -702,14 +740,14 @@ def test_a_larger_grid_is_not_filled_from_one_corner(tmp_path):
     assert min(alphas) == 0.01 and max(alphas) == 1.0
 
 
-def test_two_objectives(tmp_path):
+def test_two_objectives(tmp_path: Path) -> None:
     section = StudySection(name="s", families=["leaky"], sampler="nsga2")
     assert section.objectives == ["accuracy", "dead_units"]
     assert section.pruner == "none"
     assert isinstance(make_sampler(section, seed=0), optuna.samplers.NSGAIISampler)
 
 
-def test_two_objectives_within_narrowed_ranges(workdir):
+def test_two_objectives_within_narrowed_ranges(workdir: Path) -> None:
     """NSGA-II from the file to the report, its children within what the family's gate left."""
     stored = made_up_study(workdir, trials=36, confirmed=False, sampler="nsga2")
     study = optuna.load_study(study_name="made-up", storage=f"sqlite:///{workdir}/study.db")
@@ -719,14 +757,15 @@ def test_two_objectives_within_narrowed_ranges(workdir):
         for family, gate in study.user_attrs["pdsearch:gates"].items()
         for name, ends in gate["ranges"].items()
     }
-    whole = load_family("exp_tail").space["beta"]
+    whole: Any = load_family("exp_tail").space["beta"]
     low, high = narrowed["exp_tail.beta"]
     assert whole.low <= low < high < whole.high
     drawn = {name: 0 for name in narrowed}
     for trial in study.trials:
         for name in narrowed.keys() & trial.params.keys():
             low, high = narrowed[name]
-            assert (trial.distributions[name].low, trial.distributions[name].high) == (low, high)
+            distribution: Any = trial.distributions[name]
+            assert (distribution.low, distribution.high) == (low, high)
             assert low <= trial.params[name] <= high
             drawn[name] += 1
     assert drawn["exp_tail.beta"] > 0
@@ -781,13 +820,13 @@ def test_two_objectives_within_narrowed_ranges(workdir):
         ({"families": [{"space": {}}]}, "needs formula"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, keys, message):
+def test_what_cannot_be_is_refused(tmp_path: Path, keys: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find(tmp_path, **keys)
     assert not (tmp_path / "study.db").exists()
 
 
-def test_all_families_that_cannot_be_had_are_told_at_once(tmp_path):
+def test_all_families_that_cannot_be_had_are_told_at_once(tmp_path: Path) -> None:
     settings = StudySection(name="s", families=["nope", "leaky"], references=["nada"])
     with pytest.raises(InputError, match=r"families\.0: no family 'nope'") as caught:
         resolve_families(settings, directory=tmp_path)
@@ -797,18 +836,18 @@ def test_all_families_that_cannot_be_had_are_told_at_once(tmp_path):
 # ---------------------------------------------------------------------------- the user's function
 
 
-def test_a_function_may_return_its_value(tmp_path):
+def test_a_function_may_return_its_value(tmp_path: Path) -> None:
     result = find(tmp_path, train=lambda candidate: at_minus_one(candidate), trials=4)
     row = result.stored.trials()[1]
     assert row.value == at_minus_one(row.candidate)
 
 
-def test_smaller_can_be_better(tmp_path):
+def test_smaller_can_be_better(tmp_path: Path) -> None:
     result = find(
         tmp_path, train=lambda candidate: at_minus_one(candidate), direction="minimize", trials=8
     )
     rows = [r for r in result.stored.trials() if r.kind == "candidate" and r.status == "complete"]
-    assert result.stored.best().value == min(row.value for row in rows)
+    assert result.stored.best().value == min(row.value for row in rows if row.value is not None)
 
 
 @pytest.mark.parametrize(
@@ -819,15 +858,17 @@ def test_smaller_can_be_better(tmp_path):
         (lambda candidate: iter(()), "yielded no value"),
     ],
 )
-def test_what_a_function_gives_is_checked(tmp_path, function, message):
+def test_what_a_function_gives_is_checked(
+    tmp_path: Path, function: Callable[[Candidate], Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         find(tmp_path, train=function)
 
 
-def test_a_wrong_program_ends_at_once_and_loses_nothing(tmp_path):
+def test_a_wrong_program_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:
     calls = []
 
-    def broken(candidate):
+    def broken(candidate: Candidate) -> Iterator[float]:
         calls.append(1)
         if len(calls) == 3:
             raise TypeError("a bug of the user's")
@@ -843,10 +884,10 @@ def test_a_wrong_program_ends_at_once_and_loses_nothing(tmp_path):
     assert result.to_dict()["trials"]["total"] == 6
 
 
-def test_a_failing_machine_is_tried_again(tmp_path):
+def test_a_failing_machine_is_tried_again(tmp_path: Path) -> None:
     calls = []
 
-    def sometimes(candidate):
+    def sometimes(candidate: Candidate) -> Iterator[float]:
         calls.append(candidate)
         if len(calls) in (1, 3):
             raise RuntimeError("CUDA error: out of memory")
@@ -861,10 +902,10 @@ def test_a_failing_machine_is_tried_again(tmp_path):
     assert result.to_dict()["baseline"]["value"] == 0.0
 
 
-def test_a_machine_that_always_fails_ends_the_study(tmp_path):
+def test_a_machine_that_always_fails_ends_the_study(tmp_path: Path) -> None:
     calls = []
 
-    def never(candidate):
+    def never(candidate: Candidate) -> Iterator[float]:
         calls.append(candidate)
         raise OSError("No space left on device")
         yield
@@ -875,8 +916,8 @@ def test_a_machine_that_always_fails_ends_the_study(tmp_path):
     assert sum(candidate.family.name == "relu" for candidate in calls) == 3
 
 
-def test_near_ties_are_decided_by_more_seeds(tmp_path):
-    def noisy(candidate, seed):
+def test_near_ties_are_decided_by_more_seeds(tmp_path: Path) -> None:
+    def noisy(candidate: Candidate, seed: int) -> Iterator[float]:
         # Over the study's own seed all nearly tie; over others smaller tails are better.
         yield 0.9 - (0.0 if seed == 0 else at_minus_one(candidate)) + at_minus_one(candidate) / 1e6
 
@@ -892,12 +933,12 @@ def test_near_ties_are_decided_by_more_seeds(tmp_path):
     assert all(set(row.seeds) == {1, 2} for row in retried)
     best = result.stored.best()
     assert best == min(retried, key=lambda row: at_minus_one(row.candidate))
-    assert best.value != max(row.value for row in rows)
+    assert best.value != max(row.value for row in rows if row.value is not None)
     assert result.stored.counts()["total"] == 8
 
 
-def test_who_diverges_over_a_further_seed_is_not_best(tmp_path):
-    def brittle(candidate, seed):
+def test_who_diverges_over_a_further_seed_is_not_best(tmp_path: Path) -> None:
+    def brittle(candidate: Candidate, seed: int) -> Iterator[float]:
         # Nearly tied below zero, where a divergence counted as 0 would win.
         steepest = at_minus_one(candidate) == max(slopes)
         yield math.nan if seed == 2 and steepest else -1 + at_minus_one(candidate) / 1e6
@@ -921,10 +962,12 @@ def test_who_diverges_over_a_further_seed_is_not_best(tmp_path):
 
 
 @pytest.mark.parametrize(("times", "seeds"), [(2, {1, 2}), (3, {2})])
-def test_a_failure_over_a_further_seed_is_tried_again(tmp_path, capsys, times, seeds):
-    failures = []
+def test_a_failure_over_a_further_seed_is_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], times: int, seeds: set[int]
+) -> None:
+    failures: list[Candidate] = []
 
-    def shaky(candidate, seed):
+    def shaky(candidate: Candidate, seed: int) -> Iterator[float]:
         if seed == 1 and len(failures) < times:
             failures.append(candidate)
             raise RuntimeError("CUDA out of memory")
@@ -945,7 +988,7 @@ def test_a_failure_over_a_further_seed_is_tried_again(tmp_path, capsys, times, s
     assert all(set(row.seeds) == {1, 2} for row in again.trials() if row.seeds)
 
 
-def test_ties_need_a_function_with_seeds(tmp_path):
+def test_ties_need_a_function_with_seeds(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('[study]\nname = "s"\nfamilies = ["leaky"]\ntie_seeds = 2\n')
     with pytest.raises(InputError, match="takes a seed"):
@@ -955,7 +998,7 @@ def test_ties_need_a_function_with_seeds(tmp_path):
 # --------------------------------------------------------------------------------------- resuming
 
 
-def test_other_settings_are_refused_with_their_names(tmp_path):
+def test_other_settings_are_refused_with_their_names(tmp_path: Path) -> None:
     find(tmp_path, trials=4)
     with pytest.raises(InputError, match=r"study\.sampler 'tpe' → 'random'; study\.seed 0 → 5"):
         find(tmp_path, trials=4, sampler="random", seed=5)
@@ -965,7 +1008,7 @@ def test_other_settings_are_refused_with_their_names(tmp_path):
         find(tmp_path, trials=4, families=[other, "leaky"])
 
 
-def test_a_librarys_family_may_cite_another_source_and_be_no_other_formula(tmp_path):
+def test_a_librarys_family_may_cite_another_source_and_be_no_other_formula(tmp_path: Path) -> None:
     # As after an upgrade: a study file names the family, the study holds what it was.
     study = find(tmp_path, trials=4).stored.study
     before = study.user_attrs["pdsearch:families"]
@@ -978,7 +1021,7 @@ def test_a_librarys_family_may_cite_another_source_and_be_no_other_formula(tmp_p
         find(tmp_path, trials=6)
 
 
-def test_a_family_of_ones_own_may_cite_another_source(tmp_path):
+def test_a_family_of_ones_own_may_cite_another_source(tmp_path: Path) -> None:
     ours = {"formula": "Piecewise((1, x > 0), (a, True))", "space": {"a": [0.1, 0.3]}, "name": "m"}
     find(tmp_path, trials=4, families=[ours])
     cited = {**ours, "reference": "my thesis"}
@@ -987,8 +1030,8 @@ def test_a_family_of_ones_own_may_cite_another_source(tmp_path):
         find(tmp_path, trials=6, families=[{**ours, "space": {"a": [0.1, 0.4]}}])
 
 
-def test_settings_may_change_as_long_as_nothing_came_of_them(tmp_path):
-    def broken(candidate):
+def test_settings_may_change_as_long_as_nothing_came_of_them(tmp_path: Path) -> None:
+    def broken(candidate: Candidate) -> None:
         raise ValueError("batch too large")
 
     with pytest.raises(ValueError, match="batch too large"):
@@ -1003,7 +1046,9 @@ def test_settings_may_change_as_long_as_nothing_came_of_them(tmp_path):
     }
 
 
-def test_a_study_that_is_not_ours_is_left_alone(tmp_path, monkeypatch):
+def test_a_study_that_is_not_ours_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pdsearch.study.begin.MAKING", 0.1)
     url = f"sqlite:///{tmp_path}/study.db"
     study = optuna.create_study(study_name="pdsearch", storage=url)
@@ -1016,11 +1061,13 @@ def test_a_study_that_is_not_ours_is_left_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("last", ["families", "versions", "threads", "settings"])
-def test_a_study_whose_making_was_cut_off_is_made_anew(tmp_path, monkeypatch, last):
+def test_a_study_whose_making_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
     monkeypatch.setattr("pdsearch.study.begin.MAKING", 0.1)
     write = optuna.Study.set_user_attr
 
-    def cut_off(self, key, value):
+    def cut_off(self: optuna.Study, key: str, value: Any) -> None:
         if key == f"pdsearch:{last}":
             raise KeyboardInterrupt
         write(self, key, value)
@@ -1033,8 +1080,10 @@ def test_a_study_whose_making_was_cut_off_is_made_anew(tmp_path, monkeypatch, la
     assert find(tmp_path, trials=3).stored.counts()["total"] == 3
 
 
-def test_a_baseline_that_diverged_has_no_value(tmp_path, capsys):
-    def blows_up(candidate):
+def test_a_baseline_that_diverged_has_no_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def blows_up(candidate: Candidate) -> Iterator[float]:
         yield 0.45
         yield math.nan if candidate.family.name in ("relu", "b_silu") else 0.6
 
@@ -1047,21 +1096,23 @@ def test_a_baseline_that_diverged_has_no_value(tmp_path, capsys):
     assert status(result.stored)["train"].endswith("blows_up")
 
 
-def test_a_study_without_room_for_a_candidate_says_so(tmp_path, capsys):
+def test_a_study_without_room_for_a_candidate_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     find(tmp_path, trials=2)
     assert "study.trials = 2 leaves no trial to a candidate" in capsys.readouterr().err
     find(tmp_path, trials=3)
     assert "leaves no trial" not in capsys.readouterr().err
 
 
-def test_a_newer_schema_is_refused(tmp_path):
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     find(tmp_path, trials=3)
     plain(tmp_path).set_user_attr("pdsearch:schema", 99)
     with pytest.raises(InputError, match="written by a newer pdsearch"):
         find(tmp_path, trials=3)
 
 
-def test_status(tmp_path):
+def test_status(tmp_path: Path) -> None:
     stored = find(tmp_path, trials=4).stored
     data = status(stored)
     assert data["target"] == 4
@@ -1069,7 +1120,7 @@ def test_status(tmp_path):
     assert data["trials"]["total"] == 4
 
 
-def test_confirm_settings_come_from_the_file(tmp_path):
+def test_confirm_settings_come_from_the_file(tmp_path: Path) -> None:
     text = (
         '[study]\nname = "s"\nfamilies = ["leaky"]\nreferences = []\ntrials = 2\n'
         f'storage = "sqlite:///{tmp_path}/study.db"\n'
@@ -1082,7 +1133,9 @@ def test_confirm_settings_come_from_the_file(tmp_path):
     assert load_study_file(file).confirm.seeds == 3
 
 
-def test_no_warning_and_no_log_of_optunas(tmp_path, capfd):
+def test_no_warning_and_no_log_of_optunas(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         find(tmp_path, trials=4)
@@ -1090,13 +1143,15 @@ def test_no_warning_and_no_log_of_optunas(tmp_path, capfd):
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
 
 
-def test_surplus_trials_of_a_race_are_no_part_of_the_study(tmp_path, monkeypatch):
+def test_surplus_trials_of_a_race_are_no_part_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two workers see the last place at once: the later one's trial is dropped."""
     tally = loop.tally
     monkeypatch.setattr(loop, "tally", lambda study: (tally(study)[0], 0, 0))
-    extra = []
+    extra: list[int] = []
 
-    def slow(candidate):
+    def slow(candidate: Candidate) -> Iterator[float]:
         if len(extra) == 0:
             extra.append(1)
             # Somebody else draws a trial meanwhile, and the total has room for one only.

@@ -158,8 +158,8 @@ def test_a_copy_under_another_name_is_a_study(
 
 # ---------------------------------------------------------------------------------- enqueued trials
 
-ALPHA = load_family("leaky").space["alpha"]
-REFUSED = [
+ALPHA: Any = load_family("leaky").space["alpha"]
+REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"family": "nope"}, "family 'nope': valid are leaky"),
     ({"family": 3}, "family 3: valid are leaky"),
     ({"family": "leaky", "leaky.alpha": 50.0}, f"leaky.alpha = 50.0, none of [{ALPHA.low}"),

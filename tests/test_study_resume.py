@@ -4,39 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from forked import Forked
 
-from pdsearch import PdsearchError, search
+from pdsearch import Candidate, PdsearchError, search
 from pdsearch.study import open_study, status
 from pdsearch.study.innards import ask
 from pdsearch.study.machine import Owner, process_started
 from pdsearch.study.queue import ATTEMPTS, fail_dead_trials, requeue
 from pdsearch.study.storage import connect
 
-SCRIPT = """
-    import sys, time
-    from pathlib import Path
-    from pdsearch import search
-
-    def train(candidate, seed):
-        with open("calls.txt", "a") as log:
-            log.write(f"{candidate.name}\\n")
-        for epoch in range(1, 4):
-            time.sleep(float(sys.argv[1]))
-            yield 0.5 + epoch / 10
-            Path("epochs.txt").open("a").write(f"{candidate.name} {epoch}\\n")
-
-    try:
-        search(families=FAMILIES, references=["leaky"], train=train, trials=TOTAL,
-               pruner="none", storage="sqlite:///study.db")
-    except KeyboardInterrupt:
-        sys.exit(130)
-"""
 TOTAL = 5
 # No candidate of it fails a criterion.
 FAMILIES = [
@@ -46,40 +30,53 @@ URL = "sqlite:///study.db"
 
 
 @pytest.fixture(autouse=True)
-def _here(workdir):
+def _here(workdir: Path) -> None:
     """Processes and test share one folder."""
-    (workdir / "script.py").write_text(
-        textwrap.dedent(SCRIPT.replace("TOTAL", str(TOTAL)).replace("FAMILIES", str(FAMILIES)))
+
+
+def slow_search(pause: float) -> None:
+    def train(candidate: Candidate, seed: int) -> Iterator[float]:
+        with open("calls.txt", "a") as log:
+            log.write(f"{candidate.name}\n")
+        for epoch in range(1, 4):
+            time.sleep(pause)
+            yield 0.5 + epoch / 10
+            with open("epochs.txt", "a") as log:
+                log.write(f"{candidate.name} {epoch}\n")
+
+    search(
+        families=FAMILIES,
+        references=["leaky"],
+        train=train,
+        trials=TOTAL,
+        pruner="none",
+        storage=URL,
     )
 
 
-def start(pause):
-    return subprocess.Popen(
-        [sys.executable, "script.py", str(pause)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def start(pause: float) -> Forked:
+    number = len(list(Path().glob("errors-*")))
+    return Forked(slow_search, pause, errors=Path(f"errors-{number}").absolute())
 
 
-def trials():
+def trials() -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="pdsearch", storage=URL).trials
 
 
-def wait_for(what, process, timeout=120):
+def wait_for(what: Callable[[], Any], process: Forked, timeout: float = 120) -> None:
     until = time.monotonic() + timeout
     while not what():
-        assert process.poll() is None, process.stderr.read()
+        process.check_running()
         assert time.monotonic() < until
         time.sleep(0.02)
 
 
-def lines(workdir, name):
+def lines(workdir: Path, name: str) -> list[str]:
     path = workdir / name
     return path.read_text().splitlines() if path.exists() else []
 
 
-def check_whole(before):
+def check_whole(before: list[optuna.trial.FrozenTrial]) -> None:
     """The total is reached, and what was finished before is as it was."""
     after = trials()
     done = [t for t in after if t.state in (t.state.COMPLETE, t.state.PRUNED)]
@@ -91,15 +88,15 @@ def check_whole(before):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interruption_that_python_drops_ends_the_search_all_the_same(workdir):
+def test_an_interruption_that_python_drops_ends_the_search_all_the_same(workdir: Path) -> None:
     class Finalized:
-        def __del__(self):
+        def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
             sum(range(10))  # where the handler's exception comes up, to be dropped
 
     trained = []
 
-    def train(candidate):
+    def train(candidate: Candidate) -> Iterator[float]:
         trained.append(candidate.name)
         Finalized()
         yield 0.5
@@ -116,13 +113,12 @@ def test_an_interruption_that_python_drops_ends_the_search_all_the_same(workdir)
     "how",
     [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
 )
-def test_an_ended_search_goes_on(workdir, how):
+def test_an_ended_search_goes_on(workdir: Path, how: signal.Signals) -> None:
     process = start(0.3)
     # In the middle of the third trial: two are finished.
     wait_for(lambda: len(lines(workdir, "epochs.txt")) >= 7, process)
-    process.send_signal(how)
-    process.communicate(timeout=60)
-    code = process.returncode
+    process.send(how)
+    code, _ = process.end(60)
     assert code == (-9 if how == signal.SIGKILL else 130)
     before = trials()
     if how == signal.SIGKILL:
@@ -130,9 +126,8 @@ def test_an_ended_search_goes_on(workdir, how):
     else:
         assert [t.state.name for t in before] == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
         assert before[2].user_attrs["pdsearch:reason"] == "interrupted"
-    again = start(0)
-    _, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
+    code, error = start(0).end()
+    assert code == 0, error
     assert ("is gone" in error) == (how == signal.SIGKILL)
     check_whole(before)
     interrupted, retried = trials()[2:4]
@@ -141,20 +136,19 @@ def test_an_ended_search_goes_on(workdir, how):
 
 
 @pytest.mark.slow
-def test_killed_while_the_baseline_trains(workdir):
+def test_killed_while_the_baseline_trains(workdir: Path) -> None:
     process = start(5)
     wait_for(lambda: lines(workdir, "calls.txt"), process)
-    process.kill()
-    process.communicate()
-    again = start(0)
-    _, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
+    process.send(signal.SIGKILL)
+    process.end()
+    code, error = start(0).end()
+    assert code == 0, error
     rows = open_study("pdsearch", storage=URL).trials()
     assert [row.kind for row in rows if row.status == "complete"].count("baseline") == 1
     check_whole([])
 
 
-def test_a_live_process_is_left_alone(workdir):
+def test_a_live_process_is_left_alone(workdir: Path) -> None:
     """A second search waits for the trial that the first one runs, and takes nothing from it."""
     first = start(0.5)
     wait_for(lambda: lines(workdir, "calls.txt"), first)
@@ -162,38 +156,38 @@ def test_a_live_process_is_left_alone(workdir):
     (running,) = data["running"]
     assert running["pid"] == first.pid
     assert running["alive"] is True
-    second = start(0.1)
-    _, error = second.communicate(timeout=120)
-    assert second.returncode == 0, error
-    first.communicate(timeout=120)
-    assert first.returncode == 0
+    code, error = start(0.1).end()
+    assert code == 0, error
+    assert first.end()[0] == 0
     check_whole([])
     assert all(row.status == "complete" for row in open_study("pdsearch", storage=URL).trials())
     assert len(lines(workdir, "calls.txt")) <= TOTAL
 
 
-def test_a_process_that_slept_too_long_does_not_crash(workdir):
+def test_a_process_that_slept_too_long_does_not_crash(workdir: Path) -> None:
     """SIGSTOP past the grace period: its trial is given to somebody else, and it goes on."""
     process = start(0.3)
     wait_for(lambda: len(lines(workdir, "epochs.txt")) >= 7, process)
-    process.send_signal(signal.SIGSTOP)
+    process.send(signal.SIGSTOP)
     study = optuna.load_study(study_name="pdsearch", storage=URL)
     (running,) = [t for t in study.trials if t.state.name == "RUNNING"]
     # What Optuna does once no heartbeat has come for the grace period.
     study._storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.FAIL)
     requeue(study, running)
-    process.send_signal(signal.SIGCONT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
+    process.send(signal.SIGCONT)
+    code, error = process.end()
+    assert code == 0, error
     assert "Traceback" not in error
     check_whole([])
 
 
-def test_the_last_epochs_loss_of_a_trial_does_not_crash_either(monkeypatch):
+def test_the_last_epochs_loss_of_a_trial_does_not_crash_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Given to somebody else after its last report: Optuna cannot tell it, and we go on."""
-    lost = []
+    lost: list[int] = []
 
-    def train(candidate):
+    def train(candidate: Candidate) -> Iterator[float]:
         yield 0.5
         if candidate.family.name == "mild" and not lost:
             study = optuna.load_study(study_name="pdsearch", storage=URL)
@@ -211,7 +205,7 @@ def test_the_last_epochs_loss_of_a_trial_does_not_crash_either(monkeypatch):
 # ---------------------------------------------------------------------------- who is alive, who not
 
 
-def left_behind(owner, *, age=0.0):
+def left_behind(owner: Owner | None, *, age: float = 0.0) -> optuna.Study:
     """A study with one running trial of an owner."""
     search(
         families=FAMILIES,
@@ -232,14 +226,14 @@ def left_behind(owner, *, age=0.0):
     return study
 
 
-def ended():
+def ended() -> int:
     """The number of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
 
-def owner(**changes):
+def owner(**changes: Any) -> Owner:
     here = Owner.here()
     return Owner(**{**here.to_dict(), **changes})
 
@@ -258,21 +252,23 @@ def owner(**changes):
         (lambda: None, 60, True),
     ],
 )
-def test_whose_trials_are_taken_over(who, age, gone):
+def test_whose_trials_are_taken_over(
+    who: Callable[[], Owner | None], age: float, gone: bool
+) -> None:
     study = left_behind(who(), age=age)
     assert fail_dead_trials(study) == ([1] if gone else [])
     states = [t.state.name for t in study.trials[1:]]
     assert states == (["FAIL", "WAITING"] if gone else ["RUNNING"])
 
 
-def test_a_heartbeat_elsewhere_is_optunas_to_judge():
+def test_a_heartbeat_elsewhere_is_optunas_to_judge() -> None:
     study = left_behind(owner(host="elsewhere"), age=1e4)
     backend = connect(URL, write=True)
     backend.record_heartbeat(study.trials[1]._trial_id)
     assert fail_dead_trials(study) == []
 
 
-def test_a_trial_is_given_up_after_three_attempts():
+def test_a_trial_is_given_up_after_three_attempts() -> None:
     study = left_behind(owner(pid=ended(), started="1"))
     for _ in range(ATTEMPTS):
         fail_dead_trials(study)
@@ -285,12 +281,14 @@ def test_a_trial_is_given_up_after_three_attempts():
     assert study.trials[3].system_attrs["retry_history"] == [1, 2]
 
 
-def test_a_baseline_that_is_killed_at_every_attempt_ends_the_study(capsys):
-    def interrupted(candidate):
+def test_a_baseline_that_is_killed_at_every_attempt_ends_the_study(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(candidate: Candidate) -> Iterator[float]:
         raise KeyboardInterrupt
         yield
 
-    keys = {"families": FAMILIES, "references": [], "storage": URL, "trials": 2}
+    keys: dict[str, Any] = {"families": FAMILIES, "references": [], "storage": URL, "trials": 2}
     with pytest.raises(KeyboardInterrupt):
         search(**keys, train=interrupted)
     dead = owner(pid=ended(), started="1").to_dict()
@@ -309,7 +307,7 @@ def test_a_baseline_that_is_killed_at_every_attempt_ends_the_study(capsys):
         search(**same)
 
 
-def test_an_interruption_uses_up_no_attempt():
+def test_an_interruption_uses_up_no_attempt() -> None:
     study = left_behind(owner())
     for number in range(1, 6):
         assert fail_dead_trials(study, mine=True) == [number]
@@ -320,7 +318,7 @@ def test_an_interruption_uses_up_no_attempt():
         )
 
 
-def test_a_zombie_is_not_alive():
+def test_a_zombie_is_not_alive() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     until = time.monotonic() + 30
     while process_started(process.pid) is not None:
@@ -329,13 +327,18 @@ def test_a_zombie_is_not_alive():
     process.wait()
 
 
-def test_a_surplus_trial_of_a_dead_process_is_not_kept_waiting(workdir):
+def test_a_surplus_trial_of_a_dead_process_is_not_kept_waiting(workdir: Path) -> None:
     """Two processes begin the last trial, one is killed there; what a user queued stays."""
 
-    def train(candidate):
+    def train(candidate: Candidate) -> float:
         return 0.5
 
-    options = {"families": FAMILIES, "references": [], "train": train, "storage": URL}
+    options: dict[str, Any] = {
+        "families": FAMILIES,
+        "references": [],
+        "train": train,
+        "storage": URL,
+    }
     search(**options, trials=3, progress=False)
     study = optuna.load_study(study_name="pdsearch", storage=connect(URL))
     gone = subprocess.Popen([sys.executable, "-c", ""])

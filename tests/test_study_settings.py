@@ -1,9 +1,13 @@
 """Study files: everything wrong is told at once, each with its place and what would be valid."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from pdsearch import InputError
 from pdsearch.study import load_study_file
+from pdsearch.study.file import StudyFile
 from pdsearch.study.settings import check_name, default_storage, is_file_spec
 
 GOOD = """
@@ -43,8 +47,8 @@ LEAST = '[study]\nname = "s"\nfamilies = ["leaky"]\n'
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write(text, name="s.toml"):
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def write(text: str | bytes, name: str = "s.toml") -> Path:
         path = tmp_path / name
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
@@ -52,7 +56,7 @@ def write(tmp_path):
     return write
 
 
-def test_the_designs_study_file(write):
+def test_the_designs_study_file(write: Callable[..., Path]) -> None:
     settings = load_study_file(write(GOOD))
     assert settings.study.trials == 60
     assert settings.trial.epochs == 8
@@ -61,7 +65,7 @@ def test_the_designs_study_file(write):
     assert settings.directory == write(GOOD).parent
 
 
-def test_defaults(write, monkeypatch):
+def test_defaults(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PDSEARCH_STORAGE", raising=False)
     study = load_study_file(write(LEAST)).study
     assert (study.sampler, study.pruner, study.trials) == ("tpe", "hyperband", 60)
@@ -70,7 +74,9 @@ def test_defaults(write, monkeypatch):
     assert study.objectives == ["accuracy"]
 
 
-def test_the_environment_names_a_storage(write, monkeypatch):
+def test_the_environment_names_a_storage(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PDSEARCH_STORAGE", "sqlite:///elsewhere.db")
     assert default_storage() == "sqlite:///elsewhere.db"
     assert load_study_file(write(LEAST)).study.storage == "sqlite:///elsewhere.db"
@@ -91,7 +97,9 @@ def test_the_environment_names_a_storage(write, monkeypatch):
         ("confirm.seeds", "3", lambda s: s.confirm.seeds == 3),
     ],
 )
-def test_overrides(write, key, text, found):
+def test_overrides(
+    write: Callable[..., Path], key: str, text: str, found: Callable[[StudyFile], bool]
+) -> None:
     assert found(load_study_file(write(GOOD), overrides={key: text}))
 
 
@@ -168,7 +176,7 @@ def test_overrides(write, key, text, found):
         (LEAST.replace('"leaky"', "3"), "study.families"),
     ],
 )
-def test_what_is_wrong_is_said(write, text, message):
+def test_what_is_wrong_is_said(write: Callable[..., Path], text: str | bytes, message: str) -> None:
     path = write(text)
     with pytest.raises(InputError, match=message) as caught:
         load_study_file(path)
@@ -176,7 +184,7 @@ def test_what_is_wrong_is_said(write, text, message):
     assert all(str(path) in line for line in lines)
 
 
-def test_all_problems_are_told_at_once(write):
+def test_all_problems_are_told_at_once(write: Callable[..., Path]) -> None:
     text = (
         LEAST + 'trails = 5\nsampler = "x"\n[trial]\nepochs = -3\nbatch_size = "big"\n[confrim]\n'
     )
@@ -196,7 +204,7 @@ def test_all_problems_are_told_at_once(write):
     assert len(lines) == 7
 
 
-def test_every_wrong_criterion_has_its_line(write):
+def test_every_wrong_criterion_has_its_line(write: Callable[..., Path]) -> None:
     text = LEAST + (
         '[criteria]\nlimits = 1\ngain = 2.0\nown = ["a", "b.py:cheap"]\n[trial]\nepochs = 0\n'
     )
@@ -209,7 +217,7 @@ def test_every_wrong_criterion_has_its_line(write):
     ]  # fmt: skip
 
 
-def test_criteria_of_ones_own_and_what_alive_means(write):
+def test_criteria_of_ones_own_and_what_alive_means(write: Callable[..., Path]) -> None:
     text = LEAST + (
         '[criteria]\nown = ["mine.py:small", "b.py:c"]\nalive_radius = 2\nalive_epsilon = 1e-4\n'
     )
@@ -218,7 +226,7 @@ def test_criteria_of_ones_own_and_what_alive_means(write):
     assert criteria.bounds() == {"alive_radius": 2.0, "alive_epsilon": 1e-4}
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such study file"):
         load_study_file(tmp_path / "nothing.toml")
     with pytest.raises(InputError, match="is a directory"):
@@ -230,7 +238,7 @@ def test_files_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a", "alexnet-cifar10", "A.b_c-1", "0", "x" * 100])
-def test_names(name):
+def test_names(name: str) -> None:
     assert check_name(name) == name
 
 
@@ -255,14 +263,14 @@ def test_names(name):
         "a\x1b[31m",
     ],
 )
-def test_names_that_cannot_be_a_folders(name):
+def test_names_that_cannot_be_a_folders(name: str) -> None:
     with pytest.raises(InputError, match="a study's name is 1 to 100") as caught:
         check_name(name)
     assert len(str(caught.value)) < 300
     assert str(caught.value).isprintable()
 
 
-def test_files_and_names_are_told_apart(tmp_path):
+def test_files_and_names_are_told_apart(tmp_path: Path) -> None:
     assert is_file_spec("studies/a.toml")
     assert is_file_spec(tmp_path / "a")
     assert is_file_spec("./a")

@@ -5,13 +5,16 @@ import decimal
 import fractions
 import math
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 import sympy
 import torch
 
-from pdsearch import InputError, search
+from pdsearch import Candidate, InputError, search
 from pdsearch.study.trainer import as_number, values_of
 
 NUMBERS = {
@@ -77,7 +80,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_numbers_count_as_what_they_are(kind):
+def test_numbers_count_as_what_they_are(kind: str) -> None:
     value = NUMBERS[kind]
     wanted = 3.0 if int(value) == 3 else 0.625
     assert list(values_of(value)) == [wanted]
@@ -86,7 +89,7 @@ def test_numbers_count_as_what_they_are(kind):
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_number_is_refused_in_a_line(kind):
+def test_what_is_no_number_is_refused_in_a_line(kind: str) -> None:
     value, message = REFUSED[kind]
     with pytest.raises(InputError, match=message) as caught:
         list(values_of(value))
@@ -106,24 +109,24 @@ def test_what_is_no_number_is_refused_in_a_line(kind):
         (torch.tensor(math.inf), "inf"), (numpy.array(-math.inf), "-inf"),
     ],
 )  # fmt: skip
-def test_what_is_not_finite_is_a_number_all_the_same(value, wanted):
+def test_what_is_not_finite_is_a_number_all_the_same(value: Any, wanted: str) -> None:
     assert str(as_number(value)) == wanted
 
 
-async def waits(candidate):
+async def waits(candidate: Any) -> float:
     return 0.9
 
 
-async def waits_and_yields(candidate):
+async def waits_and_yields(candidate: Any) -> AsyncIterator[float]:
     yield 0.9
 
 
-def returns_too(candidate):
+def returns_too(candidate: Candidate) -> Generator[float, None, float]:
     yield 0.1
     return 0.9
 
 
-def returns_alone(candidate):
+def returns_alone(candidate: Candidate) -> Generator[None, None, float]:
     if candidate is None:
         yield
     return 0.9
@@ -140,12 +143,14 @@ def returns_alone(candidate):
         (lambda candidate: iter(()), "yielded no value"),
     ],
 )
-def test_a_search_refuses_them(workdir, function, message):
+def test_a_search_refuses_them(
+    workdir: Path, function: Callable[[Candidate], Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         search(families=["leaky"], train=function, trials=4, progress=False)
 
 
-def test_a_coroutine_is_refused():
+def test_a_coroutine_is_refused() -> None:
     coroutine = waits(None)
     with pytest.raises(InputError, match="got a coroutine"):
         list(values_of(coroutine))
@@ -153,16 +158,23 @@ def test_a_coroutine_is_refused():
 
 
 @pytest.mark.parametrize("wrap", [torch.tensor, numpy.array, numpy.float32])
-def test_a_search_finds_the_same_with_any_of_them(workdir, wrap):
-    def train(candidate):
+def test_a_search_finds_the_same_with_any_of_them(
+    workdir: Path, wrap: Callable[[float], Any]
+) -> None:
+    def train(candidate: Candidate) -> Iterator[Any]:
         x = torch.tensor([-1.0], dtype=torch.float64)
         yield float(candidate(x)[0]) / 2
         yield float(candidate(x)[0])
 
-    def wrapped(candidate):
+    def wrapped(candidate: Candidate) -> Iterator[Any]:
         return (wrap(value) for value in train(candidate))
 
-    keys = {"families": ["exp_tail"], "references": [], "trials": 5, "progress": False}
+    keys: dict[str, Any] = {
+        "families": ["exp_tail"],
+        "references": [],
+        "trials": 5,
+        "progress": False,
+    }
     keys |= {"sampler": "random", "pruner": "none"}
     plain = search(train=train, name="plain", **keys).stored.trials()
     other = search(train=wrapped, name="other", **keys).stored.trials()
@@ -172,12 +184,17 @@ def test_a_search_finds_the_same_with_any_of_them(workdir, wrap):
     assert sum(row.value is not None for row in other) >= 2
 
 
-def test_a_value_that_is_not_finite_is_divergence(workdir):
-    def train(candidate):
+def test_a_value_that_is_not_finite_is_divergence(workdir: Path) -> None:
+    def train(candidate: Candidate) -> Iterator[Any]:
         yield torch.tensor(0.5)
         yield torch.tensor(math.nan if candidate.family.name == "leaky" else 0.6)
 
-    keys = {"families": ["exp_tail"], "references": ["leaky"], "trials": 4, "progress": False}
+    keys: dict[str, Any] = {
+        "families": ["exp_tail"],
+        "references": ["leaky"],
+        "trials": 4,
+        "progress": False,
+    }
     rows = search(train=train, **keys).stored.trials()
     assert [row.status for row in rows if row.kind == "reference"] == ["diverged"]
     assert "train gave nan at epoch 2" in str([row.reason for row in rows])

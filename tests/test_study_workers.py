@@ -3,12 +3,15 @@
 import shutil
 import subprocess
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pdsearch.study.api
 from pdsearch import InputError
-from pdsearch.study import load_study_file, machine, open_study, search, worker
+from pdsearch.study import StoredStudy, load_study_file, machine, open_study, search, worker
 from pdsearch.study.machine import Share, share_out
 
 TINY = """
@@ -54,7 +57,7 @@ FILE = """
 
 
 @pytest.fixture
-def tiny(workdir):
+def tiny(workdir: Path) -> Path:
     (workdir / "tiny.py").write_text(textwrap.dedent(TINY))
     path = workdir / "study.toml"
     path.write_text(textwrap.dedent(FILE))
@@ -62,10 +65,10 @@ def tiny(workdir):
 
 
 @pytest.fixture
-def computer(monkeypatch):
+def computer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A machine of given cores and memory, with nothing said by OMP_NUM_THREADS."""
 
-    def set_up(cores, gigabytes=64.0, told=None):
+    def set_up(cores: int, gigabytes: float = 64.0, told: str | None = None) -> None:
         monkeypatch.setattr(machine, "available_cores", lambda: cores)
         monkeypatch.setattr(machine, "available_memory", lambda: int(gigabytes * 1e9))
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -94,26 +97,35 @@ def computer(monkeypatch):
         (8, 64, "many", None, Share(8, 1)),
     ],
 )
-def test_a_core_each(computer, cores, gigabytes, told, threads, share):
+def test_a_core_each(
+    computer: Callable[..., None],
+    cores: int,
+    gigabytes: float,
+    told: str | None,
+    threads: int | None,
+    share: Share,
+) -> None:
     computer(cores, gigabytes, told)
     assert share_out("auto", device="cpu", threads=threads) == share
 
 
-def test_a_gpu_is_for_one_trial(computer):
+def test_a_gpu_is_for_one_trial(computer: Callable[..., None]) -> None:
     computer(16)
     assert share_out("auto", device="cuda:0") == Share(1, 16)
     assert share_out(3, device="cuda:0") == Share(3, 16)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 6, 64])
-def test_the_threads_of_a_trial_do_not_depend_on_the_workers(computer, cores):
+def test_the_threads_of_a_trial_do_not_depend_on_the_workers(
+    computer: Callable[..., None], cores: int
+) -> None:
     computer(cores)
     shares = [share_out(workers, device="cpu") for workers in ("auto", 1, 2, 5, 200)]
     assert len({share.threads for share in shares}) == 1
     assert [share.workers for share in shares[1:]] == [1, 2, 5, 200]
 
 
-def test_a_containers_limits_count(tmp_path, monkeypatch):
+def test_a_containers_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     cores, memory = machine.available_cores(), machine.available_memory()
     (tmp_path / "cpu.max").write_text("150000 100000\n")
@@ -125,13 +137,13 @@ def test_a_containers_limits_count(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", ['"two"', "0", "257", "2.5", '"2"', "[1]"])
-def test_what_is_no_number_of_workers(tiny, workers):
+def test_what_is_no_number_of_workers(tiny: Path, workers: str) -> None:
     tiny.write_text(tiny.read_text().replace("[trial]", f"workers = {workers}\n[trial]"))
     with pytest.raises(InputError, match=r"workers: must be a whole number from 1 to 256, or auto"):
         load_study_file(tiny)
 
 
-def test_a_study_file_may_say_either(tiny):
+def test_a_study_file_may_say_either(tiny: Path) -> None:
     assert load_study_file(tiny).study.workers == "auto"
     for text, value in (("4", 4), ('"auto"', "auto")):
         assert load_study_file(tiny, overrides={"study.workers": text}).study.workers == value
@@ -141,11 +153,11 @@ def test_a_study_file_may_say_either(tiny):
 
 
 @pytest.fixture
-def started(monkeypatch):
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The workers that a search starts, which do nothing here."""
     found = []
 
-    def start(stored, **_):
+    def start(stored: StoredStudy, **_: Any) -> subprocess.Popen[bytes]:
         found.append(stored.name)
         return subprocess.Popen(["true"])
 
@@ -162,8 +174,14 @@ def started(monkeypatch):
     ],
 )
 def test_helpers_come_where_the_study_is_long(
-    tiny, computer, started, monkeypatch, worth, trials, helpers
-):
+    tiny: Path,
+    computer: Callable[..., None],
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    worth: float,
+    trials: int,
+    helpers: int,
+) -> None:
     computer(4)
     monkeypatch.setattr(pdsearch.study.api, "WORTH", worth)
     search(tiny, trials=trials, device="cpu", progress=False)
@@ -171,13 +189,20 @@ def test_helpers_come_where_the_study_is_long(
 
 
 @pytest.mark.parametrize(("workers", "helpers"), [(1, 0), (3, 2)])
-def test_a_number_is_taken_at_its_word(tiny, computer, started, workers, helpers):
+def test_a_number_is_taken_at_its_word(
+    tiny: Path, computer: Callable[..., None], started: list[str], workers: int, helpers: int
+) -> None:
     computer(4)
     search(tiny, workers=workers, device="cpu", progress=False)
     assert len(started) == helpers
 
 
-def test_what_cannot_be_handed_on_runs_alone(workdir, computer, started, monkeypatch):
+def test_what_cannot_be_handed_on_runs_alone(
+    workdir: Path,
+    computer: Callable[..., None],
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     computer(4)
     monkeypatch.setattr(pdsearch.study.api, "WORTH", 0.0)
     found = search(families=["leaky"], train=lambda candidate: 0.5, trials=4, progress=False)
@@ -188,7 +213,7 @@ def test_what_cannot_be_handed_on_runs_alone(workdir, computer, started, monkeyp
 # ------------------------------------------------------------------------------------- no matter
 
 
-def _results(study, url, workers):
+def _results(study: Path, url: str, workers: int) -> dict[int, Any]:
     shutil.rmtree(study.parent / "present", ignore_errors=True)
     (study.parent / "expected").write_text(str(workers))
     stored = search(study, storage=url, workers=workers, device="cpu", progress=False).stored
@@ -200,19 +225,21 @@ def _results(study, url, workers):
     }
 
 
-def test_a_candidates_result_does_not_depend_on_how_many_run(tiny):
+def test_a_candidates_result_does_not_depend_on_how_many_run(tiny: Path) -> None:
     alone = _results(tiny, "sqlite:///alone.db", 1)
     together = _results(tiny, "sqlite:///together.db", 2)
     assert alone == together  # to the bit
     assert len(alone) == 6
 
 
-def test_a_resumed_study_may_have_other_workers(tiny):
+def test_a_resumed_study_may_have_other_workers(tiny: Path) -> None:
     search(tiny, workers=1, trials=3, device="cpu", progress=False)
     assert search(tiny, workers="auto", device="cpu").stored.counts()["total"] == 6
 
 
-def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch):
+def test_a_resumed_study_keeps_its_threads(
+    tiny: Path, computer: Callable[..., None], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     computer(4)
     monkeypatch.setattr(pdsearch.study.api, "WORTH", 0.0)
     search(tiny, threads=2, trials=2, workers=1, device="cpu", progress=False)
@@ -229,7 +256,9 @@ def test_a_resumed_study_keeps_its_threads(tiny, computer, started, monkeypatch)
     assert search(tiny, threads=2, trials=7, workers=1).stored.counts()["total"] == 7
 
 
-def test_a_study_that_goes_on_elsewhere_says_so(tiny, capsys):
+def test_a_study_that_goes_on_elsewhere_says_so(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = "the study was begun on cuda:0 and is resumed on cpu"
     stored = search(tiny, trials=2, workers=1, device="cpu").stored
     assert "was begun on" not in capsys.readouterr().err
@@ -241,7 +270,9 @@ def test_a_study_that_goes_on_elsewhere_says_so(tiny, capsys):
 
 
 @pytest.mark.parametrize(("rate", "said"), [("0.1", False), ("1e-9", True)])
-def test_a_study_in_which_nothing_learned_says_so(tiny, capsys, rate, said):
+def test_a_study_in_which_nothing_learned_says_so(
+    tiny: Path, capsys: pytest.CaptureFixture[str], rate: str, said: bool
+) -> None:
     tiny.write_text(tiny.read_text().replace("learning_rate = 0.1", f"learning_rate = {rate}"))
     search(tiny, workers=1, trials=2, device="cpu")
     assert ("no trial is above guessing (10." in capsys.readouterr().err) is said

@@ -209,7 +209,7 @@ def test_wrong_settings(change: dict[str, Any], message: str) -> None:
 def test_settings_are_frozen_documented_and_survive_json() -> None:
     made = TrialSettings(learning_rates=[0.1, 0.2], milestones=[0.5])
     with pytest.raises(ValidationError, match="frozen"):
-        made.epochs = 3
+        made.epochs = 3  # type: ignore[misc]
     assert TrialSettings.model_validate(json.loads(made.model_dump_json())) == made
     assert all(entry.description for entry in TrialSettings.model_fields.values())
 
@@ -728,7 +728,10 @@ def test_a_finished_checkpoint_trains_no_more(models: Path) -> None:
 def test_a_checkpoint_of_another_run_is_refused(models: Path) -> None:
     file = models / "run.safetensors"
     trial(models, checkpoint=file)
-    for change in ({"seed": 1}, {"candidate": RELU}, {"settings": settings(epochs=4)}):
+    changes: list[dict[str, Any]] = [
+        {"seed": 1}, {"candidate": RELU}, {"settings": settings(epochs=4)}
+    ]  # fmt: skip
+    for change in changes:
         with pytest.raises(InputError, match=r"run.safetensors belongs to another run"):
             trial(models, **{"checkpoint": file, **change})
 
@@ -938,13 +941,13 @@ def test_small_maps_are_torchs_convolution(
     padding = (kernel[0] // 2, kernel[1] // 2)
     results = []
     for way in ("torch", "ours"):
-        given = [
+        given: list[Any] = [
             v.clone().requires_grad_() if v is not None else None for v in (images, weight, offset)
         ]
         if way == "ours":
             made = convolution._SmallMap.apply(*given)
         else:
-            made = F.conv2d(*given, padding=padding)  # type: ignore[arg-type]
+            made = F.conv2d(*given, padding=padding)  # type: ignore[call-overload]
         made.backward(upstream)
         results.append([made.detach(), *(v.grad for v in given if v is not None)])
     for theirs, ours in zip(*results, strict=True):

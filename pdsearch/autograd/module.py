@@ -10,7 +10,8 @@ import torch
 from torch import fx, nn
 
 from pdsearch import codegen, kernels
-from pdsearch.autograd.op import EAGER_ONLY, Rule, check_progress, is_transformed, traced
+from pdsearch.autograd import eager_only
+from pdsearch.autograd.op import Rule, check_progress, is_transformed, traced
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, load_family
 
@@ -133,7 +134,7 @@ class PDReLU(nn.Module):
     def _out_of_place(self, input: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active():
-                _check_stacked_while_compiling(self.shape_key, self.candidate)
+                eager_only.call(_check_stacked, self.shape_key, self.candidate)
             values, t = self.values, self.t
             if values.device != input.device:
                 values, t = values.to(input.device), t.to(input.device)
@@ -249,9 +250,6 @@ def _check_stacked(key: torch.Tensor, candidate: Candidate) -> None:
             "vmap runs one formula for all of them. Stack models of one family (parameters may "
             "differ), or loop over the models"
         )
-
-
-_check_stacked_while_compiling = torch.compiler.disable(_check_stacked, reason=EAGER_ONLY)
 
 
 def _sparse(rule: Rule, input: torch.Tensor, progress: float) -> torch.Tensor:

@@ -20,18 +20,15 @@ import torch
 from torch.autograd import forward_ad
 
 from pdsearch import codegen, kernels
+from pdsearch.autograd import eager_only
 from pdsearch.autograd.slopes import Push, Slope
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, fading
 
-__all__ = ["EAGER_ONLY", "Rule", "check_progress", "is_transformed", "pd_relu"]
+__all__ = ["Rule", "check_progress", "is_transformed", "pd_relu"]
 
 # Not torch.relu: a function mode, `convert`'s own among them, would see that as another call.
 _relu, _relu_ = torch.ops.aten.relu.default, torch.ops.aten.relu_.default
-EAGER_ONLY = (
-    "pd_relu inside of torch.func transforms and forward-mode AD runs in eager mode only: "
-    "torch.compile would differentiate ReLU itself there. Leave fullgraph=True out"
-)
 
 
 class _Traced(torch.autograd.Function):
@@ -249,15 +246,14 @@ def is_transformed(input: torch.Tensor) -> bool:
     )
 
 
-@torch.compiler.disable(reason=EAGER_ONLY)
 def _uncompiled(
     input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel, up: bool
 ) -> torch.Tensor:
     """Where Dynamo traces through a transform it would inline the forward pass.
 
     What it then differentiates is ReLU itself (vmap, grad) or gives zero tangents (forward-mode
-    AD), silently (torch 2.14). With fullgraph=True this call is an error that shows the reason
-    above; otherwise the graph ends here, and this runs in eager mode, which is right.
+    AD), silently (torch 2.14). With fullgraph=True `eager_only.call` raises with its reason;
+    otherwise the graph ends here, and this runs in eager mode, which is right.
     """
     return cast(torch.Tensor, _Transformed.apply(input, t, values, kernel, up))
 
@@ -269,7 +265,7 @@ def traced(
     if torch.compiler.is_exporting():
         return _relu(input)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return _uncompiled(input, t, values, kernel, up)
+        return cast(torch.Tensor, eager_only.call(_uncompiled, input, t, values, kernel, up))
     return cast(torch.Tensor, _Traced.apply(input, t, values, kernel, up))
 
 
