@@ -37,6 +37,7 @@ ORDER = (
     "autograd",
     "criteria",
     "data",
+    "networks",
     "models",
     "trial",
     "statistics",
