@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -215,15 +215,14 @@ def _torchvision(name: str, *, classes: int, shape: Shape) -> nn.Module:
 
 def _take_channels(model: nn.Module, channels: int) -> None:
     """Replace the first convolution, which takes RGB, by one for images of other channels."""
-    name, old = next(
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    )
+    found = (pair for pair in model.named_modules() if isinstance(pair[1], nn.Conv2d))
+    name, old = cast("tuple[str, Any]", next(found))
     new = nn.Conv2d(
         channels,
         old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
+        old.kernel_size,
+        old.stride,
+        old.padding,
         bias=old.bias is not None,
     )
     parent, _, child = name.rpartition(".")

@@ -175,11 +175,13 @@ def _forward_order(model: nn.Module, found: Survey, example: Any, *, clamp: bool
         copy.deepcopy(model), load_family("relu").default, skip=beyond, example=example, clamp=clamp
     )
     order: list[str] = []
+    names: dict[nn.Module, str] = {
+        module: name for name, module in twin.named_modules() if isinstance(module, PDReLU)
+    }
 
     def note(module: nn.Module, inputs: Any) -> None:
         order.append(names[module])
 
-    names = {module: name for name, module in twin.named_modules() if isinstance(module, PDReLU)}
     for module in names:
         module.register_forward_pre_hook(note)
     run(twin, example, clamp=clamp)

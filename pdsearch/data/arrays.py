@@ -78,7 +78,15 @@ def load_arrays(
     }
     facts = _facts(root, tensors, classes, cache=cache)
     warn_of_training_images(facts["shared"], len(labels["test"]), spec)
-    return Dataset(spec, **tensors, classes=classes, fingerprint=facts["fingerprint"])
+    return Dataset(
+        name=spec,
+        train_images=tensors["train_images"],
+        train_labels=tensors["train_labels"],
+        test_images=tensors["test_images"],
+        test_labels=tensors["test_labels"],
+        classes=classes,
+        fingerprint=facts["fingerprint"],
+    )
 
 
 def _mapped(path: Path, spec: str) -> Array:
