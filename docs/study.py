@@ -67,6 +67,12 @@ trial, after a quarter of an epoch, one epoch and four epochs. It continues only
 validation loss is among the best quarter of those that reached that point, and may be resumed
 later.
 
+**Layers.** With `only` or `skip` in `[trial]`, a candidate's derivative goes to some of the
+network's ReLUs alone; the others keep ReLU's. To see whether the first layers want another shape
+than the classifier, search both: two study files that differ in `study.name` and `only`, such as
+`only = ["features.*"]` and `only = ["classifier.*"]`, or by depth `["[:5]"]` and `["[5:]"]`.
+`pdsearch confirm` retrains with the same ReLUs, its controls included.
+
 **Security.** `pdsearch worker` and `pdsearch confirm` take the study file or the study's name.
 With the file, its settings must match those that the study began with, including `--set` and a
 worker's `--seed`. With the name, the settings come from the storage, which anyone with write

@@ -73,6 +73,7 @@ def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
         **found,
         stored.settings.measure: row.value,
         "model": trial.model,
+        **{key: ", ".join(found) for key in ("only", "skip") if (found := getattr(trial, key))},
         "dataset": trial.dataset,
         "epochs": trial.epochs,
         **tasks,

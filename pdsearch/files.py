@@ -3,13 +3,21 @@
 import contextlib
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pdsearch.errors import InputError
 
-__all__ = ["cache_directory", "check_place", "locked", "replacing", "write_text"]
+__all__ = [
+    "cache_directory",
+    "check_place",
+    "locked",
+    "replacing",
+    "replacing_folder",
+    "write_text",
+]
 
 
 def cache_directory() -> Path:
@@ -35,6 +43,22 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # if this fails, the write failed too
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder next to `path`, which becomes `path` at the end unless there is one.
+
+    After an error the new folder is removed.
+    """
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    partial.mkdir()
+    try:
+        yield partial
+        if not path.exists():
+            os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

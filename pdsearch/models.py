@@ -1,11 +1,11 @@
-"""Models for 32×32 RGB images: AlexNet, an MLP, torchvision's classifiers, your own functions."""
+"""Models by name: AlexNet, an MLP, torchvision's classifiers, your own functions."""
 
 import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -13,139 +13,47 @@ from torch import nn
 from pdsearch.autograd import convert, relu_sites
 from pdsearch.errors import InputError, one_line
 from pdsearch.family import load_family
+from pdsearch.networks import MLP, RGB_32, AlexNet, Shape
 from pdsearch.userfile import UserFile, read_python
 
 Initialisation = Literal["pytorch", "caffe", "he"]
 
-
-class AlexNet(nn.Module):
-    """AlexNet for 32×32 images: five convolutions, two hidden layers, dropout, no batch norm.
-
-    The layers are those of Krizhevsky, Sutskever and Hinton 2012 (*ImageNet Classification with
-    Deep Convolutional Neural Networks*): an 11×11 convolution of stride 4, a 5×5 and three 3×3
-    ones, ReLU after each layer, max pooling after the first, second and fifth, dropout before both
-    hidden layers of the classifier. Differences:
-
-    * padding 5 in the first convolution: maps of 8×8, 4×4, 2×2 and 1×1 instead of 55, 27, 13, 6;
-    * 2×2 pooling with stride 2 instead of 3×3: the maps are too small to overlap;
-    * 64, 192, 384, 256 and 256 channels without groups, as in torchvision and in the one-GPU
-      version of Krizhevsky 2014 (arXiv:1404.5997), instead of two groups for two GPUs;
-    * a classifier 1024 instead of 4096 wide: its input has 256 features instead of 9216, and at
-      4096 a CPU would spend most of its time there (600 to 1700 images a second instead of 3000);
-    * no local response normalisation: it does not help (VGG, arXiv:1409.1556, section 4.1).
-
-    Shape:
-        ``(n, 3, 32, 32)``, floating → ``(n, classes)``.
-    """
-
-    def __init__(self, *, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 11, stride=4, padding=5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(64, 192, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(192, 384, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-        self.classifier = nn.Sequential(
-            nn.Dropout(0.5),
-            nn.Linear(256, 1024),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Linear(1024, 1024),
-            nn.ReLU(),
-            nn.Linear(1024, classes),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits."""
-        return self.classifier(self.features(images).flatten(1))
-
-
-class CReLU(nn.Module):
-    """``relu(cat(x, -x))``, twice as wide as x: Shang et al. 2016, arXiv:1603.05201.
-
-    It prevents the loss of plasticity (Abbas et al. 2023, arXiv:2303.07507).
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.relu = nn.ReLU()
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return ``(n, 2·features)`` from ``(n, features)``."""
-        return self.relu(torch.cat([input, -input], 1))
-
-
-class MLP(nn.Sequential):
-    """Fully connected layers with ReLU, without dropout.
-
-    Args:
-        classes: number of classes.
-        width: units in each hidden layer.
-        depth: hidden layers.
-        activation: ``relu``, or ``crelu`` (:class:`CReLU`), which doubles the next layer's inputs.
-        normalisation: ``none``, or ``layer``: a ``nn.LayerNorm`` before each activation.
-
-    Shape:
-        ``(n, 3, 32, 32)``, floating → ``(n, classes)``.
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: int,
-        width: int = 128,
-        depth: int = 3,
-        activation: Literal["relu", "crelu"] = "relu",
-        normalisation: Literal["none", "layer"] = "none",
-    ) -> None:
-        layers: list[nn.Module] = [nn.Flatten()]
-        features = 3 * 32 * 32
-        for _ in range(depth):
-            layers.append(nn.Linear(features, width))
-            if normalisation == "layer":
-                layers.append(nn.LayerNorm(width))
-            layers.append(CReLU() if activation == "crelu" else nn.ReLU())
-            features = 2 * width if activation == "crelu" else width
-        super().__init__(*layers, nn.Linear(features, classes))
+SMALL = 64
+"""Sides up to which torchvision's networks are adapted to small images, in pixels."""
 
 
 def build_model(
     spec: str,
     *,
     classes: int,
+    shape: Shape = RGB_32,
     initialisation: Initialisation = "pytorch",
     dropout: float | None = None,
     mlp: Mapping[str, Any] | None = None,
     source: str | None = None,
     directory: Path | None = None,
 ) -> nn.Module:
-    """Build a model for 32×32 RGB images that computes ReLU somewhere.
+    """Build a model that computes ReLU somewhere.
 
     Weights are drawn from torch's default generator.
 
     Args:
         spec: one of
 
-            * ``alexnet``: :class:`AlexNet`;
-            * ``mlp``: :class:`MLP`;
+            * ``alexnet``: `pdsearch.networks.AlexNet`;
+            * ``mlp``: `pdsearch.networks.MLP`;
             * a classifier of torchvision by its name, untrained. Where its authors have a version
-              for CIFAR, it is built: ResNet, ResNeXt and Wide ResNet begin with a 3×3 convolution
-              of stride 1 and no max pooling (He et al. 2016, arXiv:1512.03385, section 4.2), as
-              does DenseNet (Huang et al., arXiv:1608.06993, section 3); VGG ends in a 512-wide
-              classifier on its 1×1 map instead of a 4096-wide one on 7×7 copies of it (Liu and Deng
-              2015);
-            * ``path.py:function``: your own function, called with ``classes=…``.
+              for CIFAR, it is built for images of up to 64×64: ResNet, ResNeXt and Wide ResNet
+              begin with a 3×3 convolution of stride 1 and no max pooling (He et al. 2016,
+              arXiv:1512.03385, section 4.2), as does DenseNet (Huang et al., arXiv:1608.06993,
+              section 3); VGG ends in a 512-wide classifier on its 1×1 map (the mean of a larger
+              one) instead of a 4096-wide one on 7×7 copies of it (Liu and Deng 2015). For images of
+              other than 3 channels, its first convolution is replaced by one that differs in these
+              alone, with weights as `nn.Conv2d` draws them;
+            * ``path.py:function``: your own function, called with ``classes=…``, and with
+              ``shape=…`` if it has such a parameter.
         classes: number of classes.
+        shape: channels, height and width of the images.
         initialisation: ``pytorch``: as the layers' constructors draw. ``he``: normal with variance
             2/fan_in (He et al. 2015, arXiv:1502.01852; 1/fan_in in the last layer, which no ReLU
             follows) and zero biases. ``caffe``, for ``alexnet`` only: normal with deviation 0.01
@@ -153,7 +61,7 @@ def build_model(
             convolution and the hidden fully connected layers and 0 elsewhere, as in
             ``bvlc_alexnet/train_val.prototxt`` (Krizhevsky et al. 2012 had biases of 1 there).
         dropout: probability of every ``nn.Dropout`` in the model; default: the model's own.
-        mlp: further arguments of :class:`MLP`.
+        mlp: further arguments of `pdsearch.networks.MLP`.
         source: `source_digest` of the model's file as it must be; None: any.
         directory: the folder that ``path.py`` is relative to; default: the current folder.
 
@@ -170,26 +78,26 @@ def build_model(
     if dropout is not None and not 0 <= dropout < 1:
         raise InputError(f"dropout must be in [0, 1), got {dropout}")
     if spec == "alexnet":
-        model: nn.Module = AlexNet(classes=classes)
+        model: nn.Module = AlexNet(classes=classes, shape=shape)
     elif spec == "mlp":
-        model = MLP(classes=classes, **(mlp or {}))
+        model = MLP(classes=classes, shape=shape, **(mlp or {}))
     elif ".py" in spec:
-        model = _own(spec, classes=classes, source=source, directory=directory)
+        model = _own(spec, classes=classes, shape=shape, source=source, directory=directory)
     else:
-        model = _torchvision(spec, classes)
+        model = _torchvision(spec, classes=classes, shape=shape)
     if dropout is not None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
     found = bool(relu_sites(model))
     try:
-        _check_shape(model, spec, classes=classes)
+        _check_shape(model, spec, classes=classes, shape=shape)
     except InputError:
         if found:
             raise
     else:
         # Running the model shows ReLUs that its modules do not.
-        found = found or bool(relu_sites(model, example_images()))
+        found = found or bool(relu_sites(model, example_images(shape)))
     if not found:
         raise InputError(
             f"model {spec!r} holds no nn.ReLU module, so there is no derivative to replace"
@@ -202,24 +110,33 @@ def build_model(
     return model
 
 
-def example_images() -> torch.Tensor:
-    """Return two fixed images of noise, ``(2, 3, 32, 32)``, on which `convert` tries a model."""
-    return torch.randn(2, 3, 32, 32, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+def example_images(shape: Shape) -> torch.Tensor:
+    """Return two fixed images of noise, ``(2, *shape)``, on which `convert` tries a model."""
+    return torch.randn(2, *shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
 
 
-def check_network(network: Mapping[str, Any], *, classes: int, directory: Path | None) -> None:
+def check_network(
+    network: Mapping[str, Any],
+    *,
+    classes: int,
+    shape: Shape,
+    sites: Mapping[str, Any],
+    directory: Path | None,
+) -> None:
     """Check that a model can be built by these arguments, converted and trained.
+
+    `sites` are arguments of `convert`.
 
     Raises:
         InputError: it cannot be built or trained.
         UnsupportedError: its ReLUs cannot be replaced.
     """
-    model = build_model(classes=classes, directory=directory, **network)
-    model = convert(model, load_family("relu").default, example=example_images())
-    check_trains(model, network["spec"])
+    model = build_model(classes=classes, shape=shape, directory=directory, **network)
+    model = convert(model, load_family("relu").default, example=example_images(shape), **sites)
+    check_trains(model, network["spec"], shape)
 
 
-def check_trains(model: nn.Module, spec: str) -> None:
+def check_trains(model: nn.Module, spec: str, shape: Shape = RGB_32) -> None:
     """Run one forward and backward pass on noise; do not train the model afterwards.
 
     Raises:
@@ -229,7 +146,7 @@ def check_trains(model: nn.Module, spec: str) -> None:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         try:
-            model(torch.randn(2, 3, 32, 32, device="cpu")).sum().backward()
+            model(torch.randn(2, *shape, device="cpu")).sum().backward()
         except Exception as error:  # any layer may refuse, each in its own way
             raise InputError(
                 f"model {spec!r} cannot be trained: {type(error).__name__}: {one_line(error)[:160]}"
@@ -258,7 +175,7 @@ def model_names() -> list[str]:
     return sorted({"alexnet", "mlp", *torchvision.models.list_models(module=torchvision.models)})
 
 
-def _torchvision(name: str, classes: int) -> nn.Module:
+def _torchvision(name: str, *, classes: int, shape: Shape) -> nn.Module:
     import torchvision.models
 
     names = model_names()
@@ -276,6 +193,11 @@ def _torchvision(name: str, classes: int) -> nn.Module:
     model: nn.Module = torchvision.models.get_model(
         name, weights=None, num_classes=classes, **options
     )
+    channels, *sides = shape
+    if channels != 3:
+        _take_channels(model, channels)
+    if max(sides) > SMALL:
+        return model
     # Large images are reduced at the beginning and the end: see `build_model`.
     if isinstance(model, torchvision.models.ResNet):
         model.conv1 = _small_stem(model.conv1)
@@ -284,11 +206,27 @@ def _torchvision(name: str, classes: int) -> nn.Module:
         model.features.conv0 = _small_stem(model.features.conv0)
         model.features.pool0 = nn.Identity()
     elif isinstance(model, torchvision.models.VGG):
-        model.avgpool = nn.Identity()
+        model.avgpool = nn.Identity() if max(sides) < 64 else nn.AdaptiveAvgPool2d(1)
         model.classifier[0] = nn.Linear(512, 512)
         model.classifier[3] = nn.Linear(512, 512)
         model.classifier[6] = nn.Linear(512, classes)
     return model
+
+
+def _take_channels(model: nn.Module, channels: int) -> None:
+    """Replace the first convolution, which takes RGB, by one for images of other channels."""
+    found = (pair for pair in model.named_modules() if isinstance(pair[1], nn.Conv2d))
+    name, old = cast("tuple[str, Any]", next(found))
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        old.kernel_size,
+        old.stride,
+        old.padding,
+        bias=old.bias is not None,
+    )
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
 
 
 def _small_stem(stem: nn.Conv2d) -> nn.Conv2d:
@@ -308,7 +246,9 @@ def _own_file(spec: str, directory: Path | None) -> UserFile:
     return read_python(path)
 
 
-def _own(spec: str, *, classes: int, source: str | None, directory: Path | None) -> nn.Module:
+def _own(
+    spec: str, *, classes: int, shape: Shape, source: str | None, directory: Path | None
+) -> nn.Module:
     file, name = _own_file(spec, directory), spec.rpartition(":")[2]
     if source is not None and file.digest != source:
         raise InputError(
@@ -316,14 +256,18 @@ def _own(spec: str, *, classes: int, source: str | None, directory: Path | None)
             "compare: restore it, or begin under another study.name"
         )
     function = _load_function(file, name, spec)
+    given: dict[str, Any] = {"classes": classes}
     try:
-        inspect.signature(function).bind(classes=classes)
+        if "shape" in inspect.signature(function).parameters:
+            given["shape"] = shape
+        inspect.signature(function).bind(**given)
     except TypeError as error:
         raise InputError(
-            f"model {spec!r}: {name} must take the keyword argument classes alone ({error})"
+            f"model {spec!r}: {name} must take the keyword argument classes, perhaps shape, "
+            f"and need no other ({error})"
         ) from error
     try:
-        model = function(classes=classes)
+        model = function(**given)
     # SystemExit too: sys.exit() in the user's code would end this program, perhaps with status 0.
     except (Exception, SystemExit) as error:
         raise InputError(
@@ -360,23 +304,30 @@ def _failed(spec: str, doing: str, file: UserFile, error: InputError) -> InputEr
     )
 
 
-def _check_shape(model: nn.Module, spec: str, *, classes: int) -> None:
+def _check_shape(model: nn.Module, spec: str, *, classes: int, shape: Shape) -> None:
     training = model.training
     model.eval()
     try:
         with torch.no_grad():  # not inference_mode: lazy layers make their parameters here
-            shape = tuple(model(torch.zeros(2, 3, 32, 32, device="cpu")).shape)
+            made = tuple(model(torch.zeros(2, *shape, device="cpu")).shape)
     except Exception as error:  # any layer may refuse, each in its own way
         raise InputError(
-            f"model {spec!r} does not take 32×32 RGB images: {one_line(error)[:160]}"
+            f"model {spec!r} does not take {_kind(shape)} images: {one_line(error)[:160]}"
+            f"{'' if shape == RGB_32 else ' (trial.image_size and trial.channels change them)'}"
         ) from error
     finally:
         model.train(training)
-    if shape != (2, classes):
+    if made != (2, classes):
         raise InputError(
-            f"model {spec!r} makes {shape} of 2 images, but (2, {classes}) is needed: "
+            f"model {spec!r} makes {made} of 2 images, but (2, {classes}) is needed: "
             "one logit a class"
         )
+
+
+def _kind(shape: Shape) -> str:
+    channels, height, width = shape
+    kinds = {1: "grey", 3: "RGB"}
+    return f"{height}×{width} {kinds.get(channels, f'{channels}-channel')}"
 
 
 def _activations(model: nn.Module) -> str:

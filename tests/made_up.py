@@ -94,7 +94,8 @@ def made_up_training() -> Iterator[None]:
         import torch
 
         return SimpleNamespace(
-            name=spec, classes=tuple("0123456789"), fingerprint=f"content of {spec}",
+            name=spec, classes=tuple("0123456789"), shape=(3, 32, 32),
+            fingerprint=f"content of {spec}",
             train_labels=torch.arange(1000) % 10, test_labels=torch.arange(200) % 10,
             train_images=torch.zeros(1000, 3, 32, 32, dtype=torch.uint8),
             test_images=torch.zeros(200, 3, 32, 32, dtype=torch.uint8),

@@ -142,6 +142,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
             raise InputError(f"unknown data set {spec!r}")
         return SimpleNamespace(
             classes=tuple("0123456789"),
+            shape=(3, 32, 32),
             fingerprint=f"content of {spec}",
             train_images=range(10 if spec == "small" else 1438),
             train_labels=torch.arange(10 if spec == "small" else 1430) % 10,

@@ -105,6 +105,22 @@ def test_only_and_skip(options: Any, left: list[int]) -> None:
     assert relu_nodes([model(GIVEN)]) == 0
 
 
+class Twice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(F.relu(x) - 0.1) + torch.relu(x).relu()
+
+
+@pytest.mark.parametrize("left", ["relu", "relu_1", "relu_2", "relu_3"])
+def test_of_several_calls_in_one_module_any_may_stay(left: str) -> None:
+    given = torch.randn(6, 4).requires_grad_()
+    model = convert(Twice(), ELU, skip=left, example=given)
+    assert {name for name, note in names_of(model).items() if note != "elu"} == {left}
+    assert relu_nodes([model(given)]) == 1
+    model = convert(Twice(), ELU, only=left, example=given)
+    assert {name for name, note in names_of(model).items() if note == "elu"} == {left}
+    assert relu_nodes([model(given)]) == 3
+
+
 @pytest.mark.parametrize(
     ("candidate", "options", "message"),
     [

@@ -1,16 +1,13 @@
 """Data sets: against scikit-learn's and Pillow's own arrays, and per-image loops in NumPy."""
 
-import functools
 import hashlib
-import http.server
 import logging
 import os
 import pickle
 import subprocess
 import sys
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +149,9 @@ def reference_augment(images: np.ndarray, shifts: data.Shifts) -> np.ndarray:
     """One image after the other, in NumPy."""
     out = np.empty_like(images)
     _, height, width = images.shape[1:]
+    below, beside = {32: 4, 28: 4, 96: 12, 6: 1, 9: 1}[height], {32: 4, 28: 4, 96: 12, 9: 1}[width]
     for number, image in enumerate(images):
-        padded = np.pad(image, ((0, 0), (4, 4), (4, 4)))
+        padded = np.pad(image, ((0, 0), (below, below), (beside, beside)))
         row, column = int(shifts.rows[number]), int(shifts.columns[number])
         crop = padded[:, row : row + height, column : column + width]
         out[number] = crop[:, :, ::-1] if shifts.mirrored[number] else crop
@@ -161,14 +159,16 @@ def reference_augment(images: np.ndarray, shifts: data.Shifts) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mirror", [True, False])
-@pytest.mark.parametrize("shape", [(70, 3, 32, 32), (5, 1, 6, 9)])
+@pytest.mark.parametrize(
+    "shape", [(70, 3, 32, 32), (40, 1, 28, 28), (30, 2, 96, 96), (40, 1, 6, 9)]
+)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_augment_is_the_loop_over_images(
     mirror: bool, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, shape, generator=generator).to(dtype)
-    shifts = data.draw_shifts(shape[0], mirror=mirror, generator=generator)
+    shifts = data.draw_shifts(shape[0], size=shape[2:], mirror=mirror, generator=generator)
     assert shifts.mirrored.any() == mirror
     made = data.augment(images, shifts)
     assert made.dtype == dtype
@@ -178,7 +178,8 @@ def test_augment_is_the_loop_over_images(
 def test_shifts_are_uniform_and_own_their_randomness() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    shifts = data.draw_shifts(90_000, mirror=True, generator=torch.Generator().manual_seed(0))
+    options = {"size": (32, 32), "mirror": True}
+    shifts = data.draw_shifts(90_000, generator=torch.Generator().manual_seed(0), **options)
     assert torch.random.get_rng_state().equal(before)
     for part in (shifts.rows, shifts.columns):
         counts = torch.bincount(part, minlength=9)
@@ -186,7 +187,7 @@ def test_shifts_are_uniform_and_own_their_randomness() -> None:
         assert len(counts) == 9
         assert (counts - 10_000).abs().max() < 500
     assert abs(shifts.mirrored.double().mean().item() - 0.5) < 0.01
-    again = data.draw_shifts(90_000, mirror=True, generator=torch.Generator().manual_seed(0))
+    again = data.draw_shifts(90_000, generator=torch.Generator().manual_seed(0), **options)
     assert again.rows.equal(shifts.rows)
     assert again.mirrored.equal(shifts.mirrored)
 
@@ -338,7 +339,10 @@ def test_broken_folders(tmp_path: Path, cache: Path, damage: object, message: st
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mnist", "no data set 'mnist': valid are digits, cifar10, cifar100 and folder:PATH"),
+        (
+            "mnist",
+            "no data set 'mnist': valid are digits, cifar10, .*stl10, folder:PATH and arrays:PATH",
+        ),
         ("folder", "no data set 'folder'"),
         ("folder:", "names no folder"),
         ("folder:/no/such/place", "/no/such/place does not exist"),
@@ -370,9 +374,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     read = folder_module._read_image
 
-    def spy(path: str) -> np.ndarray:
+    def spy(path: str, **form: int) -> np.ndarray:
         seen.append(path)
-        return read(path)
+        return read(path, **form)
 
     monkeypatch.setattr(folder_module, "_read_image", spy)
     return seen
@@ -473,11 +477,11 @@ from pdsearch import data
 from pdsearch.data import folder
 count = 0
 read = folder._read_image
-def slow(path):
+def slow(path, **form):
     global count
     count += 1
     time.sleep(0.02)
-    return read(path)
+    return read(path, **form)
 folder._read_image = slow
 print("ready", flush=True)
 sys.stdin.readline()
@@ -567,29 +571,6 @@ def make_cifar(
     monkeypatch.setattr(source, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
     monkeypatch.setattr(source, "url", f"{serve(root)}/{source.filename}")
     return content
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Path], str]]:
-    """Serves a folder on this machine, over HTTP; gives its address."""
-    servers = []
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            return
-
-    def start(root: Path) -> str:
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))
-        )
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

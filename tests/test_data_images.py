@@ -20,11 +20,18 @@ RAMP = np.arange(32 * 32, dtype=np.float64).reshape(32, 32) / (32 * 32 - 1)  # b
 RANDOM = np.random.default_rng(1)
 
 
+def read(path: Path) -> np.ndarray:
+    """The image as (32, 32, 3)."""
+    return read_image(str(path), size=32, channels=3).transpose(1, 2, 0)
+
+
 def grey(path: Path) -> np.ndarray:
     """The image's one grey, if its channels agree."""
-    found = read_image(str(path))
+    found = read(path)
     assert found.shape == (32, 32, 3) and found.dtype == np.uint8
     assert (found[..., 0] == found[..., 1]).all() and (found[..., 0] == found[..., 2]).all()
+    alone = read_image(str(path), size=32, channels=1)
+    assert alone.shape == (1, 32, 32) and np.array_equal(alone[0], found[..., 0])
     return found[..., 0].astype(int)
 
 
@@ -57,7 +64,7 @@ def test_a_tiff_without_a_known_range_is_refused_by_name(
     path = tmp_path / "deep.tif"
     tiff(path, (RAMP * top).astype(dtype), bits=bits, form=form)
     with pytest.raises(InputError, match=r"deep\.tif ") as caught:
-        read_image(str(path))
+        read(path)
     said = str(caught.value)
     assert "\n" not in said and ("8 or 16 bits" in said or "cannot be read as an image" in said)
 
@@ -114,7 +121,7 @@ def test_transparency_is_white_at_every_size_and_mode(tmp_path: Path, size: int)
     deep.save(tmp_path / "deep.png", transparency=500)
     Image.new("RGBA", (size, size), (*colour, 0)).save(tmp_path / "a.webp", lossless=True)
     for path in sorted(tmp_path.iterdir()):
-        assert (read_image(str(path)) == 255).all(), path.name
+        assert (read(path) == 255).all(), path.name
 
 
 def test_half_transparent_grey_is_half_white(tmp_path: Path) -> None:
@@ -126,7 +133,7 @@ def test_cmyk_and_bits(tmp_path: Path) -> None:
     """Cyan, magenta, yellow, black: R = 255·(1 − C)(1 − K) and so on."""
     for suffix in (".tif", ".jpg"):
         Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(tmp_path / f"red{suffix}")
-        assert np.abs(read_image(str(tmp_path / f"red{suffix}")) - np.array([255, 0, 0])).max() <= 3
+        assert np.abs(read(tmp_path / f"red{suffix}") - np.array([255, 0, 0])).max() <= 3
     bits = RAMP > 0.5
     for name in ("a.png", "a.tif", "a.bmp"):
         Image.fromarray(bits).save(tmp_path / name)
@@ -136,7 +143,7 @@ def test_cmyk_and_bits(tmp_path: Path) -> None:
 def test_lab(tmp_path: Path) -> None:
     """CIE 1976 L*a*b* of sRGB's red, 53.2, 80.1, 67.2 (D65; D50, as in files, a little less)."""
     Image.new("LAB", (32, 32), (136, 128 + 80, 128 + 67)).save(tmp_path / "lab.tif")
-    assert np.abs(read_image(str(tmp_path / "lab.tif")) - np.array([255, 0, 0])).max() <= 12
+    assert np.abs(read(tmp_path / "lab.tif") - np.array([255, 0, 0])).max() <= 12
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ def test_of_an_animated_image_the_first_frame_counts(tmp_path: Path, suffix: str
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
     keys: dict[str, Any] = {".webp": {"lossless": True}}.get(suffix, {})
     frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], **keys)
-    assert (read_image(str(tmp_path / f"a{suffix}")) == np.array([255, 0, 0])).all()
+    assert (read(tmp_path / f"a{suffix}") == np.array([255, 0, 0])).all()
 
 
 # ----------------------------------------------------------------------------------- folders

@@ -38,6 +38,7 @@ ORDER = (
     "autograd",
     "criteria",
     "data",
+    "networks",
     "models",
     "trial",
     "statistics",

@@ -8,15 +8,20 @@ import torch
 from torch import nn
 
 from pdsearch.errors import InputError
-from pdsearch.models import AlexNet, build_model, check_trains, model_names
+from pdsearch.models import build_model, check_trains, model_names
+from pdsearch.networks import AlexNet
 
 
-def outputs(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[int, ...]]:
+def outputs(
+    model: nn.Module,
+    kinds: tuple[type[nn.Module], ...],
+    images: tuple[int, int, int] = (3, 32, 32),
+) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     for module in model.modules():
         if isinstance(module, kinds):
             module.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape[1:])))
-    model.eval()(torch.zeros(1, 3, 32, 32))
+    model.eval()(torch.zeros(1, *images))
     return shapes
 
 
@@ -106,6 +111,67 @@ def test_other_classifiers_of_torchvision(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "maps"),
+    [
+        # (s - 1)//4 + 1, then halved three times, where an odd side keeps its last row.
+        ((1, 28, 28), [(7, 7), (4, 4), (2, 2), (1, 1)]),
+        ((3, 64, 64), [(16, 16), (8, 8), (4, 4), (2, 2)]),
+        ((5, 96, 40), [(24, 10), (12, 5), (6, 3), (3, 2)]),
+        ((1, 8, 8), [(2, 2), (1, 1), (1, 1), (1, 1)]),
+    ],
+)
+def test_alexnet_for_other_images(shape: tuple[int, int, int], maps: list[tuple[int, int]]) -> None:
+    model = build_model("alexnet", classes=4, shape=shape)
+    found = outputs(model, (nn.Conv2d, nn.MaxPool2d, nn.Linear), shape)
+    first, one, two, last = maps
+    assert [one[1:] for one in found if len(one) == 3] == [
+        first,
+        one,
+        one,
+        two,
+        two,
+        two,
+        two,
+        last,
+    ]
+    inputs = [m.in_features for m in model.modules() if isinstance(m, nn.Linear)]
+    assert inputs == [256 * last[0] * last[1], 1024, 1024]
+    assert next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels == shape[0]
+
+
+def test_mlp_for_other_images() -> None:
+    model = build_model("mlp", classes=4, shape=(2, 5, 7))
+    assert next(m for m in model.modules() if isinstance(m, nn.Linear)).in_features == 70
+    assert model(torch.zeros(3, 2, 5, 7)).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "densenet121", "vgg11", "googlenet", "squeezenet1_1", "regnet_y_400mf"]
+)
+def test_other_channels_change_the_first_convolution_alone(name: str) -> None:
+    grey, rgb = (build_model(name, classes=5, shape=(c, 32, 32)) for c in (1, 3))
+    own, other = ({k: v.shape for k, v in m.state_dict().items()} for m in (grey, rgb))
+    differing = [key for key in own if own[key] != other.get(key)]
+    assert own.keys() == other.keys() and len(differing) == 1
+    out, _, *kernel = other[differing[0]]
+    assert own[differing[0]] == (out, 1, *kernel)
+    assert grey.eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 5)
+
+
+def test_larger_images_keep_torchvisions_own_beginning() -> None:
+    small, large = (build_model("resnet18", classes=5, shape=(3, s, s)) for s in (64, 96))
+    shapes = [outputs(m, (nn.Conv2d,), (3, s, s)) for m, s in ((small, 64), (large, 96))]
+    # Stride 1 without pooling; stride 2, then pooling.
+    assert [shapes[0][:2], shapes[1][:2]] == [
+        [(64, 64, 64), (64, 64, 64)],
+        [(64, 48, 48), (64, 24, 24)],
+    ]
+    small, large = (build_model("vgg11", classes=5, shape=(1, s, s)) for s in (64, 96))
+    assert outputs(small, (nn.Linear,), (1, 64, 64)) == [(512,), (512,), (5,)]
+    assert outputs(large, (nn.Linear,), (1, 96, 96)) == [(4096,), (4096,), (5,)]
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("resnet81", r"no model 'resnet81': did you mean resnet18"),
@@ -146,6 +212,10 @@ from torch import nn
 def good(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, classes))
 
+def shaped(classes, shape=(3, 32, 32)):
+    size = shape[0] * shape[1] * shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, 8), nn.ReLU(), nn.Linear(8, classes))
+
 def plain(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
 
@@ -173,6 +243,11 @@ def test_own_model(tmp_path: Path) -> None:
     model = build_model("own.py:good", classes=4, directory=tmp_path)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
     assert model.training
+    model = build_model("own.py:shaped", classes=4, shape=(1, 9, 7), directory=tmp_path)
+    assert model(torch.zeros(2, 1, 9, 7)).shape == (2, 4)
+    for shape, kind in (((1, 28, 28), "28×28 grey"), ((4, 9, 7), "9×7 4-channel")):
+        with pytest.raises(InputError, match=f"does not take {kind} images: "):
+            build_model("own.py:good", classes=4, shape=shape, directory=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +260,7 @@ def test_own_model(tmp_path: Path) -> None:
         ("large", r"does not take 32×32 RGB images: "),
         ("nothing", r"nothing returned int, not a torch.nn.Module"),
         ("fails", r"fails raised KeyError: 'a.*b'"),
-        ("other", r"other must take the keyword argument classes alone"),
+        ("other", r"other must take the keyword argument classes, perhaps shape, and need no"),
     ],
 )
 def test_wrong_own_models(tmp_path: Path, name: str, message: str) -> None:

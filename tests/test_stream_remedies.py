@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from streams import DATA, RELU, Stop, numbers, seed_of, settings, trial
 from torch import nn
 
-from pdsearch.models import MLP
+from pdsearch.networks import MLP
 from pdsearch.trial import (
     EpochRecord,
     Stream,

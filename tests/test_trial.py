@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import nn
 
+from pdsearch.autograd import convert
 from pdsearch.data import Dataset, channel_statistics, load_dataset, stratified_split
 from pdsearch.errors import InputError
 from pdsearch.expression import t, x
@@ -952,6 +953,26 @@ def test_small_maps_are_torchs_convolution(
         results.append([made.detach(), *(v.grad for v in given if v is not None)])
     for theirs, ours in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 4), (1, 1)])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_relu_in_place_may_overwrite_a_small_map(size: tuple[int, int], replaced: bool) -> None:
+    """As in torchvision's VGG."""
+    torch.manual_seed(0)
+    images, results = torch.randn(5, 3, *size, dtype=torch.float64), []
+    for hasten in (True, False):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)).double()
+        if replaced:
+            net = convert(net, TAIL)
+        if hasten:
+            convolution.hasten(net)
+        output = net(images)
+        (output * torch.arange(4.0).view(-1, 1, 1)).sum().backward()
+        results.append([output.detach(), *(p.grad for p in net.parameters())])
+    for ours, torchs in zip(*results, strict=True):
+        assert torch.allclose(ours, torchs, rtol=1e-12, atol=1e-12)
 
 
 def test_only_the_convolutions_that_fit_are_hastened() -> None:

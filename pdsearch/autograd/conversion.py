@@ -1,5 +1,7 @@
 """`convert`: a pseudo-derivative for every ReLU of a model, in place, outputs unchanged."""
 
+import copy
+import glob
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,7 +16,7 @@ from pdsearch.autograd.patterns import Choice, Patterns
 from pdsearch.autograd.sites import Entry, Survey, survey
 from pdsearch.autograd.trace import Seen, Trace, run, same_bits
 from pdsearch.errors import InputError, UnsupportedError
-from pdsearch.family import Candidate
+from pdsearch.family import Candidate, load_family
 
 __all__ = ["convert", "replace_relus"]
 
@@ -52,12 +54,14 @@ def convert(
 
     Args:
         model: Any module; itself a ReLU, the replacement is returned.
-        candidate: The pseudo-derivative, or one for each pattern of names
+        candidate: The pseudo-derivative, or one for each pattern
             (`{"features.*": a, "*": b}`): the first that matches counts. Sites that none
-            matches stay ReLU.
+            matches stay ReLU. A pattern is one of names, or a slice `[first:end]` of the sites in
+            the order in which a forward pass on the example first reaches them
+            (`{"[:3]": a, "[3:]": b}`).
         save: As for `pd_relu`.
         exact: As for `pd_relu`.
-        only: A pattern of site names, or several: other sites stay as they are.
+        only: A pattern, or several: other sites stay as they are.
         skip: Likewise: these sites stay as they are.
         example: What the model takes: a tensor, a tuple of arguments, or a dict of keyword
             arguments.
@@ -93,20 +97,27 @@ def convert(
 
 
 def replace_relus(
-    model: nn.Module, make: Callable[[], nn.Module], *, example: Any = None
+    model: nn.Module,
+    make: Callable[[], nn.Module],
+    *,
+    only: Patterns = None,
+    skip: Patterns = None,
+    example: Any = None,
 ) -> nn.Module:
     """Put another activation where each ReLU is: the same sites as `convert` reaches.
 
     Args:
         model: Any module.
         make: Makes the activation, anew for each site.
+        only: As for `convert`.
+        skip: As for `convert`.
         example: As for `convert`; outputs may differ here.
     """
 
     def made(entry: Entry, pattern: str) -> nn.Module:
         return make()
 
-    return _replace(model, made, ["*"], None, None, example, clamp=False, same=False)
+    return _replace(model, made, ["*"], only, skip, example, clamp=False, same=False)
 
 
 def _replace(
@@ -130,6 +141,8 @@ def _replace(
         raise UnsupportedError(
             f"{type(model).__name__} holds no nn.ReLU to convert, and calls none{''.join(told)}"
         )
+    if choose.by_depth:
+        choose.order = _forward_order(model, found, example, clamp=clamp)
     choose.check([name for entry in found.entries for name in entry.names])
     _check_reach(model, found, choose)
     with ExitStack() as undo:
@@ -150,6 +163,31 @@ def _replace(
     return result
 
 
+def _forward_order(model: nn.Module, found: Survey, example: Any, *, clamp: bool) -> list[str]:
+    """The names of the sites in the order in which a forward pass first reaches them.
+
+    A copy of the model is converted for this, in which each site is a module of its own.
+    """
+    if example is None:
+        raise InputError("a pattern by depth needs an example, on which the model is run")
+    beyond = [glob.escape(e.names[0]) for e in found.entries if e.kind == "fused"]
+    twin = convert(
+        copy.deepcopy(model), load_family("relu").default, skip=beyond, example=example, clamp=clamp
+    )
+    order: list[str] = []
+    names: dict[nn.Module, str] = {
+        module: name for name, module in twin.named_modules() if isinstance(module, PDReLU)
+    }
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        order.append(names[module])
+
+    for module in names:
+        module.register_forward_pre_hook(note)
+    run(twin, example, clamp=clamp)
+    return list(dict.fromkeys(order))
+
+
 # --------------------------------------------------------------------------------------- checks
 
 
@@ -168,9 +206,11 @@ def _check_graph(
     model: nn.Module, after: Trace, found: Survey, choose: Choice, new: set[nn.Module]
 ) -> None:
     """Refuse ReLU's own gradient, except of skipped sites and of an activation that is ReLU."""
-    places: dict[Any, tuple[str, ...]] = {
-        (e.owner, e.key): e.names for e in found.entries if e.kind == "call"
-    }
+    # A call that stays runs another operator, so its place is known by line and column alone.
+    places: dict[Any, list[tuple[str, ...]]] = {}
+    for e in found.entries:
+        if e.kind == "call":
+            places.setdefault((e.owner, e.key._replace(how="")), []).append(e.names)
     owners = dict(model.named_modules())
 
     def is_left_on_purpose(seen: Seen) -> bool:
@@ -178,10 +218,10 @@ def _check_graph(
             return False
         if owners[seen.owner] in new:
             return True
-        names = places.get((owners[seen.owner], seen.place))
-        if names is None:
-            names = (seen.owner, f"{seen.owner}.relu" if seen.owner else "relu")
-        return choose(names) is None
+        place = None if seen.place is None else seen.place._replace(how="")
+        default = (seen.owner, f"{seen.owner}.relu" if seen.owner else "relu")
+        called = places.get((owners[seen.owner], place), [default])
+        return any(choose(names) is None for names in called)
 
     left = [seen for seen in after.left if not is_left_on_purpose(seen)]
     if left:

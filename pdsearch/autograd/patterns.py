@@ -1,38 +1,81 @@
-"""Patterns of site names: which candidate a site gets, and which sites stay."""
+"""Patterns of sites, by name or by depth: which candidate a site gets, and which sites stay.
+
+A pattern is a shell pattern of names (`features.*`), or a slice `[first:end]` of the sites in the
+order in which a forward pass first reaches them, with Python's meaning of its ends: `[:3]` are the
+first three, `[-2:]` the last two.
+"""
 
 import fnmatch
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from pdsearch.errors import InputError
 
-__all__ = ["Choice", "Patterns"]
+__all__ = ["Choice", "Patterns", "slice_of"]
 
 Patterns = str | Iterable[str] | None
 
+_SLICE = re.compile(r"\[(-?[0-9]{1,9})?:(-?[0-9]{1,9})?\]")
+
+
+def slice_of(pattern: str) -> slice | None:
+    """Return the slice that a pattern by depth stands for; None for a pattern of names."""
+    found = _SLICE.fullmatch(pattern)
+    if found is None:
+        return None
+    first, end = (None if text is None else int(text) for text in found.groups())
+    return slice(first, end)
+
 
 class Choice:
-    """Which pattern of `candidate` serves a site, after `only` and `skip`."""
+    """Which pattern of `candidate` serves a site, after `only` and `skip`.
+
+    Attributes:
+        order: the names of the sites as a forward pass reaches them; set before a site is chosen if
+            `by_depth`.
+    """
 
     def __init__(self, patterns: list[str], only: Patterns, skip: Patterns) -> None:
         self.patterns = patterns
         self.only = None if only is None else _listed(only, "only")
         self.skip = _listed(skip, "skip")
+        self.order: Sequence[str] = ()
+
+    @property
+    def by_depth(self) -> bool:
+        """Whether a pattern is a slice."""
+        every = (*self.patterns, *(self.only or ()), *self.skip)
+        return any(slice_of(pattern) is not None for pattern in every)
 
     def __call__(self, names: Iterable[str]) -> str | None:
         """The pattern for a site of these names; None: it stays as it is."""
         names = list(names)
-        if self.only is not None and not _any(self.only, names):
+        if self.only is not None and not self._any(self.only, names):
             return None
-        if _any(self.skip, names):
+        if self._any(self.skip, names):
             return None
-        return next((p for p in self.patterns if _any([p], names)), None)
+        return next((p for p in self.patterns if self._any([p], names)), None)
 
     def check(self, names: list[str]) -> None:
         """Refuse patterns that match nothing: a name mistyped would leave a ReLU behind."""
         for pattern in (*self.patterns, *(self.only or ()), *self.skip):
-            if pattern != "*" and names and not _any([pattern], names):
+            if slice_of(pattern) is not None and not self._any([pattern], self.order):
+                raise InputError(
+                    f"no ReLU is in {pattern}: a forward pass reaches {len(self.order)} of them"
+                )
+            if pattern != "*" and names and not self._any([pattern], names):
                 shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
                 raise InputError(f"no ReLU's name matches {pattern!r}; there are {shown}")
+
+    def _any(self, patterns: list[str], names: Iterable[str]) -> bool:
+        names = list(names)
+        return any(self._matches(pattern, name) for pattern in patterns for name in names)
+
+    def _matches(self, pattern: str, name: str) -> bool:
+        span = slice_of(pattern)
+        if span is not None:
+            return name in self.order[span]
+        return fnmatch.fnmatchcase(name, pattern)
 
 
 def _listed(patterns: Patterns, what: str) -> list[str]:
@@ -41,7 +84,3 @@ def _listed(patterns: Patterns, what: str) -> list[str]:
         if not isinstance(pattern, str):
             raise InputError(f"{what} must be patterns of names, got {type(pattern).__name__}")
     return listed
-
-
-def _any(patterns: list[str], names: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)

@@ -17,7 +17,7 @@ from pdsearch.statistics import (
 )
 from pdsearch.study.attributes import RunKind
 from pdsearch.text import ends, p_value, points
-from pdsearch.trial import length_of
+from pdsearch.trial import length_of, where_in
 
 if TYPE_CHECKING:
     from pdsearch.family import Candidate
@@ -126,6 +126,8 @@ class Confirmation:
         transfers: The same on other models and data sets.
         stream: The stream of tasks in the trial's settings, if any: an accuracy is then the mean
             within the last tasks.
+        only: Patterns of the ReLUs that a row's g serves, if not all.
+        skip: Patterns of ReLUs that keep their own derivative.
     """
 
     study: str
@@ -139,17 +141,23 @@ class Confirmation:
     versions: Mapping[str, str] = field(default_factory=dict)
     transfers: tuple["Confirmation", ...] = ()
     stream: Mapping[str, Any] | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Model, the ReLUs that a row's g serves unless it serves all, and data set, in words."""
+        return where_in(vars(self))
 
     @property
     def protocol(self) -> str:
         """Model, data set, and length of the runs, in words."""
         length = length_of({"epochs": self.epochs, "stream": self.stream})
-        where = f"{self.model} on {self.dataset}"
         if self.stream is None:
-            return f"{where}, test set, {length}"
+            return f"{self.where}, test set, {length}"
         return (
-            f"{where}, {length}: training accuracy within its last {self.stream['last']} tasks, on "
-            "test images"
+            f"{self.where}, {length}: training accuracy within its last {self.stream['last']} "
+            "tasks, on test images"
         )
 
     @property
@@ -187,7 +195,7 @@ class Confirmation:
         document = {one.name: getattr(self, one.name) for one in fields(self)}
         for name in ("rows", "transfers"):
             document[name] = [one.to_dict() for one in document[name]]
-        for name in ("stream", "transfers"):
+        for name in ("stream", "transfers", "only", "skip"):
             if not document[name]:
                 del document[name]
         return dict(plain({**document, "headline": self.headline}))
@@ -265,6 +273,8 @@ def assemble(
         device=setting["device"],
         versions=dict(setting["versions"]),
         stream=trial.get("stream"),
+        only=tuple(trial.get("only") or ()),
+        skip=tuple(trial.get("skip") or ()),
     )
 
 

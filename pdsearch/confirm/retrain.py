@@ -210,7 +210,8 @@ def _stages(
     trials, remarks = trials_of(stored, budget=asked.epochs, transfer=asked.transfer)
     # Before the first run, so that a misspelt name does not end hours of training.
     names = dict.fromkeys(trial.dataset for trial in trials)
-    data = {name: load_dataset(name, directory=directory) for name in names}
+    form = {"image_size": settings.trial.image_size, "channels": settings.trial.channels}
+    data = {name: load_dataset(name, directory=directory, **form) for name in names}
     for trial in trials:
         check_room(trial, data[trial.dataset])
     for trial in trials[1:]:
@@ -266,7 +267,13 @@ def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Pa
             f"trial.batch_size: {trial.batch_size} is more than the {images} training images "
             f"of {trial.dataset!r}, so nothing can be transferred there"
         )
-    check_network(trial.network, classes=len(dataset.classes), directory=directory)
+    check_network(
+        trial.network,
+        classes=len(dataset.classes),
+        shape=dataset.shape,
+        sites=trial.sites,
+        directory=directory,
+    )
 
 
 def _session(

@@ -1,6 +1,6 @@
-"""Data sets as tensors in memory: decoded once, cached on disk, batched on the device.
+"""Data sets as tensors: decoded once, cached on disk, batched on the device.
 
-Images are ``(n, 3, 32, 32)`` uint8 tensors, labels ``(n,)`` int64.
+Images are ``(n, channels, height, width)`` uint8 tensors, labels ``(n,)`` int64.
 """
 
 from pdsearch.data.batches import Shifts, augment, channel_statistics, draw_shifts, normalise

@@ -1,4 +1,4 @@
-"""A data set in memory, and the split of its training part."""
+"""A data set, in memory or mapped from files, and the split of its training part."""
 
 import hashlib
 import json
@@ -10,19 +10,20 @@ import torch
 
 from pdsearch.errors import InputError
 
-SIZE = 32
+SIZE = 32  # default side of a folder's images, in pixels
 FORMAT = 1  # raise it when decoding changes: older cache files are then rebuilt
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory.
+    """A data set, in memory or mapped from files. Nothing may write to its images.
 
     Attributes:
         name: as given to `load_dataset`.
-        train_images: ``(n, 3, 32, 32)``, uint8.
+        train_images: ``(n, channels, height, width)``, uint8.
         train_labels: ``(n,)``, int64, indices into ``classes``.
-        test_images: ``(m, 3, 32, 32)``, uint8; for a final confirmation, never for a search.
+        test_images: ``(m, channels, height, width)``, uint8; for a final confirmation, never for a
+            search.
         test_labels: ``(m,)``, int64.
         classes: the names of the classes.
         mirror: whether a mirrored image keeps its class (a digit does not).
@@ -37,6 +38,12 @@ class Dataset:
     classes: tuple[str, ...]
     mirror: bool = True
     fingerprint: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of its images."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

@@ -1,22 +1,26 @@
 """A folder of images: ``PATH/train/<class>/`` and ``PATH/test/<class>/``."""
 
-import hashlib
-import logging
+import math
 import os
+import shutil
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from pdsearch.data.arrays import Array, load_arrays, training_images, warn_of_training_images
 from pdsearch.data.cache import cached, digest
 from pdsearch.data.dataset import SIZE, Dataset
 from pdsearch.data.images import DECODING
 from pdsearch.data.images import read_image as _read_image
 from pdsearch.errors import InputError
+from pdsearch.files import locked, replacing_folder
+
+IN_MEMORY = 2**31
+"""Bytes of decoded images up to which a folder is decoded in memory: else into mapped files."""
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Thumbnails and copies by file managers and storage boxes, like names with a leading dot.
@@ -26,19 +30,11 @@ IGNORED_FOLDERS = (
     *("$recycle.bin", "system volume information", "__pycache__"),
 )
 
-log = logging.getLogger(__name__)
 
-
-def load_folder(spec: str, text: str, *, directory: Path | None, cache: Path) -> Dataset:
-    """Load the folder `text`, relative to `directory`; see `load_dataset`."""
-    if not text.strip():
-        raise InputError("dataset 'folder:' names no folder: write folder:PATH")
-    if "\0" in text:
-        raise InputError(f"the path of data set {spec!r} holds a NUL character")
-    root = ((directory or Path.cwd()) / Path(text).expanduser()).resolve()
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(f"data set {spec!r}: {root} {what}")
+def load_folder(
+    spec: str, root: Path, *, size: int = SIZE, channels: int = 3, cache: Path
+) -> Dataset:
+    """Load a folder of image files; see `load_dataset`."""
     for part in ("train", "test"):
         if not (root / part).is_dir():
             raise InputError(
@@ -65,44 +61,91 @@ def load_folder(spec: str, text: str, *, directory: Path | None, cache: Path) ->
         f"{os.path.relpath(path, root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
         for path, stat in every
     ]
-    key = digest("\n".join([str(DECODING), *lines]))
+    form = [] if (size, channels) == (SIZE, 3) else [f"{size} {channels}"]
+    key = digest("\n".join([str(DECODING), *form, *lines]))
+    stem = f"folder-{digest(' '.join([str(root), *form]))[:16]}"
+    paths, split = [path for path, _ in every], sum(map(len, train))
+    labels = _labels(train), _labels(test)
+    shape = (len(paths), channels, size, size)
+    if math.prod(shape) > IN_MEMORY:
+        place = cache / f"{stem}-{key[:24]}"
+        if not place.is_dir():
+            _decode_to_files(spec, place, paths, shape, split, labels)
+            for other in cache.glob(f"{stem}-*/"):
+                if other != place:
+                    shutil.rmtree(other, ignore_errors=True)
+        return load_arrays(spec, place, classes=tuple(classes), cache=cache)
 
     def build() -> Dataset:
-        images = _decode([path for path, _ in every])
-        split = sum(map(len, train))
+        images = np.empty(shape, dtype=np.uint8)
+        _decode(paths, images)
         return Dataset(
             name=spec,
-            train_images=images[:split],
-            train_labels=_labels(train),
-            test_images=images[split:],
-            test_labels=_labels(test),
+            train_images=torch.from_numpy(images[:split]),
+            train_labels=torch.from_numpy(labels[0]),
+            test_images=torch.from_numpy(images[split:]),
+            test_labels=torch.from_numpy(labels[1]),
             classes=tuple(classes),
         )
 
-    dataset = cached(spec, cache, stem=f"folder-{digest(str(root))[:16]}", key=key, build=build)
-    _warn_of_training_images(dataset)
+    dataset = cached(spec, cache, stem=stem, key=key, build=build)
+    same = training_images(dataset.train_images, dataset.test_images)
+    warn_of_training_images(same, len(dataset.test_labels), spec)
     return dataset
 
 
-def _warn_of_training_images(dataset: Dataset) -> None:
-    """Warn if test images are training images too: linked, copied, or in the same folder."""
-    known = set(map(_digest, dataset.train_images.numpy()))
-    same = sum(_digest(image) in known for image in dataset.test_images.numpy())
-    total = len(dataset.test_images)
-    which = f"{same} of {total} test images are training images"
-    if same == total:
-        which = "each test image is a training image"
-    if same:
-        log.warning(
-            "data set %r: %s too (the same folder, links or copies): a confirmation needs images "
-            "that no training saw",
-            dataset.name,
-            which,
-        )
+def _decode_to_files(
+    spec: str,
+    place: Path,
+    paths: Sequence[str],
+    shape: tuple[int, ...],
+    split: int,
+    labels: tuple[Array, Array],
+) -> None:
+    """Decode images into a new folder of arrays, which `load_arrays` maps into memory.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    needed = math.prod(shape)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(place.parent).free
+        if needed > free:
+            raise InputError(
+                f"data set {spec!r}: its {shape[0]} images take {needed / 1e9:.1f} GB decoded, but "
+                f"{place.parent} has {free / 1e9:.1f} GB free: make room, name another folder by "
+                "PDSEARCH_CACHE, or choose a smaller trial.image_size"
+            )
+        with locked(place.with_suffix(".lock")):
+            if place.is_dir():
+                return  # another process decoded it meanwhile
+            with replacing_folder(place) as partial:
+                for part, some, own in (
+                    ("train", paths[:split], labels[0]),
+                    ("test", paths[split:], labels[1]),
+                ):
+                    file = partial / f"{part}_images.npy"
+                    images = np.lib.format.open_memmap(
+                        file, mode="w+", dtype=np.uint8, shape=(len(some), *shape[1:])
+                    )
+                    _reserve(file)
+                    _decode(some, images)
+                    images.flush()
+                    np.save(partial / f"{part}_labels.npy", own)
+    except OSError as error:
+        raise InputError(
+            f"data set {spec!r}: its images take {needed / 1e9:.1f} GB decoded, and "
+            f"{place} cannot be written ({error.strerror or error}): name another folder by "
+            "PDSEARCH_CACHE, or choose a smaller trial.image_size"
+        ) from error
 
 
-def _digest(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+def _reserve(file: Path) -> None:
+    """Give a sparse file its room on the disk: writing to a mapping of a full disk kills."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _left_out(name: str) -> bool:
@@ -154,21 +197,20 @@ def _images_of(folder: Path) -> list[tuple[str, os.stat_result]]:
     return found
 
 
-def _labels(files: Sequence[Sequence[object]]) -> torch.Tensor:
-    counts = torch.tensor([len(part) for part in files])
-    return torch.repeat_interleave(torch.arange(len(files)), counts)
+def _labels(files: Sequence[Sequence[object]]) -> Array:
+    return np.repeat(np.arange(len(files)), [len(part) for part in files])
 
 
-def _decode(paths: Sequence[str]) -> torch.Tensor:
-    images = np.empty((len(paths), 3, SIZE, SIZE), dtype=np.uint8)
+def _decode(paths: Sequence[str], images: Array) -> None:
+    """Decode image files into an array ``(n, channels, size, size)``, uint8."""
+    channels, size = images.shape[1:3]
 
     def decode(index: int) -> None:
-        images[index] = _read_image(paths[index]).transpose(2, 0, 1)
+        images[index] = _read_image(paths[index], size=size, channels=channels)
 
     # Pillow's decoders release the interpreter lock. After an error `map` cancels the rest.
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         list(pool.map(decode, range(len(paths))))
-    return torch.from_numpy(images)
 
 
 def _first(parts: Sequence[str]) -> str:

@@ -1,11 +1,10 @@
-"""An image file of any mode as 32×32 RGB, if its range of values is known."""
+"""An image file of any mode as square RGB or grey, if its range of values is known."""
 
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from pdsearch.data.dataset import SIZE
 from pdsearch.errors import InputError, one_line
 
 DECODING = 2  # raise it when decoding changes: cached folders are then built again
@@ -13,8 +12,13 @@ DECODING = 2  # raise it when decoding changes: cached folders are then built ag
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, sections 3 and 4
 
 
-def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Read an image, or the first of its frames, as ``(32, 32, 3)``, uint8.
+def read_image(path: str, *, size: int, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Read an image, or the first of its frames, as ``(channels, size, size)``, uint8.
+
+    Args:
+        path: of the file.
+        size: side of the result, in pixels.
+        channels: 3 (RGB) or 1 (grey, ITU-R 601-2 luma).
 
     Raises:
         InputError: it is not an image, is damaged, or has an unknown range (float and 32-bit TIFF).
@@ -22,24 +26,30 @@ def read_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     try:
         with Image.open(path) as file:
             file.load()
-            plain = file.mode == "RGB" and file.size == (SIZE, SIZE)
+            mode = "RGB" if channels == 3 else "L"
+            plain = file.mode == mode and file.size == (size, size)
             if plain and not file.getexif() and not file.has_transparency_data:
-                return np.asarray(file)
+                return _planes(file)
             deep = file.mode == "F" or file.mode.startswith("I")
             upright = ImageOps.exif_transpose(_eight_bits(file, path) if deep else file)
             if upright.has_transparency_data:
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
             square = ImageOps.fit(
-                upright.convert("RGB"), (SIZE, SIZE), method=Image.Resampling.BICUBIC
+                upright.convert(mode), (size, size), method=Image.Resampling.BICUBIC
             )
-            return np.asarray(square)
+            return _planes(square)
     except InputError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         raise InputError(
             f"{path} cannot be read as an image ({one_line(error)}): repair or remove it"
         ) from error
+
+
+def _planes(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _eight_bits(image: ImageFile.ImageFile, path: str) -> Image.Image:

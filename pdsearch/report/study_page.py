@@ -19,7 +19,7 @@ from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.rows import counts_of
 from pdsearch.text import interval
-from pdsearch.trial import length_of
+from pdsearch.trial import length_of, where_in
 
 Record = dict[str, Any] | None
 
@@ -61,7 +61,7 @@ def _trained(view: View) -> str:
     length = f"{trial.epochs} epochs a trial"
     if view.stream:
         length = f"a trial is {length_of(trial.model_dump(mode='json'))}"
-    return f"{trial.model} on {trial.dataset}, {length}"
+    return f"{where_in(trial.model_dump(mode='json'))}, {length}"
 
 
 def confirmation(view: View) -> Record:

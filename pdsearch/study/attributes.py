@@ -165,6 +165,8 @@ class _Trial(_Record):
     learning_rate: Number
     learning_rates: list[Number] | None = None
     stream: _Stream | None = None
+    only: list[str] | None = None
+    skip: list[str] | None = None
 
 
 class _Setting(_Record):

@@ -169,7 +169,13 @@ def own_as_begun(stored: StoredStudy) -> tuple[UserCriterion, ...]:
 
 def dataset_of(settings: StudyFile) -> Dataset:
     """Return the images of a study."""
-    return pdsearch.data.load_dataset(settings.trial.dataset, directory=settings.directory)
+    trial = settings.trial
+    return pdsearch.data.load_dataset(
+        trial.dataset,
+        image_size=trial.image_size,
+        channels=trial.channels,
+        directory=settings.directory,
+    )
 
 
 def check_first_trial(settings: StudyFile, dataset: Dataset) -> None:
@@ -198,8 +204,13 @@ def check_first_trial(settings: StudyFile, dataset: Dataset) -> None:
             f"study.looks: must be ≤ {batches}, the batches of an epoch, got {settings.study.looks}"
         )
     with torch.random.fork_rng():
-        classes = len(dataset.classes)
-        check_network(trial.network, classes=classes, directory=settings.directory)
+        check_network(
+            trial.network,
+            classes=len(dataset.classes),
+            shape=dataset.shape,
+            sites=trial.sites,
+            directory=settings.directory,
+        )
 
 
 def _name_of(function: Callable[..., Any]) -> str:

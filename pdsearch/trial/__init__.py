@@ -16,7 +16,13 @@ from pdsearch.trial.records import (
     TrialResult,
     value_of,
 )
-from pdsearch.trial.settings import StreamSettings, TrialSettings, learning_rate_at, length_of
+from pdsearch.trial.settings import (
+    StreamSettings,
+    TrialSettings,
+    learning_rate_at,
+    length_of,
+    where_in,
+)
 
 if TYPE_CHECKING:
     from pdsearch.trial.run import run_over_learning_rates, run_trial
@@ -48,6 +54,7 @@ __all__ = [
     "run_over_learning_rates",
     "run_trial",
     "value_of",
+    "where_in",
 ]
 
 

@@ -81,10 +81,19 @@ class _SmallMap(torch.autograd.Function):
         positions = height * width
         if positions <= DENSE:
             matrix = _dense(weight, height, width)
-            repeated = bias.repeat(positions) if bias is not None else None
-            flat = F.linear(_rows(x), matrix, repeated)
+            # Not a view of the product: autograd refuses to let a ReLU in place overwrite one.
+            made = torch.empty(
+                (n, len(weight), height, width),
+                dtype=x.dtype,
+                device=x.device,
+                memory_format=torch.channels_last,
+            )
+            if bias is not None:
+                torch.addmm(bias.repeat(positions), _rows(x), matrix.t(), out=_rows(made))
+            else:
+                torch.mm(_rows(x), matrix.t(), out=_rows(made))
             ctx.save_for_backward(x, weight, matrix)
-            return flat.view(n, height, width, -1).permute(0, 3, 1, 2)
+            return made
         ctx.save_for_backward(x, weight, None)
         return F.conv2d(x, weight, bias, padding=_padding(weight))
 

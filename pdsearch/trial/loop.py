@@ -30,7 +30,7 @@ from pdsearch.trial.speed import autocast, memory_format
 
 WINDOW = 16  # batches between two checks of the loss: on a GPU each check waits for the device
 EXPLODED = 20  # times ln(classes), the loss of guessing
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 1000  # images of up to 3×32×32, proportionately fewer larger ones
 
 Split = Literal["validation", "test"]
 OnBatch = Callable[[int, int], None]
@@ -41,16 +41,19 @@ _STATISTICS: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
 @dataclass(frozen=True, eq=False)
 class TrialData:
-    """The data of a run on its device; `train` indexes `images`.
+    """The data of a run. `train` indexes `images`, `evaluation` indexes `evaluation_images`.
 
-    Images are uint8, or float32 and already normalised.
+    Images are uint8, or float32 and already normalised. They lie on the run's device, or on the CPU
+    (perhaps mapped from a file) if they are too large for it; see `batch`.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     train: torch.Tensor
     evaluation_images: torch.Tensor
+    evaluation: torch.Tensor
     evaluation_labels: torch.Tensor
+    device: torch.device
     mean: torch.Tensor
     deviation: torch.Tensor
     mirror: bool
@@ -76,9 +79,10 @@ class TrialData:
         if split == "test":
             train = torch.arange(len(labels))
             held_images, held_labels = dataset.test_images, dataset.test_labels
+            held = torch.arange(len(held_labels))
         else:
             train, held = stratified_split(labels, share=settings.validation, seed=seed)
-            held_images, held_labels = images[held], labels[held]
+            held_images, held_labels = images, labels[held]
         if settings.batch_size > len(train):
             raise InputError(
                 f"batch_size {settings.batch_size} is larger than the {len(train)} images of "
@@ -86,17 +90,21 @@ class TrialData:
             )
         key = (dataset.fingerprint, split, settings.validation, seed)
         if key not in _STATISTICS:
-            _STATISTICS[key] = channel_statistics(images[train])
+            _STATISTICS[key] = channel_statistics(images, train)
         mean, deviation = _STATISTICS[key]
+        same = held_images is images
+        images = images.to(_home(images, device))
         return cls(
-            images=images.to(device),
+            images=images,
             labels=labels.to(device),
             train=train,
-            evaluation_images=held_images.to(device),
+            evaluation_images=images if same else held_images.to(_home(held_images, device)),
+            evaluation=held.to(device),
             evaluation_labels=held_labels.to(device),
+            device=device,
             mean=mean.to(device),
             deviation=deviation.to(device),
-            mirror=dataset.mirror,
+            mirror=dataset.mirror if settings.mirror is None else settings.mirror,
             classes=len(dataset.classes),
             steps=len(train) // settings.batch_size,
         )
@@ -105,11 +113,32 @@ class TrialData:
         """Return the data itself: outside a stream, every round has the same."""
         return self
 
+    def batch(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return training images on the run's device."""
+        return _rows(self.images, rows, self.device)
+
+    def evaluation_batch(self, part: slice) -> torch.Tensor:
+        """Return evaluation images on the run's device."""
+        return _rows(self.evaluation_images, self.evaluation[part], self.device)
+
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
         """Return images of this data normalised."""
         if images.is_floating_point():
             return images
         return normalise(images, self.mean, self.deviation)
+
+
+def _home(images: torch.Tensor, device: torch.device) -> torch.device:
+    """Return where images are kept: on the device, if they take at most half of its free memory."""
+    if device.type != "cuda":
+        return device
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if images.nbytes <= free // 2 else torch.device("cpu")
+
+
+def _rows(images: torch.Tensor, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # `images[…]` takes three times as long for a batch of floats.
+    return images.index_select(0, rows.to(images.device)).to(device)
 
 
 @dataclass(frozen=True)
@@ -167,12 +196,15 @@ class Loop:
         `after[n]` is called after batch n of it, and may evaluate the model.
         """
         settings, data = self.settings, self.data
-        device, size = data.images.device, settings.batch_size
+        device, size = data.device, settings.batch_size
         limit = EXPLODED * math.log(data.classes)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batches", epoch))
         order = data.train[torch.randperm(len(data.train), generator=generator)].to(device)
         labels = data.labels[order]
-        shifts = draw_shifts(len(order), mirror=data.mirror, generator=generator).to(device)
+        height, width = data.images.shape[2:]
+        shifts = draw_shifts(
+            len(order), size=(height, width), mirror=data.mirror, generator=generator
+        ).to(device)
         torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
         self.model.train()
         total, right = 0.0, 0
@@ -184,8 +216,7 @@ class Loop:
             if self.annealed:
                 set_progress(self.model, done / max(1, all_steps - 1))
             part = slice(step * size, (step + 1) * size)
-            # `images[…]` takes three times as long for a batch of floats.
-            images = data.images.index_select(0, order[part])
+            images = data.batch(order[part])
             if settings.augment:
                 images = augment(images, shifts.part(part.start, part.stop))
             rate = learning_rate_at(settings, done, steps=data.steps)
@@ -255,13 +286,15 @@ class Loop:
         """
         data = self.data
         self.model.eval()
-        correct = torch.zeros((), dtype=torch.int64, device=data.images.device)
-        loss = torch.zeros((), dtype=torch.float64, device=data.images.device)
+        correct = torch.zeros((), dtype=torch.int64, device=data.device)
+        loss = torch.zeros((), dtype=torch.float64, device=data.device)
         with _largest_inputs(self.model, names) as largest:
-            for start in range(0, len(data.evaluation_labels), EVALUATION_BATCH):
-                part = slice(start, start + EVALUATION_BATCH)
-                with autocast(self.settings.precision, data.images.device):
-                    logits = self.model(self._prepared(data.evaluation_images[part]))
+            size = EVALUATION_BATCH * 3 * 32 * 32 // data.images[0].numel()
+            size = max(1, min(EVALUATION_BATCH, size))
+            for start in range(0, len(data.evaluation_labels), size):
+                part = slice(start, start + size)
+                with autocast(self.settings.precision, data.device):
+                    logits = self.model(self._prepared(data.evaluation_batch(part)))
                 labels = data.evaluation_labels[part]
                 correct += (logits.argmax(1) == labels).sum()
                 loss += F.cross_entropy(logits.float(), labels, reduction="sum")
@@ -273,12 +306,12 @@ class Loop:
         """Diagnose a round, evaluated before and now, on the first training images of the run."""
         settings, data = self.settings, self.data
         images = settings.epochs_a_round * len(data.train)
-        chosen = data.train[: batch_size(images)].to(data.images.device)
+        chosen = data.train[: batch_size(images)].to(data.device)
         net, layers = agreement(
             self.model,
-            self._prepared(data.images[chosen]),
+            self._prepared(data.batch(chosen)),
             data.labels[chosen],
-            precision=autocast(settings.precision, data.images.device),
+            precision=autocast(settings.precision, data.device),
         )
         return Diagnosis(*net, layers, *turnover(before.inactive, now.inactive))
 
@@ -322,7 +355,7 @@ def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> in
 
     The model runs in evaluation mode: neither running statistics nor the random state change.
     """
-    images = data.normalised(data.images[data.train[:2].to(data.images.device)])
+    images = data.normalised(data.batch(data.train[:2]))
     own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -339,7 +372,7 @@ def kept_bytes(model: nn.Module, data: TrialData, settings: TrialSettings) -> in
     with (
         torch.enable_grad(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing),
-        autocast(settings.precision, data.images.device),
+        autocast(settings.precision, data.device),
     ):
         output = model(images)
     model.train(training)

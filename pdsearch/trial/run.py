@@ -18,6 +18,7 @@ from pdsearch.data import Dataset
 from pdsearch.errors import InputError
 from pdsearch.family import Candidate
 from pdsearch.models import build_model, example_images
+from pdsearch.networks import Shape
 from pdsearch.trial.checkpoint import Checkpoint, read_checkpoint, restore, write_checkpoint
 from pdsearch.trial.convolution import hasten
 from pdsearch.trial.loop import (
@@ -130,9 +131,13 @@ def run_trial(
         torch.manual_seed(derive_seed(seed, "weights"))
         classes = len(dataset.classes)
         model = build_model(
-            classes=classes, source=model_source, directory=directory, **settings.network
+            classes=classes,
+            shape=dataset.shape,
+            source=model_source,
+            directory=directory,
+            **settings.network,
         )
-        model, names = _converted(model, candidate, module)
+        model, names = _converted(model, candidate, module, settings, shape=dataset.shape)
         model = model.to(place).to(memory_format=memory_format(settings.memory_format))
         optimizer = _optimizer(model, settings)
         state: nn.Module = model
@@ -177,14 +182,19 @@ def run_trial(
 
 
 def _converted(
-    model: nn.Module, candidate: Candidate, module: Callable[[], nn.Module] | None
+    model: nn.Module,
+    candidate: Candidate,
+    module: Callable[[], nn.Module] | None,
+    settings: TrialSettings,
+    *,
+    shape: Shape,
 ) -> tuple[nn.Module, list[str]]:
     """The model with its ReLUs replaced, and their names."""
-    example = example_images()
+    example = example_images(shape)
     names = [site.name for site in relu_sites(model, example)]
     if module is None:
-        return convert(model, candidate, example=example), names
-    return replace_relus(model, module, example=example), names
+        return convert(model, candidate, example=example, **settings.sites), names
+    return replace_relus(model, module, example=example, **settings.sites), names
 
 
 def _looks(loop: Loop, looks: int, on_look: OnLook | None) -> dict[int, Callable[[], None]]:

@@ -27,6 +27,11 @@ LATER = frozenset(
         "continual_backprop",
         "early_rate",
         "diagnostics",
+        "image_size",
+        "channels",
+        "mirror",
+        "only",
+        "skip",
     }
 )
 """Keys that version 0.1 did not have. At their defaults they are not dumped, so that settings, and
@@ -90,14 +95,28 @@ class TrialSettings(_Section):
     model: str = Field(
         "alexnet",
         min_length=1,
-        description="alexnet (for 32×32 images), mlp, a classifier of torchvision such as "
-        "resnet18, or path.py:function, called as function(classes=N)",
+        description="alexnet, mlp, a classifier of torchvision such as resnet18, or "
+        "path.py:function, called as function(classes=N), and with shape=(channels, height, width) "
+        "if it has such a parameter ([data sets](data.md))",
     )
     dataset: str = Field(
         "cifar10",
         min_length=1,
-        description="digits, cifar10, cifar100, or folder:PATH with PATH/train/CLASS/ and "
-        "PATH/test/CLASS/ full of images (cropped to a square and resized to 32×32 if necessary)",
+        description="digits, cifar10, cifar100, fashion_mnist, svhn, stl10, folder:PATH with "
+        "image files in PATH/train/CLASS/ and PATH/test/CLASS/, or arrays:PATH with "
+        "PATH/train_images.npy and so on ([data sets](data.md))",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="side that the images are resized to, in pixels; default: 32 for folder:, else "
+        "the data set's own. arrays: keeps its own",
+    )
+    channels: Literal[1, 3] | None = Field(
+        None,
+        description="1: grey images; 3: RGB, or grey in three equal channels; default: the data "
+        "set's own, 3 for folder: and digits. arrays: keeps its own",
     )
     validation: Share = Field(
         0.1, description="share of the training set held back, stratified by class and seeded"
@@ -144,8 +163,13 @@ class TrialSettings(_Section):
     step_factor: float = Field(0.1, gt=0, le=1, description="schedule step: the factor of a drop")
     augment: bool = Field(
         True,
-        description="random crops of the image padded by 4 pixels, and random mirroring if "
-        "that keeps the class",
+        description="random crops of the image padded by an eighth of its side (4 of 32 pixels), "
+        "and random mirroring",
+    )
+    mirror: bool | None = Field(
+        None,
+        description="whether augment mirrors; default: not the digits of digits and svhn, whose "
+        "class it may change; all others",
     )
     initialisation: Literal["pytorch", "caffe", "he"] = Field(
         "pytorch", description="of the weights; caffe is for alexnet only"
@@ -165,6 +189,16 @@ class TrialSettings(_Section):
     )
     compile: bool = Field(
         False, description="train through torch.compile, which takes time to compile first"
+    )
+    only: tuple[str, ...] = Field(
+        (),
+        description="patterns of the ReLUs that get a candidate's derivative; the others keep "
+        "their own, for ReLU's trial and the references too. A pattern is one of names "
+        "(`features.*`) or a slice by depth (`[:3]`: the first three in a forward pass), as for "
+        "`convert` ([op.md](op.md)); default: all",
+    )
+    skip: tuple[str, ...] = Field(
+        (), description="patterns of ReLUs that keep their own derivative, also of those in only"
     )
     width: int = Field(128, ge=1, le=65_536, description="model mlp: units in each hidden layer")
     depth: int = Field(3, ge=1, le=1_000, description="model mlp: hidden layers")
@@ -232,6 +266,11 @@ class TrialSettings(_Section):
             "dropout": self.dropout,
             "mlp": {name: getattr(self, name) for name in mlp},
         }
+
+    @property
+    def sites(self) -> dict[str, Any]:
+        """Arguments of `convert`: the ReLUs that get a candidate's derivative."""
+        return {"only": self.only or None, "skip": self.skip}
 
     @property
     def measure(self) -> str:
@@ -303,6 +342,17 @@ def length_of(trial: Mapping[str, Any]) -> str:
         return f"{epochs} epochs"
     drawn = "labels drawn anew" if stream["change"] == "labels" else "pixels permuted anew"
     return f"a stream of {stream['tasks']} tasks ({drawn}) of {epochs} epochs each"
+
+
+def where_in(trial: Mapping[str, Any]) -> str:
+    """Return model and data set in words, from dumped settings: `alexnet (features.*) on digits`.
+
+    In parentheses are the ReLUs that a candidate serves, unless it serves all.
+    """
+    parts = [", ".join(trial.get("only") or ())]
+    parts += [f"without {', '.join(trial['skip'])}"] if trial.get("skip") else []
+    sites = " ".join(part for part in parts if part)
+    return f"{trial['model']}{f' ({sites})' if sites else ''} on {trial['dataset']}"
 
 
 def learning_rate_at(settings: TrialSettings, step: int, *, steps: int) -> float:

@@ -85,7 +85,9 @@ def probe_precision(
         for precision, layout in choices:
             torch.manual_seed(0)
             classes = len(dataset.classes)
-            model = build_model(classes=classes, directory=directory, **settings.network)
+            model = build_model(
+                classes=classes, shape=dataset.shape, directory=directory, **settings.network
+            )
             shape = memory_format(layout)
             model = model.to(device).to(memory_format=shape).train()
             if device.type == "cpu" and not settings.compile:

@@ -28,7 +28,8 @@ from pdsearch.trial.settings import StreamSettings, TrialSettings
 class Stream:
     """The tasks of a run, drawn from its seed alone: the runs of a seed have the same tasks.
 
-    `data` has the images ``(images, 3, h, w)``, float32 and normalised, with their own labels.
+    `data` has the images ``(images, channels, h, w)``, float32 and normalised, with their own
+    labels.
     """
 
     data: TrialData
@@ -60,9 +61,10 @@ class Stream:
         _check_room(stream, len(pool), dataset=dataset.name)
         generator = torch.Generator().manual_seed(derive_seed(seed, "stream images"))
         drawn = torch.randperm(len(pool), generator=generator)[: stream.images]
-        chosen = pool[drawn].to(device)
+        chosen = pool[drawn]
+        drawn_images = images[chosen.to(images.device)].to(device)
         data = replace(
-            _on(whole, whole.normalised(images[chosen]), labels[chosen]),
+            _on(whole, whole.normalised(drawn_images), labels[chosen.to(device)]),
             train=torch.arange(stream.images),
             steps=stream.images // settings.batch_size,
         )
@@ -94,6 +96,7 @@ def _on(data: TrialData, images: torch.Tensor, labels: torch.Tensor) -> TrialDat
         images=images,
         labels=labels,
         evaluation_images=images,
+        evaluation=torch.arange(len(images), device=images.device),
         evaluation_labels=labels,
     )
 
