@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdsearch.family import Candidate, Family, library
-from pdsearch.report.shapes import curve, step
+from pdsearch.family.shapes import curve, step
 
 PAGE = Path(__file__).parent / "gallery.md"
 PICTURES = Path(__file__).parent / "pictures" / "gallery"

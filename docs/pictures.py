@@ -14,7 +14,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from pdsearch import load_family
-from pdsearch.report.shape_figures import shapes_figure
+from pdsearch.family.figures import shapes_figure
 
 FOLDER = Path(__file__).parent / "pictures"
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -3,6 +3,7 @@
 A missing value becomes an empty text.
 """
 
+import html
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ __all__ = [
     "duration",
     "ends",
     "escaped",
+    "html_table",
     "interval",
     "number",
     "p_value",
@@ -124,6 +126,17 @@ def printable(text: object) -> str:
 def escaped(text: object) -> str:
     """Return the text on one line, with line breaks and control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as an HTML table; every text is escaped."""
+
+    def cells(tag: str, row: Sequence[object]) -> str:
+        inner = (f"<{tag}>{html.escape(printable(text))}</{tag}>" for text in row)
+        return f"<tr>{''.join(inner)}</tr>"
+
+    body = "".join(cells("td", row) for row in rows)
+    return f"<table><thead>{cells('th', head)}</thead><tbody>{body}</tbody></table>"
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), indent: str = "") -> str:

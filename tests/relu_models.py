@@ -80,6 +80,27 @@ class Decorated(BaseMethod):
         return self.first(x)
 
 
+def called(function: Any) -> Any:
+    """Wraps without functools.wraps: all that it wraps share one code."""
+    return lambda x: function(x)
+
+
+@called
+def shifted(x: torch.Tensor) -> torch.Tensor:
+    return x - 0.1
+
+
+@called
+def rectified_too(x: torch.Tensor) -> torch.Tensor:
+    return F.relu(x)
+
+
+@case
+class DecoratedHelpers(BaseMethod):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(rectified_too(shifted(self.first(x))))
+
+
 @case
 class Partial(BaseMethod):
     def __init__(self) -> None:

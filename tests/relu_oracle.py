@@ -52,6 +52,12 @@ def gradients(model: nn.Module, example: Any) -> list[torch.Tensor | None]:
     return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
+def leaky_gradients(model: nn.Module, example: Any) -> list[torch.Tensor | None]:
+    """What the gradients of a model of plain ReLUs become with LEAKY in their place."""
+    with _LeakyBackward():
+        return gradients(model, example)
+
+
 def relu_nodes(outputs: list[torch.Tensor]) -> int:
     """ReLU nodes on an autograd graph."""
     seen, todo, count = set(), [o.grad_fn for o in outputs], 0
@@ -73,8 +79,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 def check_converts(model: nn.Module, example: Any, *, verify: bool = True) -> nn.Module:
     """Convert a model and compare it with itself: outputs, gradients, state, graph."""
     state = copy.deepcopy(model.state_dict())
-    with _LeakyBackward():
-        wanted = gradients(model, example)
+    wanted = leaky_gradients(model, example)
     model.load_state_dict(state)
     plain = call(model, example)
     model.load_state_dict(state)

@@ -620,7 +620,8 @@ def test_dashboard_serves_this_machine_only(there: Any, monkeypatch: pytest.Monk
         optuna_dashboard, "run_server", lambda storage, **options: served.update(options)
     )
     outcome = there("dashboard", "tiny", "--port", "8123")
-    assert outcome.status == 0 and served == {"host": "127.0.0.1", "port": 8123}
+    assert outcome.status == 0
+    assert (served["host"], served["port"]) == ("127.0.0.1", 8123)
     assert "http://127.0.0.1:8123/" in outcome.err
 
 

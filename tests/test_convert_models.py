@@ -1,15 +1,20 @@
-"""convert on the models of torchvision, timm and transformers, untrained; nothing is downloaded."""
+"""convert on the models of torchvision and timm, untrained; nothing is downloaded."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision.models
-from relu_oracle import check_converts
+from accelerate import init_empty_weights
+from relu_oracle import LEAKY, check_converts
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-# All of torchvision's classifiers that compute ReLU; the others have ReLU6, GELU or SiLU.
+from pdsearch import convert
+from pdsearch.errors import UnsupportedError
+
+# All of torchvision's classifiers. Those that compute ReLU:
 QUICK = ("alexnet", "googlenet", "mnasnet0_5", "mobilenet_v3_small", "resnet18", "squeezenet1_1")
 SLOW = (
     *("densenet121", "densenet161", "densenet169", "densenet201"),
@@ -19,8 +24,17 @@ SLOW = (
     *("regnet_y_3_2gf", "regnet_y_400mf", "regnet_y_800mf", "regnet_y_8gf", "resnet101"),
     *("resnet152", "resnet34", "resnet50", "resnext101_32x8d", "resnext101_64x4d"),
     *("resnext50_32x4d", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5"),
+    *("swin_v2_b", "swin_v2_s", "swin_v2_t"),
     *("shufflenet_v2_x2_0", "squeezenet1_0", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16"),
     *("vgg16_bn", "vgg19", "vgg19_bn", "wide_resnet101_2", "wide_resnet50_2"),
+)
+LARGE = ("regnet_y_128gf",)  # 645 million weights
+# Those that have ReLU6, GELU, SiLU or hard swish instead:
+WITHOUT = (
+    *("convnext_base", "convnext_large", "convnext_small", "convnext_tiny", "maxvit_t"),
+    *(f"efficientnet_b{number}" for number in range(8)),
+    *("efficientnet_v2_l", "efficientnet_v2_m", "efficientnet_v2_s", "mobilenet_v2"),
+    *("swin_b", "swin_s", "swin_t", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"),
 )
 TIMM = (
     *(
@@ -41,7 +55,8 @@ TIMM = (
 
 
 def images(size: int, count: int = 2) -> torch.Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(count, 3, size, size, generator=generator, device="cpu")
 
 
 def torchvision_model(name: str) -> nn.Module:
@@ -58,62 +73,54 @@ def test_torchvision(name: str) -> None:
     check_converts(torchvision_model(name), images(299 if name == "inception_v3" else 64 + small))
 
 
+def test_the_lists_hold_every_classifier_of_torchvision() -> None:
+    listed = [*QUICK, *SLOW, *LARGE, *WITHOUT]
+    assert sorted(listed) == torchvision.models.list_models(module=torchvision.models)
+
+
+class _Relus(TorchDispatchMode):
+    """Notes what ReLU is to the dispatcher, whatever called it: forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.backward = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.forward += func in (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+        zero = func is torch.ops.aten.threshold_backward.default and args[2] == 0
+        self.backward += zero
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", WITHOUT)
+def test_torchvision_without_relu(name: str) -> None:
+    with torch.device("meta"):
+        model, given = torchvision_model(name), images(224).to("meta")
+    with _Relus() as seen:
+        model(given)
+    assert seen.forward == 0
+    for example in (None, given):
+        with pytest.raises(UnsupportedError, match=r"holds no nn\.ReLU to convert, and calls none"):
+            convert(model, LEAKY, example=example)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_torchvision_without_memory_for_the_weights(name: str) -> None:
+    with init_empty_weights(include_buffers=True):
+        model = torchvision_model(name)
+    given = images(224).to("meta")
+    convert(model, LEAKY, example=given)
+    with _Relus() as seen:
+        model(given).sum().backward()
+    assert seen.forward and not seen.backward
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "regnetx_002")) for n in TIMM]
+)
 def test_timm(name: str) -> None:
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     size = 256 if "256" in name or name.startswith("bat") else 96
     check_converts(timm.create_model(name, pretrained=False, num_classes=5), images(size))
-
-
-def _resnet() -> tuple[nn.Module, Any]:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2])
-    config.num_labels = 3
-    return ResNetForImageClassification(config), {"pixel_values": images(64)}
-
-
-def _opt() -> tuple[nn.Module, Any]:
-    from transformers import OPTConfig, OPTForCausalLM
-
-    size: dict[str, Any] = {
-        "hidden_size": 16,
-        "ffn_dim": 32,
-        "num_attention_heads": 2,
-        "word_embed_proj_dim": 16,
-    }
-    config = OPTConfig(vocab_size=50, num_hidden_layers=2, max_position_embeddings=32, **size)
-    return OPTForCausalLM(config), {"input_ids": torch.arange(10).reshape(2, 5)}
-
-
-def _t5() -> tuple[nn.Module, Any]:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    size: dict[str, Any] = {
-        "decoder_start_token_id": 0,
-        "d_model": 16,
-        "d_kv": 8,
-        "d_ff": 32,
-        "num_layers": 2,
-        "num_heads": 2,
-    }
-    config = T5Config(vocab_size=50, feed_forward_proj="relu", **size)
-    ids = torch.arange(10).reshape(2, 5)
-    return T5ForConditionalGeneration(config), {"input_ids": ids, "labels": ids}
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of theirs
-@pytest.mark.parametrize(
-    ("make", "recompute"),  # transformers' ResNet has no gradient checkpointing
-    [(_resnet, False), (_opt, False), (_opt, True), (_t5, False), (_t5, True)],
-)
-def test_transformers(make: Callable[[], tuple[nn.Module, Any]], recompute: bool) -> None:
-    pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    model, example = make()
-    if recompute:
-        model.gradient_checkpointing_enable()
-    check_converts(model.train(), example)

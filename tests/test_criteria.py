@@ -719,7 +719,7 @@ def test_at_most_a_tenth_of_the_library_is_undecided_family_wide() -> None:
 
 
 def test_reports_know_their_criteria() -> None:
-    report = Report("nothing", "paper", ())
+    report = Report("nothing", "paper", (), load_family("leaky").default)
     assert report.passed and report.names == ()
 
 

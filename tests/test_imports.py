@@ -21,6 +21,7 @@ ORDER = (
     "processes",
     "masking",
     "text",
+    "style",
     "userfile",
     "expression",
     "enclosure",

@@ -25,6 +25,7 @@ import torch
 from made_up import made_up_study
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from pdsearch import plot
 from pdsearch.criteria import (
     FamilyMap,
     Part,
@@ -35,22 +36,22 @@ from pdsearch.criteria import (
     family_map,
     proof_boxes,
 )
+from pdsearch.criteria.figures import criteria_figure
 from pdsearch.errors import InputError
 from pdsearch.expression import parse
+from pdsearch.expression.mathml import equation
 from pdsearch.family import Candidate, Family, library, load_family
+from pdsearch.family.figures import family_figure
+from pdsearch.family.shapes import breakpoints, curve, evaluate, sketch
 from pdsearch.report import (
     criteria_report,
     criteria_text,
-    plot,
     sparkline,
     study_report,
     write_html,
 )
 from pdsearch.report.maps import map_figure, map_plot, share
-from pdsearch.report.mathml import equation
 from pdsearch.report.page import Section, render
-from pdsearch.report.shape_figures import criteria_figure, family_figure
-from pdsearch.report.shapes import breakpoints, curve, evaluate, sketch
 from pdsearch.report.study_page import confirmed
 from pdsearch.report.terminal import shape_plot
 from pdsearch.report.trial_figures import history, importances, objectives, slices

@@ -29,11 +29,14 @@ _SPARSE = (
 class PDReLU(nn.Module):
     """`pd_relu` as a module; it has no parameters and nothing in its `state_dict`.
 
+    `functools.partial(PDReLU, candidate)` stands where a class of activations is expected, such as
+    `nn.ReLU`.
+
     Args:
         candidate: The pseudo-derivative.
+        inplace: Write the output over the input, as `nn.ReLU(inplace=True)` does.
         save: As for `pd_relu`.
         exact: As for `pd_relu`.
-        inplace: Write the output over the input, as `nn.ReLU(inplace=True)` does.
         zero: Return +0 for an input of -0, as `nn.Threshold(0, 0)` does; ReLU returns -0.
     """
 
@@ -44,10 +47,10 @@ class PDReLU(nn.Module):
     def __init__(
         self,
         candidate: Candidate,
+        inplace: bool = False,
         *,
         save: str = "auto",
         exact: bool = False,
-        inplace: bool = False,
         zero: bool = False,
     ) -> None:
         super().__init__()
@@ -175,6 +178,18 @@ class PDReLU(nn.Module):
             key = self._buffers_on(self.values.device)["shape_key"]
             self.register_buffer("shape_key", key, persistent=False)
         self._prepare()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Take a buffer's device, but not its numbers, which the candidate and the progress give.
+
+        transformers' `from_pretrained` sets every buffer that is not in the `state_dict` to
+        uninitialised memory.
+        """
+        if name in self.__dict__.get("_buffers", ()) and isinstance(value, torch.Tensor):
+            device = self.values.device if value.is_meta else value.device
+            self._buffers[name] = self._buffers_on(device)[name]
+        else:
+            super().__setattr__(name, value)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PDReLU":
         """Move with the model, but keep float64: `model.half()` must not round the parameters.

@@ -8,10 +8,11 @@ not; and classes typed at a prompt have no source.
 import dis
 import functools
 import inspect
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -21,6 +22,7 @@ __all__ = ["Scan", "reachable_methods", "scan"]
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 DEPTH = 8  # calls of helper functions followed
+HELD_DEPTH = 4  # likewise, where the values that a function names are looked into
 _NAMES = {name.rpartition(".")[2] for name in (*RELU.values(), *THRESHOLD.values())}
 _CLAMPS = {name.rpartition(".")[2] for name in CLAMP.values()}
 _CHILDREN = {"children", "named_children", "_modules"}
@@ -58,28 +60,30 @@ def scan(module: nn.Module, *, clamp: bool) -> Scan:
     """
     found = Scan()
     kind = original_class(module)
+    reader = _Reader(module, clamp=clamp)
     # Of torch's own modules those that compute may keep a function; wrappers keep the module.
     wrapper = _is_torch(kind.__module__) and not kind.__module__.startswith("torch.nn.modules.")
     for name, value in vars(module).items():
         if name in HOOKS:
-            found.in_hooks |= _holds_relu(value, 0)
+            found.in_hooks |= reader.holds(value)
         elif name != "_modules" and not wrapper:
-            found.possible |= _holds_relu(value, 0)
+            found.possible |= reader.holds(value)
     # One that convert did not replace: a subclass whose forward adds something to ReLU's.
     found.possible |= isinstance(module, nn.ReLU | nn.Threshold)
     reached = reachable_methods(kind)
     for name, function in _methods(kind):
         if name.startswith("__") and name != "__call__":
             continue
-        reader = _Reader(module, clamp=clamp, running=name in reached)
-        reader.read(function, 0)
+        read = reader.follow([(function, False)])
+        if name in reached:
+            read.possible |= read.if_run
+            found.walks |= read.walks
         plain = isinstance(inspect.getattr_static(kind, name), FunctionType)
-        if plain and (reader.sites or reader.possible):
+        if plain and (read.sites or read.possible):
             found.methods.add(name)
-        found.sites.update(reader.sites)
-        found.maybe.update(reader.maybe)
-        found.possible |= reader.possible
-        found.walks |= reader.walks
+        found.sites.update(read.sites)
+        found.maybe.update(read.maybe)
+        found.possible |= read.possible
     return found
 
 
@@ -122,29 +126,29 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _holds_relu(value: Any, depth: int) -> bool:
-    """Whether a value is, or holds in containers, partials or code, a ReLU."""
+def _held(value: Any, depth: int = 0) -> tuple[bool, list[FunctionType]]:
+    """Whether a value is ReLU or has one in containers and partials, and the functions there."""
     if depth > 4:
-        return False
+        return False, []
     if isinstance(value, nn.Module):
-        return isinstance(value, nn.ReLU | nn.Threshold)  # in a plain list, say: not a child
+        return isinstance(value, nn.ReLU | nn.Threshold), []  # in a plain list, say: not a child
     if _is_relu(value):
-        return True
+        return True, []
+    parts: list[Any] = []
     if isinstance(value, functools.partial):
-        return any(_holds_relu(v, depth + 1) for v in (value.func, *value.args))
-    if isinstance(value, Mapping):
-        return any(_holds_relu(v, depth + 1) for v in list(value.values())[:64])
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(_holds_relu(v, depth + 1) for v in list(value)[:64])
-    if isinstance(value, MethodType):
+        parts = [value.func, *value.args]
+    elif isinstance(value, Mapping):
+        parts = list(value.values())[:64]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)[:64]
+    elif isinstance(value, MethodType):
         value = value.__func__
     elif callable(value) and not isinstance(value, type | FunctionType):
         value = inspect.getattr_static(type(value), "__call__", None)  # an object that is called
-    if isinstance(value, FunctionType) and not _is_torch(value.__module__):
-        reader = _Reader(None, clamp=False, running=True)
-        reader.read(value, depth + 1)
-        return bool(reader.sites) or reader.possible
-    return False
+    if isinstance(value, FunctionType):
+        return False, [value]
+    inner = [_held(part, depth + 1) for part in parts]
+    return any(relu for relu, _ in inner), [f for _, functions in inner for f in functions]
 
 
 def _is_relu(value: Any) -> bool:
@@ -154,23 +158,114 @@ def _is_relu(value: Any) -> bool:
         return False
 
 
+@dataclass
+class _Read:
+    """What the code of one function says, or that of several.
+
+    Attributes:
+        sites: As in `Scan`.
+        maybe: Likewise.
+        possible: Likewise.
+        if_run: Whether there may be others if a forward pass comes here.
+        walks: As in `Scan`.
+        calls: The functions that it names.
+        held: The functions in values that it names: lists, partials, objects.
+    """
+
+    sites: dict[Place, tuple[str, str]] = field(default_factory=dict)
+    maybe: dict[Place, tuple[str, str]] = field(default_factory=dict)
+    possible: bool = False
+    if_run: bool = False
+    walks: bool = False
+    calls: list[FunctionType] = field(default_factory=list)
+    held: list[FunctionType] = field(default_factory=list)
+
+
+class _Step(NamedTuple):
+    """An instruction that may name something; "" as its kind for one that does not."""
+
+    kind: str
+    name: str
+    line: int
+    column: int
+
+
+@functools.lru_cache(maxsize=16_384)
+def _steps(code: CodeType) -> tuple[_Step, ...]:
+    steps: list[_Step] = []
+    for step in dis.get_instructions(code):
+        op, name = step.opname, step.argval
+        if op in ("CACHE", "RESUME", "PUSH_NULL", "NOT_TAKEN"):
+            continue
+        kind = ""
+        if op in ("LOAD_GLOBAL", "LOAD_NAME"):
+            kind = "global"
+        elif op.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")):
+            kind, name = "local", name[-1] if isinstance(name, tuple) else name
+        elif op in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            kind = "attribute"
+        if kind or (steps and steps[-1].kind):
+            at = step.positions
+            line = (at and at.lineno) or code.co_firstlineno
+            steps.append(_Step(kind, str(name), line, (at and at.col_offset) or 0))
+    return tuple(steps)
+
+
 class _Reader:
-    """Follows names through one function and those that it calls."""
+    """Follows names through functions and those that they call; each function is read once.
 
-    def __init__(self, owner: nn.Module | None, *, clamp: bool, running: bool) -> None:
-        self.owner, self.clamp, self.running = owner, clamp, running
-        self.sites: dict[Place, tuple[str, str]] = {}
-        self.maybe: dict[Place, tuple[str, str]] = {}
-        self.possible = self.walks = False
-        self.seen: set[CodeType] = set()
+    Args:
+        owner: The module whose methods they are, if any: what their first argument is.
+        clamp: Whether `clamp(min=0)` counts.
+    """
 
-    def read(self, function: FunctionType, depth: int) -> None:
-        wrapped = getattr(function, "__wrapped__", None)
-        if isinstance(wrapped, FunctionType):
-            self.read(wrapped, depth)
-        if depth > DEPTH or _is_torch(function.__module__) or function.__code__ in self.seen:
-            return
-        names = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    def __init__(self, owner: nn.Module | None, *, clamp: bool) -> None:
+        self.owner, self.clamp = owner, clamp
+        self.known: dict[FunctionType, _Read] = {}
+        self.values: dict[int, tuple[Any, bool, list[FunctionType]]] = {}  # by id, with the value
+        self.apart = self if owner is None else _Reader(None, clamp=False)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is, or holds in containers, partials or code, a ReLU."""
+        relu, functions = _held(value)
+        return relu or self.follow([(function, True) for function in functions]).possible
+
+    def follow(self, start: list[tuple[FunctionType, bool]]) -> _Read:
+        """What functions say and those that they call; True with those that a value holds."""
+        total = _Read()
+        todo = deque((function, held, int(held)) for function, held in start)
+        seen: set[tuple[FunctionType, bool]] = set()
+        while todo:
+            function, held, depth = todo.popleft()
+            if depth > DEPTH or (function, held) in seen:
+                continue
+            seen.add((function, held))
+            wrapped = getattr(function, "__wrapped__", None)
+            if isinstance(wrapped, FunctionType):
+                todo.appendleft((wrapped, held, depth))
+            if _is_torch(function.__module__):
+                continue
+            one = (self.apart if held else self).read(function)
+            if held:
+                total.possible |= bool(one.sites) or one.possible or one.if_run
+            else:
+                total.sites.update(one.sites)
+                total.maybe.update(one.maybe)
+                total.possible |= one.possible
+                total.if_run |= one.if_run
+                total.walks |= one.walks
+            todo += ((called, held, depth + 1) for called in one.calls)
+            if depth <= HELD_DEPTH:
+                todo += ((inner, True, depth + 1) for inner in one.held)
+        return total
+
+    def read(self, function: FunctionType) -> _Read:
+        """What one function says."""
+        if function in self.known:
+            return self.known[function]
+        one = self.known[function] = _Read()
+        code = function.__code__
+        names = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
         cells = {}
         for name, cell in names.items():
             try:
@@ -178,42 +273,40 @@ class _Reader:
             except ValueError:  # not bound yet
                 continue
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self.possible |= not isinstance(default, nn.Module) and _holds_relu(default, depth)
-        first = function.__code__.co_varnames[:1]
-        if self.owner is not None and first:
-            cells[first[0]] = self.owner
-        self.read_code(function.__code__, function.__globals__, cells, depth)
+            if not isinstance(default, nn.Module):
+                self.note_held(default, one)
+        if self.owner is not None and code.co_varnames:
+            cells[code.co_varnames[0]] = self.owner
+        todo = [code]
+        while todo:
+            code = todo.pop()
+            self.read_code(code, function.__globals__, cells, one)
+            todo += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        return one
 
     def read_code(
-        self, code: CodeType, names: Mapping[str, Any], known: Mapping[str, Any], depth: int
+        self, code: CodeType, names: Mapping[str, Any], known: Mapping[str, Any], one: _Read
     ) -> None:
-        self.seen.add(code)
-        self.walks |= self.running and bool(_CHILDREN & set(code.co_names))
+        one.walks |= bool(_CHILDREN & set(code.co_names))
         uses_super = "super" in code.co_names
         value: Any = _MISSING
-        for step in dis.get_instructions(code):
-            op, name = step.opname, step.argval
-            if op in ("CACHE", "RESUME", "PUSH_NULL", "NOT_TAKEN"):
-                continue
-            if op in ("LOAD_GLOBAL", "LOAD_NAME"):
-                value = names.get(name, _MISSING)
-            elif op.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF")):
-                value = known.get(name[-1] if isinstance(name, tuple) else name, _MISSING)
-            elif op in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+        for step in _steps(code):
+            if step.kind == "global":
+                value = names.get(step.name, _MISSING)
+            elif step.kind == "local":
+                value = known.get(step.name, _MISSING)
+            elif step.kind == "attribute":
                 if uses_super and self.owner is not None:
-                    self.read_bases(name, depth)
-                if value is _MISSING and self.is_relu_name(name):
-                    self.possible |= self.running
-                    place, where = _place(code, names, step, f"Tensor.{name}")
-                    self.maybe[place] = (place.how, where)
-                value = self.attribute(value, name)
+                    one.calls += self.in_bases(step.name)
+                if value is _MISSING and self.is_relu_name(step.name):
+                    one.if_run = True
+                    place, where = _place(code, names, step, f"Tensor.{step.name}")
+                    one.maybe[place] = (place.how, where)
+                value = self.attribute(value, step.name)
             else:
                 value = _MISSING
                 continue
-            self.note(value, code, names, step, depth)
-        for inner in code.co_consts:
-            if isinstance(inner, CodeType) and inner not in self.seen:
-                self.read_code(inner, names, known, depth)
+            self.note(value, code, names, step, one)
 
     def attribute(self, owner: Any, name: str) -> Any:
         """The attribute as it stands: no property is run."""
@@ -231,41 +324,40 @@ class _Reader:
     def is_relu_name(self, name: str) -> bool:
         return name in _NAMES or (self.clamp and name in _CLAMPS)
 
-    def read_bases(self, name: str, depth: int) -> None:
+    def in_bases(self, name: str) -> list[FunctionType]:
         """The versions of a method that `super()` may mean."""
-        for base in type(self.owner).__mro__[1:]:
-            function = vars(base).get(name)
-            if isinstance(function, FunctionType):
-                self.read(function, depth + 1)
+        found = (vars(base).get(name) for base in type(self.owner).__mro__[1:])
+        return [function for function in found if isinstance(function, FunctionType)]
 
     def note(
-        self, value: Any, code: CodeType, names: Mapping[str, Any], step: Any, depth: int
+        self, value: Any, code: CodeType, names: Mapping[str, Any], step: _Step, one: _Read
     ) -> None:
         if value is _MISSING or isinstance(value, nn.Module | ModuleType):
             return
         if isinstance(value, type):
-            if self.running and issubclass(value, nn.ReLU | nn.Threshold):
-                self.possible = True
-            return
-        if _is_relu(value):
+            one.if_run |= issubclass(value, nn.ReLU | nn.Threshold)
+        elif _is_relu(value):
             if value in THRESHOLD:
-                self.possible = True  # perhaps of other numbers
+                one.possible = True  # perhaps of other numbers
                 return
             place, where = _place(code, names, step, RELU[value])
-            self.sites[place] = (place.how, where)
+            one.sites[place] = (place.how, where)
         elif isinstance(value, FunctionType):
-            self.read(value, depth + 1)
+            one.calls.append(value)
         elif isinstance(value, staticmethod | classmethod):
             if isinstance(value.__func__, FunctionType):
-                self.read(value.__func__, depth + 1)
-        elif _holds_relu(value, depth):
-            self.possible = True
+                one.calls.append(value.__func__)
+        else:
+            self.note_held(value, one)
+
+    def note_held(self, value: Any, one: _Read) -> None:
+        if id(value) not in self.values:
+            self.values[id(value)] = (value, *_held(value))
+        _, relu, functions = self.values[id(value)]
+        one.possible |= relu
+        one.held += functions
 
 
-def _place(
-    code: CodeType, names: Mapping[str, Any], step: dis.Instruction, how: str
-) -> tuple[Place, str]:
-    at = step.positions
-    line = (at and at.lineno) or code.co_firstlineno
-    place = make_place(names.get("__name__", ""), code, line, (at and at.col_offset) or 0, how)
-    return place, f"{code.co_filename}:{line}"
+def _place(code: CodeType, names: Mapping[str, Any], step: _Step, how: str) -> tuple[Place, str]:
+    place = make_place(names.get("__name__", ""), code, step.line, step.column, how)
+    return place, f"{code.co_filename}:{step.line}"

@@ -8,7 +8,10 @@ from pdsearch.cli.output import note
 from pdsearch.errors import InputError, UnsupportedError
 
 SUMMARY = "serve optuna-dashboard for the study's storage, on this machine only"
-ABOUT = f"{STUDY}\nRequires an extra package: pip install optuna-dashboard"
+ABOUT = (
+    f"{STUDY}\nEach trial's note shows its shape, its formula and its criteria.\n"
+    "Requires an extra package: pip install optuna-dashboard"
+)
 EXAMPLES = """\
   pdsearch dashboard studies/digits.toml
 """
@@ -35,12 +38,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise UnsupportedError(
             "the dashboard is not installed: pip install optuna-dashboard"
         ) from error
-    from pdsearch.study.innards import storage_of
+    from pdsearch.study.notes import Notes, Pictures
 
     stored = stored_study(arguments.study, arguments.storage)
     _check_port(arguments.port)
     note(f"study {stored.name}: http://127.0.0.1:{arguments.port}/ (stop with Ctrl-C)")
-    run_server(storage_of(stored.study), host="127.0.0.1", port=arguments.port)
+    run_server(
+        Notes(stored).storage(),
+        host="127.0.0.1",
+        port=arguments.port,
+        artifact_store=Pictures(stored),
+    )
     return 0
 
 

@@ -212,7 +212,7 @@ def _report(target: Candidate | Family, wanted: Demands, results: Sequence[Resul
     """A report named after its target, or after the text of a typed formula."""
     family = target if isinstance(target, Family) else target.family
     name = target.formula if family.origin == "formula" else target.name
-    return Report(name, wanted.profile, tuple(results))
+    return Report(name, wanted.profile, tuple(results), target)
 
 
 # ---------------------------------------------------------------------------------- families

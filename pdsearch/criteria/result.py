@@ -1,10 +1,17 @@
 """Results: the verdict on a criterion with its evidence, and the report of all of them."""
 
+import html
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import plotly.graph_objects as go
+
+from pdsearch.criteria.figures import criteria_figure
+from pdsearch.family import Candidate, Family
+from pdsearch.family.figures import family_figure
 from pdsearch.plain import plain
+from pdsearch.text import bound, html_table, number, place, printable
 
 Value = float | tuple[float, float] | None
 Threshold = float | tuple[float, float]
@@ -66,11 +73,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All results for one candidate or family: in the order of `CRITERIA`, then the user's own."""
+    """All results for one candidate or family: in the order of `CRITERIA`, then the user's own.
+
+    Attributes:
+        target: Its name, or the text of a typed formula.
+        profile: `paper` or `strict`.
+        criteria: The results.
+        subject: The candidate or family itself.
+    """
 
     target: str
     profile: str
     criteria: tuple[Result, ...]
+    subject: Candidate | Family = field(repr=False)
 
     @property
     def passed(self) -> bool:
@@ -101,3 +116,26 @@ class Report:
             "passed": self.passed,
             "criteria": [result.to_dict() for result in self.criteria],
         }
+
+    def plot(self) -> go.Figure:
+        """Draw the shape, and mark where a candidate fails; a family as `pdsearch.plot` does."""
+        if isinstance(self.subject, Family):
+            return family_figure(self.subject)
+        return criteria_figure(self.subject, self.to_dict()["criteria"])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                "✓" if one.passed else "✗",
+                one.name + ("" if one.required else " (not required)"),
+                one.verdict,
+                number(one.value),
+                bound(one.bound),
+                place(one.witness),
+            ]
+            for one in self.criteria
+        ]
+        holds = "hold" if self.passed else "do not all hold"
+        title = f"{self.target}: the required criteria of the profile {self.profile} {holds}"
+        head = ["", "criterion", "verdict", "value", "bound", "fails at"]
+        return f"<div><p><b>{html.escape(printable(title))}</b></p>{html_table(head, rows)}</div>"

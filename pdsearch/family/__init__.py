@@ -15,6 +15,7 @@ from pdsearch.family.loading import (
     load_target,
     varied,
 )
+from pdsearch.family.notebook import plot
 from pdsearch.family.ranges import (
     Range,
     at_share,
@@ -43,6 +44,7 @@ __all__ = [
     "load_family",
     "load_target",
     "parameters_in",
+    "plot",
     "side",
     "varied",
 ]

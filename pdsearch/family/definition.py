@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from pdsearch import codegen
 from pdsearch import expression as _expression
 from pdsearch.errors import FormulaError, InputError, short
+from pdsearch.family.notebook import ShownCandidate, ShownFamily
 from pdsearch.family.ranges import (
     Range,
     checked,
@@ -38,7 +39,7 @@ FAMILY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(ShownFamily):
     r"""A pseudo-derivative g(x; parameters) with a range for each of its parameters.
 
     Args:
@@ -273,7 +274,7 @@ def _rebuild_family(data: dict[str, Any], origin: str) -> Family:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(ShownCandidate):
     """A family with its parameters bound: one pseudo-derivative g(x), or g(x, t) if annealed.
 
     Calling it on a floating-point tensor of any shape returns the values of g in the tensor's

@@ -7,7 +7,6 @@ if TYPE_CHECKING:
     from pdsearch.report.criteria_page import criteria_report
     from pdsearch.report.maps import maps_text
     from pdsearch.report.page import write_html
-    from pdsearch.report.shape_figures import plot
     from pdsearch.report.study_page import study_report
     from pdsearch.report.terminal import criteria_text, sparkline
 
@@ -15,7 +14,6 @@ _OWNERS = {
     "criteria_report": "criteria_page",
     "criteria_text": "terminal",
     "maps_text": "maps",
-    "plot": "shape_figures",
     "sparkline": "terminal",
     "study_report": "study_page",
     "write_html": "page",
@@ -25,7 +23,6 @@ __all__ = [
     "criteria_report",
     "criteria_text",
     "maps_text",
-    "plot",
     "sparkline",
     "study_report",
     "write_html",

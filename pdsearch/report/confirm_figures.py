@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 from pdsearch.confirm import Confirmation, Row
 from pdsearch.errors import shortened
 from pdsearch.report.curve_figures import DIAGNOSED, QUANTITIES, by_step
-from pdsearch.report.style import (
+from pdsearch.statistics import mean_std
+from pdsearch.style import (
     INK,
     PALETTE,
     axis,
@@ -18,7 +19,6 @@ from pdsearch.report.style import (
     label,
     scatter,
 )
-from pdsearch.statistics import mean_std
 from pdsearch.text import ends, p_value, points
 
 _TONES = {"candidate": 0, "given": 0, "forward_control": 3, "activation": 3, "remedy": 3}

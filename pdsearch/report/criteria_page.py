@@ -11,10 +11,11 @@ from pdsearch.criteria import (
     Report,
     proof_boxes,
 )
+from pdsearch.criteria.figures import criteria_figure
 from pdsearch.family import Candidate, Family
+from pdsearch.family.figures import family_figure
 from pdsearch.report.maps import VERDICTS, map_figure, share, sides
 from pdsearch.report.page import Section, render
-from pdsearch.report.shape_figures import criteria_figure, family_figure
 
 MOST_MEMBERS = 6
 """Members of a family that are drawn."""

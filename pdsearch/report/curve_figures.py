@@ -7,7 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from pdsearch.report.style import (
+from pdsearch.report.trial_figures import name_of, note, short_name
+from pdsearch.study import TrialRow
+from pdsearch.style import (
     INK,
     UNNAMED,
     axis,
@@ -19,8 +21,6 @@ from pdsearch.report.style import (
     named_line,
     scatter,
 )
-from pdsearch.report.trial_figures import name_of, note, short_name
-from pdsearch.study import TrialRow
 
 Entry = Mapping[str, Any]
 """What a run recorded of one epoch or task."""

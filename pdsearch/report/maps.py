@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from pdsearch.criteria import FamilyMap, Part
 from pdsearch.family import Family, at_share
-from pdsearch.report.style import axis, chart, faint
+from pdsearch.style import axis, chart, faint
 from pdsearch.text import columns, number
 
 VERDICTS = ("proved", "refuted", "undecided")

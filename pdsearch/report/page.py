@@ -21,10 +21,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pdsearch import __version__, text
+from pdsearch.expression.mathml import equation, symbol
+from pdsearch.family import shapes
 from pdsearch.files import write_text
 from pdsearch.plain import plain
-from pdsearch.report import shapes
-from pdsearch.report.mathml import equation, symbol
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from pdsearch.report.style import UNNAMED, axis, chart, label, named_line, scatter
 from pdsearch.report.trial_figures import short_name
 from pdsearch.study import StoredStudy, TrialRow
+from pdsearch.style import UNNAMED, axis, chart, label, named_line, scatter
 from pdsearch.text import percent
 from pdsearch.trial import TrialSettings, value_of
 

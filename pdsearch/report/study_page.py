@@ -8,11 +8,12 @@ import plotly.graph_objects as go
 
 from pdsearch.confirm import Confirmation, read_runs
 from pdsearch.criteria import CRITERIA, PROFILES, check, gate
+from pdsearch.criteria.figures import criteria_figure
+from pdsearch.family.figures import shapes_figure
 from pdsearch.insight import learned_criteria
 from pdsearch.report import confirm_figures, curve_figures, trial_figures
 from pdsearch.report.page import Section, render
 from pdsearch.report.rates import by_learning_rate, rate_curves
-from pdsearch.report.shape_figures import criteria_figure, shapes_figure
 from pdsearch.report.trial_figures import name_of, short_name
 from pdsearch.report.view import View
 from pdsearch.study import StoredStudy, TrialRow

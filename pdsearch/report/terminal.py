@@ -5,7 +5,7 @@ import textwrap
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pdsearch.report import shapes
+from pdsearch.family import shapes
 from pdsearch.text import bound, number, place
 
 if TYPE_CHECKING:

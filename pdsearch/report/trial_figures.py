@@ -8,8 +8,8 @@ import optuna
 import plotly.graph_objects as go
 
 from pdsearch.insight import Insight, Learned
-from pdsearch.report.style import INK, axis, chart, colour, label, scatter
 from pdsearch.study import StoredStudy, TrialRow
+from pdsearch.style import INK, axis, chart, colour, label, scatter
 
 FEWEST = 5
 """With fewer complete trials of a family, importances are not computed."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import plotly.graph_objects as go
+
 from pdsearch import interrupt
 from pdsearch.errors import InputError
 from pdsearch.family import Family
@@ -55,6 +57,17 @@ class SearchResult:
     def best(self) -> TrialRow | None:
         """The best complete candidate, with its `candidate` and `value`; None if there is none."""
         return self.stored.best()
+
+    def plot(self) -> go.Figure:
+        """Draw the shapes of the best candidates, and the references dashed.
+
+        Raises:
+            InputError: No candidate is complete.
+        """
+        return self.stored.plot()
+
+    def _repr_html_(self) -> str:
+        return self.stored._repr_html_()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `pdsearch search --json` prints: counts, best, baseline, references."""

@@ -13,7 +13,7 @@ import json
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +21,9 @@ import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
 from optuna.storages._rdb import models
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pdsearch.errors import StorageError, first_line
@@ -108,6 +109,39 @@ def backend_of(of: optuna.Study | BaseStorage) -> RDBStorage:
     """Return the database of a study or of its storage, below Optuna's cache."""
     storage: Any = of._storage if isinstance(of, optuna.Study) else of
     return getattr(storage, "_backend", storage)
+
+
+class OverlaidStorage(_CachedStorage):
+    """A study's storage that shows further system attributes of the study, without storing them.
+
+    Args:
+        study: The study.
+        overlay: Makes them of the study's trials and of the attributes that are stored.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        overlay: Callable[[Sequence[FrozenTrial], Mapping[str, Any]], Mapping[str, Any]],
+    ) -> None:
+        super().__init__(backend_of(study))
+        self._study, self._overlay = study._study_id, overlay
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the stored attributes, and the overlay's where the study is the one."""
+        return self._with_overlay(study_id, super().get_study_system_attrs(study_id))
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Return all studies, with the overlay's attributes in the one."""
+        studies = super().get_all_studies()
+        for study in studies:
+            study.system_attrs = self._with_overlay(study._study_id, study.system_attrs)
+        return studies
+
+    def _with_overlay(self, study_id: int, stored: dict[str, Any]) -> dict[str, Any]:
+        if study_id != self._study:
+            return stored
+        return {**stored, **self._overlay(self.get_all_trials(study_id, deepcopy=False), stored)}
 
 
 def study_names(storage: BaseStorage) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate
@@ -24,6 +25,7 @@ from pdsearch.study.attributes import (
 from pdsearch.study.file import load_study_file
 from pdsearch.study.innards import storage_of, study_names
 from pdsearch.study.machine import owner_alive
+from pdsearch.study.notebook import best_figure, ranking_html
 from pdsearch.study.queue import current
 from pdsearch.study.rows import (
     Status,
@@ -134,6 +136,17 @@ class StoredStudy:
     def counts(self) -> dict[str, int]:
         """Return the number of trials by status; see `counts_of`."""
         return counts_of(self.trials())
+
+    def plot(self) -> go.Figure:
+        """Draw the shapes of the best candidates, and the references dashed.
+
+        Raises:
+            InputError: No candidate is complete.
+        """
+        return best_figure(self.trials(), minimize=self.minimize)
+
+    def _repr_html_(self) -> str:
+        return ranking_html(self.name, self.trials(), minimize=self.minimize)
 
 
 def trained_by(stored: StoredStudy) -> str | None:

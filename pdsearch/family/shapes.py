@@ -3,12 +3,15 @@
 import functools
 import itertools
 import math
+from typing import TYPE_CHECKING
 
 import sympy
 
 from pdsearch.enclosure import Program, cut
 from pdsearch.expression import exact, symbol, t, x
-from pdsearch.family import Candidate
+
+if TYPE_CHECKING:
+    from pdsearch.family.definition import Candidate
 
 PRECISION = 53
 """Working precision in bits, that of a double."""
@@ -19,11 +22,11 @@ def _program(expression: sympy.Expr, parameters: tuple[str, ...] = ()) -> Progra
     return Program(expression, (x, *map(symbol, parameters)))
 
 
-def _at(candidate: Candidate, progress: float) -> sympy.Expr:
+def _at(candidate: "Candidate", progress: float) -> sympy.Expr:
     return candidate.expression.xreplace({t: exact(progress)})
 
 
-def evaluate(candidate: Candidate, point: float, *, progress: float = 0.0) -> float:
+def evaluate(candidate: "Candidate", point: float, *, progress: float = 0.0) -> float:
     """Return g at a point; nan where it cannot be decided, as at an irrational breakpoint."""
     return _value(_program(_at(candidate, progress)), point)
 
@@ -39,13 +42,13 @@ def _breakpoints(expression: sympy.Expr) -> tuple[float, ...]:
     return tuple(sorted({float(end) for end in ends if end.is_finite}))
 
 
-def breakpoints(candidate: Candidate, *, progress: float = 0.0) -> tuple[float, ...]:
+def breakpoints(candidate: "Candidate", *, progress: float = 0.0) -> tuple[float, ...]:
     """Return the points where g may bend or jump, always including 0."""
     return _breakpoints(_at(candidate, progress))
 
 
 def curve(
-    candidate: Candidate,
+    candidate: "Candidate",
     low: float = -6.0,
     high: float = 4.0,
     *,
@@ -91,7 +94,7 @@ def _down(g: float) -> float:
     return (_TOP - min(max(g, _BOTTOM), _TOP)) / (_TOP - _BOTTOM) * HEIGHT
 
 
-def sketch(candidate: Candidate) -> str:
+def sketch(candidate: "Candidate") -> str:
     """Return the SVG path of g in a picture of 84 by 30 pixels, with as few points as it needs.
 
     It shows x from −5 to 3 and clips g to [−0.35, 1.35]. A page has a thousand sketches, so the
@@ -139,3 +142,30 @@ def _straight(
 
 STEP = _path([(_across(x), _down(g)) for x, g in zip(*step(_LOW, _HIGH), strict=True)])
 """The step in the same picture."""
+
+
+def picture(candidate: "Candidate", *, colours: tuple[str, str] = ("#2f7ed8", "#7d8590")) -> str:
+    """Return an SVG of g next to the dotted step, for x from −5 to 3; it needs no script.
+
+    Args:
+        candidate: Taken at t = 0.
+        colours: Of g, and of the step and the axes.
+    """
+    xs, ys = curve(candidate, _LOW, _HIGH, count=161)
+    bottom, top = span(ys)
+
+    def path(across: list[float], up: list[float], look: str) -> str:
+        points = zip(across, up, strict=True)
+        drawn = [(_across(x), (top - g) / (top - bottom) * HEIGHT) for x, g in points if g == g]
+        line = "L".join(f"{x:.2f} {y:.2f}" for x, y in drawn)
+        return f'<path d="M{line}" fill="none" {look}/>'
+
+    grey = f'stroke="{colours[1]}"'
+    lines = (
+        path([_LOW, _HIGH], [0.0, 0.0], f'{grey} stroke-width="0.2"'),
+        path([0.0, 0.0], [bottom, top], f'{grey} stroke-width="0.2"'),
+        path(*step(_LOW, _HIGH), f'{grey} stroke-width="0.6" stroke-dasharray="1.5 1"'),
+        path(xs, ys, f'stroke="{colours[0]}" stroke-width="0.9" stroke-linejoin="round"'),
+    )
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{3 * WIDTH}" height="{3 * HEIGHT}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(lines)}</svg>'
