@@ -21,6 +21,7 @@ ORDER = (
     "processes",
     "masking",
     "text",
+    "launchers",
     "userfile",
     "expression",
     "enclosure",
