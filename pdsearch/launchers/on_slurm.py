@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -25,9 +26,9 @@ CLUSTER = "slurm"
 MINUTES = 240
 """Time limit of a job, after which it is queued again; SBATCH_TIMELIMIT overrides it."""
 
-_ASK = 30.0  # seconds between two questions about all jobs; each is a query of Slurm's database
+_ASK = 15.0  # seconds between two questions about all jobs
 _LATE = 5.0  # seconds until a finished job's result is visible in a shared folder
-_RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING")
+_WAITING = ("pending", "requeued", "requeue_hold", "suspended", "preempted")
 
 
 class SlurmWorker:
@@ -64,12 +65,13 @@ class SlurmCluster:
                 "the cluster"
             )
         self._jobs: list[Any] = []
-        self._done: dict[str, float] = {}  # since when a job without a result has been over
-        self._asked = time.monotonic()
+        self._known: dict[str, tuple[str, str]] = {}  # what Slurm answered last
+        self._asked = -math.inf
+        self._reasons: dict[str, str] = {}  # why a job waits
+        self._over: dict[str, float] = {}  # since when a job without a result has been over
 
     def start(self, job: Job) -> None:
         """Submit the workers as one job array."""
-        # Its warnings come when sacct fails, which `look` reports as an unknown state.
         logging.getLogger("submitit").setLevel(logging.ERROR)
         executor = self._submitit.AutoExecutor(
             folder=job.folder / "%j", cluster=CLUSTER, slurm_max_num_timeout=10_000
@@ -78,67 +80,91 @@ class SlurmCluster:
             name=job.name,
             timeout_min=MINUTES,
             cpus_per_task=job.cpus,
+            slurm_srun_args=["--cpus-per-task", str(job.cpus)],  # since 22.05 srun inherits none
             slurm_additional_parameters={"requeue": True},
             **({"gpus_per_node": job.gpus} if job.gpus else {}),
         )
         try:
             # sbatch hands the environment on; the script and the pickled request hold no secret.
             with _environment(job.environment), executor.batch():
-                self._jobs = [
+                jobs = [
                     executor.submit(SlurmWorker(), job.module, dict(job.request))
                     for _ in range(job.count)
                 ]
         except (self._submitit.core.utils.FailedJobError, OSError) as error:
             text = mask(one_line(error))[-300:]
             raise PdsearchError(f"sbatch did not accept the workers: {text}") from error
+        self._jobs = jobs
+        self._known = {job.job_id: ("PENDING", "not known yet") for job in self._jobs}
 
     def look(self) -> Seen:
         """Return the workers as they are now."""
-        if self._jobs and time.monotonic() - self._asked > _ASK:
-            self._asked = time.monotonic()
-            self._jobs[0].get_info(mode="force")  # one query for all jobs
+        states = self._states()
         ended, running, waiting = [], 0, Counter[str]()
+        self._reasons = {}
         for job in list(self._jobs):
-            outcome = self._outcome(job) if job.done() else None
-            if outcome is not None:
-                self._jobs.remove(job)
-                ended.append(outcome)
-            elif (state := str(job.state).upper()) in _RUNNING or job.job_id in self._done:
-                running += 1
+            state, reason = states.get(job.job_id, ("", ""))
+            if not state or job.paths.result_pickle.exists():
+                outcome = self._outcome(job)
+                if outcome is not None:
+                    self._jobs.remove(job)
+                    ended.append(outcome)
+                    continue
             else:
+                self._over.pop(job.job_id, None)  # it was queued again
+            if state.lower() in _WAITING:
                 waiting[state.lower()] += 1
+                self._reasons[job.job_id] = reason
+            else:
+                running += 1
         return Seen(running, waiting, tuple(ended))
 
+    def _states(self) -> dict[str, tuple[str, str]]:
+        """Return the state of each job that is not over, and why it waits."""
+        if CLUSTER != "slurm":
+            return {job.job_id: ("running", "") for job in self._jobs if not job.done()}
+        if time.monotonic() - self._asked > _ASK:
+            self._asked = time.monotonic()
+            # Not submitit's states: they need Slurm's accounting, and have no reason.
+            command = ["squeue", "--noheader", "--array", "--user", str(os.getuid())]
+            done = subprocess.run(
+                [*command, "--format", "%i|%T|%r"], capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0:  # else Slurm does not answer, and nothing is known
+                fields = [line.strip().split("|") for line in done.stdout.splitlines()]
+                self._known = {name: (state, reason) for name, state, reason in fields}
+        return self._known
+
     def _outcome(self, job: Any) -> Ended | None:
-        """Return how a finished job ended; None if its result may still come."""
+        """Return how a job ended that is over; None if its result may still come."""
         if not job.paths.result_pickle.exists():
-            since = self._done.setdefault(job.job_id, time.monotonic())
+            since = self._over.setdefault(job.job_id, time.monotonic())
             if time.monotonic() - since < _LATE:
                 return None
-            state = str(job.state).partition(" ")[0].lower()
-            return Ended(f"Slurm's job {job.job_id}", f"{state}{_last_line(job.paths.stderr)}")
+            return Ended(f"Slurm's job {job.job_id}", f"it is gone{_last_line(job.paths.stderr)}")
         error = job.exception()
         if error is None:
             ended: Ended = job.result()
             return ended
         lines = [line for line in str(error).splitlines() if line and not line.startswith("-")]
-        # The message ends with where the logs are, after the traceback.
-        about = next((n for n, line in enumerate(lines) if line.startswith("You can check")), None)
-        reason = lines[:about][-1].strip() if lines[:about] else type(error).__name__
+        # After the traceback, the message says where the logs are.
+        end = next((n for n, line in enumerate(lines) if line.startswith("You can check")), None)
+        reason = lines[:end][-1].strip() if lines[:end] else type(error).__name__
         return Ended(f"Slurm's job {job.job_id}", mask(reason)[:300])
 
     def why_waiting(self) -> str:
-        """Return where Slurm says why a job waits."""
-        number = str(self._jobs[0].job_id).partition("_")[0] if self._jobs else ""
-        return f"`squeue -j {number}` shows the reason"
+        """Return Slurm's reasons."""
+        counts = Counter(self._reasons.values())
+        shown = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
+        return f"Slurm's reason: {shown}"
 
     def stop(self, seconds: float) -> None:
         """End all jobs, and wait for that at most so long."""
-        if CLUSTER == "slurm":  # one call for all, because each takes a moment
+        if CLUSTER == "slurm" and self._jobs:  # one call for all, because each takes a moment
             subprocess.run(["scancel", *(job.job_id for job in self._jobs)], check=False)
-        else:
-            for job in self._jobs:
-                job.cancel()
+            self._jobs = []  # Slurm ends them in order, with or without this process
+        for job in self._jobs:
+            job.cancel()
         until = time.monotonic() + seconds
         while self._jobs and time.monotonic() < until:
             self._jobs = [job for job in self._jobs if not job.done()]

@@ -1,5 +1,6 @@
 """A study whose workers run on a cluster: this process starts them, watches, and trains nothing."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from pdsearch.study.url import parse_url, shown_url
 
 POLL = 2.0  # seconds between two looks at the workers and the storage
 DEAD = 15.0  # seconds between two searches for trials whose process has gone
-PATIENT = 60.0  # seconds until workers that have not started are reported, with a remedy
+PATIENT = 60.0  # seconds until it is reported why workers do not start
 LEISURE = 20.0  # seconds that workers have to leave a study that has reached its total
 HASTE = 1.8  # seconds that they have when the user interrupts: see `interrupt.LEAVE`
 
@@ -142,10 +143,9 @@ class _Watch:
         self._total = stored.settings.study.trials
         self._halving = stored.settings.study.pruner == "halving"
         self._shown = {row.number for row in stored.trials() if _is_over(row.status)}
-        self._began = time.monotonic()
         self._reasons: dict[str, int] = {}  # why workers ended, and how many
         self._told = ""  # the last line about workers
-        self._reported_waiting = False
+        self._waiting_since, self._why = math.inf, ""
 
     def run(self) -> None:
         study = self._stored.study
@@ -195,14 +195,18 @@ class _Watch:
         if text and text != self._told:
             self._told = text
             self._display.say(f"workers: {text}")
-        late = time.monotonic() - self._began > PATIENT
-        if late and seen.waiting and not self._reported_waiting:
-            self._reported_waiting = True
-            count = sum(seen.waiting.values())
-            self._display.note(
-                f"{count} worker(s) have not started after {PATIENT:.0f} s: "
-                f"{self._cluster.why_waiting()}"
-            )
+        self._complain(sum(seen.waiting.values()))
+
+    def _complain(self, waiting: int) -> None:
+        """Report why workers do not start, or do not start again, as long as that is new."""
+        now = time.monotonic()
+        self._waiting_since = min(self._waiting_since, now) if waiting else math.inf
+        if now - self._waiting_since > PATIENT:
+            self._waiting_since = math.inf
+            why = self._cluster.why_waiting()
+            if why != self._why:
+                self._why = why
+                self._display.note(f"{waiting} worker(s) have waited for {PATIENT:.0f} s: {why}")
 
     def _none_left(self, counted: int) -> PdsearchError:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in self._reasons.items())
