@@ -48,9 +48,10 @@ class RemoteWorker:
             if self._stopped:
                 process.terminate()
             assert process.stderr is not None
-            for line in process.stderr:
-                last.append(line.rstrip())
-                print(mask(line), end="", file=sys.stderr, flush=True)
+            with process.stderr as lines:
+                for line in lines:
+                    last.append(line.rstrip())
+                    print(mask(line), end="", file=sys.stderr, flush=True)
             # Not `wait`, which holds a lock that `stop` needs in a signal handler.
             while process.poll() is None:
                 time.sleep(0.02)
