@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pdsearch.cli import main
+from pdsearch.cli.parser import parse
 from pdsearch.errors import InputError, PdsearchError
 from pdsearch.launchers import Ended, Job, Seen, on_slurm
 from pdsearch.launchers.remote import RemoteWorker, reason_of
@@ -151,6 +154,32 @@ def test_a_gpus_precision_is_not_probed_on_a_cpu(
     assert cluster.job.gpus == 1 and cluster.job.request["device"] == "cuda"
     decided = cluster.job.request["file"]["trial"]
     assert (decided["precision"], decided["memory_format"]) == ("bfloat16", "channels_last")
+
+
+# ------------------------------------------------------------------------------ what the docs say
+
+SCALE = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_job_is_valid() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", SCALE, flags=re.S)
+    job = yaml.safe_load(block)
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    pod = job["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] in ("OnFailure", "Never")  # a Job allows no other
+    (container,) = pod["containers"]
+    program, *words = container["command"]
+    arguments = parse(words)
+    assert program == "pdsearch" and arguments.command == "search" and arguments.workers == 1
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert arguments.study == f"{mounts['study']}/study.toml"
+    assert arguments.set == [f"study.output={mounts['work']}"]
+
+
+def test_the_documented_commands_are_valid() -> None:
+    found = re.findall(r"^    pdsearch (.*)$", SCALE, flags=re.M)
+    assert {parse(words.split()).command for words in found} == {"search", "worker"}
 
 
 # -------------------------------------------------------------------------- a study that is watched
@@ -414,7 +443,8 @@ COMMANDS = {
             if "waits" in os.environ.get("SLURM", ""):
                 (queue / name).write_text("PENDING|QOSMaxCpuPerUserLimit")
                 continue
-            command = re.search(r"\\S+ -u -m submitit.*$", text.splitlines()[-1])[0].replace("%j", name)
+            line = text.splitlines()[-1].replace("%j", name)
+            command = re.search(r"\\S+ -u -m submitit.*$", line)[0]
             process = subprocess.Popen(
                 command, shell=True, start_new_session=True, env={**os.environ, **ids,
                 "SUBMITIT_EXECUTOR": "slurm"}, stderr=open(queue / f"{name}.err", "w"),
