@@ -23,6 +23,7 @@ from pdsearch.study import StoredStudy, TrialRow, open_study, search
 pytestmark = pytest.mark.slow
 
 PASSWORD = "hunter2"
+RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}  # as on a cluster of several users
 MODEL = """
     from torch import nn
 
@@ -97,7 +98,7 @@ def ray_address() -> Iterator[str]:
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, **RAY, "RAY_USAGE_STATS_ENABLED": "0"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -163,7 +164,7 @@ def values(stored: StoredStudy) -> list[tuple[str, float | None]]:
 def test_a_study_on_ray(tiny: Path, url: str, ray_address: str) -> None:
     address, session = ray_address.split()
     words = ["search", str(tiny), "--launcher", "ray", "--workers", "2"]
-    process = begun(url, words, RAY_ADDRESS=address)
+    process = begun(url, words, RAY_ADDRESS=address, **RAY)
     output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output
     assert "workers: 2 running" in output and "[5/5]" in output
@@ -180,7 +181,7 @@ def test_ray_loses_a_worker_and_is_interrupted(tiny: Path, url: str, ray_address
     address, session = ray_address.split()
     tiny.write_text(tiny.read_text().replace("epochs = 2", "epochs = 2000"))
     words = ["search", str(tiny), "--launcher", "ray", "--workers", "2"]
-    process = begun(url, words, RAY_ADDRESS=address)
+    process = begun(url, words, RAY_ADDRESS=address, **RAY)
     first, second = until(url, training(2))
     os.kill(first.owner["pid"], signal.SIGKILL)
     until(

@@ -12,7 +12,8 @@ from pdsearch.launchers.remote import RemoteWorker
 
 _NONE = (
     "no Ray cluster was found: set RAY_ADDRESS=HOST:PORT, run this on a machine of the cluster, or "
-    "start one there (`ray start --head`). RAY_ADDRESS=local starts Ray on this machine"
+    "start one there (`ray start --head`). RAY_ADDRESS=local starts Ray on this machine. A cluster "
+    "with token authentication also needs RAY_AUTH_MODE=token and its token"
 )
 
 
