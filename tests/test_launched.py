@@ -1,4 +1,4 @@
-"""Whole studies on a cluster: a real local Ray, submitit's local jobs, and machines that die.
+"""Whole studies on a cluster: a real local Ray, and submitit's local jobs.
 
 All of them use a real PostgreSQL, whose URL has a password that must not show up anywhere.
 """
@@ -229,69 +229,5 @@ def test_a_study_in_jobs_of_submitit(
     assert [row.status for row in stored.trials()] == ["complete"] * 5
     assert os.getpid() not in {(row.owner or {})["pid"] for row in stored.trials()}
     assert without_password(tiny.parent)
-    alone = search(tiny, workers=1, storage="sqlite:///alone.db", threads=1, progress=False)
-    assert values(stored) == values(alone.stored)
-
-
-# A command on a machine of another name, with a home and a folder of its own. It knows nothing of
-# the processes on other machines, and its heartbeats stop within seconds.
-MACHINE = """
-    import os, socket, sys
-    name = sys.argv[1]
-    socket.gethostname = lambda: name
-    from pdsearch.study import queue, storage
-    storage.HEARTBEAT, storage.GRACE, queue.GRACE = 1, 4, 4
-    from pdsearch.cli import main
-    sys.exit(main(sys.argv[2:]))
-"""
-
-
-def on_machine(name: str, words: list[str], url: str, place: Path) -> "subprocess.Popen[str]":
-    folder = place / name
-    folder.mkdir()
-    (folder / "machine.py").write_text(textwrap.dedent(MACHINE))
-    environment = {**os.environ, "HOME": str(folder), "PDSEARCH_STORAGE": url}
-    environment |= {"PDSEARCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "machine.py", name, *words],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_a_machine_that_dies_leaves_its_trial_to_another(
-    tiny: Path, url: str, workdir: Path
-) -> None:
-    # The model of a package, because each machine has its own folder and only the study's name.
-    text = tiny.read_text().replace('"tiny.py:build"', '"mlp"\n    width = 8')
-    tiny.write_text(text.replace("epochs = 2", "epochs = 40"))
-    first = on_machine("node1", ["search", str(tiny), "--workers", "1"], url, workdir)
-    (lost,) = until(url, training(1))
-    second = on_machine("node2", ["worker", "tiny", "--until-total"], url, workdir)
-    until(url, lambda stored: [r for r in training(1)(stored) if r.owner["host"] == "node2"])
-    begun_by_first = [
-        row for row in until(url, training(1)) if (row.owner or {})["host"] == "node1"
-    ]
-    first.kill()
-    first.communicate()
-    output = second.communicate(timeout=400)[0]
-    assert second.returncode == 0, output
-    stored = open_study("tiny", storage=url)
-    assert stored.counts()["total"] == 5
-    for row in begun_by_first:
-        if stored.study.trials[row.number].state.name == "FAIL":
-            retried = [
-                trial
-                for trial in stored.study.trials
-                if trial.system_attrs.get("retry_history") == [row.number]
-            ]
-            assert [trial.state.name for trial in retried] == ["COMPLETE"]
-            assert retried[0].user_attrs["pdsearch:owner"]["host"] == "node2"
-            break
-    else:
-        raise AssertionError(f"no trial of node1 was retried (it was {lost.number} at first)")
     alone = search(tiny, workers=1, storage="sqlite:///alone.db", threads=1, progress=False)
     assert values(stored) == values(alone.stored)
