@@ -44,6 +44,8 @@ _EXTRAS = {
         "PostgreSQL storages, for studies on several machines",
     ),
     "cmaes": ("cmaes", "cmaes", 'sampler = "cmaes"'),
+    "ray": ("ray", "ray", "`pdsearch search --launcher ray`"),
+    "slurm": ("submitit", "submitit", "`pdsearch search --launcher slurm`"),
 }
 
 _RESTORE = "restore a copy, or move it away and start a new search"

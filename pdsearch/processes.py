@@ -7,6 +7,7 @@ imports next to nothing before it watches whether its parent is still alive.
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +23,9 @@ __all__ = ["end_all", "is_helper", "parent_alive", "start"]
 
 PARENT = "PDSEARCH_PARENT"
 """Environment variable with the number of the process that started this one."""
+
+ERROR = "pdsearch: error: in a further process: "
+"""What the line of an error begins with on a process's stderr."""
 
 LOOK, LEFT_ALONE = 0.2, 2.0
 """Seconds between two checks of the parent, and to end in without it."""
@@ -41,17 +45,26 @@ def is_helper() -> bool:
     return bool(os.environ.get(PARENT))
 
 
-def start(module: str, request: Mapping[str, Any]) -> "subprocess.Popen[str]":
+def start(
+    module: str,
+    request: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    stderr: int | None = None,
+) -> "subprocess.Popen[str]":
     """Start a process that calls a module's `work(request)` and ends with this one.
 
     Args:
         module: its name.
         request: plain data for JSON.
+        environment: further variables.
+        stderr: as for `Popen`.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pdsearch.processes", module],
-        env={**os.environ, PARENT: str(os.getpid())},
+        env={**os.environ, **(environment or {}), PARENT: str(os.getpid())},
         stdin=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,  # Ctrl-C goes to the parent alone, which ends this process
     )
@@ -98,6 +111,10 @@ def _end_with_parent() -> None:
 
 def main(module: str) -> int:
     """Run a module's `work`, and return the exit status of a command."""
+    if hasattr(signal, "SIGUSR2"):
+        # Slurm's warning before a time limit. It may go to every process of a job, and would kill
+        # this one before its parent ends it in order.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with interrupt.handled(leave=True):
@@ -105,7 +122,7 @@ def main(module: str) -> int:
     except KeyboardInterrupt:
         return interrupt.INTERRUPTED
     except PdsearchError as error:
-        print(f"pdsearch: error: in a further process: {error}", file=sys.stderr)
+        print(f"{ERROR}{error}", file=sys.stderr)
         return 2
     return 0
 

@@ -22,6 +22,7 @@ ORDER = (
     "masking",
     "text",
     "style",
+    "launchers",
     "userfile",
     "expression",
     "enclosure",

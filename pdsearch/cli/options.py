@@ -141,6 +141,24 @@ def add_storage(command: argparse.ArgumentParser, *, of_file: bool = True) -> No
     )
 
 
+def add_launcher(command: argparse.ArgumentParser) -> None:
+    """Add --launcher and --gpus-per-worker."""
+    command.add_argument(
+        "--launcher",
+        choices=("local", "ray", "slurm"),
+        default="local",
+        help="where the workers run: local, this machine; or an existing cluster, which starts "
+        "--workers N of them, each with as many CPUs as --threads (default there: 1)",
+    )
+    command.add_argument(
+        "--gpus-per-worker",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="GPUs of each worker on a cluster, 0 or 1; default: 0",
+    )
+
+
 def add_study(command: argparse.ArgumentParser) -> None:
     """Add STUDY and --storage."""
     command.add_argument("study", metavar="STUDY")

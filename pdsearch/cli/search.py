@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pdsearch.cli.options import (
     add_changes,
     add_json,
+    add_launcher,
     add_storage,
     add_training,
     changes_of,
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 SUMMARY = "run or resume a study"
 ABOUT = """\
 The study file's `trials` is the total: running the same command again completes it.
-At the end, the report and the best candidate are written to <output>/<name>/."""
+At the end, the report and the best candidate are written to <output>/<name>/.
+With --launcher ray or slurm, workers on a cluster train, and this process watches. They need a
+storage that all machines reach, such as PostgreSQL: see docs/scale.md."""
 EXAMPLES = """\
   pdsearch search studies/digits.toml
   pdsearch search studies/digits.toml --trials 30
   pdsearch search studies/digits.toml --set study.name=digits5 trial.epochs=5
+  pdsearch search studies/alexnet_cifar10.toml --launcher slurm --workers 8 --gpus-per-worker 1
 """
 
 
@@ -47,6 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of processes, or auto; default: the study file's, else auto",
     )
+    add_launcher(command)
     add_changes(command)
     add_json(command)
     add_training(command, seed="seed of the sampler and all training; default: the study file's")
@@ -61,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         trials=arguments.trials,
         storage=arguments.storage,
         workers=arguments.workers,
+        launcher=arguments.launcher,
+        gpus_per_worker=arguments.gpus_per_worker,
         seed=arguments.seed,
         progress=progress(arguments),
         **training_of(arguments),

@@ -24,6 +24,11 @@ EXAMPLES = """\
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the study and the flags of training."""
     add_begun_study(command)
+    command.add_argument(
+        "--until-total",
+        action="store_true",
+        help="stay until the study has reached its total, and retry the trials of workers that die",
+    )
     add_training(command, seed="must be the study's; may be omitted")
 
 
@@ -41,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         study,
         storage=arguments.storage,
         trust_study_code=arguments.trust_study_code,
+        until_total=arguments.until_total,
         progress=progress(arguments),
         **training_of(arguments),
     )

@@ -1,5 +1,6 @@
 """`search` and `worker`: running a study from its file, or from Python around your own training."""
 
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,13 @@ import plotly.graph_objects as go
 from pdsearch import interrupt
 from pdsearch.errors import InputError
 from pdsearch.family import Family
+from pdsearch.launchers import connected
 from pdsearch.processes import end_all, is_helper, parent_alive, start
 from pdsearch.study.attempt import Context
 from pdsearch.study.begin import begin, other_versions
 from pdsearch.study.families import settle_families
 from pdsearch.study.file import validate
+from pdsearch.study.launched import run_launched
 from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
 from pdsearch.study.prepare import (
@@ -87,6 +90,8 @@ def search(
     device: str = "auto",
     threads: int | None = None,
     seed: int | None = None,
+    launcher: Literal["local", "ray", "slurm"] = "local",
+    gpus_per_worker: int = 0,
     sampler: str | None = None,
     pruner: str | None = None,
     direction: Literal["maximize", "minimize"] = "maximize",
@@ -116,6 +121,10 @@ def search(
             another number is refused, because the order of a sum depends on them. Default: those of
             the study, else a number that depends on the machine, but not on `workers`.
         seed: Of the sampler and of every training.
+        launcher: Where workers run: as further processes on this machine, or on an existing
+            cluster of Ray or Slurm. On a cluster, this process trains nothing.
+        gpus_per_worker: GPUs of each worker on a cluster, 0 or 1. Each also gets as many CPUs as
+            the study has threads.
         sampler: As in a study file.
         pruner: As in a study file.
         direction: Whether to maximize or minimize the values of `train`.
@@ -142,7 +151,13 @@ def search(
         references=references,
     )
     call = Call(
-        train=train, criteria=tuple(criteria), direction=direction, device=device, threads=threads
+        train=train,
+        criteria=tuple(criteria),
+        direction=direction,
+        device=device,
+        threads=threads,
+        launcher=launcher,
+        gpus=gpus_per_worker,
     )
     call.check(settings.study)
     return _search(settings, call, storage_wait=storage_wait, progress=progress)
@@ -152,7 +167,7 @@ def _search(
     settings: StudyFile, call: Call, *, storage_wait: float, progress: bool
 ) -> SearchResult:
     """Run a study: load and check everything, begin or resume it, run trials, read it back."""
-    with interrupt.handled(), optunas_errors_only():
+    with interrupt.handled(), optunas_errors_only(), connected(call.launcher) as cluster:
         ready = prepare(settings, call)
         plan, said = ready.plan, Display(quiet=not progress, total=settings.study.trials)
         stored = begin(
@@ -163,16 +178,20 @@ def _search(
         stored = of_file(stored, settings)
         # The study may have been begun on another machine, or with another number of threads.
         threads = stored.attrs.threads
-        share = share_out(settings.study.workers, device=plan.device, threads=threads)
-        _run(
-            stored,
-            ready.trainer(stored),
-            device=call.device,
-            progress=progress,
-            storage_wait=storage_wait,
-            criteria=(*plan.named.criteria, *call.criteria),
-            side_by_side=1 if call.alone else share.workers,
-        )
+        options: dict[str, Any] = {"progress": progress, "storage_wait": storage_wait}
+        if cluster is not None:
+            run_launched(stored, cluster, gpus=call.gpus, device=plan.device, **options)
+        else:
+            share = share_out(settings.study.workers, device=plan.device, threads=threads)
+            _run(
+                stored,
+                ready.trainer(stored),
+                device=call.device,
+                criteria=(*plan.named.criteria, *call.criteria),
+                side_by_side=1 if call.alone else share.workers,
+                until_total=True,
+                **options,
+            )
         # Open it again, because the storage it was written to is closed.
         done = of_file(open_named(stored.name, stored.url), settings)
         warn(done, ready.dataset, say=said.note)
@@ -186,6 +205,7 @@ def worker(
     device: str = "auto",
     threads: int | None = None,
     trust_study_code: bool = False,
+    until_total: bool = False,
     storage_wait: float = STORAGE_WAIT,
     progress: bool = True,
 ) -> StoredStudy:
@@ -198,6 +218,8 @@ def worker(
         threads: The study's number of threads, or nothing.
         trust_study_code: With a name instead of a file, run the Python files that the storage
             names, and write where it says.
+        until_total: Stay until the study reaches its total, and retry the trials of workers that
+            have died.
         storage_wait: As for `search`.
         progress: Show the progress on stderr.
 
@@ -243,6 +265,7 @@ def worker(
             progress=progress,
             storage_wait=storage_wait,
             criteria=own_as_begun(stored),
+            until_total=until_total,
         )
     return stored
 
@@ -250,12 +273,21 @@ def worker(
 def work(request: dict[str, Any]) -> None:
     """Run trials as a worker that a search has started, until nothing is left to begin.
 
-    The settings come from the process that started this one, not from the storage.
+    The settings come from the process that started this one, not from the storage. On a cluster the
+    storage's URL comes in the environment, and the study's folder may be missing.
     """
+    directory = Path(request["directory"])
+    url = request.get("storage") or os.environ.get("PDSEARCH_STORAGE")
+    if url is None:
+        raise InputError(
+            "PDSEARCH_STORAGE is not set on this machine: the cluster does not pass on the "
+            "environment of the process that started the workers (Slurm: SBATCH_EXPORT)"
+        )
     worker(
-        validate(request["file"], directory=Path(request["directory"])),
-        storage=request["storage"],
+        validate(request["file"], directory=directory if directory.is_dir() else Path.cwd()),
+        storage=url,
         device=request["device"],
+        until_total=request.get("until_total", False),
         storage_wait=request["storage_wait"],
         progress=False,
     )
@@ -269,17 +301,17 @@ def _run(
     progress: bool,
     storage_wait: float,
     criteria: tuple[Callable[..., Any], ...],
+    until_total: bool,
     side_by_side: int | None = None,
 ) -> None:
     """Run one process's part in a study.
 
-    With `side_by_side` it stays until the study reaches its total, and starts workers so that this
-    many trials run at once. Without, it is a worker.
+    With `side_by_side` it starts workers so that this many trials run at once, and decides ties.
+    Without, it is a worker. With `until_total` it stays until the study reaches its total.
     """
     alive = parent_alive()
     settings = stored.settings.study
     helpers: list[subprocess.Popen[str]] = []
-    until_total = side_by_side is not None
     further = (side_by_side or 1) - 1
 
     def recruit(trials: int) -> None:
@@ -320,7 +352,7 @@ def _run(
             if settings.workers != "auto":
                 recruit(settings.trials)
             session.run(until_total=until_total)
-            if until_total:
+            if side_by_side is not None:
                 decide_ties(context)
         finally:
             if killed := end_all(helpers):

@@ -49,10 +49,15 @@ def share_out(workers: int | Literal["auto"], *, device: str, threads: int | Non
     cores = available_cores()
     on_cpu = device == "cpu"
     room = max(1, min(MOST, cores, available_memory() // MEMORY)) if on_cpu else 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    threads = threads or (int(wanted) if wanted.isdecimal() else 0) or max(1, cores // room)
+    threads = threads or threads_wanted() or max(1, cores // room)
     several = max(1, min(room, cores // threads)) if workers == "auto" else workers
     return Share(several, threads)
+
+
+def threads_wanted() -> int:
+    """Return the number of threads in OMP_NUM_THREADS; 0 without one."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() else 0
 
 
 def available_cores() -> int:

@@ -19,7 +19,8 @@ from pdsearch.study.begin import Direction, Plan
 from pdsearch.study.families import as_spec
 from pdsearch.study.file import load_study_file, validate
 from pdsearch.study.image_trainer import ImageTrainer
-from pdsearch.study.machine import share_out
+from pdsearch.study.launched import check_launched, device_of_workers
+from pdsearch.study.machine import share_out, threads_wanted
 from pdsearch.study.sampler import check_installed
 from pdsearch.study.settings import StudyFile, StudySection
 from pdsearch.study.sources import changed_texts, content_of, load_own, resolved
@@ -53,6 +54,13 @@ class Call:
     direction: Direction
     device: str
     threads: int | None
+    launcher: str = "local"
+    gpus: int = 0
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The device of workers on a cluster; None if trials run on this machine."""
+        return None if self.launcher == "local" else device_of_workers(self.gpus)
 
     @property
     def alone(self) -> bool:
@@ -68,6 +76,9 @@ class Call:
         if self.direction not in ("maximize", "minimize"):
             raise InputError(f"direction must be maximize | minimize, got {self.direction!r}")
         several = study.workers not in (1, "auto")
+        check_launched(
+            study, launcher=self.launcher, gpus=self.gpus, device=self.device, alone=self.alone
+        )
         if self.train is None:
             if self.criteria and several:
                 raise InputError("custom criteria need workers=1: other processes cannot run them")
@@ -107,14 +118,30 @@ class Prepared:
         """Return the settings with `auto` decided by a measurement."""
         if self.dataset is None:
             return file
+        if self.call.elsewhere == "cuda" and not torch.cuda.is_available():
+            return self._decided_for_gpu(file, self.dataset)
         trial = pdsearch.trial.resolve_settings(
             file.trial,
             self.dataset,
-            pdsearch.trial.resolve_device(self.call.device),
+            pdsearch.trial.resolve_device(self.call.elsewhere or self.call.device),
             threads=self.plan.threads,
             directory=file.directory,
         )
         return file.model_copy(update={"trial": trial})
+
+    def _decided_for_gpu(self, file: StudyFile, dataset: Dataset) -> StudyFile:
+        """Return the settings for workers with a GPU, which this machine lacks."""
+        if file.trial.precision == "auto":
+            raise InputError(
+                "trial.precision is auto, which a probe on a GPU decides when a study begins, and "
+                "this machine has none: set it (--set trial.precision=bfloat16 or float32)"
+            )
+        # With a precision, only one memory format is left, and nothing is measured.
+        precision, layout = pdsearch.trial.probe_precision(
+            file.trial, dataset, torch.device("cuda"), directory=file.directory
+        )
+        decided = {"precision": precision, "memory_format": layout}
+        return file.model_copy(update={"trial": file.trial.model_copy(update=decided)})
 
     def trainer(self, stored: StoredStudy) -> Trainer:
         """Return the trainer of the study's candidates."""
@@ -141,12 +168,17 @@ def prepare(settings: StudyFile, call: Call) -> Prepared:
         if settings.study.tie_seeds and not function.takes_seed:
             raise InputError("study.tie_seeds needs a train function that takes a seed")
     train = None if call.train is None else _name_of(call.train)
-    device = device_of(call.device, train)
+    if call.elsewhere is None:
+        device = device_of(call.device, train)
+        wanted = settings.study.workers
+        threads = share_out(wanted, device=device, threads=call.threads).threads
+    else:  # the cores of this machine do not count: each worker asks for as many as its threads
+        device, threads = call.elsewhere, call.threads or threads_wanted() or 1
     plan = Plan(
         settings=settings,
         named=named,
         device=device,
-        threads=share_out(settings.study.workers, device=device, threads=call.threads).threads,
+        threads=threads,
         fixed_threads=call.threads is not None and train is None,
         train=train,
         criteria=[_name_of(one) for one in call.criteria] or None,

@@ -131,7 +131,8 @@ class StudySection(_Section):
     )
     workers: int | Literal["auto"] = Field(
         "auto",
-        description="processes that run trials side by side on this machine; auto: as many as it "
+        description="processes that run trials side by side on this machine, or on the cluster "
+        "that --launcher names (scale.md); auto, on this machine only: as many as it "
         "has room for, started if the study is long enough to gain from them",
     )
     storage: str = Field(
