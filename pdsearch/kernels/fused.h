@@ -129,22 +129,37 @@ INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t
   for (int64_t i = 0; i < n; ++i) g[i] = x[i] == x[i] ? g[i] : x[i];
 }
 
-#ifdef __x86_64__
-__attribute__((target("avx2,fma"))) void evaluate_avx2(const float* table, const float* x, float* g, int64_t n) {
-  evaluate_block(table, x, g, n);
+// Chords: g on straight lines between its values at the 65 536 float32 numbers whose lower half is zero. The
+// table is these values, by the number's upper half; 0 and 0x8000 hold the limits at zero from each side.
+// pdsearch/kernels/chords.py makes it.
+constexpr int64_t kAtZero = 65537;  // place of g at zero; before it, one number that fills a load
+constexpr int64_t kChords = 65538;
+
+INLINE float on_chords(const float* table, float x) {
+  const uint32_t bits = c10::bit_cast<uint32_t>(x);
+  const float near = table[bits >> 16], far = table[(bits >> 16) + 1];
+  const float g = near + static_cast<float>(bits & 0xffff) * 0x1p-16f * (far - near);
+  return x != 0 && x == x ? g : x + table[kAtZero];
 }
 
-bool has_avx2() {
-  static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return found;
-}
-#endif
-
-void evaluate(const float* table, const float* x, float* g, int64_t n) {
-#ifdef __x86_64__
-  if (has_avx2()) return evaluate_avx2(table, x, g, n);
-#endif
-  evaluate_block(table, x, g, n);
+// The codes of g at x (pdsearch/kernels/table.py).
+template <typename T>
+INLINE void encode_blocks(const T* x, uint8_t* out, int64_t n, const float* table) {
+  const Header h(table);
+  float wide[kBlock], g[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = std::min(kBlock, n - at);
+    for (int64_t i = 0; i < m; ++i) wide[i] = static_cast<float>(x[at + i]);
+    evaluate_block(table, wide, g, m);
+    for (int64_t i = 0; i < m; ++i) {
+      float code = std::floor(g[i] * h.levels + h.first);
+      code = code < 0 ? 0 : code > h.top ? h.top : code;
+      code = g[i] == 0 ? h.top + 1 : code;
+      code = g[i] == 1 ? h.top + 2 : code;
+      code = g[i] == g[i] ? code : h.top + 3;
+      out[at + i] = static_cast<uint8_t>(static_cast<int32_t>(code + (wide[i] > 0 ? h.above : 0)));
+    }
+  }
 }
 
 // out[i] = the rule's product, without vectors; x(i) may be any number with the sign of x.

@@ -14,6 +14,7 @@ from pdsearch.float32_source import float32_text
 from pdsearch.kernels import build
 from pdsearch.kernels.accuracy import measured_error
 from pdsearch.kernels.certify import LIMIT
+from pdsearch.kernels.chords import chords
 from pdsearch.kernels.operators import by_operators
 from pdsearch.kernels.pieces import sides
 from pdsearch.kernels.rounded import rounded
@@ -205,11 +206,15 @@ class Plan:
             found = segments(shape)
             if found is None:
                 return self._without_kernel(NO_TABLE)
+            # Polynomials whose coefficients do not stay in registers are slower than look-ups.
+            if ops.level() != "avx512" and (lines := chords(shape)):
+                scale = _with_tables(ops.scale_chords.default, lines.values, up=up)
+                return _Route("table", scale, lines.error, TABLE_FROM)
             scale = _with_tables(ops.scale.default, found.values, up=up)
             return _Route("table", scale, found.proof.error, TABLE_FROM)
         every = every_value(shape, self.dtype)
         # Without AVX-512 nothing is faster than looking every value up.
-        if self.dtype == torch.bfloat16 and ops.avx512() and (bent := rounded(shape)):
+        if self.dtype == torch.bfloat16 and ops.level() == "avx512" and (bent := rounded(shape)):
             return _Route(
                 "table", _with_tables(ops.scale_rounded.default, bent.values, every, up=up)
             )

@@ -12,6 +12,7 @@ from pdsearch.family import Candidate
 from pdsearch.kernels.accuracy import corrected
 from pdsearch.kernels.certify import Certificate, Prover
 from pdsearch.kernels.fit import fit
+from pdsearch.kernels.layout import Cells, Tree
 from pdsearch.kernels.pieces import at_start, breakpoints, function
 
 __all__ = ["Codes", "Segments", "codes", "every_input", "every_value", "segments"]
@@ -26,10 +27,12 @@ class Segments:
     """A float32 table.
 
     Attributes:
+        layout: what it is made of.
         values: as fused.cpp reads it.
         proof: of how far it may be from g.
     """
 
+    layout: Cells | Tree
     values: torch.Tensor
     proof: Certificate
 
@@ -45,7 +48,7 @@ def segments(candidate: Candidate) -> Segments | None:
     if found is None:
         return None
     layout, proof = found
-    return Segments(torch.from_numpy(layout.table()), proof)
+    return Segments(layout, torch.from_numpy(layout.table()), proof)
 
 
 def every_input(dtype: torch.dtype) -> torch.Tensor:
