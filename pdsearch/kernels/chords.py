@@ -13,14 +13,15 @@ import torch
 
 from pdsearch.family import Candidate
 from pdsearch.kernels.certify import LIMIT
-from pdsearch.kernels.layout import TOP, Array, Cells, Stretch, Tree
-from pdsearch.kernels.table import segments
+from pdsearch.kernels.layout import TOP, Array, Stretch, Tree
+from pdsearch.kernels.table import fitted
 
 __all__ = ["Chords", "chords"]
 
 HALVES = 1 << 16  # upper halves of float32 numbers
 NEGATIVE, INFINITE = 0x8000, 0x7F80  # the upper halves of -0 and of infinity
-FEWEST = 8  # stretches of a Tree that stays in registers even with AVX2: chords are no faster
+FEWEST = 8
+"""Straight stretches that stay in registers even with AVX2; chords are no faster than these."""
 ROUNDING = 4 * 2.0**-24
 """Relative to the two ends: the difference, two multiply-adds' roundings and that of an end."""
 
@@ -40,24 +41,25 @@ class Chords:
 
 @functools.lru_cache(maxsize=128)  # 256 KiB each
 def chords(candidate: Candidate) -> Chords | None:
-    """Return the chords of a candidate that has a float32 table; None where they serve it badly.
+    """Return the chords of a candidate; None where they serve it badly.
 
-    The values are those of the float32 table, which is proved to be within its error of g. On each
-    stretch of that table, the chords are compared with its polynomial p: they are no further off
-    than at their ends, plus h²/8·max abs(p″) for a chord over a length h. A chord whose ends
-    have the same sign, and over which p cannot reach zero, keeps that sign.
+    Their ends lie on polynomials p that are proved to be close to g. Where a chord overlaps with a
+    stretch of these, its distance from p is at most that at the ends of the overlap and what p
+    bends away from a straight line in between, h²/8·p″ over a length h.
     """
-    found = segments(candidate)
-    assert found is not None  # the caller checked
-    layout = found.layout
-    if isinstance(layout, Tree) and len(layout.centres) <= FEWEST:
+    found = fitted(candidate, finely=True)
+    if found is None:
+        return None
+    layout, proof = found
+    assert isinstance(layout, Tree)  # the only one that is fitted finely
+    if len(layout.centres) <= FEWEST and not layout.coefficients[:, 2:].any():
         return None
     values = _values(layout)
-    error = found.proof.error + _distance(layout, values)
+    error = proof.error + _distance(layout, values)
     return Chords(torch.from_numpy(values), error) if error <= LIMIT else None
 
 
-def _values(layout: Cells | Tree) -> Array:
+def _values(layout: Tree) -> Array:
     points = _points()
     tiny = np.float32(1e-45)
     points[0], points[NEGATIVE] = tiny, -tiny
@@ -89,14 +91,17 @@ def _points() -> Array:
     return points
 
 
-def _distance(layout: Cells | Tree, values: Array) -> float:
+def _distance(layout: Tree, values: Array) -> float:
     """Bound how far the chords are from the polynomials, over all stretches."""
     points = _points().astype(np.float64)
     ends = values.astype(np.float64)
     worst = 0.0
     for stretch in layout.stretches():
         for start in (0, NEGATIVE):
-            inner, outer = points[start : start + INFINITE], points[start + 1 : start + INFINITE + 1]
+            inner, outer = (
+                points[start : start + INFINITE],
+                points[start + 1 : start + INFINITE + 1],
+            )
             low, high = np.minimum(inner, outer), np.maximum(inner, outer)
             at = start + np.flatnonzero((low < stretch.last) & (high > stretch.first))
             if len(at):

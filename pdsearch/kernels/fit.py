@@ -6,6 +6,7 @@ no value above 1e-6 is lost.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy import optimize
@@ -32,11 +33,14 @@ Prove = Callable[[Cells | Tree, float], Certificate | None]
 
 WITHIN = 4e-6  # the error that fits aim at
 LAST = 8e-6  # and aim at in the last attempts
+FINE = (1e-6, 5e-7, 1.5e-6)
+"""And aim at if they need not be cheap. Where g crosses zero, a proof that no sign is lost
+succeeds with one polynomial and not with another that is as close."""
 LARGEST_FITTED = 1e9  # in size of a g that is fitted: float32 has no digits for LIMIT long before
 
 
 def fit(
-    g: Function, breakpoints: tuple[float, ...], prove: Prove
+    g: Function, breakpoints: tuple[float, ...], prove: Prove, *, finely: bool = False
 ) -> tuple[Cells | Tree, Certificate] | None:
     """Return the cheapest layout within the limit and the proof of that; None if there is none.
 
@@ -44,6 +48,7 @@ def fit(
         g: the function.
         breakpoints: where g may jump or bend.
         prove: tries to certify a layout, given its error at sample points.
+        finely: return an accurate layout instead, which has more stretches than a kernel takes.
     """
     edges = sorted({e for b in breakpoints if abs(e := floor_ordinal(b)) < floor_ordinal(TOP)})
     points = _check_points(edges)
@@ -65,6 +70,8 @@ def fit(
         lambda: _tree(g, edges, most=32, degree=5),
         lambda: _tree(g, edges, most=32, degree=5, within=LAST),
     ]
+    if finely:
+        attempts = [partial(_tree, g, edges, most=64, degree=5, within=within) for within in FINE]
     for attempt in attempts:
         layout = attempt()
         if layout is None:

@@ -203,13 +203,13 @@ class Plan:
         if (values := sides(shape)) is not None:
             return _Route("sides", self._sides(values))
         if self.dtype == torch.float32:
-            found = segments(shape)
-            if found is None:
-                return self._without_kernel(NO_TABLE)
             # Polynomials whose coefficients do not stay in registers are slower than look-ups.
             if ops.level() != "avx512" and (lines := chords(shape)):
                 scale = _with_tables(ops.scale_chords.default, lines.values, up=up)
                 return _Route("table", scale, lines.error, TABLE_FROM)
+            found = segments(shape)
+            if found is None:
+                return self._without_kernel(NO_TABLE)
             scale = _with_tables(ops.scale.default, found.values, up=up)
             return _Route("table", scale, found.proof.error, TABLE_FROM)
         every = every_value(shape, self.dtype)

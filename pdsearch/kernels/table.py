@@ -15,7 +15,7 @@ from pdsearch.kernels.fit import fit
 from pdsearch.kernels.layout import Cells, Tree
 from pdsearch.kernels.pieces import at_start, breakpoints, function
 
-__all__ = ["Codes", "Segments", "codes", "every_input", "every_value", "segments"]
+__all__ = ["Codes", "Segments", "codes", "every_input", "every_value", "fitted", "segments"]
 
 MOST_NESTED = 12
 """Functions within functions in a g that gets a table; the library's have three. Cutting the line
@@ -27,12 +27,10 @@ class Segments:
     """A float32 table.
 
     Attributes:
-        layout: what it is made of.
         values: as fused.cpp reads it.
         proof: of how far it may be from g.
     """
 
-    layout: Cells | Tree
     values: torch.Tensor
     proof: Certificate
 
@@ -40,15 +38,19 @@ class Segments:
 @functools.lru_cache(maxsize=256)
 def segments(candidate: Candidate) -> Segments | None:
     """Return the float32 table of a candidate, or None if none can be proved accurate enough."""
+    found = fitted(candidate)
+    return None if found is None else Segments(torch.from_numpy(found[0].table()), found[1])
+
+
+def fitted(
+    candidate: Candidate, *, finely: bool = False
+) -> tuple[Cells | Tree, Certificate] | None:
+    """Return polynomials for a candidate and the proof of their error (see `fit`)."""
     expression = at_start(candidate)
     if nesting(expression) > MOST_NESTED:
         return None
     prover = Prover(expression)
-    found = fit(function(candidate), breakpoints(prover.pieces), prover.prove)
-    if found is None:
-        return None
-    layout, proof = found
-    return Segments(layout, torch.from_numpy(layout.table()), proof)
+    return fit(function(candidate), breakpoints(prover.pieces), prover.prove, finely=finely)
 
 
 def every_input(dtype: torch.dtype) -> torch.Tensor:
