@@ -60,26 +60,22 @@ Level level() {
 
 // ------------------------------------------------------------------------ by what the processor can do
 
-void evaluate(const float* table, const float* x, float* g, int64_t n) {
-  ON(level() >= Level::avx2, avx2::evaluate(table, x, g, n));
-  evaluate_block(table, x, g, n);
-}
-
 void scale_float(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
   ON(level() >= Level::avx512, with_shape(table, [&](auto type) {
        with_rule(rule, [&](auto plain) {
          scale_avx512<typename decltype(type)::type, plain()>(g_out, x, out, n, table, rule);
        });
      }));
-  ON(level() >= Level::avx2 && avx2::with_tree(table, [&](auto type) {
-       with_rule(rule, [&](auto plain) {
+  ON(level() >= Level::avx2, with_rule(rule, [&](auto plain) {
+       const bool done = avx2::with_tree(table, [&](auto type) {
          avx2::scale_shape<typename decltype(type)::type, plain()>(g_out, x, out, n, table, rule);
        });
+       if (!done) avx2::scale_rows<plain()>(g_out, x, out, n, table, rule);
      }));
   float g[kBlock];
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t m = std::min(kBlock, n - at);
-    evaluate(table, x + at, g, m);
+    evaluate_block(table, x + at, g, m);
     each(g_out + at, out + at, m, rule, [&](int64_t i) { return g[i]; }, [&](int64_t i) { return x[at + i]; });
   }
 }
@@ -138,7 +134,13 @@ void encode_all(const T* x, uint8_t* out, int64_t n, const float* table) {
   ON(level() >= Level::avx512,
      with_shape(table, [&](auto type) { encode_avx512<typename decltype(type)::type, T>(x, out, n, table); }));
   ON(level() >= Level::avx2, avx2::encode(x, out, n, table));
-  encode_blocks(x, out, n, table);
+  float wide[kBlock], g[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t m = std::min(kBlock, n - at);
+    for (int64_t i = 0; i < m; ++i) wide[i] = static_cast<float>(x[at + i]);
+    evaluate_block(table, wide, g, m);
+    codes_of(Header(table), wide, g, out + at, m);
+  }
 }
 
 // ------------------------------------------------------------------------------- the tensors

@@ -90,6 +90,31 @@ INLINE void by_degree(int degree, const float* c, int stride, const int32_t* ind
   else horner<5>(c, stride, index, v, g, n);
 }
 
+// The stretch of each x in the layouts Side and Sides, and the place in it. The header is a copy: through a
+// reference, every store of a float could change it, and the loop would not become vectors.
+INLINE void locate(const Header h, const float* x, int32_t* index, float* v, int64_t n) {
+  const int free = 23 - static_cast<int>(h.mantissa);
+  const uint32_t low = (1u << free) - 1;
+  const bool two_sided = h.kind == 1;
+  const uint32_t mask = two_sided ? 15 : 31;
+  for (int64_t i = 0; i < n; ++i) {
+    float w = std::fabs(x[i]) * h.scale + 1.0f;
+    w = w > h.furthest ? h.furthest : w;
+    const uint32_t bits = c10::bit_cast<uint32_t>(w);
+    index[i] = static_cast<int32_t>(((bits >> free) & mask) | (two_sided && x[i] > 0 ? 16 : 0));
+    v[i] = c10::bit_cast<float>((bits & low) | 0x3f800000u) - h.centre;
+  }
+}
+
+// From the polynomials to g: the other side of a Side; NaN.
+INLINE void complete(const Header h, const float* x, float* g, int64_t n) {
+  if (h.kind == 0) {
+    const bool inverted = h.inverted != 0;
+    for (int64_t i = 0; i < n; ++i) g[i] = (x[i] > 0) != inverted ? g[i] * h.slope + h.offset : g[i];
+  }
+  for (int64_t i = 0; i < n; ++i) g[i] = x[i] == x[i] ? g[i] : x[i];
+}
+
 INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t n) {
   const Header h(table);
   const float* c = table + 16;
@@ -109,24 +134,10 @@ INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t
     }
     by_degree(degree, c + 2 * size, size, index, v, g, n);
   } else {
-    const int free = 23 - static_cast<int>(h.mantissa);
-    const uint32_t low = (1u << free) - 1;
-    const bool two_sided = h.kind == 1;
-    const uint32_t mask = two_sided ? 15 : 31;
-    for (int64_t i = 0; i < n; ++i) {
-      float w = std::fabs(x[i]) * h.scale + 1.0f;
-      w = w > h.furthest ? h.furthest : w;
-      const uint32_t bits = c10::bit_cast<uint32_t>(w);
-      index[i] = static_cast<int32_t>(((bits >> free) & mask) | (two_sided && x[i] > 0 ? 16 : 0));
-      v[i] = c10::bit_cast<float>((bits & low) | 0x3f800000u) - h.centre;
-    }
+    locate(h, x, index, v, n);
     by_degree(degree, c, 32, index, v, g, n);
-    if (!two_sided) {
-      const bool inverted = h.inverted != 0;
-      for (int64_t i = 0; i < n; ++i) g[i] = (x[i] > 0) != inverted ? g[i] * h.slope + h.offset : g[i];
-    }
   }
-  for (int64_t i = 0; i < n; ++i) g[i] = x[i] == x[i] ? g[i] : x[i];
+  complete(h, x, g, n);
 }
 
 // Chords: g on straight lines between its values at the 65 536 float32 numbers whose lower half is zero. The
@@ -143,22 +154,14 @@ INLINE float on_chords(const float* table, float x) {
 }
 
 // The codes of g at x (pdsearch/kernels/table.py).
-template <typename T>
-INLINE void encode_blocks(const T* x, uint8_t* out, int64_t n, const float* table) {
-  const Header h(table);
-  float wide[kBlock], g[kBlock];
-  for (int64_t at = 0; at < n; at += kBlock) {
-    const int64_t m = std::min(kBlock, n - at);
-    for (int64_t i = 0; i < m; ++i) wide[i] = static_cast<float>(x[at + i]);
-    evaluate_block(table, wide, g, m);
-    for (int64_t i = 0; i < m; ++i) {
-      float code = std::floor(g[i] * h.levels + h.first);
-      code = code < 0 ? 0 : code > h.top ? h.top : code;
-      code = g[i] == 0 ? h.top + 1 : code;
-      code = g[i] == 1 ? h.top + 2 : code;
-      code = g[i] == g[i] ? code : h.top + 3;
-      out[at + i] = static_cast<uint8_t>(static_cast<int32_t>(code + (wide[i] > 0 ? h.above : 0)));
-    }
+INLINE void codes_of(const Header h, const float* x, const float* g, uint8_t* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    float code = std::floor(g[i] * h.levels + h.first);
+    code = code < 0 ? 0 : code > h.top ? h.top : code;
+    code = g[i] == 0 ? h.top + 1 : code;
+    code = g[i] == 1 ? h.top + 2 : code;
+    code = g[i] == g[i] ? code : h.top + 3;
+    out[i] = static_cast<uint8_t>(static_cast<int32_t>(code + (x[i] > 0 ? h.above : 0)));
   }
 }
 

@@ -114,6 +114,8 @@ struct Product {
 
 // ------------------------------------------------------------------------------------- float32
 
+typedef uint16_t __attribute__((may_alias)) Half16;  // half of a float32 number
+
 // Two ends of two chords: both are next to each other in the table.
 AVX2 INLINE __m128 two_chords(const float* one, const float* other) {
   const __m128d low = _mm_load_sd(reinterpret_cast<const double*>(one));
@@ -123,8 +125,8 @@ AVX2 INLINE __m128 two_chords(const float* one, const float* other) {
 // `Chords` in fused.h. Loads bound it, two a cycle: each index is read from the tensor itself.
 AVX2 INLINE __m256 on_chords(const float* table, __m256 at_zero, const float* from) {
   const __m256 x = _mm256_loadu_ps(from);
-  uint16_t upper[16];  // every other one, from the second
-  std::memcpy(upper, from, sizeof upper);
+  // Not by memcpy, which the compiler makes a copy: a load from it waits for its store.
+  const auto* upper = reinterpret_cast<const Half16*>(from);
   const auto chord = [&](int i) AVX2_INLINE { return table + upper[2 * i + 1]; };
   const __m256 p = _mm256_set_m128(two_chords(chord(4), chord(5)), two_chords(chord(0), chord(1)));
   const __m256 q = _mm256_set_m128(two_chords(chord(6), chord(7)), two_chords(chord(2), chord(3)));
@@ -146,38 +148,58 @@ AVX2 void scale_chords(const float* g_out, const float* x, float* out, int64_t n
   });
 }
 
+// The stretch of a number among S: the ends form a search tree, a register or two for each level.
+template <int S>
+struct Search {
+  static constexpr int levels = S == 32 ? 5 : S == 16 ? 4 : S == 8 ? 3 : 2;
+  __m256 tree[levels][2];
+
+  AVX2 INLINE explicit Search(const float* ends) {
+    for (int k = 0; k < levels; ++k) {
+      alignas(32) float level[16];
+      const int step = S >> (k + 1);
+      for (int j = 0; j < 16; ++j) level[j] = ends[(2 * (j & ((1 << k) - 1)) + 1) * step - 1];
+      for (int part = 0; part < 2; ++part) tree[k][part] = _mm256_load_ps(level + 8 * part);
+    }
+  }
+
+  AVX2 INLINE __m256i operator()(__m256 z) const {
+    __m256i index = _mm256_srli_epi32(as_bits(_mm256_cmp_ps(z, tree[0][0], _CMP_GT_OQ)), 31);
+    for (int k = 1; k < levels; ++k) {
+      __m256 end = k <= 2 ? _mm256_permutevar_ps(tree[k][0], index) : _mm256_permutevar8x32_ps(tree[k][0], index);
+      if (k == 4) {
+        const __m256 others = _mm256_permutevar8x32_ps(tree[k][1], index);
+        end = _mm256_blendv_ps(end, others, as_float(_mm256_slli_epi32(index, 28)));
+      }
+      index = _mm256_sub_epi32(_mm256_add_epi32(index, index), as_bits(_mm256_cmp_ps(z, end, _CMP_GT_OQ)));
+    }
+    return index;
+  }
+};
+
+AVX2 INLINE __m256 finite(__m256 x) {  // min and max return their second operand for NaN
+  return _mm256_max_ps(all(-kTop), _mm256_min_ps(all(kTop), x));
+}
+
 template <int S, int D>
 struct Tree {  // up to 8 stretches: each number of a stretch comes from one register
-  static constexpr int levels = S == 8 ? 3 : 2;
-  __m256 tree[levels], centre, c[D + 1];
+  Search<S> search;
+  __m256 centre, c[D + 1];
 
-  AVX2 INLINE static __m256 read(const float* values) {
+  AVX2 INLINE static __m256 numbers(const float* values) {
     return S == 8 ? _mm256_loadu_ps(values) : _mm256_broadcast_ps(reinterpret_cast<const __m128*>(values));
   }
   AVX2 INLINE static __m256 pick(__m256 values, __m256i index) {
     return S == 8 ? _mm256_permutevar8x32_ps(values, index) : _mm256_permutevar_ps(values, index);
   }
 
-  AVX2 INLINE explicit Tree(const float* table) {
-    const float* ends = table + 16;
-    for (int k = 0; k < levels; ++k) {
-      float level[4];
-      const int step = S >> (k + 1);
-      for (int j = 0; j < 4; ++j) level[j] = ends[(2 * (j & ((1 << k) - 1)) + 1) * step - 1];
-      tree[k] = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(level));
-    }
-    centre = read(ends + S);
-    for (int k = 0; k <= D; ++k) c[k] = read(ends + (2 + k) * S);
+  AVX2 INLINE explicit Tree(const float* table) : search(table + 16), centre(numbers(table + 16 + S)) {
+    for (int k = 0; k <= D; ++k) c[k] = numbers(table + 16 + (2 + k) * S);
   }
 
   AVX2 INLINE __m256 operator()(__m256 x) const {
-    // min and max return their second operand for NaN.
-    const __m256 z = _mm256_max_ps(all(-kTop), _mm256_min_ps(all(kTop), x));
-    __m256i index = _mm256_srli_epi32(as_bits(_mm256_cmp_ps(z, tree[0], _CMP_GT_OQ)), 31);
-    for (int k = 1; k < levels; ++k) {
-      const __m256 above = _mm256_cmp_ps(z, _mm256_permutevar_ps(tree[k], index), _CMP_GT_OQ);
-      index = _mm256_sub_epi32(_mm256_add_epi32(index, index), as_bits(above));
-    }
+    const __m256 z = finite(x);
+    const __m256i index = search(z);
     const __m256 u = _mm256_sub_ps(z, pick(centre, index));
     __m256 p = pick(c[D], index);
     for (int k = D - 1; k >= 0; --k) p = _mm256_fmadd_ps(p, u, pick(c[k], index));
@@ -206,6 +228,110 @@ bool with_tree(const float* table, const F& f) {
   else degree == 1 ? f(TYPE(Tree<8, 1>)) : degree == 3 ? f(TYPE(Tree<8, 3>)) : f(TYPE(Tree<8, 5>));
 #undef TYPE
   return true;
+}
+
+// Other shapes: a row of 8 floats for each stretch, of which 8 are transposed at a time. The stretches of a
+// block are found first: while loads wait for an index, the processor's window is full.
+struct Rows {
+  Header header;
+  alignas(32) float row[32][8];  // coefficients, constant first; the sixth is followed by the centre of a Tree
+
+  explicit Rows(const float* table) : header(table) {
+    const bool tree = header.kind == 2;
+    const int size = tree ? static_cast<int>(header.size) : 32;
+    const float* c = table + 16 + (tree ? 2 * size : 0);
+    for (int i = 0; i < 32; ++i) {
+      for (int k = 0; k < 6; ++k) row[i][k] = i < size && k <= header.degree ? c[k * size + i] : 0;
+      row[i][6] = tree && i < size ? table[16 + size + i] : 0;
+      row[i][7] = 0;
+    }
+  }
+};
+
+// Columns of 8 rows; an index counts floats.
+AVX2 INLINE void four_columns(const float* rows, const int32_t* index, __m256* c) {
+  const auto two = [&](int i) AVX2_INLINE {
+    return _mm256_set_m128(_mm_loadu_ps(rows + index[i + 4]), _mm_loadu_ps(rows + index[i]));
+  };
+  const __m256 a = two(0), b = two(1), d = two(2), e = two(3);
+  const __m256d low[] = {_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpacklo_ps(d, e))};
+  const __m256d high[] = {_mm256_castps_pd(_mm256_unpackhi_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(d, e))};
+  c[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(low[0], low[1]));
+  c[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low[0], low[1]));
+  c[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high[0], high[1]));
+  c[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high[0], high[1]));
+}
+
+template <int D>
+AVX2 INLINE void by_rows(const Rows& rows, const int32_t* index, const float* v, float* g) {
+  for (int64_t i = 0; i < kBlock; i += 8) {
+    __m256 c[8];
+    four_columns(rows.row[0], index + i, c);
+    if constexpr (D > 3) four_columns(rows.row[0] + 4, index + i, c + 4);
+    __m256 u = _mm256_load_ps(v + i), p = c[D];
+    if constexpr (D > 3) u = _mm256_sub_ps(u, c[6]);
+    for (int k = D - 1; k >= 0; --k) p = _mm256_fmadd_ps(p, u, c[k]);
+    _mm256_store_ps(g + i, p);
+  }
+}
+
+template <int S>
+AVX2 INLINE void search_all(const float* ends, const float* x, int32_t* index, float* v) {
+  const Search<S> search(ends);
+  for (int64_t i = 0; i < kBlock; i += 8) {
+    const __m256 z = finite(_mm256_load_ps(x + i));
+    _mm256_store_ps(v + i, z);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(index + i), search(z));
+  }
+}
+
+// g at a whole block.
+AVX2 inline void evaluate(const Rows& rows, const float* table, const float* x, float* g) {
+  const Header h = rows.header;
+  alignas(32) int32_t index[kBlock];
+  alignas(32) float v[kBlock];
+  if (h.kind != 2) locate(h, x, index, v, kBlock);
+  else if (h.size == 4) search_all<4>(table + 16, x, index, v);
+  else if (h.size == 8) search_all<8>(table + 16, x, index, v);
+  else if (h.size == 16) search_all<16>(table + 16, x, index, v);
+  else search_all<32>(table + 16, x, index, v);
+  for (int64_t i = 0; i < kBlock; ++i) index[i] *= 8;
+  if (h.degree > 3 || h.kind == 2) by_rows<5>(rows, index, v, g);
+  else by_rows<3>(rows, index, v, g);
+  complete(h, x, g, kBlock);
+}
+
+// f(i, m, x, g) for blocks of m elements from i on, both as floats.
+template <typename T, typename F>
+AVX2 INLINE void blocks(const T* x, int64_t n, const float* table, const F& f) {
+  const Rows rows(table);
+  alignas(32) float wide[kBlock] = {}, g[kBlock];
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t m = std::min(kBlock, n - i);
+    for (int64_t j = 0; j < m; ++j) wide[j] = static_cast<float>(x[i + j]);
+    evaluate(rows, table, wide, g);
+    f(i, m, wide, g);
+  }
+}
+
+template <bool Plain>
+AVX2 void scale_rows(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
+  const Product<Plain> product(rule);
+  blocks(x, n, table, [&](int64_t i, int64_t m, const float* at, const float* g) AVX2_INLINE {
+    int64_t j = 0;
+    for (; j + 8 <= m; j += 8) {
+      const __m256 given = _mm256_loadu_ps(g_out + i + j);
+      _mm256_storeu_ps(out + i + j, product(given, _mm256_load_ps(g + j), _mm256_load_ps(at + j)));
+    }
+    for (; j < m; ++j) out[i + j] = Plain ? g_out[i + j] * g[j] : rule(g_out[i + j], g[j], at[j]);
+  });
+}
+
+template <typename T>
+AVX2 void encode(const T* x, uint8_t* out, int64_t n, const float* table) {
+  blocks(x, n, table, [&](int64_t i, int64_t m, const float* at, const float* g) AVX2_INLINE {
+    codes_of(Header(table), at, g, out + i, m);
+  });
 }
 
 // -------------------------------------------------------------------------- 16 bits, two numbers, codes
@@ -282,13 +408,6 @@ AVX2 void scale_code(const T* g_out, const uint8_t* code, T* out, int64_t n, con
     write(to, {product.of(upstream.first, g.first, above.first, below[0]),
                product.of(upstream.second, g.second, above.second, below[1])});
   });
-}
-
-AVX2 void evaluate(const float* table, const float* x, float* g, int64_t n) { evaluate_block(table, x, g, n); }
-
-template <typename T>
-AVX2 void encode(const T* x, uint8_t* out, int64_t n, const float* table) {
-  encode_blocks(x, out, n, table);
 }
 
 }  // namespace avx2
