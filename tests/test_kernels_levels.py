@@ -68,7 +68,7 @@ def test_chords_keep_their_proved_error(name: str, level: str) -> None:
         wanted = evaluate(candidate, x.double())
         assert 0 < chosen.error <= certify.LIMIT
         assert (got - wanted).abs().max().item() <= chosen.error + 1e-12
-        # Only next to a sign change may a chord have the wrong sign.
+        # Proved only away from sign changes; next to these, where abs(g) > 1e-5.
         assert torch.equal(
             torch.sign(got), torch.sign(wanted).where(wanted.abs() > 1e-6, got.sign())
         )

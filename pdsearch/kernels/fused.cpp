@@ -25,6 +25,8 @@
 
 #include "fused.h"
 #ifdef __x86_64__
+#include <cpuid.h>
+
 #include "fused_avx2.h"
 #include "fused_avx512.h"
 #define ON(condition, ...) \
@@ -42,7 +44,9 @@ constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512"};
 Level detected() {
 #ifdef __x86_64__
 #define CAN(what) __builtin_cpu_supports(what)
-  if (!(CAN("avx2") && CAN("fma") && CAN("f16c"))) return Level::portable;
+  unsigned int a, b, features = 0, d;  // not every compiler's CAN knows F16C
+  const bool half = __get_cpuid(1, &a, &b, &features, &d) && (features & bit_F16C) != 0;
+  if (!(CAN("avx2") && CAN("fma") && half)) return Level::portable;
   if (!(CAN("avx512f") && CAN("avx512bw") && CAN("avx512vl") && CAN("avx512dq"))) return Level::avx2;
   return CAN("avx512vbmi") ? Level::vbmi : Level::avx512;
 #undef CAN
