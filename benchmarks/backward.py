@@ -1,7 +1,7 @@
 """Measure the backward pass of pd_relu relative to ReLU's, for every family of the library.
 
-    python benchmarks/backward.py [--json] [--families exp_tail,b_silu] [--device cuda] [--portable]
-        [--variants]
+    python benchmarks/backward.py [--json] [--families exp_tail,b_silu] [--device cuda]
+        [--level avx2|portable] [--variants]
 
 Kernel: `Plan.scale` relative to `torch.ops.aten.threshold_backward`. Autograd:
 `torch.autograd.grad` of `pd_relu` relative to that of `torch.relu`, both with their forward pass.
@@ -163,19 +163,22 @@ def main() -> None:
     parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=0.4, help="per family, dtype and size")
-    parser.add_argument("--portable", action="store_true", help="without AVX-512")
+    parser.add_argument(
+        "--level",
+        choices=["avx512", "avx2", "portable"],
+        default="avx512",
+        help="use at most this of the processor (default: all it has)",
+    )
     parser.add_argument("--variants", action="store_true", help="fade and direction")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     names = arguments.families.split(",") if arguments.families else sorted(library())
     reason = unavailable(arguments.device)
-    if arguments.portable and reason is None and arguments.device == "cpu":
-        torch.ops.pdsearch.set_portable(True)
     if arguments.device == "cuda":
         hardware = torch.cuda.get_device_name()
     else:
-        avx512 = reason is None and torch.ops.pdsearch.set_portable(arguments.portable)
-        hardware = f"{platform.machine()}, {'AVX-512' if avx512 else 'no AVX-512'}, 2 threads"
+        level = torch.ops.pdsearch.limit(arguments.level) if reason is None else "none"
+        hardware = f"{platform.machine()}, kernels: {level}, 2 threads"
     if arguments.variants:
         print(f"{hardware}; torch {torch.__version__}; fused kernels: {reason or 'yes'}")
         constant = [name for name in names if not library()[name].annealed and name != "relu"]

@@ -67,17 +67,18 @@ def fresh_plans() -> Iterator[None]:
     rule.cache_clear()
 
 
-@pytest.fixture(params=["fastest", "portable"])
+@pytest.fixture(params=["avx512", "avx2", "portable"])
 def build_kind(request: pytest.FixtureRequest, fresh_plans: None) -> Iterator[str]:
-    """What the processor is given, AVX-512 where it has that, and what every processor can do."""
+    """What the kernels may use of the processor: each level that it has."""
     import torch
 
     from pdsearch import kernels
 
     assert kernels.available() is None, "these tests need a C++ compiler"
-    torch.ops.pdsearch.set_portable(request.param == "portable")
+    if torch.ops.pdsearch.limit(request.param) != request.param:
+        pytest.skip(f"this processor has no {request.param}")
     yield request.param
-    torch.ops.pdsearch.set_portable(False)
+    torch.ops.pdsearch.limit("avx512")
 
 
 def pytest_configure() -> None:

@@ -20,7 +20,7 @@ from pdsearch import Candidate, fade, library, load_family, pd_relu
 from pdsearch.errors import UnsupportedError
 from pdsearch.family import load_target
 from pdsearch.kernels import Plan, gpu, plan
-from pdsearch.kernels.fit import GPU_LIMIT
+from pdsearch.kernels.fit import FINE_LIMIT
 from pdsearch.kernels.table import codes, segments
 
 pytest.importorskip("triton", reason="torch's builds for the CPU alone come without Triton")
@@ -66,7 +66,7 @@ def unit(dtype: torch.dtype) -> float:
 
 def check(candidate: Candidate, x: torch.Tensor, upstream: torch.Tensor, t: float = 0.0) -> None:
     made = make(candidate, x.dtype)
-    assert made.route in ("table", "sides") and made.error <= GPU_LIMIT
+    assert made.route in ("table", "sides") and made.error <= FINE_LIMIT
     got = made.scale(upstream, x, t)
     assert got.dtype == x.dtype and got.shape == x.shape
     g = exact(candidate, x, t)
@@ -132,7 +132,7 @@ def test_against_mpmath(name: str, on_cpu: None) -> None:
     points = torch.cat([torch.linspace(-9, 6, 31), torch.tensor([0.0, -200.0, 1e3, 1e6])])
     got = make(candidate).scale(torch.ones_like(points), points).tolist()
     for one, want in zip(got, values(candidate, points.tolist()), strict=True):
-        assert abs(one - want) <= GPU_LIMIT * max(1.0, abs(want))
+        assert abs(one - want) <= FINE_LIMIT * max(1.0, abs(want))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_jumps_land_on_the_right_float(text: str, on_cpu: None) -> None:
     _, candidate = load_target(text)
     got = make(candidate).scale(torch.ones_like(x), x).double()
     wanted = exact(candidate, x.double())
-    assert (got - wanted).abs().max().item() <= GPU_LIMIT
+    assert (got - wanted).abs().max().item() <= FINE_LIMIT
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

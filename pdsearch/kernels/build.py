@@ -2,7 +2,7 @@
 
 One compiler call with torch's own headers, rather than `torch.utils.cpp_extension`, whose lock
 file outlives a killed process and then blocks every later one. The library needs no Python
-headers and no particular processor: it detects AVX-512 at run time.
+headers and no particular processor: it detects AVX2 and AVX-512 at run time.
 """
 
 import functools
@@ -24,7 +24,7 @@ from pdsearch.errors import first_line
 __all__ = ["State", "cache_directory", "compiler_trouble", "load", "remedy", "state"]
 
 SOURCE = Path(__file__).with_name("fused.cpp")
-SOURCES = (SOURCE, SOURCE.with_suffix(".h"), SOURCE.with_name("fused_avx512.h"))
+SOURCES = (SOURCE, *(SOURCE.with_name(f"fused{part}.h") for part in ("", "_avx2", "_avx512")))
 SUM = ".sum"
 """Suffix of the file next to a library that holds its size and SHA-256."""
 

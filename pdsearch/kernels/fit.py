@@ -27,7 +27,7 @@ from pdsearch.kernels.layout import (
     widths,
 )
 
-__all__ = ["GPU_LIMIT", "LARGEST_FITTED", "fit", "fit_tree", "mirrored", "widest_slack"]
+__all__ = ["FINE_LIMIT", "LARGEST_FITTED", "fit", "fit_tree", "mirrored", "widest_slack"]
 
 Prove = Callable[[Cells | Tree, float], Certificate | None]
 Attempt = Callable[[], Cells | Tree | None]
@@ -35,8 +35,8 @@ Fitted = tuple[Cells | Tree, Certificate]
 
 WITHIN = 4e-6  # the error that fits aim at
 LAST = 8e-6  # and aim at in the last attempts
-GPU_LIMIT = 2e-6  # absolute error of g in the GPU's tables: that of torch's operators in float32
-GPU_WITHIN = 8e-7  # the error that their fits aim at: float32 arithmetic may add as much
+FINE_LIMIT = 2e-6  # absolute error of g in accurate tables: that of torch's operators in float32
+FINE_WITHIN = 8e-7  # the error that their fits aim at: float32 arithmetic may add as much
 LARGEST_FITTED = 1e9  # in size of a g that is fitted: float32 has no digits for LIMIT long before
 
 
@@ -68,9 +68,10 @@ def fit(g: Function, breakpoints: tuple[float, ...], prove: Prove) -> Fitted | N
 
 
 def fit_tree(g: Function, breakpoints: tuple[float, ...], prove: Prove) -> Fitted | None:
-    """Return the GPU's cheapest Tree within `GPU_LIMIT` and the proof of that; None if none is.
+    """Return a Tree within `FINE_LIMIT` and the proof of that; None if there is none.
 
-    Registers do not bound its size: the kernel gathers coefficients from the L1 cache.
+    It is for the GPU, whose kernel gathers coefficients from the L1 cache, so that registers do not
+    bound their number, and for the ends of chords.
 
     Args:
         g: see `fit`.
@@ -79,11 +80,14 @@ def fit_tree(g: Function, breakpoints: tuple[float, ...], prove: Prove) -> Fitte
     """
     edges = _edges(breakpoints)
     attempts: list[Attempt] = [
-        lambda: _tree(g, edges, most=8, degree=1, within=GPU_WITHIN),
-        lambda: _tree(g, edges, most=MOST_STRETCHES, degree=5, within=GPU_WITHIN),
-        lambda: _tree(g, edges, most=MOST_STRETCHES, degree=5, within=GPU_WITHIN / 2),
+        lambda: _tree(g, edges, most=8, degree=1, within=FINE_WITHIN),
+        lambda: _tree(g, edges, most=MOST_STRETCHES, degree=5, within=FINE_WITHIN),
+        # Next to a zero of g, a proof that no sign is lost may succeed with one polynomial and not
+        # with another that is as close.
+        lambda: _tree(g, edges, most=MOST_STRETCHES, degree=5, within=FINE_WITHIN / 2),
+        lambda: _tree(g, edges, most=MOST_STRETCHES, degree=5, within=1.5 * FINE_WITHIN),
     ]
-    return _first(g, edges, attempts, prove, limit=GPU_LIMIT)
+    return _first(g, edges, attempts, prove, limit=FINE_LIMIT)
 
 
 def _edges(breakpoints: tuple[float, ...]) -> list[int]:

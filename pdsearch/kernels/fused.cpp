@@ -4,7 +4,9 @@
 // definition, so this file is compiled once, whatever is searched:
 //
 //   float32             polynomials of degree 1 to 5 on up to 32 stretches of the line, in one of three
-//                       layouts (`Header` in fused.h); with AVX-512 all of it stays in registers.
+//                       layouts (`Header` in fused.h); with AVX-512 all of it stays in registers. Without,
+//                       straight lines between 65 536 values (`Chords` in fused.h), where these are close
+//                       enough.
 //   bfloat16, float16   the value of g at each of the 65 536 inputs; for bfloat16 with AVX-512 also
 //                       polynomials as for float32, checked to round to those values except in a band
 //                       of sizes of x, in which the values are looked up.
@@ -23,6 +25,9 @@
 
 #include "fused.h"
 #ifdef __x86_64__
+#include <cpuid.h>
+
+#include "fused_avx2.h"
 #include "fused_avx512.h"
 #define ON(condition, ...) \
   if (condition) return __VA_ARGS__
@@ -32,55 +37,75 @@
 
 namespace {
 
-bool portable = false;  // set by pdsearch::set_portable, to measure the build without AVX-512
+// What the processor can do; each includes those before it.
+enum class Level { portable, avx2, avx512, vbmi };
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512"};
 
-bool has_avx512() {
+Level detected() {
 #ifdef __x86_64__
-  static const bool found = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return found && !portable;
+#define CAN(what) __builtin_cpu_supports(what)
+  unsigned int a, b, features = 0, d;  // not every compiler's CAN knows F16C
+  const bool half = __get_cpuid(1, &a, &b, &features, &d) && (features & bit_F16C) != 0;
+  if (!(CAN("avx2") && CAN("fma") && half)) return Level::portable;
+  if (!(CAN("avx512f") && CAN("avx512bw") && CAN("avx512vl") && CAN("avx512dq"))) return Level::avx2;
+  return CAN("avx512vbmi") ? Level::vbmi : Level::avx512;
+#undef CAN
 #else
-  return false;
+  return Level::portable;
 #endif
 }
 
-bool has_vbmi() {
-#ifdef __x86_64__
-  static const bool found = __builtin_cpu_supports("avx512vbmi");
-  return found && has_avx512();
-#else
-  return false;
-#endif
+Level most = Level::vbmi;  // set by pdsearch::limit, to test and measure every level
+
+Level level() {
+  static const Level found = detected();
+  return std::min(found, most);
 }
 
-// ------------------------------------------------------------------------ with or without AVX-512
+// ------------------------------------------------------------------------ by what the processor can do
 
 void scale_float(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
-  ON(has_avx512(), with_shape(table, [&](auto type) {
+  ON(level() >= Level::avx512, with_shape(table, [&](auto type) {
        with_rule(rule, [&](auto plain) {
          scale_avx512<typename decltype(type)::type, plain()>(g_out, x, out, n, table, rule);
        });
      }));
+  ON(level() >= Level::avx2, with_rule(rule, [&](auto plain) {
+       const bool done = avx2::with_tree(table, [&](auto type) {
+         avx2::scale_shape<typename decltype(type)::type, plain()>(g_out, x, out, n, table, rule);
+       });
+       if (!done) avx2::scale_rows<plain()>(g_out, x, out, n, table, rule);
+     }));
   float g[kBlock];
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t m = std::min(kBlock, n - at);
-    evaluate(table, x + at, g, m);
+    evaluate_block(table, x + at, g, m);
     each(g_out + at, out + at, m, rule, [&](int64_t i) { return g[i]; }, [&](int64_t i) { return x[at + i]; });
   }
 }
 
+void scale_chords(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
+  ON(level() >= Level::avx2, with_rule(rule, [&](auto plain) {
+       avx2::scale_chords<plain()>(g_out, x, out, n, table, rule);
+     }));
+  const auto at = [&](int64_t i) { return x[i]; };
+  each(g_out, out, n, rule, [&](int64_t i) { return on_chords(table, x[i]); }, at);
+}
+
 template <typename T>
 void scale_every(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* every, const Rule& rule) {
-  ON(has_avx512(), with_rule(rule, [&](auto plain) {
-       every_avx512<T, plain()>(g_out, x, out, n, reinterpret_cast<const uint16_t*>(every), rule);
-     }));
+  [[maybe_unused]] const uint16_t* bits = reinterpret_cast<const uint16_t*>(every);
+  ON(level() >= Level::avx512,
+     with_rule(rule, [&](auto plain) { every_avx512<T, plain()>(g_out, x, out, n, bits, rule); }));
+  ON(level() >= Level::avx2,
+     with_rule(rule, [&](auto plain) { avx2::scale_every<T, plain()>(g_out, x, out, n, bits, rule); }));
   each(g_out, out, n, rule, [&](int64_t i) { return static_cast<float>(every[x[i]]); },
        [&](int64_t i) { return static_cast<float>(from_bits<T>(x[i])); });
 }
 
 void scale_rounded(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16* out, int64_t n, const float* table,
                    const c10::BFloat16* every, const Rule& rule) {
-  ON(has_avx512(), with_shape(table, [&](auto type) {
+  ON(level() >= Level::avx512, with_shape(table, [&](auto type) {
        with_rule(rule, [&](auto plain) {
          rounded_avx512<typename decltype(type)::type, plain()>(g_out, x, out, n, table, every, rule);
        });
@@ -90,34 +115,35 @@ void scale_rounded(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16*
 
 template <typename T>
 void scale_sides(const T* g_out, const T* x, T* out, int64_t n, float below, float above, const Rule& rule) {
-  ON(has_avx512(),
+  ON(level() >= Level::avx512,
      with_rule(rule, [&](auto plain) { sides_avx512<T, plain()>(g_out, x, out, n, below, above, rule); }));
+  ON(level() >= Level::avx2,
+     with_rule(rule, [&](auto plain) { avx2::scale_sides<T, plain()>(g_out, x, out, n, below, above, rule); }));
   const auto at = [&](int64_t i) { return static_cast<float>(x[i]); };
   each(g_out, out, n, rule, [&](int64_t i) { return std::isnan(at(i)) ? at(i) : at(i) > 0 ? above : below; }, at);
 }
 
 template <typename T>
 void scale_code(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values, const Rule& rule) {
-  ON(has_vbmi(), with_rule(rule, [&](auto plain) { coded_vbmi<T, plain()>(g_out, code, out, n, values, rule); }));
+  ON(level() >= Level::vbmi,
+     with_rule(rule, [&](auto plain) { coded_vbmi<T, plain()>(g_out, code, out, n, values, rule); }));
+  ON(level() >= Level::avx2,
+     with_rule(rule, [&](auto plain) { avx2::scale_code<T, plain()>(g_out, code, out, n, values, rule); }));
   const auto g = [&](int64_t i) { return values[code[i]]; };
   each(g_out, out, n, rule, g, [&](int64_t i) { return std::isnan(g(i)) ? g(i) : code[i] < 128 ? -1.0f : 1.0f; });
 }
 
 template <typename T>
 void encode_all(const T* x, uint8_t* out, int64_t n, const float* table) {
-  ON(has_avx512(),
+  ON(level() >= Level::avx512,
      with_shape(table, [&](auto type) { encode_avx512<typename decltype(type)::type, T>(x, out, n, table); }));
-  const Header h(table);
+  ON(level() >= Level::avx2, avx2::encode(x, out, n, table));
   float wide[kBlock], g[kBlock];
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t m = std::min(kBlock, n - at);
     for (int64_t i = 0; i < m; ++i) wide[i] = static_cast<float>(x[at + i]);
-    evaluate(table, wide, g, m);
-    for (int64_t i = 0; i < m; ++i) {
-      const float level = std::clamp(std::floor(g[i] * h.levels + h.first), 0.0f, h.top);
-      const float code = g[i] == 0 ? h.top + 1 : g[i] == 1 ? h.top + 2 : std::isnan(g[i]) ? h.top + 3 : level;
-      out[at + i] = static_cast<uint8_t>(code + (wide[i] > 0 ? h.above : 0));
-    }
+    evaluate_block(table, wide, g, m);
+    codes_of(Header(table), wide, g, out + at, m);
   }
 }
 
@@ -207,6 +233,19 @@ at::Tensor scale(const at::Tensor& grad_output, const at::Tensor& input, const a
   });
 }
 
+at::Tensor scale_chords_op(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& chords,
+                           double weight, bool up) {
+  const Rule rule(weight, up);
+  for (const at::Tensor& tensor : {grad_output, input, chords}) {
+    TORCH_CHECK(tensor.scalar_type() == at::kFloat, "pdsearch::scale_chords: not float32");
+  }
+  TORCH_CHECK(chords.is_contiguous() && chords.numel() == kChords, "pdsearch: not a table of chords");
+  const float* table = chords.const_data_ptr<float>();
+  return over<float, float, float>(grad_output, input, [&](const float* g, const float* x, float* out, int64_t n) {
+    scale_chords(g, x, out, n, table, rule);
+  });
+}
+
 at::Tensor scale_rounded_op(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& table,
                             const at::Tensor& every, double weight, bool up) {
   using T = at::BFloat16;
@@ -257,9 +296,16 @@ at::Tensor encode(const at::Tensor& input, const at::Tensor& table) {
   });
 }
 
-bool set_portable(bool value) {
-  portable = value;
-  return has_avx512();
+std::string level_name() { return kNames[static_cast<int>(level())]; }
+
+// Use at most a level from now on. Returns the level in use, which may be lower: the processor's own.
+std::string limit(const std::string& name) {
+  for (const Level one : {Level::portable, Level::avx2, Level::vbmi}) {
+    if (name != kNames[static_cast<int>(one)]) continue;
+    most = one;
+    return level_name();
+  }
+  TORCH_CHECK(false, "pdsearch::limit: the level must be portable, avx2 or avx512, got ", name);
 }
 
 }  // namespace
@@ -267,17 +313,19 @@ bool set_portable(bool value) {
 TORCH_LIBRARY(pdsearch, library) {
 #define RULE "float weight=1.0, bool up=False) -> Tensor"
   library.def("scale(Tensor grad_output, Tensor input, Tensor table, " RULE);
+  library.def("scale_chords(Tensor grad_output, Tensor input, Tensor chords, " RULE);
   library.def("scale_rounded(Tensor grad_output, Tensor input, Tensor table, Tensor every, " RULE);
   library.def("scale_sides(Tensor grad_output, Tensor input, float below, float above, bool up=False) -> Tensor");
   library.def("scale_coded(Tensor grad_output, Tensor code, Tensor values, " RULE);
 #undef RULE
   library.def("encode(Tensor input, Tensor table) -> Tensor");
-  library.def("set_portable(bool value) -> bool", &set_portable);
-  library.def("avx512() -> bool", &has_avx512);
+  library.def("limit(str level) -> str", &limit);
+  library.def("level() -> str", &level_name);
 }
 
 TORCH_LIBRARY_IMPL(pdsearch, CPU, library) {
   library.impl("scale", &scale);
+  library.impl("scale_chords", &scale_chords_op);
   library.impl("scale_rounded", &scale_rounded_op);
   library.impl("scale_sides", &scale_sides_op);
   library.impl("scale_coded", &scale_coded);

@@ -90,6 +90,31 @@ INLINE void by_degree(int degree, const float* c, int stride, const int32_t* ind
   else horner<5>(c, stride, index, v, g, n);
 }
 
+// The stretch of each x in the layouts Side and Sides, and the place in it. The header is a copy: through a
+// reference, every store of a float could change it, and the loop would not become vectors.
+INLINE void locate(const Header h, const float* x, int32_t* index, float* v, int64_t n) {
+  const int free = 23 - static_cast<int>(h.mantissa);
+  const uint32_t low = (1u << free) - 1;
+  const bool two_sided = h.kind == 1;
+  const uint32_t mask = two_sided ? 15 : 31;
+  for (int64_t i = 0; i < n; ++i) {
+    float w = std::fabs(x[i]) * h.scale + 1.0f;
+    w = w > h.furthest ? h.furthest : w;
+    const uint32_t bits = c10::bit_cast<uint32_t>(w);
+    index[i] = static_cast<int32_t>(((bits >> free) & mask) | (two_sided && x[i] > 0 ? 16 : 0));
+    v[i] = c10::bit_cast<float>((bits & low) | 0x3f800000u) - h.centre;
+  }
+}
+
+// From the polynomials to g: the other side of a Side; NaN.
+INLINE void complete(const Header h, const float* x, float* g, int64_t n) {
+  if (h.kind == 0) {
+    const bool inverted = h.inverted != 0;
+    for (int64_t i = 0; i < n; ++i) g[i] = (x[i] > 0) != inverted ? g[i] * h.slope + h.offset : g[i];
+  }
+  for (int64_t i = 0; i < n; ++i) g[i] = x[i] == x[i] ? g[i] : x[i];
+}
+
 INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t n) {
   const Header h(table);
   const float* c = table + 16;
@@ -109,42 +134,35 @@ INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t
     }
     by_degree(degree, c + 2 * size, size, index, v, g, n);
   } else {
-    const int free = 23 - static_cast<int>(h.mantissa);
-    const uint32_t low = (1u << free) - 1;
-    const bool two_sided = h.kind == 1;
-    const uint32_t mask = two_sided ? 15 : 31;
-    for (int64_t i = 0; i < n; ++i) {
-      float w = std::fabs(x[i]) * h.scale + 1.0f;
-      w = w > h.furthest ? h.furthest : w;
-      const uint32_t bits = c10::bit_cast<uint32_t>(w);
-      index[i] = static_cast<int32_t>(((bits >> free) & mask) | (two_sided && x[i] > 0 ? 16 : 0));
-      v[i] = c10::bit_cast<float>((bits & low) | 0x3f800000u) - h.centre;
-    }
+    locate(h, x, index, v, n);
     by_degree(degree, c, 32, index, v, g, n);
-    if (!two_sided) {
-      const bool inverted = h.inverted != 0;
-      for (int64_t i = 0; i < n; ++i) g[i] = (x[i] > 0) != inverted ? g[i] * h.slope + h.offset : g[i];
-    }
   }
-  for (int64_t i = 0; i < n; ++i) g[i] = x[i] == x[i] ? g[i] : x[i];
+  complete(h, x, g, n);
 }
 
-#ifdef __x86_64__
-__attribute__((target("avx2,fma"))) void evaluate_avx2(const float* table, const float* x, float* g, int64_t n) {
-  evaluate_block(table, x, g, n);
+// Chords: g on straight lines between its values at the 65 536 float32 numbers whose lower half is zero. The
+// table is these values, by the number's upper half; 0 and 0x8000 hold the limits at zero from each side.
+// pdsearch/kernels/chords.py makes it.
+constexpr int64_t kAtZero = 65537;  // place of g at zero; before it, one number that fills a load
+constexpr int64_t kChords = 65538;
+
+INLINE float on_chords(const float* table, float x) {
+  const uint32_t bits = c10::bit_cast<uint32_t>(x);
+  const float near = table[bits >> 16], far = table[(bits >> 16) + 1];
+  const float g = near + static_cast<float>(bits & 0xffff) * 0x1p-16f * (far - near);
+  return x != 0 && x == x ? g : x + table[kAtZero];
 }
 
-bool has_avx2() {
-  static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return found;
-}
-#endif
-
-void evaluate(const float* table, const float* x, float* g, int64_t n) {
-#ifdef __x86_64__
-  if (has_avx2()) return evaluate_avx2(table, x, g, n);
-#endif
-  evaluate_block(table, x, g, n);
+// The codes of g at x (pdsearch/kernels/table.py).
+INLINE void codes_of(const Header h, const float* x, const float* g, uint8_t* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    float code = std::floor(g[i] * h.levels + h.first);
+    code = code < 0 ? 0 : code > h.top ? h.top : code;
+    code = g[i] == 0 ? h.top + 1 : code;
+    code = g[i] == 1 ? h.top + 2 : code;
+    code = g[i] == g[i] ? code : h.top + 3;
+    out[i] = static_cast<uint8_t>(static_cast<int32_t>(code + (x[i] > 0 ? h.above : 0)));
+  }
 }
 
 // out[i] = the rule's product, without vectors; x(i) may be any number with the sign of x.

@@ -14,7 +14,8 @@ from pdsearch.float32_source import float32_text
 from pdsearch.kernels import build, gpu
 from pdsearch.kernels.accuracy import measured_error
 from pdsearch.kernels.certify import LIMIT
-from pdsearch.kernels.fit import GPU_LIMIT
+from pdsearch.kernels.chords import chords
+from pdsearch.kernels.fit import FINE_LIMIT
 from pdsearch.kernels.gpu import Scale
 from pdsearch.kernels.operators import by_operators
 from pdsearch.kernels.pieces import sides
@@ -218,6 +219,10 @@ class Plan:
         if (values := sides(shape)) is not None:
             return _Route("sides", self._sides(values))
         if self.dtype == torch.float32:
+            # Polynomials whose coefficients do not stay in registers are slower than look-ups.
+            if ops.level() != "avx512" and (lines := chords(shape)):
+                scale = _with_tables(ops.scale_chords.default, lines.values, up=up)
+                return _Route("table", scale, lines.error, TABLE_FROM)
             found = segments(shape)
             if found is None:
                 return self._without_kernel(NO_TABLE.format(limit=LIMIT))
@@ -225,7 +230,7 @@ class Plan:
             return _Route("table", scale, found.proof.error, TABLE_FROM)
         every = every_value(shape, self.dtype)
         # Without AVX-512 nothing is faster than looking every value up.
-        if self.dtype == torch.bfloat16 and ops.avx512() and (bent := rounded(shape)):
+        if self.dtype == torch.bfloat16 and ops.level() == "avx512" and (bent := rounded(shape)):
             return _Route(
                 "table", _with_tables(ops.scale_rounded.default, bent.values, every, up=up)
             )
@@ -239,7 +244,7 @@ class Plan:
             return _Route("sides", gpu.by_sides(*values, self.dtype, up=up))
         found = segments(shape, gpu=True)
         if found is None:
-            return self._without_kernel(NO_TABLE.format(limit=GPU_LIMIT))
+            return self._without_kernel(NO_TABLE.format(limit=FINE_LIMIT))
         return _Route("table", gpu.by_table(found.values, up=up), found.proof.error)
 
     def _without_kernel(self, why: str) -> _Route:
@@ -300,7 +305,7 @@ def plan(
         if reason := found.unfit():
             raise UnsupportedError(f'save="uint8" needs the fused kernels: {reason}')
         if segments(shape, gpu=found.on_gpu) is None:
-            limit = GPU_LIMIT if found.on_gpu else LIMIT
+            limit = FINE_LIMIT if found.on_gpu else LIMIT
             raise UnsupportedError(f'save="uint8": {NO_TABLE.format(limit=limit)}')
         found.keeps = "code"
     return found

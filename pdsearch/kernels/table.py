@@ -11,10 +11,10 @@ from pdsearch.enclosure.algebra import nesting
 from pdsearch.family import Candidate
 from pdsearch.kernels.accuracy import corrected
 from pdsearch.kernels.certify import Certificate, Prover
-from pdsearch.kernels.fit import fit, fit_tree
+from pdsearch.kernels.fit import Fitted, fit, fit_tree
 from pdsearch.kernels.pieces import at_start, breakpoints, function
 
-__all__ = ["Codes", "Segments", "codes", "every_input", "every_value", "segments"]
+__all__ = ["Codes", "Segments", "codes", "every_input", "every_value", "fitted", "segments"]
 
 MOST_NESTED = 12
 """Functions within functions in a g that gets a table; the library's have three. Cutting the line
@@ -40,18 +40,25 @@ def segments(candidate: Candidate, *, gpu: bool = False) -> Segments | None:
 
     Args:
         candidate: the pseudo-derivative.
-        gpu: whether the GPU's kernel is to read it: always a Tree, and within `GPU_LIMIT`.
+        gpu: whether the GPU's kernel is to read it: always a Tree, and within `FINE_LIMIT`.
+    """
+    found = fitted(candidate, finely=gpu)
+    return None if found is None else Segments(torch.from_numpy(found[0].table()), found[1])
+
+
+def fitted(candidate: Candidate, *, finely: bool = False) -> Fitted | None:
+    """Return polynomials for a candidate and the proof of their error; None if there is none.
+
+    Args:
+        candidate: the pseudo-derivative.
+        finely: see `fit_tree`; otherwise the CPU's cheapest.
     """
     expression = at_start(candidate)
     if nesting(expression) > MOST_NESTED:
         return None
     prover = Prover(expression)
-    fitted = fit_tree if gpu else fit
-    found = fitted(function(candidate), breakpoints(prover.pieces), prover.prove)
-    if found is None:
-        return None
-    layout, proof = found
-    return Segments(torch.from_numpy(layout.table()), proof)
+    make = fit_tree if finely else fit
+    return make(function(candidate), breakpoints(prover.pieces), prover.prove)
 
 
 def every_input(dtype: torch.dtype) -> torch.Tensor:
