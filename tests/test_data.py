@@ -168,7 +168,9 @@ def test_augment_is_the_loop_over_images(
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, shape, generator=generator).to(dtype)
-    shifts = data.draw_shifts(shape[0], size=shape[2:], mirror=mirror, generator=generator)
+    shifts = data.draw_shifts(
+        shape[0], size=(shape[2], shape[3]), mirror=mirror, generator=generator
+    )
     assert shifts.mirrored.any() == mirror
     made = data.augment(images, shifts)
     assert made.dtype == dtype
@@ -178,7 +180,7 @@ def test_augment_is_the_loop_over_images(
 def test_shifts_are_uniform_and_own_their_randomness() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    options = {"size": (32, 32), "mirror": True}
+    options: dict[str, Any] = {"size": (32, 32), "mirror": True}
     shifts = data.draw_shifts(90_000, generator=torch.Generator().manual_seed(0), **options)
     assert torch.random.get_rng_state().equal(before)
     for part in (shifts.rows, shifts.columns):

@@ -84,7 +84,8 @@ def test_arrays_train_as_the_same_images_in_memory_do(
     mapped = data.load_dataset(f"arrays:{tmp_path}", cache=cache)
     tensors = {name: torch.from_numpy(array.copy()) for name, array in content.items()}
     labels = {name: tensors[name].long() for name in ("train_labels", "test_labels")}
-    memory = data.Dataset("memory", **{**tensors, **labels}, classes=mapped.classes)
+    parts: dict[str, Any] = {**tensors, **labels}
+    memory = data.Dataset("memory", classes=mapped.classes, **parts)
     assert mapped.fingerprint == memory.fingerprint
     seen: list[torch.Tensor] = []
     prepared = loop.Loop._prepared
@@ -199,7 +200,7 @@ def test_one_class_alone_is_refused(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [{"image_size": 32}, {"channels": 1}])
-def test_arrays_keep_their_form(tmp_path: Path, cache: Path, form: dict[str, int]) -> None:
+def test_arrays_keep_their_form(tmp_path: Path, cache: Path, form: dict[str, Any]) -> None:
     save_arrays(tmp_path)
     with pytest.raises(InputError, match=rf"trial\.{next(iter(form))}: arrays keep their own"):
         data.load_dataset(f"arrays:{tmp_path}", cache=cache, **form)
@@ -238,7 +239,7 @@ def test_images_may_be_larger_than_the_memory(tmp_path: Path) -> None:
     for root, count in zip(roots, (900, 16), strict=True):
         root.mkdir()
         # 177 MB of images where 150 MB of memory may be allocated; the file is sparse.
-        where = {"mode": "w+", "dtype": np.uint8, "shape": (count, *shape)}
+        where: dict[str, Any] = {"mode": "w+", "dtype": np.uint8, "shape": (count, *shape)}
         np.lib.format.open_memmap(root / "train_images.npy", **where)
         np.save(root / "train_labels.npy", np.arange(count) % 2)
         np.save(root / "test_images.npy", random(8, *shape))
@@ -266,7 +267,7 @@ def test_folders_of_another_form_are_pillows(
     tmp_path: Path, cache: Path, size: int, channels: int
 ) -> None:
     root = make_folder(tmp_path / "set")
-    form = {"image_size": size, "channels": channels}
+    form: dict[str, Any] = {"image_size": size, "channels": channels}
     own = data.load_dataset(f"folder:{root}", cache=cache, **form)
     assert own.shape == (channels, size, size)
     files = [*sorted((root / "train" / "cat").iterdir()), *sorted((root / "train").glob("d*/*"))]

@@ -298,9 +298,9 @@ def check_made(made: Any, *, streams: int, dtype: torch.dtype) -> None:
     count = code.instructions(made)
     assert code.spilled(made) == 0
     if "ptx" in made.asm:
-        wide = 8 * dtype.itemsize // 16  # 16 bytes at a time
-        assert count["ld.global.v4.b32"] == streams * wide
-        assert count["st.global.v4.b32"] == wide
+        loads = 8 * dtype.itemsize // 16  # 16 bytes at a time
+        assert count["ld.global.v4.b32"] == streams * loads
+        assert count["st.global.v4.b32"] == loads
         assert not [name for name in count if name.startswith("st.") and "v4" not in name]
         assert "ftz" not in made.asm["ptx"] and not [n for n in count if ".approx" in n]
         if dtype != torch.float32:  # to the nearest

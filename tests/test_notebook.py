@@ -163,9 +163,11 @@ def test_the_tour_runs(workdir: Path, capsys: pytest.CaptureFixture[str]) -> Non
         if cell["cell_type"] != "code":
             continue
         body = ast.parse("".join(cell["source"]), str(TOUR)).body
-        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        last = body[-1]
+        if isinstance(last, ast.Expr):
+            body.pop()
         exec(compile(ast.Module(body, []), str(TOUR), "exec"), namespace)
-        if last is not None:
+        if isinstance(last, ast.Expr):
             shown.append(eval(compile(ast.Expression(last.value), str(TOUR), "eval"), namespace))
     written = [one._repr_html_() for one in shown if hasattr(one, "_repr_html_")]
     figures = [one for one in shown if isinstance(one, go.Figure)]

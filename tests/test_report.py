@@ -540,7 +540,7 @@ def test_the_page_of_a_family_draws_the_members_that_the_witnesses_name() -> Non
         entry("limits", witness={"x": -4.0, "alpha": 0.5}),
         entry("gain", verdict="undecided"),
     ]
-    report = Report("leaky", "strict", tuple(Result(**one) for one in entries))
+    report = Report("leaky", "strict", tuple(Result(**one) for one in entries), family)
     page = assert_stands_alone(criteria_report(report, family))
     first, fan = page.figures()
     assert first["data"][0]["name"] == "leaky(alpha=0.5)"

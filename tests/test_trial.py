@@ -963,7 +963,8 @@ def test_a_relu_in_place_may_overwrite_a_small_map(size: tuple[int, int], replac
     images, results = torch.randn(5, 3, *size, dtype=torch.float64), []
     for hasten in (True, False):
         torch.manual_seed(1)
-        net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)).double()
+        net: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True))
+        net = net.double()
         if replaced:
             net = convert(net, TAIL)
         if hasten:

@@ -210,8 +210,11 @@ def _stages(
     trials, remarks = trials_of(stored, budget=asked.epochs, transfer=asked.transfer)
     # Before the first run, so that a misspelt name does not end hours of training.
     names = dict.fromkeys(trial.dataset for trial in trials)
-    form = {"image_size": settings.trial.image_size, "channels": settings.trial.channels}
-    data = {name: load_dataset(name, directory=directory, **form) for name in names}
+    size, channels = settings.trial.image_size, settings.trial.channels
+    data = {
+        name: load_dataset(name, directory=directory, image_size=size, channels=channels)
+        for name in names
+    }
     for trial in trials:
         check_room(trial, data[trial.dataset])
     for trial in trials[1:]:
