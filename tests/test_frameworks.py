@@ -82,14 +82,14 @@ def images(count: int = 2, size: int = 64) -> torch.Tensor:
 
 
 def resnet(activation: str = "relu") -> tuple[nn.Module, Any]:
-    config = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=3, hidden_act=activation
-    )
+    size: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2]}
+    config = transformers.ResNetConfig(**size, **{"num_labels": 3, "hidden_act": activation})
     return transformers.ResNetForImageClassification(config), {"pixel_values": images()}
 
 
 def opt(activation: str = "relu") -> tuple[nn.Module, Any]:
-    size = {"hidden_size": 16, "ffn_dim": 32, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+    size: dict[str, Any] = {"hidden_size": 16, "ffn_dim": 32, "num_attention_heads": 2}
+    size["word_embed_proj_dim"] = 16
     config = transformers.OPTConfig(
         vocab_size=50,
         num_hidden_layers=2,
@@ -101,10 +101,9 @@ def opt(activation: str = "relu") -> tuple[nn.Module, Any]:
 
 
 def t5(activation: str = "relu") -> tuple[nn.Module, Any]:
-    size = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-    config = transformers.T5Config(
-        vocab_size=50, decoder_start_token_id=0, feed_forward_proj=activation, **size
-    )
+    size: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    size["decoder_start_token_id"] = 0
+    config = transformers.T5Config(vocab_size=50, feed_forward_proj=activation, **size)
     ids = torch.arange(10).reshape(2, 5)
     return transformers.T5ForConditionalGeneration(config), {"input_ids": ids, "labels": ids}
 
@@ -162,7 +161,7 @@ def whole(model: nn.Module) -> nn.Module:
     return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module) -> Any:
     torch._dynamo.reset()
     return torch.compile(model, backend="aot_eager")
 
@@ -370,7 +369,7 @@ def test_the_trainer_of_transformers(workdir: Path) -> None:
     exec(EXAMPLES["Transformers"][1], namespace)
     at: list[set[float]] = []
 
-    class Noted(namespace["Progress"]):  # type: ignore[misc]
+    class Noted(namespace["Progress"]):  # type: ignore[misc, valid-type]
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             at.append(progress(more["model"]))
 
@@ -391,7 +390,8 @@ def test_the_trainer_of_transformers(workdir: Path) -> None:
     trainer.train()
     assert at == [{0.0}, {0.25}, {0.5}, {0.75}]
     trainer.save_model(str(workdir / "saved"))
-    read = type(model).from_pretrained(workdir / "saved")
+    saved: Any = type(model)
+    read = saved.from_pretrained(workdir / "saved")
     assert list(read.state_dict()) == keys
     for name, value in read.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])

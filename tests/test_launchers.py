@@ -151,8 +151,9 @@ def test_a_gpus_precision_is_not_probed_on_a_cpu(
     file = load_study_file(tiny, overrides={"trial.precision": "bfloat16"})
     with pytest.raises(PdsearchError, match="no worker is left"):
         search(file, progress=False, **keys)
-    assert cluster.job.gpus == 1 and cluster.job.request["device"] == "cuda"
-    decided = cluster.job.request["file"]["trial"]
+    job: Any = cluster.job  # mypy believes the None above
+    assert job.gpus == 1 and job.request["device"] == "cuda"
+    decided = job.request["file"]["trial"]
     assert (decided["precision"], decided["memory_format"]) == ("bfloat16", "channels_last")
 
 

@@ -153,6 +153,7 @@ def test_two_shapes_by_depth_are_two_functions_by_hand() -> None:
     x = HandLeaky.apply(HandLeaky.apply(hand.last[0](x)) - 0.1)
     (x * weights).sum().backward()
     for (name, own), theirs in zip(model.named_parameters(), hand.parameters(), strict=True):
+        assert own.grad is not None and theirs.grad is not None
         assert torch.allclose(own.grad, theirs.grad, rtol=1e-12, atol=1e-14), name
 
 
