@@ -83,7 +83,8 @@ def images(count: int = 2, size: int = 64) -> torch.Tensor:
 
 def resnet(activation: str = "relu") -> tuple[nn.Module, Any]:
     size: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2]}
-    config = transformers.ResNetConfig(**size, **{"num_labels": 3, "hidden_act": activation})
+    size["num_labels"] = 3
+    config = transformers.ResNetConfig(hidden_act=activation, **size)
     return transformers.ResNetForImageClassification(config), {"pixel_values": images()}
 
 
