@@ -44,8 +44,8 @@ TAIL = Family(
 
 
 def finished(number: int, a: float, value: float, **other: Any) -> TrialRow:
-    fields: dict[str, Any] = {"kind": "candidate", "status": "complete", "values": (value,)}
-    return TrialRow(number, candidate=TAIL.bind(a=a), value=value, **{**fields, **other})
+    fields = {"kind": "candidate", "status": "complete", "values": (value,), "value": value}
+    return TrialRow(number, **{**fields, "candidate": TAIL.bind(a=a), **other})
 
 
 def stored_study(
