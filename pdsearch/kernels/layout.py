@@ -201,24 +201,25 @@ class Cells:
             octave, part = divmod(row % self.size, 1 << self.mantissa)
             low = 2.0**octave * (1 + part / (1 << self.mantissa))
             high = low + 2.0**octave / (1 << self.mantissa)
-            # w is rounded once: it may cross into the next stretch by half a unit.
+            # w is rounded twice where multiply-adds are not fused: it may cross into the next stretch
+            # by a unit.
             reach = [
                 max(0.0, float((Fraction(w) - 1) / scale) * (1 + side * 1e-15))
-                for w, side in ((low * (1 - 2 * HALF_ULP), -1), (high * (1 + 2 * HALF_ULP), 1))
+                for w, side in ((low * (1 - 3 * HALF_ULP), -1), (high * (1 + 3 * HALF_ULP), 1))
             ]
             # Of the part of w's mantissa below the bits of the index.
             centre = Fraction(self.centre) + Fraction(part, 1 << self.mantissa)
             slope, shift = scale / 2**octave, Fraction(1, 2**octave) - centre
             half = 0.5 ** (self.mantissa + 1)
-            # v is exact except for w's rounding: half a unit of w, of which 2^octave·v is a part.
-            noise = _noise(coefficients, half, moved=HALF_ULP / half)
+            # v is exact except for w's rounding: a unit of w, of which 2^octave·v is a part.
+            noise = _noise(coefficients, half, moved=2 * HALF_ULP / half)
             exact = tuple(Fraction(float(c)) for c in coefficients)
             ends = [(reach[0], reach[1], slope, shift, exact, noise)]
             if octave == self.octaves - 1 and part == (1 << self.mantissa) - 1:
                 # Beyond, w stays at its furthest.
                 u = Fraction(self.furthest) / 2**octave - centre
                 value = sum((c * u**k for k, c in enumerate(exact)), start=Fraction(0))
-                edge = (Fraction(self.furthest) * Fraction(1 - 4 * HALF_ULP) - 1) / scale
+                edge = (Fraction(self.furthest) * Fraction(1 - 5 * HALF_ULP) - 1) / scale
                 start = max(0.0, float(edge) * (1 - 1e-15))
                 ends.append((start, TOP, Fraction(0), Fraction(0), (value,), noise))
             for near, far, slope_, shift_, own, own_noise in ends:
