@@ -201,8 +201,8 @@ class Cells:
             octave, part = divmod(row % self.size, 1 << self.mantissa)
             low = 2.0**octave * (1 + part / (1 << self.mantissa))
             high = low + 2.0**octave / (1 << self.mantissa)
-            # w is rounded twice where multiply-adds are not fused: it may cross into the next stretch
-            # by a unit.
+            # w is rounded twice where multiply-adds are not fused: it may cross into the next
+            # stretch by a unit.
             reach = [
                 max(0.0, float((Fraction(w) - 1) / scale) * (1 + side * 1e-15))
                 for w, side in ((low * (1 - 3 * HALF_ULP), -1), (high * (1 + 3 * HALF_ULP), 1))
