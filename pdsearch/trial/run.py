@@ -140,14 +140,7 @@ def run_trial(
         model, names = _converted(model, candidate, module, settings, shape=dataset.shape)
         model = model.to(place).to(memory_format=memory_format(settings.memory_format))
         optimizer = _optimizer(model, settings)
-        state: nn.Module = model
-        remedies: dict[str, Any] = {}
-        if settings.l2_init:
-            remedies["before_step"] = towards_initial(model, settings.l2_init)
-        if settings.continual_backprop is not None:
-            renewal = Renewal(model, optimizer, settings, seed=seed)
-            remedies["after_step"] = renewal.after_step
-            state = nn.ModuleList([model, renewal])  # a checkpoint holds both
+        state, remedies = _remedies(model, optimizer, settings, seed=seed)
         if saved is not None:
             restore(saved, model=state, optimizer=optimizer)
             kept = saved.state["kept_bytes"]
@@ -179,6 +172,20 @@ def run_trial(
             save_last=save_last,
         )
     return run.result()
+
+
+def _remedies(
+    model: nn.Module, optimizer: torch.optim.Optimizer, settings: TrialSettings, *, seed: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Return what a checkpoint holds, and what the loop calls around each step."""
+    calls: dict[str, Any] = {}
+    if settings.l2_init:
+        calls["before_step"] = towards_initial(model, settings.l2_init)
+    if settings.continual_backprop is None:
+        return model, calls
+    renewal = Renewal(model, optimizer, settings, seed=seed)
+    calls["after_step"] = renewal.after_step
+    return nn.ModuleList([model, renewal]), calls
 
 
 def _converted(
