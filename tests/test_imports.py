@@ -32,6 +32,7 @@ ORDER = (
     "codegen",
     "family",
     "float32_source",
+    "float32_family",
     "compose",
     "kernels",
     "autograd",

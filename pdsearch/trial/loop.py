@@ -23,7 +23,7 @@ from pdsearch.data import (
     stratified_split,
 )
 from pdsearch.errors import InputError
-from pdsearch.trial.diagnostics import agreement, batch_size, turnover
+from pdsearch.trial.diagnostics import agreement, batch_size, share, turnover
 from pdsearch.trial.records import Diagnosis
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import autocast, memory_format
@@ -132,7 +132,7 @@ class Evaluation:
     @property
     def dead(self) -> dict[str, float]:
         """The share of inactive units, for each ReLU."""
-        return {name: float(units.double().mean()) for name, units in self.inactive.items()}
+        return {name: share(units) for name, units in self.inactive.items()}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -256,7 +256,7 @@ class Loop:
         data = self.data
         self.model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=data.images.device)
-        loss = torch.zeros((), dtype=torch.float64, device=data.images.device)
+        losses = []
         with _largest_inputs(self.model, names) as largest:
             for start in range(0, len(data.evaluation_labels), EVALUATION_BATCH):
                 part = slice(start, start + EVALUATION_BATCH)
@@ -264,10 +264,12 @@ class Loop:
                     logits = self.model(self._prepared(data.evaluation_images[part]))
                 labels = data.evaluation_labels[part]
                 correct += (logits.argmax(1) == labels).sum()
-                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+                losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
         inactive = {name: top <= 0 for name, top in largest.items()}
         count = len(data.evaluation_labels)
-        return Evaluation(correct.item() / count, loss.item() / count, inactive)
+        # Added up on the host, in float64: not every device has it.
+        loss = sum(torch.stack(losses).tolist())
+        return Evaluation(correct.item() / count, loss / count, inactive)
 
     def diagnose(self, before: Evaluation, now: Evaluation) -> Diagnosis:
         """Diagnose a round, evaluated before and now, on the first training images of the run."""
