@@ -88,9 +88,9 @@ _TOWARDS = {"down": -math.inf, "up": math.inf}
 
 
 def _to_float32(value: float, way: str) -> float:
-    near = torch.tensor(value, dtype=torch.float32)
+    near = torch.tensor(value, dtype=torch.float32, device="cpu")
     if (way == "down" and near.item() > value) or (way == "up" and near.item() < value):
-        near = torch.nextafter(near, torch.tensor(_TOWARDS[way]))
+        near = torch.nextafter(near, torch.tensor(_TOWARDS[way], device="cpu"))
     return near.item()
 
 

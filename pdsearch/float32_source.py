@@ -211,7 +211,7 @@ class _Lines:
     def step(self, place: sympy.Expr, *, above: bool) -> str:
         """1 where x is above a place (or below it), else 0; exact in float32 and in float64."""
         exact = finite_float(place)
-        near = torch.tensor(exact, dtype=torch.float32).item()
+        near = torch.tensor(exact, dtype=torch.float32, device="cpu").item()
         less = exact - near
         # The first difference is exact near the place; the second one is smaller than its unit.
         terms = [t for t in (near, less) if t]
@@ -307,7 +307,7 @@ def keeps_digits(
     """Whether a float32 function is close to g, has its signs, and lets no NaN get lost."""
     with torch.no_grad():
         found = slope(points).double()
-        of_nan = slope(torch.full((1,), math.nan))
+        of_nan = slope(torch.full((1,), math.nan, device=points.device))
     close = (found - exact).abs() <= BOUND * exact.abs().clamp(min=1.0)
     signs = (exact.abs() <= SHOWN) | (found.sign() == exact.sign())
     return bool((close & signs).all() and of_nan.isnan().all())
@@ -320,18 +320,21 @@ def points_near(places: list[float], *, every: int = 1) -> torch.Tensor:
         places: Breakpoints.
         every: Of the other inputs except bfloat16's, one in so many is taken.
     """
-    halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
-    near = torch.linspace(-1.0, 1.0, (1 << 16) // every)
-    breakpoints = torch.tensor([0.0, *places]).view(torch.int32)
-    around = breakpoints[:, None] + torch.arange(-64, 65, dtype=torch.int32)
+    # Named, because the ambient default device may be meta, which holds no numbers.
+    on = torch.device("cpu")
+    halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32, device=on).to(torch.int16)
+    near = torch.linspace(-1.0, 1.0, (1 << 16) // every, device=on)
+    breakpoints = torch.tensor([0.0, *places], device=on).view(torch.int32)
+    around = breakpoints[:, None] + torch.arange(-64, 65, dtype=torch.int32, device=on)
+    every_size = torch.arange(-(1 << 31), 1 << 31, every << 14, device=on).to(torch.int32)
     found = torch.cat(
         [
             halves.view(torch.bfloat16).float(),
             halves[::every].view(torch.float16).float(),
-            torch.arange(-(1 << 31), 1 << 31, every << 14).to(torch.int32).view(torch.float32),
+            every_size.view(torch.float32),
             *(scale * near for scale in (2.0, 20.0, 200.0, 2000.0)),
             around.flatten().view(torch.float32),
-            torch.tensor([math.inf, -math.inf]),
+            torch.tensor([math.inf, -math.inf], device=on),
         ]
     )
     return found[~found.isnan()]
