@@ -239,7 +239,10 @@ def _numbers(candidate: Candidate, progress: float) -> torch.Tensor:
     given = [*candidate.parameters.values(), progress]
     high = [_to_float32(value, "nearest") for value in given]
     low = [_to_float32(value - near, "nearest") for value, near in zip(given, high, strict=True)]
-    return torch.tensor([*found, *high, *low], dtype=torch.float32, device="cpu")
+    # Of equal length for most families: `torch.func.stack_module_state` stacks modules of several
+    # families before the module can refuse them.
+    spare = [0.0] * (-len(found) % 32)
+    return torch.tensor([*found, *spare, *high, *low], dtype=torch.float32, device="cpu")
 
 
 @functools.lru_cache(maxsize=256)

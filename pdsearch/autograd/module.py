@@ -264,9 +264,9 @@ def _check_stacked(stacked: torch.Tensor, key: int) -> None:
         stacked = functorch.get_unwrapped(stacked)
     if not bool((stacked == key).all()):
         raise UnsupportedError(
-            "the models stacked for torch.func hold pseudo-derivatives of different families, or "
-            "float32 serves only some of them: vmap runs one formula for all. Stack models of one "
-            "family (parameters may differ), or loop over the models"
+            "the models stacked for torch.func hold pseudo-derivatives of different families: vmap "
+            "runs one formula for all of them, and of one family float32 must serve all or none. "
+            "Stack models of one family (parameters may differ), or loop over the models"
         )
 
 
