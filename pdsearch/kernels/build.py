@@ -23,6 +23,7 @@ from pdsearch.errors import first_line
 
 __all__ = ["State", "cache_directory", "compiler_trouble", "load", "remedy", "state"]
 
+SWITCHED_OFF = "switched off by PDSEARCH_FUSED=0"
 SOURCE = Path(__file__).with_name("fused.cpp")
 SOURCES = (SOURCE, *(SOURCE.with_name(f"fused{part}.h") for part in ("", "_avx2", "_avx512")))
 SUM = ".sum"
@@ -73,6 +74,11 @@ def compiler_trouble() -> tuple[str, str | None]:
     return path if len(command) == 1 else shown, None
 
 
+def is_switched_off() -> bool:
+    """Whether the user wants no compiled kernels, on any device."""
+    return os.environ.get("PDSEARCH_FUSED") == "0"
+
+
 @functools.lru_cache(maxsize=1)
 def load() -> str | None:
     """Make the operators of `torch.ops.pdsearch` available, compiling them if necessary.
@@ -81,8 +87,8 @@ def load() -> str | None:
         None if they are available, else the reason in one line, which is logged once. The op then
         runs on torch's own operators.
     """
-    if os.environ.get("PDSEARCH_FUSED") == "0":
-        return "switched off by PDSEARCH_FUSED=0"
+    if is_switched_off():
+        return SWITCHED_OFF
     reason = _load()
     if reason is not None:
         _log.warning("fused kernels are not available, backward passes run unfused: %s", reason)

@@ -8,13 +8,13 @@ table there, and Triton compiles a kernel at its first launch: run one before a 
 
 import functools
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from pdsearch.errors import first_line
+from pdsearch.kernels import build
 
 __all__ = ["Scale", "by_codes", "by_sides", "by_table", "encode", "load", "remedy"]
 
@@ -37,8 +37,8 @@ def load(device: torch.device) -> str | None:
         None if they do, else the reason in one line, which is logged once. The op then runs on
         torch's own operators.
     """
-    if os.environ.get("PDSEARCH_FUSED") == "0":
-        return "switched off by PDSEARCH_FUSED=0"
+    if build.is_switched_off():
+        return build.SWITCHED_OFF
     reason = _trouble(torch.ones(4, device=device))
     if reason is not None:
         _log.warning("the GPU kernel is not available, backward passes run unfused: %s", reason)
