@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import write_tiny
 
 from pdsearch.cli import main
 from pdsearch.launchers import on_slurm
@@ -24,14 +25,6 @@ pytestmark = pytest.mark.slow
 
 PASSWORD = "hunter2"
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}  # as on a cluster of several users
-MODEL = """
-    from torch import nn
-
-    def build(classes):
-        return nn.Sequential(
-            nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, classes)
-        )
-"""
 STUDY = """
     [study]
     name = "tiny"
@@ -79,11 +72,7 @@ def url(server: str, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def tiny(workdir: Path) -> Path:
-    folder = workdir / "study"
-    folder.mkdir()
-    (folder / "tiny.py").write_text(textwrap.dedent(MODEL))
-    (folder / "study.toml").write_text(textwrap.dedent(STUDY))
-    return folder / "study.toml"
+    return write_tiny(workdir / "study", STUDY)
 
 
 @pytest.fixture(scope="module")

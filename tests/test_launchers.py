@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tiny import write_tiny
 
 from pdsearch.cli import main
 from pdsearch.cli.parser import parse
@@ -26,14 +27,6 @@ from pdsearch.study.innards import ask
 from pdsearch.study.machine import Owner
 from pdsearch.study.storage import close
 
-TINY = """
-    from torch import nn
-
-    def build(classes):
-        return nn.Sequential(
-            nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, classes)
-        )
-"""
 FILE = """
     [study]
     name = "tiny"
@@ -53,11 +46,7 @@ SECRET = "postgresql+psycopg://me:hunter2@nowhere.invalid/db"
 
 @pytest.fixture
 def tiny(workdir: Path) -> Path:
-    folder = workdir / "here"
-    folder.mkdir()
-    (folder / "tiny.py").write_text(textwrap.dedent(TINY))
-    (folder / "study.toml").write_text(textwrap.dedent(FILE))
-    return folder / "study.toml"
+    return write_tiny(workdir / "here", FILE)
 
 
 # ---------------------------------------------------------------------------------- what is refused

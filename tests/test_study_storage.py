@@ -5,7 +5,6 @@ import json
 import os
 import sqlite3
 import stat
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import sqlalchemy
 from forked import Forked
 from optuna.storages import RDBStorage
 from PIL import Image
+from tiny import MODEL, write_tiny
 from torch import nn
 
 from pdsearch import Candidate, InputError, search
@@ -264,14 +264,6 @@ def test_processes_share_a_study_in_postgresql(postgres: str) -> None:
 
 # ------------------------------------------------------------- real trials, and workers of the CLI
 
-TINY = """
-    from torch import nn
-
-    def build(classes):
-        return nn.Sequential(
-            nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, classes)
-        )
-"""
 CHANGES_ITSELF = """
 from pathlib import Path
 
@@ -301,11 +293,7 @@ FILE = """
 
 @pytest.fixture
 def tiny(workdir: Path) -> Path:
-    folder = workdir / "here"
-    folder.mkdir()
-    (folder / "tiny.py").write_text(textwrap.dedent(TINY))
-    (folder / "study.toml").write_text(textwrap.dedent(FILE))
-    return folder / "study.toml"
+    return write_tiny(workdir / "here", FILE)
 
 
 def trained_alone(stored: StoredStudy, candidate: Candidate | None) -> TrialResult:
@@ -608,7 +596,7 @@ def test_a_confirmation_tells_models_apart(tiny: Path, pictures: Path) -> None:
 
 def test_a_model_that_changes_under_a_study_ends_it(tiny: Path) -> None:
     model = tiny.parent / "tiny.py"
-    model.write_text(textwrap.dedent(TINY) + CHANGES_ITSELF)
+    model.write_text(MODEL + CHANGES_ITSELF)
     tiny.write_text(tiny.read_text() + 'memory_format = "contiguous"\n')  # no probe looks at it
     keys: dict[str, Any] = {"threads": 1, "device": "cpu", "progress": False, "workers": 1}
     with pytest.raises(InputError, match="its file has changed since this began"):
