@@ -131,7 +131,7 @@ class SlurmCluster:
                 [*command, "--format", "%i|%T|%r"], capture_output=True, text=True, check=False
             )
             if done.returncode == 0:  # else Slurm does not answer, and nothing is known
-                fields = [line.strip().split("|") for line in done.stdout.splitlines()]
+                fields = [line.strip().split("|", 2) for line in done.stdout.splitlines()]
                 self._known = {name: (state, reason) for name, state, reason in fields}
         return self._known
 
