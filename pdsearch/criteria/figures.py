@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
+import plotly.graph_objects as go  # in quotes in signatures: its classes take 0.1 s to load
 
 from pdsearch.family import Candidate
 from pdsearch.family.figures import HIGH, LOW, curve, frame, step
@@ -21,7 +21,7 @@ def criteria_figure(
     results: Sequence[Mapping[str, Any]],
     *,
     proofs: Mapping[str, Sequence["ProofBox"]] | None = None,
-) -> go.Figure:
+) -> "go.Figure":
     """Draw the shape with the step, and mark where each refuted criterion fails.
 
     `results` are entries of `Report.to_dict()["criteria"]`. `proofs` are boxes by criterion, hidden
@@ -73,7 +73,7 @@ def _proof(
     tone: str,
     *,
     within: tuple[float, float, float, float],
-) -> go.Bar:
+) -> "go.Bar":
     """Draw a proof's boxes as bars with their numbers, hidden until selected in the legend."""
     low, high, bottom, top = within
     drawn = []

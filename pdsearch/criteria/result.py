@@ -3,15 +3,16 @@
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING, Any, Final
 
 from pdsearch.criteria.figures import criteria_figure
 from pdsearch.family import Candidate, Family
 from pdsearch.family.figures import family_figure
 from pdsearch.plain import plain
 from pdsearch.text import bound, html_table, number, place, printable
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Value = float | tuple[float, float] | None
 Threshold = float | tuple[float, float]
@@ -117,7 +118,7 @@ class Report:
             "criteria": [result.to_dict() for result in self.criteria],
         }
 
-    def plot(self) -> go.Figure:
+    def plot(self) -> "go.Figure":
         """Draw the shape, and mark where a candidate fails; a family as `pdsearch.plot` does."""
         if isinstance(self.subject, Family):
             return family_figure(self.subject)

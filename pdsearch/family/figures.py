@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
+import plotly.graph_objects as go  # in quotes in signatures: its classes take 0.1 s to load
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from pdsearch.family import shapes
@@ -23,7 +23,7 @@ FAN = 7
 STEP = "step (ReLU)"
 
 
-def step(low: float, high: float) -> go.Scatter:
+def step(low: float, high: float) -> "go.Scatter":
     """Draw the step."""
     line = {"color": INK, "width": 2, "dash": "dot"}
     note = f"{STEP}: the true derivative of max(x, 0)"
@@ -38,7 +38,7 @@ def curve(
     high: float,
     progress: float = 0.0,
     line: Mapping[str, Any],
-) -> go.Scatter:
+) -> "go.Scatter":
     """Draw a candidate's g at training progress t."""
     xs, ys = shapes.curve(candidate, low, high, progress=progress)
     # Six digits exceed a screen's resolution; one template for all points keeps the page small.
@@ -60,7 +60,7 @@ def _wrapped(formula: str, width: int = 70) -> str:
     return "<br>&nbsp;&nbsp;&nbsp;".join(label(line) for line in lines[:12])
 
 
-def frame(curves: Sequence[go.Scatter], low: float, high: float) -> go.Figure:
+def frame(curves: "Sequence[go.Scatter]", low: float, high: float) -> "go.Figure":
     """Draw curves with both axes through zero."""
     heights = [float(y) for one in curves for y in one.y if y is not None]
     line = {"type": "line", "layer": "below", "line": {"color": faint(INK, 0.45), "width": 1}}
@@ -82,7 +82,7 @@ def shapes_figure(
     dashed: "Sequence[Candidate]" = (),
     low: float = LOW,
     high: float = HIGH,
-) -> go.Figure:
+) -> "go.Figure":
     """Draw candidates next to the step, with the `dashed` ones thinner for comparison."""
     draw = partial(curve, low=low, high=high)
     curves = []
@@ -99,7 +99,7 @@ def shapes_figure(
     return frame([*curves, step(low, high)], low, high)
 
 
-def family_figure(family: "Family", *, low: float = LOW, high: float = HIGH) -> go.Figure:
+def family_figure(family: "Family", *, low: float = LOW, high: float = HIGH) -> "go.Figure":
     """Draw the default, and a fan of curves over each parameter's range, selected by buttons."""
     draw = partial(curve, low=low, high=high)
     fans: dict[str, list[go.Scatter]] = {}

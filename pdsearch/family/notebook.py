@@ -5,8 +5,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import plotly.graph_objects as go
-
 from pdsearch.errors import InputError
 from pdsearch.expression.mathml import equation
 from pdsearch.family.figures import HIGH, LOW, family_figure, shapes_figure
@@ -14,6 +12,8 @@ from pdsearch.family.shapes import picture
 from pdsearch.text import html_table, interval, number, printable
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from pdsearch.family.definition import Candidate, Family
     from pdsearch.family.ranges import Range
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ShownFamily:
     """What a notebook calls on a family."""
 
-    def plot(self, *, low: float = LOW, high: float = HIGH) -> go.Figure:
+    def plot(self, *, low: float = LOW, high: float = HIGH) -> "go.Figure":
         """Draw it as `pdsearch.plot` does."""
         _check_ends(low, high)
         return family_figure(cast("Family", self), low=low, high=high)
@@ -45,7 +45,7 @@ class ShownFamily:
 class ShownCandidate:
     """What a notebook calls on a candidate."""
 
-    def plot(self, *, low: float = LOW, high: float = HIGH) -> go.Figure:
+    def plot(self, *, low: float = LOW, high: float = HIGH) -> "go.Figure":
         """Draw it as `pdsearch.plot` does."""
         _check_ends(low, high)
         return shapes_figure([cast("Candidate", self)], low=low, high=high)
@@ -60,7 +60,7 @@ class ShownCandidate:
 
 def plot(
     target: "Candidate | Family | Sequence[Candidate]", *, low: float = LOW, high: float = HIGH
-) -> go.Figure:
+) -> "go.Figure":
     """Draw the shape of a pseudo-derivative next to the step, ReLU's own derivative.
 
     Args:

@@ -5,9 +5,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch import interrupt
 from pdsearch.errors import InputError
@@ -43,6 +41,9 @@ from pdsearch.study.ties import decide_ties
 from pdsearch.study.trainer import Trainer
 from pdsearch.study.trust import check_output, of_file, runnable
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -61,7 +62,7 @@ class SearchResult:
         """The best complete candidate, with its `candidate` and `value`; None if there is none."""
         return self.stored.best()
 
-    def plot(self) -> go.Figure:
+    def plot(self) -> "go.Figure":
         """Draw the shapes of the best candidates, and the references dashed.
 
         Raises:

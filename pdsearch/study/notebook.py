@@ -2,13 +2,15 @@
 
 import html
 from collections.abc import Sequence
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING
 
 from pdsearch.errors import InputError
 from pdsearch.family.figures import shapes_figure
 from pdsearch.study.rows import TrialRow, baseline_of, counts_of, ranked, references_of
 from pdsearch.text import html_table, number, printable
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 TABLE, DRAWN = 10, 3
 """Candidates in the table and in the figure."""
@@ -37,7 +39,7 @@ def ranking_html(name: str, rows: Sequence[TrialRow], *, minimize: bool) -> str:
     return f"<div><p><b>{html.escape(printable(title))}</b></p>{html_table(head, cells)}</div>"
 
 
-def best_figure(rows: Sequence[TrialRow], *, minimize: bool) -> go.Figure:
+def best_figure(rows: Sequence[TrialRow], *, minimize: bool) -> "go.Figure":
     """Draw the best candidates, and the references dashed.
 
     Raises:

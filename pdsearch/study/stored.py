@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate
@@ -40,6 +39,9 @@ from pdsearch.study.rows import (
 from pdsearch.study.settings import StudyFile, check_name, default_storage, is_file_spec
 from pdsearch.study.storage import connect, damaged, reading, storage_errors
 from pdsearch.study.url import shown_url
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class StoredStudy:
         """Return the number of trials by status; see `counts_of`."""
         return counts_of(self.trials())
 
-    def plot(self) -> go.Figure:
+    def plot(self) -> "go.Figure":
         """Draw the shapes of the best candidates, and the references dashed.
 
         Raises:
