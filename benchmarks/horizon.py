@@ -1,7 +1,7 @@
 """Does `horizon` pick better than short accuracy? Compare predictions at 40 epochs with the truth.
 
     python benchmarks/horizon.py --dataset folder:PATH --folder FOLDER [--images 10000]
-        [--truth 40] [--epochs 8] [--seeds 2] [--rate 0.02] [--json]
+        [--truth 40] [--epochs 8] [--seeds 2] [--rate 0.02] [--initialisation pytorch] [--json]
 
 Shapes from several families, fades and directions train AlexNet (step schedule) for a quarter, a
 half and all of `--epochs`, each with its whole schedule, and for `--truth` epochs, from the same
@@ -71,7 +71,8 @@ def one(
     settings = TrialSettings(
         model="alexnet", epochs=epochs, batch_size=128, learning_rate=arguments.rate,
         schedule="step", milestones=(0.75,), weight_decay=5e-4, validation=0.2,
-        precision=arguments.precision, memory_format="contiguous",
+        initialisation=arguments.initialisation, precision=arguments.precision,
+        memory_format="channels_last",
     )  # fmt: skip
     result = run_trial(
         candidate, settings, dataset, seed=seed, threads=1, device="cpu", diagnostics=True,
@@ -136,6 +137,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--initialisation", default="pytorch", help="he: of use for few epochs")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--part", default="0/1", help="k/n: train every n-th run, from the k-th")
     parser.add_argument("--json", action="store_true")
