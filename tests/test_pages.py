@@ -40,6 +40,15 @@ def test_the_tutorial_runs(
     sys.modules.pop("pd_relu")
 
 
+def test_the_page_on_your_own_training_runs(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_page("docs/your_training.md", capsys)
+    *winners, luck = capsys.readouterr().out.splitlines()
+    assert len(winners) == 3 and all(line.startswith("Candidate(") for line in winners)
+    assert re.fullmatch(r"[+-]\d\.\d{3} ± \d\.\d{3} against ReLU; below zero is better", luck)
+
+
 # ------------------------------------------------------------------------------------- families
 
 
