@@ -1,6 +1,10 @@
-"""Measure a training step of AlexNet with pd_relu relative to one with ReLU: time and bytes kept.
+"""Measure a training step of a model with pd_relu relative to one with ReLU: time and bytes kept.
 
-    python benchmarks/step.py [--json] [--precision bfloat16] [--families exp_tail leaky]
+    python benchmarks/step.py [--json] [--precision bfloat16] [--model resnet18] [--compile]
+        [--families exp_tail leaky:linear exp_tail:up]
+
+A family may be followed by how it fades and by the direction "up". With --compile every model goes
+through `torch.compile`, so `save` has no effect.
 
 Time: forward, backward and update on one batch that is ready in memory. In each round every variant
 makes one step; the ratio is the median over the rounds of its time to ReLU's in the same round.
@@ -20,21 +24,36 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdsearch import convert, kernels, load_family
+from pdsearch import Candidate, convert, fade, kernels, load_family, set_progress
 from pdsearch.models import build_model
 from pdsearch.trial import resolve_device
 from pdsearch.trial.convolution import hasten
 from pdsearch.trial.speed import autocast, memory_format
 
 
-def model_for(variant: tuple[str, str] | None, *, layout: str, device: torch.device) -> nn.Module:
-    """Return AlexNet as in a trial: with ReLU for None, else a family's default and `save`."""
+def candidate_for(text: str) -> Candidate:
+    """Return the default of a family, which `:linear` and the like fade and `:up` directs."""
+    name, *changes = text.split(":")
+    family = load_family(name)
+    for change in changes:
+        if change != "up":
+            family = fade(family, change, end=0.5)
+    return family.bind(direction="up") if "up" in changes else family.default
+
+
+def model_for(
+    variant: tuple[str, str] | None, *, name: str, layout: str, device: torch.device, compiled: bool
+) -> nn.Module:
+    """Return a model as in a trial: with ReLU for None, else a family's default and `save`."""
     torch.manual_seed(0)
-    model = build_model("alexnet", classes=10, initialisation="he")
+    model = build_model(name, classes=10, initialisation="he")
     if variant is not None:
-        family, save = variant
-        model = convert(model, load_family(family).default, save=save)
+        text, save = variant
+        model = convert(model, candidate_for(text), save=save)
+        set_progress(model, 0.1 if "linear" in text else 0.0)
     model = model.to(device).to(memory_format=memory_format(layout)).train()
+    if compiled:
+        return torch.compile(model)
     if device.type == "cpu":
         hasten(model)
     return model
@@ -45,6 +64,7 @@ def kept_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]) -> i
     own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
+    @torch.compiler.disable
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
@@ -63,6 +83,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--model", default="alexnet")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
@@ -76,7 +98,7 @@ def main() -> None:
     variants: list[tuple[str, str] | None] = [None]
     for family in arguments.families:
         variants.append((family, "auto"))
-        if device.type == "cpu" and kernels.available() is None:
+        if not arguments.compile and device.type == "cpu" and kernels.available() is None:
             variants.append((family, "uint8"))
 
     generator = torch.Generator().manual_seed(0)
@@ -88,7 +110,8 @@ def main() -> None:
         with autocast(arguments.precision, device):
             return F.cross_entropy(model(images), labels)
 
-    models = [model_for(variant, layout="channels_last", device=device) for variant in variants]
+    options = {"name": arguments.model, "device": device, "compiled": arguments.compile}
+    models = [model_for(variant, layout="channels_last", **options) for variant in variants]
     optimizers = [
         torch.optim.SGD(m.parameters(), lr=1e-3, momentum=0.9, fused=True) for m in models
     ]
@@ -135,6 +158,8 @@ def main() -> None:
         "threads": arguments.threads,
         "torch": torch.__version__,
         "precision": arguments.precision,
+        "model": arguments.model,
+        "compiled": arguments.compile,
         "batch": arguments.batch,
         "rounds": arguments.rounds,
         "fused": kernels.available() or "yes",
@@ -144,9 +169,9 @@ def main() -> None:
         print(json.dumps(report, indent=1))
         return
     print(
-        f"{hardware}, {arguments.threads} threads; torch {torch.__version__}; "
-        f"{arguments.precision}, batch {arguments.batch}, n = {arguments.rounds} rounds; "
-        f"fused kernels: {report['fused']}"
+        f"{hardware}, {arguments.threads} threads; torch {torch.__version__}; {arguments.model}"
+        f"{', compiled' * arguments.compile}; {arguments.precision}, batch {arguments.batch}, "
+        f"n = {arguments.rounds} rounds; fused kernels: {report['fused']}"
     )
     print(f"{'':24}{'save':>7}{'ms a step':>11}{'ratio':>8}{'MiB kept':>10}{'ratio':>8}")
     for row in rows:

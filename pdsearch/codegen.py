@@ -157,6 +157,11 @@ class Kernel:
             raise UnsupportedError(
                 f"derivatives of a pseudo-derivative are kept up to order {KEPT_ORDERS - 1}"
             )
+        if input.device.type in WITHOUT_FLOAT64:
+            raise UnsupportedError(
+                f"g needs float64, which {input.device.type} does not have: float32 would lose "
+                'digits of this shape, or exact=True asks for it. Use device "cpu"'
+            )
         part = self.part(order)
         if part.trouble:
             raise FormulaError(part.trouble)
@@ -195,6 +200,9 @@ def _chooses(expression: sympy.Expr) -> bool:
         sympy.Piecewise, sympy.Heaviside, sympy.sign
     )
 
+
+WITHOUT_FLOAT64 = ("mps",)
+"""Types of devices."""
 
 KEPT_ORDERS = 3
 """g, g′ and g″: enough to differentiate a training step twice more."""

@@ -30,7 +30,15 @@ from pdsearch.expression import x as variable
 from pdsearch.family import Candidate, fading
 from pdsearch.torch_source import SCALAR_HELPER, printed
 
-__all__ = ["BOUND", "Float32Text", "float32_text"]
+__all__ = [
+    "BOUND",
+    "REACHES",
+    "SECONDS",
+    "Float32Text",
+    "float32_text",
+    "keeps_digits",
+    "points_near",
+]
 
 BOUND = 2e-6
 """The largest error of g in float32, times max(1, |g|)."""
@@ -96,7 +104,7 @@ def float32_text(candidate: Candidate, *, name: str = "g", order: int = 0) -> Fl
         return None
     if arms is None:
         return None
-    points = _points([arm.low for arm in arms[1:]])
+    points = points_near([finite_float(arm.low) for arm in arms[1:]])
     with torch.no_grad():
         largest = torch.finfo(points.dtype).max
         exact = evaluate(base, points.double().clamp(-largest, largest), order=order)
@@ -105,7 +113,7 @@ def float32_text(candidate: Candidate, *, name: str = "g", order: int = 0) -> Fl
         if not _has_float32_numbers(source):
             return None
         function = compiled(SCALAR_HELPER + source, name)
-        if _keeps_digits(function, points, exact):
+        if keeps_digits(function, points, exact):
             return Float32Text(source, function, BOUND * max(1.0, exact.abs().max().item()))
     return None
 
@@ -203,7 +211,7 @@ class _Lines:
     def step(self, place: sympy.Expr, *, above: bool) -> str:
         """1 where x is above a place (or below it), else 0; exact in float32 and in float64."""
         exact = finite_float(place)
-        near = torch.tensor(exact, dtype=torch.float32).item()
+        near = torch.tensor(exact, dtype=torch.float32, device="cpu").item()
         less = exact - near
         # The first difference is exact near the place; the second one is smaller than its unit.
         terms = [t for t in (near, less) if t]
@@ -293,31 +301,40 @@ def _has_float32_numbers(source: str) -> bool:
     return all(abs(number) <= largest for number in numbers if isinstance(number, float))
 
 
-def _keeps_digits(
+def keeps_digits(
     slope: Callable[[torch.Tensor], torch.Tensor], points: torch.Tensor, exact: torch.Tensor
 ) -> bool:
+    """Whether a float32 function is close to g, has its signs, and lets no NaN get lost."""
     with torch.no_grad():
         found = slope(points).double()
-        of_nan = slope(torch.full((1,), math.nan))
+        of_nan = slope(torch.full((1,), math.nan, device=points.device))
     close = (found - exact).abs() <= BOUND * exact.abs().clamp(min=1.0)
     signs = (exact.abs() <= SHOWN) | (found.sign() == exact.sign())
     return bool((close & signs).all() and of_nan.isnan().all())
 
 
-def _points(places: list[sympy.Expr]) -> torch.Tensor:
-    """The inputs at which a text is compared."""
-    halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
-    near = torch.linspace(-1.0, 1.0, 1 << 16)
-    breakpoints = torch.tensor([0.0, *(finite_float(place) for place in places)]).view(torch.int32)
-    around = breakpoints[:, None] + torch.arange(-64, 65, dtype=torch.int32)
-    every = torch.cat(
+def points_near(places: list[float], *, every: int = 1) -> torch.Tensor:
+    """The inputs at which a text is compared: of all sizes, and the neighbours of some places.
+
+    Args:
+        places: Breakpoints.
+        every: Of the other inputs except bfloat16's, one in so many is taken.
+    """
+    # Named, because the ambient default device may be meta, which holds no numbers.
+    on = torch.device("cpu")
+    halves = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32, device=on).to(torch.int16)
+    near = torch.linspace(-1.0, 1.0, (1 << 16) // every, device=on)
+    breakpoints = torch.tensor([0.0, *places], device=on).view(torch.int32)
+    around = breakpoints[:, None] + torch.arange(-64, 65, dtype=torch.int32, device=on)
+    every_size = torch.arange(-(1 << 31), 1 << 31, every << 14, device=on).to(torch.int32)
+    found = torch.cat(
         [
             halves.view(torch.bfloat16).float(),
-            halves.view(torch.float16).float(),
-            torch.arange(-(1 << 31), 1 << 31, 1 << 14).to(torch.int32).view(torch.float32),
+            halves[::every].view(torch.float16).float(),
+            every_size.view(torch.float32),
             *(scale * near for scale in (2.0, 20.0, 200.0, 2000.0)),
             around.flatten().view(torch.float32),
-            torch.tensor([math.inf, -math.inf]),
+            torch.tensor([math.inf, -math.inf], device=on),
         ]
     )
-    return every[~every.isnan()]
+    return found[~found.isnan()]

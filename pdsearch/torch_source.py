@@ -24,7 +24,7 @@ from pdsearch.errors import InputError
 from pdsearch.saturating import saturating
 from pdsearch.scaled import finite_form
 
-__all__ = ["SCALAR_HELPER", "printed", "torch_source"]
+__all__ = ["SCALAR_HELPER", "printed", "torch_source", "written"]
 
 
 class _TorchPrinter(StrPrinter):
@@ -252,7 +252,8 @@ def _is_tensor(expr: sympy.Basic) -> bool:
 class _Writer:
     """Writes the statements of one function, one `Piecewise` at a time from the inside out."""
 
-    def __init__(self, *, first: int = 1) -> None:
+    def __init__(self, *, first: int = 1, guard: bool = True) -> None:
+        self.guard = guard
         self.lines: list[str] = []
         self.count = first - 1
         self.printer = _TorchPrinter(self.assign)
@@ -295,7 +296,7 @@ class _Writer:
         for value, here in reversed(arms):
             if not _is_tensor(value):
                 text = self.text(value)
-            elif here is None or not _can_break(value):
+            elif here is None or not (self.guard and _can_break(value)):
                 text = self.text(self.write(value))
             else:
                 text = self.guarded(value, here)
@@ -348,16 +349,29 @@ def torch_source(expression: sympy.Expr, *, parameters: Sequence[str] = (), name
         Source of `def <name>(x, t, ...)` and of its helper `_s`; it needs only `torch`. x is a
         floating-point tensor, t and the parameters are numbers or 0-d tensors.
     """
-    if not name.isidentifier():
-        raise InputError(f"{name!r} is no identifier")
-    expression = finite_form(saturating(expression))
-    writer = _Writer()
     # Symbols of the text never clash with torch's or Python's names: parameters are p_<name>.
     renamed = {_expression.symbol(p): sympy.Symbol(f"p_{p}", real=True) for p in parameters}
-    body = writer.text(writer.write(expression.xreplace(renamed)))
-    arguments = "".join(f", p_{p}" for p in parameters)
+    form = finite_form(saturating(expression)).xreplace(renamed)
+    return written(form, ("t", *(f"p_{p}" for p in parameters)), name)
+
+
+def written(form: sympy.Expr, arguments: Sequence[str], name: str, *, guard: bool = True) -> str:
+    """The text of a function of x and further arguments that computes an expression as it stands.
+
+    Args:
+        form: in x and the arguments, each a real symbol.
+        arguments: numbers or 0-d tensors.
+        name: of the function.
+        guard: whether an arm sees 0 in the place of x where it is not taken. Without, arms can
+            share what they compute; what overflows in one is dropped by `torch.where`.
+    """
+    if not name.isidentifier():
+        raise InputError(f"{name!r} is no identifier")
+    writer = _Writer(guard=guard)
+    body = writer.text(writer.write(form))
+    given = ", ".join(("x", *arguments))
     lines = "".join(f"    {line}\n" for line in writer.lines)
-    return f"{SCALAR_HELPER}\n\ndef {name}(x, t{arguments}):\n{lines}    return {body}\n"
+    return f"{SCALAR_HELPER}\n\ndef {name}({given}):\n{lines}    return {body}\n"
 
 
 def printed(expression: sympy.Expr, point: str, *, first: int) -> tuple[list[str], str]:

@@ -1,11 +1,13 @@
 """High-precision values of expressions: the oracle that no code under test has a hand in."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import mpmath
 import sympy
+import torch
 from optuna.distributions import FloatDistribution
 
 from pdsearch import Candidate, Family
@@ -47,3 +49,15 @@ def at_random(family: Family, fraction: float) -> Candidate:
             d.low * (d.high / d.low) ** share if d.log else d.low + share * (d.high - d.low)
         )
     return family.bind(**chosen)
+
+
+def float32_inputs(*places: float) -> torch.Tensor:
+    """float32: random ones, sizes of all kinds, and the neighbours of breakpoints."""
+    generator = torch.Generator().manual_seed(3)
+    sizes = torch.logspace(-40, 38, 60)
+    near = torch.tensor(places, dtype=torch.float32).repeat(5)
+    for step in range(5):
+        part = near[step * len(places) : (step + 1) * len(places)]
+        for _ in range(abs(step - 2)):
+            part.copy_(torch.nextafter(part, torch.tensor(math.inf if step > 2 else -math.inf)))
+    return torch.cat([torch.randn(60, generator=generator) * 3, sizes, -sizes, near])

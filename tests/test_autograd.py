@@ -8,6 +8,7 @@ import pytest
 import sympy
 import torch
 import torchvision
+from dtypes import NoFloat64
 from relu_oracle import gradient_of
 from torch import nn
 from torch.nn import functional
@@ -218,9 +219,31 @@ def test_the_module_states_its_error(candidate: Candidate) -> None:
         PDReLU(candidate).error_bound(torch.int32)
 
 
-def test_half_does_not_round_the_parameters(candidate: Candidate) -> None:
-    module = nn.Sequential(nn.Linear(2, 2), PDReLU(library()["exp_tail"].bind(alpha=0.1))).half()
-    assert module[1].values.dtype == torch.float64 and module[1].values[0].item() == 0.1
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_another_dtype_does_not_round_the_parameters(dtype: torch.dtype) -> None:
+    module = PDReLU(library()["exp_tail"].bind(alpha=0.1))
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    nn.Sequential(nn.Linear(2, 2), module).to(dtype)
+    assert torch.float64 not in {buffer.dtype for buffer in before.values()}
+    for name, buffer in module.named_buffers():
+        assert buffer.dtype == before[name].dtype and torch.equal(buffer, before[name])
+    assert 0.1 in module.exact_numbers.view(torch.float64).tolist()
+
+
+def test_a_module_pickled_with_float64_buffers_loads() -> None:
+    """As versions before float32 numbers wrote it: `values` and `t`, float64."""
+    module = PDReLU(library()["annealed_exp_tail"].default)
+    set_progress(module, 0.5)
+    state = module.__getstate__()
+    state["_buffers"] = {
+        "values": torch.tensor([0.3, 1.0], dtype=torch.float64),
+        "t": torch.tensor(0.5, dtype=torch.float64),
+    }
+    twin = PDReLU.__new__(PDReLU)
+    twin.__setstate__(state)
+    own, others = dict(module.named_buffers()), dict(twin.named_buffers())
+    assert own.keys() == others.keys() and not twin.state_dict()
+    assert all(torch.equal(own[name], others[name]) for name in own)
 
 
 def test_state_dict_of_the_relu_model_fits(candidate: Candidate) -> None:
@@ -350,10 +373,27 @@ def test_a_controls_gradient_is_the_pseudo_derivatives_own(dtype: torch.dtype) -
         assert torch.allclose(gradient_of(leaf), given * candidate(given), rtol=1e-2, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["elu", "gelu", "atan", "q_pseudo_spike"])
+def test_a_control_of_float32_needs_no_float64(name: str) -> None:
+    """In closed form, from the table, and from the table because float32 loses digits (atan)."""
+    control = forward_control(library()[name].default)
+    far = torch.logspace(-6, 4, 300)
+    given = torch.cat([torch.randn(2_000) * 3, far, -far, torch.zeros(1)])
+    control(given)  # the table is made once, in float64
+    with NoFloat64():
+        got = control(given)
+    wanted = control(given.double())
+    error = (got.double() - wanted).abs() / wanted.abs().clamp(min=1.0)
+    assert got.dtype == torch.float32 and error.max() <= 3e-6
+
+
 def test_a_control_is_differentiable_twice() -> None:
     control = forward_control(library()["elu"].default)
     given = torch.tensor([-2.0, -0.5, 1.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(control, (given,))
+    far = torch.tensor([200.0], requires_grad=True)  # exp(200) of the arm not taken overflows
+    (first,) = torch.autograd.grad(control(far), far, create_graph=True)
+    assert torch.autograd.grad(first, far)[0].item() == 0.0
 
 
 def test_forward_control_moves_copies_and_trains() -> None:

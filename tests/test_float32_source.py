@@ -53,18 +53,6 @@ def candidate_of(text: str) -> Candidate:
     return load_target(text)[1]
 
 
-def inputs(*places: float) -> torch.Tensor:
-    """float32: random ones, sizes of all kinds, and the neighbours of breakpoints."""
-    generator = torch.Generator().manual_seed(3)
-    sizes = torch.logspace(-40, 38, 60)
-    near = torch.tensor(places, dtype=torch.float32).repeat(5)
-    for step in range(5):
-        part = near[step * len(places) : (step + 1) * len(places)]
-        for _ in range(abs(step - 2)):
-            part.copy_(torch.nextafter(part, torch.tensor(math.inf if step > 2 else -math.inf)))
-    return torch.cat([torch.randn(60, generator=generator) * 3, sizes, -sizes, near])
-
-
 def is_close(candidate: Candidate, points: torch.Tensor) -> None:
     source = float32_source(candidate)
     assert source is not None, candidate.name
@@ -81,14 +69,16 @@ def is_close(candidate: Candidate, points: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_keeps_its_digits_over_its_ranges(name: str) -> None:
     family = load_family(name)
-    points = inputs(0.0, -1.0, 1.0, -2.0, 2.0, -0.5, 0.5)
+    points = oracle.float32_inputs(0.0, -1.0, 1.0, -2.0, 2.0, -0.5, 0.5)
     for fraction in FRACTIONS:
         is_close(oracle.at_random(family, fraction), points)
 
 
 @pytest.mark.parametrize("text", AWKWARD)
 def test_awkward_formulas_keep_their_digits(text: str) -> None:
-    points = inputs(0.0, 1 / 3, -1 / 3, 0.1, -1 / 7, 16777217.0, 1.0, -1.0, -4.0, 2 / 3)
+    points = oracle.float32_inputs(
+        0.0, 1 / 3, -1 / 3, 0.1, -1 / 7, 16777217.0, 1.0, -1.0, -4.0, 2 / 3
+    )
     is_close(candidate_of(text), points)
 
 

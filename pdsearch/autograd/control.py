@@ -12,10 +12,13 @@ import torch
 from torch import nn
 
 from pdsearch import codegen
+from pdsearch.apart import apart
 from pdsearch.autograd.op import rule
+from pdsearch.autograd.slopes import Slope
 from pdsearch.errors import FormulaError, InputError
 from pdsearch.expression import format_formula, parse, t, x
 from pdsearch.family import Candidate
+from pdsearch.float32_family import float32_function
 
 __all__ = ["ForwardControl", "forward_control"]
 
@@ -31,8 +34,11 @@ class ForwardControl(nn.Module):
 
     Args:
         candidate: the pseudo-derivative, taken at t = 0.
-        primitive: F in closed form, or None: tabulated, within 1e-6 of max(1, abs(F)) for
-            abs(x) up to 1e4, a straight line beyond.
+        primitive: F in closed form, or None: tabulated, a straight line for abs(x) beyond 1e4.
+
+    F(x) is within 1e-6·max(1, abs(F)) for abs(x) up to 1e4 where it is tabulated. Dtypes other than
+    float64 are computed in float32, within 3e-6·max(1, abs(F)) before they are rounded, and from
+    the table if float32 loses digits of the closed form.
     """
 
     def __init__(self, candidate: Candidate, primitive: sympy.Expr | None) -> None:
@@ -79,19 +85,21 @@ class _Integral(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(input)
         ctx.candidate = candidate
-        wide = input.double()
-        if primitive is not None:
-            value = codegen.torch_function(primitive)(wide, 0.0)
-        else:
-            value = _interpolate(candidate, wide)
+        if input.dtype == torch.float64:
+            if primitive is None:
+                return _interpolate(candidate, input)
+            return codegen.torch_function(primitive)(input, 0.0)
+        narrow = None if primitive is None else float32_function(primitive)
+        given = input.float()
+        value = _interpolate(candidate, given) if narrow is None else narrow(given)
         return value.to(input.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (input,) = ctx.saved_tensors
         plan = rule(ctx.candidate, "input", False).plan(input)
-        if torch.is_grad_enabled():  # create_graph=True: the formula can be differentiated again
-            return grads[0] * plan.kernel(input, plan.t(0.0), plan.values), None, None
+        if torch.is_grad_enabled():  # create_graph=True: the gradient will be differentiated
+            return grads[0] * Slope.apply(input, plan.numbers(0.0), plan.formula, 0), None, None
         return plan.scale(grads[0], input), None, None
 
 
@@ -153,6 +161,7 @@ def _probes() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
+@apart()
 def _grid(candidate: Candidate) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Knots, F there, and g on either side of each, float64.
 
@@ -177,8 +186,9 @@ def _grid(candidate: Candidate) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 
 
 def _interpolate(candidate: Candidate, points: torch.Tensor) -> torch.Tensor:
-    """F by Hermite's cubic between the knots; straight on beyond the last ones."""
-    knots, total, slopes = (part.to(points.device) for part in _grid(candidate))
+    """F by Hermite's cubic between the knots, and straight on beyond them; in the points' dtype."""
+    grid = (part.to(points.dtype) for part in _grid(candidate))
+    knots, total, slopes = (part.to(points.device) for part in grid)
     inside = points.clamp(-REACH, REACH)
     at = (torch.searchsorted(knots, inside, right=True) - 1).clamp(0, len(knots) - 2)
     width = knots[at + 1] - knots[at]

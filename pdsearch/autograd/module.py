@@ -3,17 +3,20 @@
 import contextlib
 import hashlib
 import json
+import struct
 from collections.abc import Iterator
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import fx, nn
 
-from pdsearch import codegen, kernels
+from pdsearch import kernels
+from pdsearch.apart import apart
 from pdsearch.autograd import eager_only
-from pdsearch.autograd.op import Rule, check_progress, is_transformed, traced
+from pdsearch.autograd.op import InGraph, Rule, check_progress, is_transformed
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, load_family
+from pdsearch.float32_family import Float32Part
 
 __all__ = ["PDReLU", "exact_gradients", "relu_modules", "set_progress"]
 
@@ -40,8 +43,8 @@ class PDReLU(nn.Module):
         zero: Return +0 for an input of -0, as `nn.Threshold(0, 0)` does; ReLU returns -0.
     """
 
-    t: torch.Tensor
-    values: torch.Tensor
+    numbers: torch.Tensor
+    exact_numbers: torch.Tensor
     shape_key: torch.Tensor
 
     def __init__(
@@ -63,30 +66,39 @@ class PDReLU(nn.Module):
         self.candidate, self.save, self.exact = candidate, save, exact
         self.inplace, self.zero = inplace, zero
         self.progress = 0.0
+        self._prepare()
         # Buffers, not numbers: torch.compile would compile anew for every new number, and
         # torch.func stacks those of several models. Their device is named: the ambient default may
         # be meta, which holds no numbers.
         for name, buffer in self._buffers_on(torch.device("cpu")).items():
             self.register_buffer(name, buffer, persistent=False)
-        self._prepare()
 
+    @apart()
     def _buffers_on(self, device: torch.device) -> dict[str, torch.Tensor]:
+        # float64 numbers as their bits: not every device has float64, and `model.half()` casts what
+        # is floating.
+        given = [*self.candidate.parameters.values(), self.progress]
+        bits = [int.from_bytes(struct.pack("<d", one), "little", signed=True) for one in given]
+        numbers = self.rule.formula.numbers(self.progress, wide=False)
         return {
-            "values": codegen.parameter_values(self.candidate, device=device),
-            "t": torch.full((), self.progress, dtype=torch.float64, device=device),
-            "shape_key": torch.full((), _key(self.candidate), dtype=torch.int64, device=device),
+            "numbers": numbers.to(device, copy=True),
+            "exact_numbers": torch.tensor(bits, dtype=torch.int64, device=device),
+            "shape_key": torch.full((), self.key, dtype=torch.int64, device=device),
         }
 
     def _prepare(self) -> None:
-        self.kernel = codegen.kernel(self.candidate.family)
-        self.rule = Rule(self.candidate, save=self.save, exact=self.exact)
+        self.in_graph = InGraph(self.candidate, save=self.save, exact=self.exact)
+        self.rule = self.in_graph.rule
+        self.key = _key(self.candidate, self.in_graph.formula.part)
 
     def set_progress(self, t: float) -> None:
         """Set the training progress, in [0, 1]."""
         check_progress(t)
         if t != self.progress:
             self.progress = float(t)
-            self.t.fill_(t)
+            if self.candidate.annealed:
+                for name, buffer in self._buffers_on(torch.device("cpu")).items():
+                    self.get_buffer(name).copy_(buffer)
 
     def error_bound(
         self, dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu"
@@ -95,9 +107,9 @@ class PDReLU(nn.Module):
 
         Beyond the rounding to the dtype itself. Proved for tables of float32 (on a GPU, those of
         every dtype) and codes; 0 where g is correctly rounded (on the CPU bfloat16 and float16;
-        two-valued shapes). For torch's operators in
-        float32 it is 2e-6 times the larger of 1 and the largest abs(g), found to hold by comparing
-        with float64. Where the formula's text is evaluated in float64 it is beyond
+        two-valued shapes). For torch's operators in float32, which small float32 tensors use, it is
+        2e-6 times the larger of 1 and the largest abs(g), found to hold by comparing with float64.
+        Where the formula's text is evaluated in float64 it is beyond
         1e-12·abs(g) + 1e-15, and measured at some 400 points: 0 except for formulas that cancel.
 
         Args:
@@ -137,19 +149,25 @@ class PDReLU(nn.Module):
     def _out_of_place(self, input: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active():
-                eager_only.call(_check_stacked, self.shape_key, self.candidate)
-            values, t = self.values, self.t
-            if values.device != input.device:
-                values, t = values.to(input.device), t.to(input.device)
-            return traced(input, t, values, self.kernel, self.candidate.direction == "up")
+                eager_only.call(_check_stacked, self.shape_key, self.key)
+            numbers = self._numbers(input)
+            if numbers.device != input.device:
+                numbers = numbers.to(input.device)
+            return self.in_graph.apply(input, numbers)
         if input.layout in _SPARSE:
             return _sparse(self.rule, input, self.progress)
         if not is_transformed(input):
             return self.rule.plain(input, self.progress)
-        if self.values.device != input.device:
+        if self.numbers.device != input.device:
             return self.rule(input, self.progress)
-        _check_stacked(self.shape_key, self.candidate)
-        return self.rule(input, self.progress, t=self.t, values=self.values)
+        _check_stacked(self.shape_key, self.key)
+        return self.rule(input, self.progress, numbers=self._numbers(input))
+
+    def _numbers(self, input: torch.Tensor) -> torch.Tensor:
+        """What the formula needs besides x."""
+        if self.in_graph.in_float64(input):
+            return self.exact_numbers.view(torch.float64)
+        return self.numbers
 
     def _in_place_is_plain(self, input: torch.Tensor) -> bool:
         return not (
@@ -169,15 +187,16 @@ class PDReLU(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was compiled: functions made from text cannot be pickled."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("kernel", "rule")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("in_graph", "rule", "key")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore, with the kernel of the candidate's family."""
+        """Restore, with the formula of the candidate's family; also what was pickled earlier."""
         super().__setstate__({"inplace": False, "zero": False, **state})
-        if "shape_key" not in self._buffers:  # pickled before there was one
-            key = self._buffers_on(self.values.device)["shape_key"]
-            self.register_buffer("shape_key", key, persistent=False)
         self._prepare()
+        device = self.get_buffer(next(iter(self._buffers))).device
+        self._buffers.clear()  # modules pickled earlier had float64 ones
+        for name, buffer in self._buffers_on(device).items():
+            self.register_buffer(name, buffer, persistent=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Take a buffer's device, but not its numbers, which the candidate and the progress give.
@@ -186,20 +205,20 @@ class PDReLU(nn.Module):
         uninitialised memory.
         """
         if name in self.__dict__.get("_buffers", ()) and isinstance(value, torch.Tensor):
-            device = self.values.device if value.is_meta else value.device
+            device = self.numbers.device if value.is_meta else value.device
             self._buffers[name] = self._buffers_on(device)[name]
         else:
             super().__setattr__(name, value)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PDReLU":
-        """Move with the model, but keep float64: `model.half()` must not round the parameters.
+        """Move with the model, but keep the dtypes: `model.half()` must not round the numbers.
 
         On the meta device the numbers stay where they were: `to_empty` and
         `load_state_dict(assign=True)` bring parameters back, but nothing brings these.
         """
-        before = self.values.device
+        before = self.numbers.device
         super()._apply(fn, recurse)
-        device = self.values.device
+        device = self.numbers.device
         if device.type == "meta":
             device = before
         self._buffers.update(self._buffers_on(device))
@@ -245,25 +264,28 @@ def relu_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ReLU | PDReLU)]
 
 
-def _key(candidate: Candidate) -> int:
-    """A number for all of a candidate but the values of its parameters."""
+def _key(candidate: Candidate, part: Float32Part | None) -> int:
+    """A number for what is compiled: all of a candidate but the values of its parameters."""
     shape = {k: v for k, v in candidate.to_dict().items() if k != "parameters"}
-    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).digest()
+    text = None if part is None else part.variant
+    digest = hashlib.sha256(
+        json.dumps([shape, text], sort_keys=True, default=str).encode()
+    ).digest()
     return int.from_bytes(digest[:7], "big")
 
 
-def _check_stacked(key: torch.Tensor, candidate: Candidate) -> None:
+def _check_stacked(stacked: torch.Tensor, key: int) -> None:
     """Refuse models of several families stacked for vmap: one formula serves them all there."""
     functorch = torch._C._functorch
-    if not functorch.is_functorch_wrapped_tensor(key):
+    if not functorch.is_functorch_wrapped_tensor(stacked):
         return
-    while functorch.is_functorch_wrapped_tensor(key):
-        key = functorch.get_unwrapped(key)
-    if not bool((key == _key(candidate)).all()):
+    while functorch.is_functorch_wrapped_tensor(stacked):
+        stacked = functorch.get_unwrapped(stacked)
+    if not bool((stacked == key).all()):
         raise UnsupportedError(
-            "the models stacked for torch.func hold pseudo-derivatives of different families: "
-            "vmap runs one formula for all of them. Stack models of one family (parameters may "
-            "differ), or loop over the models"
+            "the models stacked for torch.func hold pseudo-derivatives of different families: vmap "
+            "runs one formula for all of them, and of one family float32 must serve all or none. "
+            "Stack models of one family (parameters may differ), or loop over the models"
         )
 
 

@@ -19,13 +19,15 @@ from typing import Any, cast
 import torch
 from torch.autograd import forward_ad
 
-from pdsearch import codegen, kernels
+from pdsearch import kernels
+from pdsearch.apart import apart
 from pdsearch.autograd import eager_only
 from pdsearch.autograd.slopes import Push, Slope
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, fading
+from pdsearch.float32_family import Formula, Traceable, formula
 
-__all__ = ["Rule", "check_progress", "is_transformed", "pd_relu"]
+__all__ = ["InGraph", "Rule", "check_progress", "is_transformed", "pd_relu"]
 
 # Not torch.relu: a function mode, `convert`'s own among them, would see that as another call.
 _relu, _relu_ = torch.ops.aten.relu.default, torch.ops.aten.relu_.default
@@ -36,26 +38,22 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        input: torch.Tensor,
-        t: torch.Tensor,
-        values: torch.Tensor,
-        kernel: codegen.Kernel,
-        up: bool,
+        input: torch.Tensor, numbers: torch.Tensor, formula: Traceable, up: bool
     ) -> torch.Tensor:
         return _relu(input)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        *tensors, ctx.kernel, ctx.up = inputs
-        ctx.save_for_backward(*tensors)
+        input, numbers, ctx.formula, ctx.up = inputs
+        ctx.save_for_backward(output if ctx.formula.of_output else input, numbers)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        input, t, values = ctx.saved_tensors
-        product = grads[0] * ctx.kernel(input, t, values)
+        kept, numbers = ctx.saved_tensors
+        product = grads[0] * ctx.formula(kept, numbers)
         if ctx.up:
-            product = kernels.passing(product, grads[0], input)
-        return product, None, None, None, None
+            product = kernels.passing(product, grads[0], kept)
+        return product, None, None, None
 
 
 class _Transformed(torch.autograd.Function):
@@ -65,27 +63,23 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        input: torch.Tensor,
-        t: torch.Tensor,
-        values: torch.Tensor,
-        kernel: codegen.Kernel,
-        up: bool,
+        input: torch.Tensor, numbers: torch.Tensor, formula: Formula, up: bool
     ) -> torch.Tensor:
         return _relu(input)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        *tensors, ctx.kernel, ctx.up = inputs
+        *tensors, ctx.formula, ctx.up = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        input, t, values = ctx.saved_tensors
-        product = grads[0] * Slope.apply(input, t, values, ctx.kernel, 0)
+        input, numbers = ctx.saved_tensors
+        product = grads[0] * Slope.apply(input, numbers, ctx.formula, 0)
         if ctx.up:
             product = kernels.passing(product, grads[0], input)
-        return product, None, None, None, None
+        return product, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
@@ -94,7 +88,7 @@ class _Transformed(torch.autograd.Function):
                 'direction "up" chooses by the sign of grad_output, and forward-mode AD has none: '
                 'use reverse mode, or direction "both"'
             )
-        return cast(torch.Tensor, Push.apply(ctx.kernel, 0, *ctx.saved_tensors, tangents[0]))
+        return cast(torch.Tensor, Push.apply(ctx.formula, 0, *ctx.saved_tensors, tangents[0]))
 
 
 class _Eager(torch.autograd.Function):
@@ -124,7 +118,7 @@ class _Eager(torch.autograd.Function):
                 'save="uint8" keeps too little for double backward (create_graph=True): use '
                 'save="input"'
             )
-        slope = Slope.apply(kept, plan.t(ctx.progress), plan.values, plan.kernel, 0)
+        slope = Slope.apply(kept, plan.numbers(ctx.progress), plan.formula, 0)
         product = grads[0] * slope
         if plan.up:
             product = kernels.passing(product, grads[0], kept)
@@ -163,6 +157,7 @@ class Rule:
     def __init__(self, candidate: Candidate, *, save: str, exact: bool) -> None:
         self.candidate, self.save, self.exact = candidate, save, exact
         self.up = candidate.direction == "up"
+        self.formula = formula(candidate, exact)
         faded = fading(candidate.family)
         # From here on it has faded out: it is then ReLU with its own backward pass.
         self._end = math.inf if faded is None else faded.end_of(candidate)
@@ -184,25 +179,19 @@ class Rule:
         return found
 
     def __call__(
-        self,
-        input: torch.Tensor,
-        progress: float,
-        *,
-        t: torch.Tensor | None = None,
-        values: torch.Tensor | None = None,
+        self, input: torch.Tensor, progress: float, *, numbers: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The op on anything but what torch.compile traces; inside transforms with `t`, `values`.
+        """The op on anything but what torch.compile traces; inside transforms with `numbers`.
 
         A module's own, which torch.func may have swapped or stacked; otherwise the candidate's.
         """
         if not is_transformed(input):
             return self.plain(input, progress)
-        if (t is None and progress >= self._end) or _recorded_without_gradient():
+        if (numbers is None and progress >= self._end) or _recorded_without_gradient():
             return _relu(input)
         plan = self.plan(input)
-        t = plan.t(progress) if t is None else t
-        values = plan.values if values is None else values
-        return cast(torch.Tensor, _Transformed.apply(input, t, values, plan.kernel, self.up))
+        numbers = plan.numbers(progress) if numbers is None else numbers
+        return cast(torch.Tensor, _Transformed.apply(input, numbers, self.formula, self.up))
 
     def plain(self, input: torch.Tensor, progress: float) -> torch.Tensor:
         """The op on an input that `is_transformed` is false of."""
@@ -246,27 +235,59 @@ def is_transformed(input: torch.Tensor) -> bool:
     )
 
 
-def _uncompiled(
-    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel, up: bool
-) -> torch.Tensor:
+def _uncompiled(input: torch.Tensor, numbers: torch.Tensor, rule: Rule) -> torch.Tensor:
     """Where Dynamo traces through a transform it would inline the forward pass.
 
     What it then differentiates is ReLU itself (vmap, grad) or gives zero tangents (forward-mode
     AD), silently (torch 2.14). With fullgraph=True `eager_only.call` raises with its reason;
     otherwise the graph ends here, and this runs in eager mode, which is right.
     """
-    return cast(torch.Tensor, _Transformed.apply(input, t, values, kernel, up))
+    return cast(torch.Tensor, _Transformed.apply(input, numbers, rule.formula, rule.up))
 
 
-def traced(
-    input: torch.Tensor, t: torch.Tensor, values: torch.Tensor, kernel: codegen.Kernel, up: bool
-) -> torch.Tensor:
-    """The op as torch.compile and torch.export see it: an export is the forward, a plain relu."""
-    if torch.compiler.is_exporting():
-        return _relu(input)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return cast(torch.Tensor, eager_only.call(_uncompiled, input, t, values, kernel, up))
-    return cast(torch.Tensor, _Traced.apply(input, t, values, kernel, up))
+class InGraph:
+    """One candidate as torch.compile and torch.export find it: an export is a plain relu.
+
+    A formula shared by the family, and numbers that are tensors, so that another candidate of the
+    family is no reason to compile again.
+    """
+
+    @apart()
+    def __init__(self, candidate: Candidate, *, save: str, exact: bool) -> None:
+        self.rule = Rule(candidate, save=save, exact=exact)
+        one = self.rule.formula
+        self.annealed, self.exact = candidate.annealed, exact
+        # Of a dtype and device that every machine has: g depends on the sign of x alone, or not.
+        plan = kernels.plan(
+            candidate, dtype=torch.float32, device=torch.device("cpu"), save="auto", exact=exact
+        )
+        self.formula = one.traceable(of_output=plan.keeps == "output")
+        self.narrow = one.numbers(0.0, wide=False)
+        count = len(candidate.parameters)
+        self.parameters = slice(-2 * count - 2, -count - 2)
+        self.wide = one.numbers(0.0, wide=True)
+
+    def in_float64(self, input: torch.Tensor) -> bool:
+        """Whether the float64 text is used."""
+        return self.exact or input.dtype == torch.float64 or self.formula.part is None
+
+    def __call__(self, input: torch.Tensor, t: float, exact: bool) -> torch.Tensor:
+        """The op of `pd_relu`."""
+        wide = exact or self.in_float64(input)
+        if self.annealed:
+            given = self.wide[:-1] if wide else self.narrow[self.parameters]
+            numbers = self.formula.numbers(t, given)
+        else:
+            numbers = self.wide if wide else self.narrow
+        return self.apply(input, numbers.to(input.device))
+
+    def apply(self, input: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """The op with the numbers of a module."""
+        if torch.compiler.is_exporting():
+            return _relu(input)
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return cast(torch.Tensor, eager_only.call(_uncompiled, input, numbers, self.rule))
+        return cast(torch.Tensor, _Traced.apply(input, numbers, self.formula, self.rule.up))
 
 
 @functools.lru_cache(maxsize=256)
@@ -301,10 +322,10 @@ def pd_relu(
             element, with an error of g up to about 0.005 (`kernels.Plan.error` says how much), no
             double backward, only with the fused kernels; under torch.compile and torch.func it has
             no effect.
-        exact: always evaluate the formula itself. Otherwise g may come from a table that is
-            within 1e-5 of it (float32), or is its correctly rounded value (16-bit dtypes), and on
-            a GPU within 2e-6 of it; without the compiled kernels and on other devices it is
-            computed in float32, within 2e-6·max(1, abs(g)).
+        exact: always evaluate the formula itself, in float64. Otherwise g may come from a table
+            that is within 1e-5 of it (float32), or is its correctly rounded value (16-bit dtypes),
+            and on a GPU within 2e-6 of it; elsewhere it is computed in float32, within
+            2e-6·max(1, abs(g)).
 
     Returns:
         `torch.relu(input)`, bit for bit.
@@ -327,14 +348,9 @@ def pd_relu(
                 "torch.compile cannot make a candidate's kernel while it traces: use PDReLU, or "
                 "call pd_relu with this candidate once outside of what is compiled"
             )
-        progress = torch.tensor(t, dtype=torch.float64, device=input.device)
-        values, kernel = candidate._traceable
-        return traced(input, progress, values, kernel, candidate.direction == "up")
+        return candidate._traceable(input, t, exact)
     if not hasattr(candidate, "_traceable"):
-        # Where Dynamo finds them: a kernel shared by the family, and values that are a tensor, so
-        # that another candidate of the family is no reason to compile again.
-        traceable = (codegen.parameter_values(candidate), codegen.kernel(candidate.family))
-        object.__setattr__(candidate, "_traceable", traceable)
+        object.__setattr__(candidate, "_traceable", InGraph(candidate, save="auto", exact=False))
     return rule(candidate, save, exact)(input, float(t))
 
 

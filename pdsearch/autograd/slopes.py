@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 
-from pdsearch import codegen
+from pdsearch.float32_family import Formula
 
 __all__ = ["Push", "Slope"]
 
@@ -22,28 +22,24 @@ class Slope(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        input: torch.Tensor,
-        t: torch.Tensor,
-        values: torch.Tensor,
-        kernel: codegen.Kernel,
-        order: int,
+        input: torch.Tensor, numbers: torch.Tensor, formula: Formula, order: int
     ) -> torch.Tensor:
-        return kernel(input, t, values, order)
+        return formula(input, numbers, order)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        *tensors, ctx.kernel, ctx.order = inputs
+        *tensors, ctx.formula, ctx.order = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        slope = Slope.apply(*ctx.saved_tensors, ctx.kernel, ctx.order + 1)
-        return grads[0] * slope, None, None, None, None
+        slope = Slope.apply(*ctx.saved_tensors, ctx.formula, ctx.order + 1)
+        return grads[0] * slope, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
-        found = Push.apply(ctx.kernel, ctx.order + 1, *ctx.saved_tensors, tangents[0])
+        found = Push.apply(ctx.formula, ctx.order + 1, *ctx.saved_tensors, tangents[0])
         return cast(torch.Tensor, found)
 
 
@@ -59,53 +55,52 @@ class Push(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        kernel: codegen.Kernel,
+        formula: Formula,
         order: int,
         input: torch.Tensor,
-        t: torch.Tensor,
-        values: torch.Tensor,
+        numbers: torch.Tensor,
         *tangents: torch.Tensor,
     ) -> torch.Tensor:
-        return math.prod(tangents, start=kernel(input, t, values, order))
+        return math.prod(tangents, start=formula(input, numbers, order))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.kernel, ctx.order, *tensors = inputs
+        ctx.formula, ctx.order, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        input, t, values, *tangents = ctx.saved_tensors
+        input, numbers, *tangents = ctx.saved_tensors
         upstream = grads[0]
 
         def slope(order: int) -> torch.Tensor:
-            return cast(torch.Tensor, Slope.apply(input, t, values, ctx.kernel, order))
+            return cast(torch.Tensor, Slope.apply(input, numbers, ctx.formula, order))
 
         to_tangents = [
             math.prod(tangents[:i] + tangents[i + 1 :], start=upstream * slope(ctx.order))
-            if ctx.needs_input_grad[5 + i]
+            if ctx.needs_input_grad[4 + i]
             else None
             for i in range(len(tangents))
         ]
         to_input = None
         if ctx.needs_input_grad[2]:
             to_input = math.prod(tangents, start=upstream * slope(ctx.order + 1))
-        return None, None, to_input, None, None, *to_tangents
+        return None, None, to_input, None, *to_tangents
 
     @staticmethod
     def jvp(ctx: Any, *moved: torch.Tensor | None) -> torch.Tensor:
-        input, t, values, *tangents = ctx.saved_tensors
+        input, numbers, *tangents = ctx.saved_tensors
         terms = [
             Push.apply(
-                ctx.kernel, ctx.order, input, t, values, *tangents[:i], move, *tangents[i + 1 :]
+                ctx.formula, ctx.order, input, numbers, *tangents[:i], move, *tangents[i + 1 :]
             )
-            for i, move in enumerate(moved[5:])
+            for i, move in enumerate(moved[4:])
             if move is not None
         ]
         if moved[2] is not None:
             terms.append(
-                Push.apply(ctx.kernel, ctx.order + 1, input, t, values, *tangents, moved[2])
+                Push.apply(ctx.formula, ctx.order + 1, input, numbers, *tangents, moved[2])
             )
         return cast(torch.Tensor, Sum.apply(*terms))
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from pdsearch import codegen
+from pdsearch.apart import apart
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, Fading, fading
+from pdsearch.float32_family import Formula, formula
 from pdsearch.float32_source import float32_text
 from pdsearch.kernels import build, gpu
 from pdsearch.kernels.accuracy import measured_error
@@ -44,7 +45,7 @@ class _Route:
 
     Attributes:
         name: `sides`, `table`, `codes`, `float32` or `formula`.
-        scale: the kernel; None for the formula in float64.
+        scale: the kernel; None for the formula.
         error: bound on the absolute error of g beyond the rounding to the dtype.
         least: elements from which the kernel is used.
         why: why no compiled kernel is used.
@@ -96,21 +97,20 @@ class Plan:
         """Return the weight of g against the step at a training progress; 1 if nothing fades."""
         return 1.0 if self.fading is None else self.fading.weight(self.candidate, progress)
 
-    def t(self, progress: float) -> torch.Tensor:
-        """Return the progress as a tensor, 0-d, float64."""
-        return torch.tensor(progress, dtype=torch.float64, device=self.device)
+    @functools.cached_property
+    def formula(self) -> Formula:
+        """The formula, in float32 where that keeps the digits."""
+        return formula(self.candidate, self.exact)
+
+    def numbers(self, progress: float) -> torch.Tensor:
+        """Return what the formula needs besides x at a training progress."""
+        return self._numbers(self.formula, progress)
+
+    def _numbers(self, of: Formula, progress: float) -> torch.Tensor:
+        return of.numbers(progress, wide=of.in_float64(self.dtype)).to(self.device)
 
     @functools.cached_property
-    def kernel(self) -> codegen.Kernel:
-        """The family's formula."""
-        return codegen.kernel(self.candidate.family)
-
-    @functools.cached_property
-    def values(self) -> torch.Tensor:
-        """The parameters, float64."""
-        return codegen.parameter_values(self.candidate, device=self.device)
-
-    @functools.cached_property
+    @apart()
     def codes(self) -> Codes:
         """The table of save="uint8"."""
         return codes(self.shape, signed=self.up or self.fading is not None, gpu=self.on_gpu)
@@ -125,7 +125,8 @@ class Plan:
         """Return the name of the way to g.
 
         `sides` (two numbers), `table` and `codes` are compiled kernels, on a GPU those in Triton.
-        `float32` and `formula` are torch's own operators, in float32 and in float64.
+        `float32` and `formula` are torch's own operators: the text of the candidate in float32, and
+        the family's, in float32 or float64.
         """
         return self._route.name
 
@@ -140,14 +141,15 @@ class Plan:
 
         Proved for codes and for float32 tables, which GPUs use for every dtype, float32 arithmetic
         included. 0 for two numbers and for 16-bit tables; while g fades, these are rounded before
-        they are weighted, which adds half a unit in the last place of g. For operators in float32,
-        the bound that a comparison with float64 found to hold. Where the formula may be evaluated,
-        see `accuracy.measured_error`.
+        they are weighted, which adds half a unit in the last place of g. For texts in float32, the
+        bound that a comparison with float64 found to hold; in float64 see
+        `accuracy.measured_error`.
         """
         route = self._route
-        if route.scale is None or route.least > 0:
-            return max(route.error, measured_error(self.shape))
-        return route.error
+        if route.scale is not None and route.least == 0:
+            return route.error
+        narrow = self.formula.error(self.dtype)
+        return max(route.error, measured_error(self.shape) if narrow is None else narrow)
 
     def scale(
         self, grad_output: torch.Tensor, kept: torch.Tensor, progress: float = 0.0
@@ -164,10 +166,9 @@ class Plan:
         return passing(product, grad_output, kept) if self.up else product
 
     def _formula(self, kept: torch.Tensor, progress: float) -> torch.Tensor:
-        if self.fading is not None and self.weight(progress) == 1.0:
-            values = codegen.parameter_values(self.shape, device=self.device)
-            return codegen.kernel(self.shape.family)(kept, self.t(0.0), values)
-        return self.kernel(kept, self.t(progress), self.values)
+        faded = self.fading is not None and self.weight(progress) < 1.0
+        one = self.formula if faded else formula(self.shape, self.exact)
+        return one(kept, self._numbers(one, progress))
 
     def _decoded(
         self, grad_output: torch.Tensor, kept: torch.Tensor, weight: float
@@ -186,6 +187,7 @@ class Plan:
         return self._encode(input)
 
     @functools.cached_property
+    @apart()
     def _encode(self) -> Callable[[torch.Tensor], torch.Tensor]:
         table = self.codes.table
         if self.on_gpu:
@@ -207,6 +209,7 @@ class Plan:
         return build.load()
 
     @functools.cached_property
+    @apart()
     def _route(self) -> _Route:
         if why := self.unfit():
             return self._without_kernel(why)
@@ -248,12 +251,15 @@ class Plan:
         return _Route("table", gpu.by_table(found.values, up=up), found.proof.error)
 
     def _without_kernel(self, why: str) -> _Route:
-        if self.exact or self.dtype not in FUSED_DTYPES or self.shape.annealed:
+        if self.exact or self.dtype not in FUSED_DTYPES:
             return _Route("formula", why=why)
-        text = float32_text(self.shape)
-        if text is None:
-            return _Route("formula", why=f"{why}, and no float32 text is known to keep its digits")
-        return _Route("float32", by_operators(text.function, up=self.up), text.error, why=why)
+        text = None if self.shape.annealed else float32_text(self.shape)
+        if text is not None:
+            scale = by_operators(text.function, up=self.up)
+            return _Route("float32", scale, text.error, why=why)
+        if self.formula.in_float64(self.dtype):
+            why += ", and no float32 text is known to keep its digits"
+        return _Route("formula", why=why)
 
     def _sides(self, values: tuple[float, float]) -> Scale:
         largest = torch.finfo(self.dtype).max
@@ -279,6 +285,7 @@ def passing(product: torch.Tensor, grad_output: torch.Tensor, kept: torch.Tensor
     return product.masked_fill((kept <= 0) & (grad_output >= 0), 0.0)
 
 
+@apart()
 def plan(
     candidate: Candidate,
     *,

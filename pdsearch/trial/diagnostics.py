@@ -49,7 +49,7 @@ def agreement(
     with exact_gradients(model):
         exact = gradient()
     pairs = zip(map(torch.flatten, pseudo), map(torch.flatten, exact), strict=True)
-    products = torch.stack([torch.stack([p @ e, p @ p, e @ e]) for p, e in pairs]).double().cpu()
+    products = torch.stack([torch.stack([p @ e, p @ p, e @ e]) for p, e in pairs]).cpu().double()
     by_layer, at = {}, 0
     for name, own in layers.items():
         by_layer[name] = _compared(products[at : at + len(own)].sum(0))
@@ -76,4 +76,9 @@ def turnover(
 
 
 def _shares(units: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    return {name: float(which.double().mean()) for name, which in units.items()}
+    return {name: share(which) for name, which in units.items()}
+
+
+def share(units: torch.Tensor) -> float:
+    """Return the share of True among booleans, divided on the host, in float64."""
+    return int(units.sum()) / units.numel()

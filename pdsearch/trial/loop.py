@@ -23,7 +23,7 @@ from pdsearch.data import (
     stratified_split,
 )
 from pdsearch.errors import InputError
-from pdsearch.trial.diagnostics import agreement, batch_size, turnover
+from pdsearch.trial.diagnostics import agreement, batch_size, share, turnover
 from pdsearch.trial.records import Diagnosis
 from pdsearch.trial.settings import TrialSettings, learning_rate_at
 from pdsearch.trial.speed import autocast, memory_format
@@ -161,7 +161,7 @@ class Evaluation:
     @property
     def dead(self) -> dict[str, float]:
         """The share of inactive units, for each ReLU."""
-        return {name: float(units.double().mean()) for name, units in self.inactive.items()}
+        return {name: share(units) for name, units in self.inactive.items()}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -287,7 +287,7 @@ class Loop:
         data = self.data
         self.model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=data.device)
-        loss = torch.zeros((), dtype=torch.float64, device=data.device)
+        losses = []
         with _largest_inputs(self.model, names) as largest:
             size = EVALUATION_BATCH * 3 * 32 * 32 // data.images[0].numel()
             size = max(1, min(EVALUATION_BATCH, size))
@@ -297,10 +297,12 @@ class Loop:
                     logits = self.model(self._prepared(data.evaluation_batch(part)))
                 labels = data.evaluation_labels[part]
                 correct += (logits.argmax(1) == labels).sum()
-                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+                losses.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
         inactive = {name: top <= 0 for name, top in largest.items()}
         count = len(data.evaluation_labels)
-        return Evaluation(correct.item() / count, loss.item() / count, inactive)
+        # Added up on the host, in float64: not every device has it.
+        loss = sum(torch.stack(losses).tolist())
+        return Evaluation(correct.item() / count, loss / count, inactive)
 
     def diagnose(self, before: Evaluation, now: Evaluation) -> Diagnosis:
         """Diagnose a round, evaluated before and now, on the first training images of the run."""

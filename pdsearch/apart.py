@@ -1,0 +1,28 @@
+"""`apart`: compute what is kept for later as if nothing surrounded the first call."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+__all__ = ["apart"]
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Leave transforms, inference mode and modes such as FakeTensorMode while the block runs.
+
+    Tables and numbers are made at the first call that needs them, and serve every later one. The
+    first call may be inside of vmap, whose tensors have no storage, or inside of
+    `torch.inference_mode`, whose tensors no backward pass takes. The ambient default device does
+    not count either.
+    """
+    with (
+        torch._C._DisableFuncTorch(),
+        _disable_current_modes(),
+        torch._C.DisableTorchFunction(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
+        yield
