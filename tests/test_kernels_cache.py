@@ -71,12 +71,13 @@ def test_what_is_damaged_is_compiled_anew(
     library.write_bytes(library.read_bytes()[:length])
     compiled = []
 
-    def compile(command: list[str], path: Path) -> None:
+    def compile(folder: Path) -> None:
+        path = folder / library.name
         compiled.append(path)
         path.write_bytes(b"whole")
         path.with_suffix(".sum").write_text(build._sum(b"whole"))
 
-    monkeypatch.setattr(build, "_compile", compile)
+    monkeypatch.setattr(build, "compile_into", compile)
     monkeypatch.setattr(build.torch.ops, "load_library", lambda path: None)
     assert build._load() is None and build._load() is None
     assert compiled == [library]
