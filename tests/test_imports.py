@@ -49,6 +49,7 @@ ORDER = (
     "insight",
     "report",
     "export",
+    "native",
     "doctor",
     "starter",
     "cli",
