@@ -30,11 +30,11 @@ __all__ = [
     "SOURCES",
     "State",
     "cache_directory",
+    "carries_library",
     "compile_into",
     "compiler_trouble",
     "load",
     "prebuilt",
-    "prebuilt_for_others",
     "remedy",
     "state",
     "uses_prebuilt",
@@ -163,14 +163,17 @@ def _library() -> Path:
 
 
 def prebuilt() -> Path | None:
-    """Return the library that the installed wheel carries, if it is whole and fits; else None."""
+    """Return the library that the installed wheel carries, if it is whole and fits; else None.
+
+    It fits the torch version, sources, flags and processor family that it was compiled for.
+    """
     library = PREBUILT / _name()
     return library if _state(library) == "there" else None
 
 
-def prebuilt_for_others() -> bool:
-    """Whether the installed wheel carries a library, but for another torch or other sources."""
-    return prebuilt() is None and any(PREBUILT.glob("fused-*.so"))
+def carries_library() -> bool:
+    """Whether the installed wheel carries a library, whatever it was compiled for."""
+    return any(PREBUILT.glob("fused-*.so"))
 
 
 def uses_prebuilt() -> bool:
