@@ -229,28 +229,51 @@ def run_alone(place: Path, script: str, **environment: str) -> "subprocess.Compl
     )
 
 
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"PATH": "/nowhere", "CXX": ""}, r"no C++ compiler was found (c++)"),
-        ({"CXX": "no-such-compiler -O2"}, r"no C++ compiler was found (no-such-compiler)"),
-    ],
-)
-def test_no_compiler_is_an_error(environment: dict[str, str], said: str, exported: Path) -> None:
+def test_no_compiler_is_an_error(exported: Path) -> None:
     script = """
 sys.path.insert(0, "pd_exp_tail")
 import formula
 formula.PDReLU()
 import pd_exp_tail
 """
-    done = run_alone(exported, script, **environment)
+    done = run_alone(exported, script, PATH="/nowhere", CXX="")
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith("ImportError: pd_exp_tail: ") and said in last
-    assert "formula.py is slower and needs no compiler" in last
+    assert done.returncode == 1 and last.startswith("ImportError: pd_exp_tail: the kernel cannot")
+    assert "no C++ compiler was found (c++): install g++ or set CXX" in last
+    assert last.endswith("formula.py is slower and needs no compiler")
+
+
+def test_what_else_keeps_the_library_from_loading(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operators = runpy.run_path(str(exported / "pd_leaky" / "library.py"))["operators"]
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setenv("CXX", "no-such-compiler -O2")
+        with pytest.raises(ImportError, match=r"was found \(no-such-compiler\)"):
+            operators()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        with pytest.raises(ImportError, match="no build for Windows"):
+            operators()
+    for version in ("2.9.1+cpu", "1.13.1"):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "__version__", version)
+            with pytest.raises(
+                ImportError, match=f"needs torch 2.10 or later, found {version[:5]}"
+            ):
+                operators()
+    assert not list(tmp_path.iterdir())
+    # Compiled already, but not to be loaded here.
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    with pytest.raises(ImportError, match=r"pdsearch_[0-9a-f]{16}\.so: cannot open shared object"):
+        operators()
 
 
 @pytest.mark.slow
-def test_compiled_without_pdsearch(exported: Path, tmp_path: Path) -> None:
+def test_compiled_without_pdsearch(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The library that the folder compiles gives pdsearch's bits; a failed build leaves none."""
     done = run_alone(exported, "import pd_leaky", CXX="c++ --no-such-flag")
     assert done.returncode == 1 and "--no-such-flag" in done.stderr.strip().splitlines()[-1]
@@ -279,6 +302,10 @@ torch.save(out, {str(tmp_path / "out.pt")!r})
             assert same(got, gradient(lambda v, c=candidate: pd_relu(v, c), x, upstream))
         (tmp_path / "out.pt").unlink()
     assert len(list((tmp_path / "built").iterdir())) == 1  # both folders share one library
+    # Next to pdsearch's own in one process.
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", shared["TORCH_EXTENSIONS_DIR"])
+    loaded = runpy.run_path(str(exported / "pd_leaky" / "library.py"))["operators"]()
+    assert loaded.level() == torch.ops.pdsearch.level() and loaded is not torch.ops.pdsearch
 
 
 # ----------------------------------------------------------------------------- what is refused
