@@ -116,8 +116,8 @@ def _tables(
     bounds = {"float32": polynomials.proof.error}
     if (lines := chords(shape)) is not None:
         tables["chords"], bounds["chords"] = lines.values, lines.error
-    # The kernel itself checks these at all inputs, which takes AVX-512: without it, exported
-    # kernels look every value up, which gives the same bits.
+    # The kernel itself checks these at all inputs, which takes AVX-512. Without them, the exported
+    # kernel looks every value up, as it does with AVX2.
     wide = kernels.available() is None and torch.ops.pdsearch.level() == "avx512"
     if wide and (bent := rounded(shape)) is not None:
         tables["rounded"] = bent.values

@@ -1,5 +1,6 @@
 """Exported folders: the op's own bits with torch alone, and an error where they cannot be had."""
 
+import functools
 import importlib
 import math
 import os
@@ -102,8 +103,8 @@ def test_the_op_s_own_bits_at_every_level(
             x, upstream = inputs(size, dtype)
             for t in (0.0, 0.125, 0.75) if candidate.annealed else (0.0,):
                 arguments = {"t": t} if candidate.annealed else {}
-                got = gradient(lambda v, a=arguments: module.pd_relu(v, **a), x, upstream)
-                wanted = gradient(lambda v, t=t: pd_relu(v, candidate, t=t), x, upstream)
+                got = gradient(functools.partial(module.pd_relu, **arguments), x, upstream)
+                wanted = gradient(functools.partial(pd_relu, candidate=candidate, t=t), x, upstream)
                 if candidate.annealed and dtype in (torch.float32, torch.float64) and size == 40:
                     # The formula with its fade, whose terms are summed in another order.
                     torch.testing.assert_close(got, wanted, equal_nan=True)
@@ -130,6 +131,21 @@ def test_the_kernel_agrees_with_numpy_and_mpmath(load: Callable[..., ModuleType]
             s = 1 / (1 + mpmath.exp(-z))
             exact = float(s + (z + alpha) * s * (1 - s))
             assert abs(got[place] - exact) <= module.op.BOUND + 2e-7 * abs(exact), z
+
+
+def test_an_export_without_avx512_looks_bfloat16_up(
+    tmp_path: Path, fresh_plans: None, load: Callable[..., ModuleType]
+) -> None:
+    """There the kernel cannot check the polynomials at all inputs: the bits are those of AVX2."""
+    x, upstream = inputs(5_000, torch.bfloat16)
+    try:
+        torch.ops.pdsearch.limit("avx2")
+        folder = export_native(EXP_TAIL.default, tmp_path / "pd_narrow")
+        wanted = gradient(functools.partial(pd_relu, candidate=EXP_TAIL.default), x, upstream)
+    finally:
+        torch.ops.pdsearch.limit("avx512")
+    assert "rounded" not in torch.load(folder / "tables.pt")
+    assert same(gradient(load("pd_narrow", tmp_path).pd_relu, x, upstream), wanted)
 
 
 def test_layouts_and_what_is_kept(load: Callable[..., ModuleType]) -> None:
@@ -298,8 +314,8 @@ torch.save(out, {str(tmp_path / "out.pt")!r})
         found = torch.load(tmp_path / "out.pt")
         for (name, kind), got in found.items():
             x, upstream = next(inputs(70_000, dtype) for dtype in DTYPES if str(dtype) == kind)
-            candidate = CANDIDATES[name.removeprefix("pd_")]
-            assert same(got, gradient(lambda v, c=candidate: pd_relu(v, c), x, upstream))
+            own = functools.partial(pd_relu, candidate=CANDIDATES[name.removeprefix("pd_")])
+            assert same(got, gradient(own, x, upstream))
         (tmp_path / "out.pt").unlink()
     assert len(list((tmp_path / "built").iterdir())) == 1  # both folders share one library
     # Next to pdsearch's own in one process.
