@@ -10,13 +10,14 @@ PYTEST_ARGS ?=
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install search test slow lint types docs format clean
+.PHONY: help install search test slow lint types docs wheel format clean
 
 help:
 	@echo "make search   search pseudo-derivatives on the digits data set (STUDY=… selects another study file)"
 	@echo "make test     run the tests           make slow    also run tests that take minutes"
 	@echo "make lint     check style and layout  make types   run mypy"
 	@echo "make docs     build the documentation in build/site"
+	@echo "make wheel    build a wheel in dist/ with the compiled kernels, for the installed torch"
 	@echo "make format   fix style and layout    make clean   remove .venv and caches, keep results"
 
 install: $(STAMP)
@@ -49,6 +50,10 @@ types: $(STAMP)
 # The variable silences a notice of the theme, which is not about our pages.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Without build isolation: the library fits the torch it is compiled with.
+wheel: $(STAMP)
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m hatchling build -t wheel -d dist
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,18 +1,20 @@
 """An exported file against the usual hand-written `autograd.Function` of the same shape.
 
-    python benchmarks/exported.py [--compiled | --operators] [--seconds 2] [--threads 2]
+    python benchmarks/exported.py [--compiled | --native | --operators] [--seconds 2] [--threads 2]
         [--device cuda]
 
 Eager: a forward and a backward pass of `pd_relu` from the exported file, divided by that of a
 `torch.autograd.Function` that saves its input and multiplies by the formula, as people write it.
 With --compiled: a training step of a small convolutional network under `torch.compile`, with the
 exported module in the place of each ReLU, divided by that of the same network with `nn.ReLU`; the
-first line has the eager network with `nn.ReLU`. With --operators: what one element costs single
-operators that such formulas are made of.
+first line has the eager network with `nn.ReLU`. With --native: a forward and a backward pass of
+the package that `pdsearch export --native` writes, divided by that of pdsearch's own op. With
+--operators: what one element costs single operators that such formulas are made of.
 Every ratio is one of medians over rounds in which the passes follow each other.
 """
 
 import argparse
+import functools
 import importlib.util
 import math
 import sys
@@ -26,8 +28,9 @@ import torch
 from backward import DTYPES, medians
 from torch import Tensor, nn
 
-from pdsearch import load_family
+from pdsearch import load_family, pd_relu
 from pdsearch.export import export
+from pdsearch.native import export_native
 
 SIZES = {"64Ki": 1 << 16, "512Ki": 1 << 19, "4Mi": 1 << 22}
 
@@ -112,6 +115,26 @@ def eager(folder: Path, arguments: argparse.Namespace) -> None:
     print(f"{'geometric mean':16}" + "".join(f"{mean:>22.2f}" for mean in means))
 
 
+def native(folder: Path, arguments: argparse.Namespace) -> None:
+    print("time of a forward and backward pass / that of pdsearch's own op (/ torch.relu's)")
+    print(f"{'':16}" + "".join(f"{d + ' ' + s:>22}" for d in DTYPES for s in SIZES))
+    sys.path.insert(0, str(folder))
+    for name, (parameters, _) in BY_HAND.items():
+        candidate = load_family(name).bind(**parameters)
+        package = export_native(candidate, folder / f"native_{name}")
+        theirs = importlib.import_module(package.name).pd_relu
+        cells = []
+        for dtype in DTYPES.values():
+            for size in SIZES.values():
+                leaf = torch.randn(size).to(dtype).requires_grad_()
+                ops = (theirs, functools.partial(pd_relu, candidate=candidate), torch.relu)
+                taken = medians(
+                    [passes(op, leaf) for op in ops], device="cpu", seconds=arguments.seconds
+                )
+                cells.append(f"{taken[0] / taken[1]:.2f} ({taken[0] / taken[2]:.1f})")
+        print(f"{name:16}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+
+
 def network(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -172,6 +195,7 @@ def operators(arguments: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--native", action="store_true")
     parser.add_argument("--operators", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each cell")
     parser.add_argument("--threads", type=int, default=2)
@@ -182,7 +206,8 @@ def main() -> int:
         operators(arguments)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        (compiled if arguments.compiled else eager)(Path(folder), arguments)
+        run = compiled if arguments.compiled else native if arguments.native else eager
+        run(Path(folder), arguments)
     return 0
 
 

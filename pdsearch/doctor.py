@@ -122,6 +122,9 @@ def _compiler() -> Iterator[Finding]:
     path, trouble = build.compiler_trouble()
     if trouble is None:
         yield Finding("compiler", "ok", path)
+    elif build.prebuilt() is not None:
+        text = f"{trouble}: the CPU's kernels need none, because the wheel carries them"
+        yield Finding("compiler", "info", text)
     else:
         yield Finding(
             "compiler",
@@ -138,12 +141,16 @@ def _compiler() -> Iterator[Finding]:
         text = f"backward passes run unfused: {reason}"
         yield Finding("kernels", level, text, build.remedy(reason))
         return
+    if build.uses_prebuilt():
+        yield Finding("kernels", "ok", f"prebuilt kernels of the wheel: {build.PREBUILT}")
+        return
     text = {
         "there": "compiled kernels",
         "absent": "kernels, compiled just now",
         "damaged": "kernels that were damaged or unfinished, recompiled just now",
     }[found]
-    yield Finding("kernels", "ok", f"{text}: {build.cache_directory()}")
+    unfit = "; the wheel's prebuilt ones do not fit this torch or system" * build.carries_library()
+    yield Finding("kernels", "ok", f"{text}: {build.cache_directory()}{unfit}")
 
 
 def _device() -> Iterator[Finding]:

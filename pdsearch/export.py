@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy, TrialRow
 
-__all__ = ["export", "provenance", "to_latex", "to_python"]
+__all__ = ["environment", "export", "provenance", "to_latex", "to_python"]
 
 
 def export(
@@ -144,7 +144,7 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
     known = zip(points.tolist(), evaluate(candidate, points).tolist(), strict=True)
     # Names from outside reach the text as comments of one line and as ASCII literals only.
     return (
-        _environment()
+        environment()
         .get_template("pd_relu.py.jinja")
         .render(
             title=escaped(f"{candidate.name}, written by pdsearch {__version__}"),
@@ -174,7 +174,8 @@ def to_python(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return the environment of the exported files' templates."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("pdsearch"),
         autoescape=False,

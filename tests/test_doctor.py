@@ -13,7 +13,7 @@ import torch
 
 from pdsearch.cli import main
 from pdsearch.doctor import Finding, examine
-from pdsearch.kernels import gpu
+from pdsearch.kernels import build, gpu
 from pdsearch.study.machine import Owner
 from pdsearch.study.storage import GRACE
 
@@ -169,6 +169,15 @@ def test_no_compiler(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     (finding,) = _of(examine(), "compiler")
     assert finding.level == "attention" and "g++" in finding.remedy
+
+
+def test_prebuilt_kernels_that_do_not_fit(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (finding,) = _of(examine(), "kernels")
+    assert finding.level == "ok" and "prebuilt" not in finding.text
+    (workdir / "fused-1.0-0123456789abcdef.so").write_bytes(b"of another torch")
+    monkeypatch.setattr(build, "PREBUILT", workdir)
+    (finding,) = _of(examine(), "kernels")
+    assert finding.level == "ok" and "do not fit this torch" in finding.text
 
 
 def test_more_threads_than_cores(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,11 @@ def test_batched_gradients_are_those_of_each_row(tmp_path: Path) -> None:
     (got,) = torch.autograd.grad(op(x), x, rows, is_grads_batched=True)
     torch.testing.assert_close(got, rows * g(x.detach()))
     torch.testing.assert_close(torch.func.jacrev(op)(x.detach()), torch.diag(g(x.detach())))
+    (rows,) = torch.autograd.grad(
+        op(x).square(), x, torch.eye(6).double(), is_grads_batched=True, create_graph=True
+    )
+    (got,) = torch.autograd.grad(rows.sum(), x)
+    torch.testing.assert_close(got, 2 * g(x.detach()).square())  # of 2·relu·g, where relu·g′ = 0
     hessian = torch.func.hessian
     with pytest.raises(RuntimeError, match="jvp"):
         hessian(lambda v: op(v).square().sum())(x.detach())

@@ -51,6 +51,7 @@ ORDER = (
     "insight",
     "report",
     "export",
+    "native",
     "doctor",
     "starter",
     "cli",

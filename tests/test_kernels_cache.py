@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pdsearch.doctor import examine
 from pdsearch.kernels import available, build
@@ -71,15 +72,61 @@ def test_what_is_damaged_is_compiled_anew(
     library.write_bytes(library.read_bytes()[:length])
     compiled = []
 
-    def compile(command: list[str], path: Path) -> None:
+    def compile(folder: Path) -> None:
+        path = folder / library.name
         compiled.append(path)
         path.write_bytes(b"whole")
         path.with_suffix(".sum").write_text(build._sum(b"whole"))
 
-    monkeypatch.setattr(build, "_compile", compile)
+    monkeypatch.setattr(build, "compile_into", compile)
     monkeypatch.setattr(build.torch.ops, "load_library", lambda path: None)
     assert build._load() is None and build._load() is None
     assert compiled == [library]
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "torch", "sources", "damaged", "unloadable", "other flags"]
+)
+def test_a_prebuilt_library_is_used_only_if_it_fits(
+    change: str, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the kernels are compiled into the cache, here by a stand-in."""
+    content = library.read_bytes()
+    library.unlink()
+    carried = tmp_path / "prebuilt" / library.name
+    carried.parent.mkdir()
+    carried.write_bytes(content)
+    library.with_suffix(".sum").rename(carried.with_suffix(".sum"))
+    monkeypatch.setattr(build, "PREBUILT", carried.parent)
+    if change == "torch":
+        monkeypatch.setattr(torch, "__version__", "2.99.0+cpu")
+    elif change == "sources":
+        (tmp_path / "fused.h").write_text("// another")
+        monkeypatch.setattr(build, "SOURCES", (*build.SOURCES, tmp_path / "fused.h"))
+    elif change == "other flags":
+        monkeypatch.setattr(build, "CODE_FLAGS", ("-O0",))
+    elif change == "damaged":
+        carried.write_bytes(content[:-1])
+    loaded: list[Path] = []
+
+    def load(path: str) -> None:
+        if change == "unloadable" and Path(path) == carried:
+            raise OSError("version `GLIBC_2.99' not found")
+        loaded.append(Path(path))
+
+    def compile(folder: Path) -> None:
+        (folder / build._name()).write_bytes(b"compiled")
+
+    monkeypatch.setattr(build, "compile_into", compile)
+    monkeypatch.setattr(torch.ops, "load_library", load)
+    assert build._load() is None
+    (found,) = loaded
+    assert build.carries_library() and build.uses_prebuilt() is False  # nothing was really loaded
+    if change == "nothing":
+        assert found == carried and not library.exists()
+    else:
+        assert found.parent == library.parent and found.read_bytes() == b"compiled"
+        assert (found == library) == (change in ("damaged", "unloadable"))
 
 
 @pytest.mark.skipif(available() is not None, reason="needs the compiled kernels")

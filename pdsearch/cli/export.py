@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pdsearch.family import Candidate
     from pdsearch.study import StoredStudy
 
-SUMMARY = "write a candidate as a standalone torch file, JSON or LaTeX"
+SUMMARY = "write a candidate as a standalone torch file or package, JSON or LaTeX"
 ABOUT = f"""\
 {STUDY}
 A study's best candidate is exported, or that of --trial. If a built-in family has the study's name,
@@ -33,6 +33,7 @@ EXAMPLES = """\
   pdsearch export studies/digits.toml -o pd_relu.py
   pdsearch export exp_tail --set alpha=0.5 -o candidate.json
   pdsearch export studies/digits.toml --trial 7 -o best.tex
+  pdsearch export exp_tail --native -o pd_exp_tail
 """
 
 
@@ -43,25 +44,36 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_variant(command)
     add_storage(command)
     command.add_argument("--trial", type=natural, metavar="N", help="export this trial's candidate")
-    command.add_argument("-o", "--output", required=True, metavar="FILE.py|.json|.tex")
-    command.add_argument("--force", action="store_true", help="replace an existing file")
+    command.add_argument("-o", "--output", required=True, metavar="FILE.py|.json|.tex|FOLDER")
+    command.add_argument(
+        "--native",
+        action="store_true",
+        help="write a package with the compiled kernel's source: FOLDER, of a module's name",
+    )
+    command.add_argument("--force", action="store_true", help="replace an existing file or package")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write a candidate as a file."""
+    """Write a candidate as a file or a package."""
     from pdsearch.export import export
     from pdsearch.family import varied
     from pdsearch.files import check_place
 
     path, settings = Path(arguments.output), settings_of(arguments)
     variant = {"fading": arguments.fade, "direction": arguments.direction}
-    check_place(path, force=arguments.force)
+    if not arguments.native:
+        check_place(path, force=arguments.force)
     candidate, origin = _source(arguments, settings, variant)
     if origin is not None and (settings or any(variant.values())):
         candidate = varied(candidate, settings, **variant)
         # The changed candidate was not trained.
         origin = {"study": origin["study"], "changed from trial": origin["trial"]}
-    export(candidate, path, force=arguments.force, provenance=origin)
+    if arguments.native:
+        from pdsearch.native import export_native
+
+        export_native(candidate, path, force=arguments.force, provenance=origin)
+    else:
+        export(candidate, path, force=arguments.force, provenance=origin)
     note(f"wrote {path}: {candidate.name}")
     return 0
 

@@ -1,5 +1,8 @@
 """Compiling and loading the C++ kernels: once on a machine, into the user's cache.
 
+A wheel may carry the compiled library (`hatch_build.py`). It is used if torch's version and the
+sources are those it was compiled from; otherwise the kernels are compiled here.
+
 One compiler call with torch's own headers, rather than `torch.utils.cpp_extension`, whose lock
 file outlives a killed process and then blocks every later one. The library needs no Python
 headers and no particular processor: it detects AVX2 and AVX-512 at run time.
@@ -9,6 +12,7 @@ import functools
 import hashlib
 import logging
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -21,11 +25,30 @@ import torch
 from pdsearch import files
 from pdsearch.errors import first_line
 
-__all__ = ["State", "cache_directory", "compiler_trouble", "load", "remedy", "state"]
+__all__ = [
+    "CODE_FLAGS",
+    "SOURCES",
+    "State",
+    "cache_directory",
+    "carries_library",
+    "compile_into",
+    "compiler_trouble",
+    "load",
+    "prebuilt",
+    "remedy",
+    "state",
+    "uses_prebuilt",
+]
 
 SWITCHED_OFF = "switched off by PDSEARCH_FUSED=0"
 SOURCE = Path(__file__).with_name("fused.cpp")
 SOURCES = (SOURCE, *(SOURCE.with_name(f"fused{part}.h") for part in ("", "_avx2", "_avx512")))
+PREBUILT = SOURCE.with_name("prebuilt")
+"""Folder of the library that a wheel may carry."""
+
+CODE_FLAGS = ("-O3", "-std=c++20", "-fno-math-errno", "-fno-trapping-math")
+"""What decides which instructions the sources become."""
+
 SUM = ".sum"
 """Suffix of the file next to a library that holds its size and SHA-256."""
 
@@ -107,14 +130,17 @@ def remedy(reason: str) -> str:
 def _load() -> str | None:
     if sys.platform == "win32":
         return "no build for Windows"
+    if (carried := prebuilt()) is not None:
+        try:
+            torch.ops.load_library(str(carried))
+            return None
+        except OSError as error:  # linked with a newer C or C++ library than this system's
+            _log.info("%s cannot be loaded and is compiled anew: %s", carried, _said(str(error)))
     library = _library()
     try:
         if state() != "there":
-            command = _compiler()
-            if isinstance(command, str):
-                return command
             with files.locked(library.with_suffix(".lock")):
-                if state() != "there" and (reason := _compile([*command, *_flags()], library)):
+                if state() != "there" and (reason := compile_into(library.parent)):
                     return reason
         torch.ops.load_library(str(library))
     except OSError as error:
@@ -122,19 +148,50 @@ def _load() -> str | None:
     return None
 
 
-def _library() -> Path:
+def _name() -> str:
+    """Return the library's file name, which changes with whatever it is compiled from."""
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES))
-    # Not the compiler's version: a library that was built loads without a compiler.
-    digest.update("\0".join([torch.__version__, *_flags()]).encode())
-    return cache_directory() / f"fused-{digest.hexdigest()[:20]}.so"
+    # Not the compiler's version: a library that was built loads without a compiler. Not the place
+    # of torch either: its libraries are in the process already, and are found by their names.
+    kind = [platform.machine(), *CODE_FLAGS, _abi()]
+    digest.update("\0".join(kind).encode())
+    return f"fused-{torch.__version__}-{digest.hexdigest()[:20]}.so"
+
+
+def _library() -> Path:
+    return cache_directory() / _name()
+
+
+def prebuilt() -> Path | None:
+    """Return the library that the installed wheel carries, if it is whole and fits; else None.
+
+    It fits the torch version, sources, flags and processor family that it was compiled for.
+    """
+    library = PREBUILT / _name()
+    return library if _state(library) == "there" else None
+
+
+def carries_library() -> bool:
+    """Whether the installed wheel carries a library, whatever it was compiled for."""
+    return any(PREBUILT.glob("fused-*.so"))
+
+
+def uses_prebuilt() -> bool:
+    """Whether the library that the installed wheel carries has been loaded."""
+    carried = prebuilt()
+    return carried is not None and os.path.realpath(carried) in torch.ops.loaded_libraries
 
 
 def state() -> State:
-    """Return whether the compiled kernels are in the cache, byte for byte as compiled.
+    """Return whether the compiled kernels are in the cache, byte for byte as compiled."""
+    return _state(_library())
+
+
+def _state(library: Path) -> State:
+    """Compare a library with its sum.
 
     A truncated library must never be mapped: touching a missing page kills the process (SIGBUS).
     """
-    library = _library()
     try:
         written = library.read_bytes()
         kept = library.with_suffix(SUM).read_text(encoding="ascii")
@@ -149,29 +206,40 @@ def _sum(content: bytes) -> str:
     return f"{len(content)} {hashlib.sha256(content).hexdigest()}\n"
 
 
+def _abi() -> str:
+    return f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+
+
 def _flags() -> list[str]:
     root = Path(torch.__file__).parent
     return [
-        "-O3",
-        "-std=c++20",
+        *CODE_FLAGS,
         "-fPIC",
         "-shared",
-        "-fno-math-errno",
-        "-fno-trapping-math",
-        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        _abi(),
         f"-I{root / 'include'}",
         f"-I{root / 'include' / 'torch' / 'csrc' / 'api' / 'include'}",
         f"-L{root / 'lib'}",
     ]
 
 
-def _compile(command: list[str], library: Path) -> str | None:
-    """Compile next to the final place and move the result: no process sees half a library."""
+def compile_into(folder: Path) -> str | None:
+    """Compile the library into a folder, with its sum; return what failed, None if nothing.
+
+    It is compiled next to its final place and moved there: no process sees half a library.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    command = _compiler()
+    if isinstance(command, str):
+        return command
+    library = folder / _name()
     _log.info("compiling the fused kernels, once on this machine: about 20 seconds")
     try:
         with files.replacing(library) as partial:
             subprocess.run(
-                [*command, str(SOURCE), "-o", str(partial), "-lc10", "-ltorch_cpu"],
+                [*command, *_flags(), str(SOURCE), "-o", str(partial), "-lc10", "-ltorch_cpu"],
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT,

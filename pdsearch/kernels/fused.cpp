@@ -310,7 +310,15 @@ std::string limit(const std::string& name) {
 
 }  // namespace
 
-TORCH_LIBRARY(pdsearch, library) {
+// A process may load this source twice: pdsearch's own library and an exported folder's, which has another
+// name. The macros of torch paste their argument as it is, so that a macro for the name needs one more step.
+#ifndef PDSEARCH_OPERATORS
+#define PDSEARCH_OPERATORS pdsearch
+#endif
+#define OPERATORS(name, library) TORCH_LIBRARY(name, library)
+#define OPERATORS_IMPL(name, key, library) TORCH_LIBRARY_IMPL(name, key, library)
+
+OPERATORS(PDSEARCH_OPERATORS, library) {
 #define RULE "float weight=1.0, bool up=False) -> Tensor"
   library.def("scale(Tensor grad_output, Tensor input, Tensor table, " RULE);
   library.def("scale_chords(Tensor grad_output, Tensor input, Tensor chords, " RULE);
@@ -323,7 +331,7 @@ TORCH_LIBRARY(pdsearch, library) {
   library.def("level() -> str", &level_name);
 }
 
-TORCH_LIBRARY_IMPL(pdsearch, CPU, library) {
+OPERATORS_IMPL(PDSEARCH_OPERATORS, CPU, library) {
   library.impl("scale", &scale);
   library.impl("scale_chords", &scale_chords_op);
   library.impl("scale_rounded", &scale_rounded_op);
