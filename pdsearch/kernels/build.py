@@ -153,7 +153,7 @@ def _name() -> str:
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES))
     # Not the compiler's version: a library that was built loads without a compiler. Not the place
     # of torch either: its libraries are in the process already, and are found by their names.
-    kind = [platform.machine(), *CODE_FLAGS, _abi()]
+    kind = [platform.machine(), *CODE_FLAGS, _abi(), str(torch.version.git_version)]
     digest.update("\0".join(kind).encode())
     return f"fused-{torch.__version__}-{digest.hexdigest()[:20]}.so"
 
