@@ -70,7 +70,6 @@ def export_native(
         "flags": repr(CODE_FLAGS),
         "sides": "" if found is None else repr(found),
         "bounds": repr(bounds),
-        "table_from": kernels.TABLE_FROM,
         "up": candidate.direction == "up",
         "annealed": candidate.annealed,
         "t_doc": "; t is training progress in [0, 1]" if candidate.annealed else "",

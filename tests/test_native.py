@@ -105,7 +105,12 @@ def test_the_op_s_own_bits_at_every_level(
                 arguments = {"t": t} if candidate.annealed else {}
                 got = gradient(functools.partial(module.pd_relu, **arguments), x, upstream)
                 wanted = gradient(functools.partial(pd_relu, candidate=candidate, t=t), x, upstream)
-                if candidate.annealed and dtype in (torch.float32, torch.float64) and size == 40:
+                if dtype == torch.float32 and size == 40 and module.op.BOUND > 0:
+                    # The op evaluates the formula for few elements.
+                    room = (module.op.BOUND + 4e-6) * upstream.abs().clamp(min=1.0)
+                    assert bool(((got - wanted).abs() <= room)[~wanted.isnan()].all())
+                    assert torch.equal(got.isnan(), wanted.isnan())
+                elif candidate.annealed and dtype == torch.float64 and size == 40:
                     # The formula with its fade, whose terms are summed in another order.
                     torch.testing.assert_close(got, wanted, equal_nan=True)
                 else:
