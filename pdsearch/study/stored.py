@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError, StorageError, first_line, one_line
-from pdsearch.family import Family
+from pdsearch.family import Drawn, Family, Grouped
 from pdsearch.study.attributes import (
     SCHEMA,
     StudyAttrs,
@@ -203,17 +203,28 @@ def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str
         "trials": {key: counts[key] for key in shown},
         "best": None
         if best is None or best.candidate is None
-        else {
-            "trial": best.number,
-            "family": best.candidate.family.name,
-            "parameters": dict(best.candidate.parameters),
-            "formula": best.candidate.formula,
-            "value": finite(best.value),
-        },
+        else {"trial": best.number, **_described(best.candidate), "value": finite(best.value)},
         "baseline": {"value": _reached(baseline) if baseline else None},
         "references": {
             name: _reached(row) for name, row in references.items() if row.status != "failed"
         },
+    }
+
+
+def _described(drawn: Drawn) -> dict[str, Any]:
+    """Return a candidate's family, parameters and formula; those of each group if it has groups."""
+    if isinstance(drawn, Grouped):
+        parts = drawn.parts.items()
+        return {
+            "groups": {
+                group: {"layers": list(drawn.layers[group]), **_described(part)}
+                for group, part in parts
+            }
+        }
+    return {
+        "family": drawn.family.name,
+        "parameters": dict(drawn.parameters),
+        "formula": drawn.formula,
     }
 
 
