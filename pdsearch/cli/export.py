@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 f"--group: no group {group!r}; valid are: {', '.join(candidate.parts)}"
             )
-        candidate, place = candidate.parts[group], part_of(candidate, group)
+        place = part_of(candidate, group)
+        candidate = candidate.parts[group]
     if origin is not None and (settings or any(variant.values())):
         if isinstance(candidate, Grouped):
             raise InputError(

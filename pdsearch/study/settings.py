@@ -368,7 +368,7 @@ class StudyFile(Section):
         if self.study.groups:
             # The settings of a study that has begun hold `only` as it was set above.
             every = tuple(itertools.chain(*self.study.layers.values()))
-            for key, ours in (("only", every), ("skip", ())):
+            for key, ours in (("skip", ()), ("only", every)):
                 if getattr(self.trial, key) != ours:
                     raise ValueError(
                         f"trial.{key}: conflicts with study.groups, whose layers choose the ReLUs "
