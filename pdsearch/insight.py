@@ -15,7 +15,7 @@ from typing import Any
 
 from pdsearch.criteria import CRITERIA, PROFILES, RECORDS, gate
 from pdsearch.errors import InputError, StorageError
-from pdsearch.family import Candidate
+from pdsearch.family import Grouped
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
 from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
@@ -244,13 +244,14 @@ def _tables(
     for row in rows:
         entries = {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
         valued = {name for name, entry in entries.items() if entry.get("value") is not None}
-        if isinstance(row.candidate, Candidate) and not valued >= PROFILES["strict"]:
-            key = row.candidate.formula + suffix
+        candidate = None if isinstance(row.candidate, Grouped) else row.candidate
+        if candidate is not None and not valued >= PROFILES["strict"]:
+            key = candidate.formula + suffix
             if key not in kept and decide is not None and new >= decide:
                 undecided += 1
             elif key not in kept:
                 new += 1
-                report = gate(row.candidate, profile="strict", thresholds=thresholds)
+                report = gate(candidate, profile="strict", thresholds=thresholds)
                 kept[key] = [
                     {k: entry[k] for k in ("name", "statement", "verdict", "value", "passed")}
                     for entry in report.to_dict()["criteria"]
