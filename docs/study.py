@@ -93,8 +93,8 @@ batch_size = 64
 learning_rate = 0.1
 ```
 
-`layers` are patterns as in `convert` ([op.md](op.md#names-and-patterns)). A ReLU in two groups, and a
-pattern that matches none, are errors before the first trial. ReLUs in no group keep their own
+`layers` are patterns as in `convert` ([op.md](op.md#names-and-patterns)). A ReLU in two groups, and
+a pattern that matches none, are errors before the first trial. ReLUs in no group keep their own
 derivative. The baseline is ReLU everywhere; a reference serves the layers of all groups. Every
 group's candidate must meet the criteria, and the reason of a trial that is ruled out names the
 group, as in `last:consistent`. So `relu` as a group's family needs `alive_below_zero = 1` in
