@@ -92,12 +92,7 @@ def confirm(
             f"study {stored.name!r} trains by a Python function, which has no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
-    if stored.settings.study.groups and (controls or forward_control):
-        raise InputError(
-            f"study {stored.name!r} has groups of layers: no one activation has the shapes of all "
-            "groups as its derivative, so there are no controls; omit --controls and "
-            "--forward-control (--candidate TARGET adds one shape for all groups)"
-        )
+    _check_controls(stored, asked=controls or forward_control)
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
     check_output(stored.output)
     defaults, trial = stored.settings.confirm, stored.settings.trial
@@ -201,6 +196,16 @@ class Asked:
             number = getattr(self, name)
             if number is not None and number < least:
                 raise InputError(f"{name} must be at least {least}, got {number}")
+
+
+def _check_controls(stored: "StoredStudy", *, asked: bool) -> None:
+    """Raise `InputError` if controls are asked for that a study with groups does not have."""
+    if asked and stored.settings.study.groups:
+        raise InputError(
+            f"study {stored.name!r} has groups of layers: no one activation has the shapes of all "
+            "groups as its derivative, so there are no controls; omit --controls and "
+            "--forward-control (--candidate TARGET adds one shape for all groups)"
+        )
 
 
 def _stages(

@@ -1,12 +1,13 @@
 """The trials of a study as rows: the purpose and the outcome of each, and which are the best."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 from pdsearch.criteria import Report
+from pdsearch.errors import InputError
 from pdsearch.family import Candidate, Drawn, Grouped
 from pdsearch.study.attributes import Kind
 
@@ -55,6 +56,18 @@ class TrialRow:
     seeds: dict[int, float | None] = field(default_factory=dict)
     owner: dict[str, Any] | None = None
     started: datetime | None = None
+
+
+def check_drawn(row: TrialRow, groups: Collection[str]) -> None:
+    """Check that a trial has a candidate for each of the study's groups, or one for all layers.
+
+    Raises:
+        InputError: it has those of other groups, or is ReLU's or a reference's and has several.
+    """
+    if isinstance(row.candidate, Grouped):
+        given = list(row.candidate.parts)
+        if row.kind != "candidate" or set(given) != set(groups):
+            raise InputError(f"a {row.kind} for the groups {', '.join(given)}, not the study's")
 
 
 def gated(drawn: Drawn, reports: Mapping[str, Report]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from pdsearch.study.rows import (
     TrialRow,
     baseline_of,
     best_of,
+    check_drawn,
     counts_of,
     finite,
     ranked,
@@ -114,6 +115,7 @@ class StoredStudy:
         for trial in current(frozen):
             try:
                 rows.append(_row(trial, seeds.get(str(trial.number), {})))
+                check_drawn(rows[-1], self.settings.study.groups)
             except InputError as error:  # of the candidate
                 about = f"trial {trial.number}'s {TrialAttrs.candidate.key!r}: {first_line(error)}"
                 raise damaged(self.name, self.url, about) from error
