@@ -28,7 +28,6 @@ from pdsearch.study.trust import check_output, runnable
 if TYPE_CHECKING:
     from pdsearch.data import Dataset
     from pdsearch.study import StoredStudy
-    from pdsearch.study.settings import StudyFile
     from pdsearch.trial import TrialSettings
 
 # Added to the study's seed: far from the seeds of a search (its own and, for near-ties, the next).
@@ -230,7 +229,7 @@ def _stages(
     for trial in trials:
         check_room(trial, data[trial.dataset])
     for trial in trials[1:]:
-        _check_transfer(trial, data[trial.dataset], settings)
+        _check_transfer(trial, data[trial.dataset], stored)
     same = asked.rate_epochs == settings.trial.epochs and settings.study.horizon is None
     searched = _searched_rates(stored) if same else {}
     with storage_errors(stored.url):
@@ -272,7 +271,7 @@ def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[St
     return [f"{count} finished {runs} left out: other versions made them."] if count else []
 
 
-def _check_transfer(trial: "TrialSettings", dataset: "Dataset", file: "StudyFile") -> None:
+def _check_transfer(trial: "TrialSettings", dataset: "Dataset", stored: "StoredStudy") -> None:
     """Check that a batch can be filled there, and that the model can be built and trained."""
     from pdsearch.models import check_network
 
@@ -287,8 +286,8 @@ def _check_transfer(trial: "TrialSettings", dataset: "Dataset", file: "StudyFile
         classes=len(dataset.classes),
         shape=dataset.shape,
         sites=trial.sites,
-        directory=file.directory,
-        candidate=file.study.everywhere(load_family("relu").default),
+        directory=stored.directory,
+        candidate=stored.settings.study.everywhere(load_family("relu").default),
     )
 
 
