@@ -215,18 +215,19 @@ def losses(folder: Path, candidate: Any, model: str, **changed: Any) -> list[Any
     return [(e.loss, e.accuracy, e.evaluation_loss) for e in result.epochs]
 
 
-def test_a_trial_is_that_of_layers_written_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [ELU, STEEP, fade(load_family("elu"), "linear", end=0.5).default])
+def test_a_trial_is_that_of_layers_written_by_hand(tmp_path: Path, first: Candidate) -> None:
     """The third layer's derivative is a `torch.autograd.Function` of the test's."""
     assert HandLeaky.apply(torch.tensor([-1.0, 2.0])).tolist() == [0.0, 2.0]
     (tmp_path / "own.py").write_text(THREE + HAND)
-    wanted = losses(tmp_path, ELU, "half", only=["2"])
-    grouped = Grouped({"first": ELU, "last": LEAKY}, {"first": ("2",), "last": ("[-1:]",)})
+    wanted = losses(tmp_path, first, "half", only=["2"])
+    grouped = Grouped({"first": first, "last": LEAKY}, {"first": ("2",), "last": ("[-1:]",)})
     assert losses(tmp_path, grouped, "three") == wanted
     assert losses(tmp_path, grouped, "three", only=["2", "[-1:]"]) == wanted  # as a study has it
-    swapped = Grouped({"first": LEAKY, "last": ELU}, dict(grouped.layers))
+    swapped = Grouped({"first": LEAKY, "last": first}, dict(grouped.layers))
     assert losses(tmp_path, swapped, "three") != wanted
-    alike = Grouped({"first": ELU, "last": ELU}, dict(grouped.layers))
-    assert losses(tmp_path, alike, "three") == losses(tmp_path, ELU, "three", only=["2", "6"])
+    alike = Grouped({"first": first, "last": first}, dict(grouped.layers))
+    assert losses(tmp_path, alike, "three") == losses(tmp_path, first, "three", only=["2", "6"])
 
 
 # --- a study file ---------------------------------------------------------------------------------
