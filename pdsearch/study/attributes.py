@@ -322,8 +322,8 @@ def check_study(name: str, url: str, attributes: dict[str, Any], *, whole: bool 
         if known is not None and (wrong := _problem(known, value)):
             raise damaged(name, url, f"its {key!r} {wrong}")
     for key in ("searched", "references", "groups") if whole else ():
-        kept = attributes.get(_PREFIX + key, [])
-        for family in itertools.chain(*kept.values()) if key == "groups" and kept else kept:
+        kept = attributes.get(_PREFIX + key) or ()
+        for family in itertools.chain(*kept.values()) if isinstance(kept, dict) else kept:
             if family not in (attrs.families or {}):
                 said = f"its {_PREFIX + key!r} names {family!r}, which is not one of its families"
                 raise damaged(name, url, said)

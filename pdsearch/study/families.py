@@ -262,7 +262,8 @@ def suggest(
 
     if not layers:
         return draw_one(groups[""], "")
-    return Grouped({name: draw_one(groups[name], prefix_of(name)) for name in layers}, layers)
+    parts = {name: draw_one(families, prefix_of(name)) for name, families in groups.items()}
+    return Grouped(parts, layers)
 
 
 def prefix_of(group: str) -> str:

@@ -58,7 +58,10 @@ def families_of(groups: Any) -> list[Any]:
 
 
 def layers_of(groups: Any) -> list[Any]:
-    """Return the patterns of all groups of a study file, unchecked; none if some are no list."""
+    """Return the patterns of all groups of a study file, unchecked; none if some are no list.
+
+    They are in the order of the groups' names: the order in the file decides nothing.
+    """
     layers = _each(groups, "layers")
     return [*itertools.chain(*layers)] if all(isinstance(one, list) for one in layers) else []
 
@@ -66,4 +69,5 @@ def layers_of(groups: Any) -> list[Any]:
 def _each(groups: Any, key: str) -> list[Any]:
     if not isinstance(groups, Mapping):
         return []
-    return [one.get(key) if isinstance(one, Mapping) else None for one in groups.values()]
+    ordered = [groups[name] for name in sorted(groups, key=str)]
+    return [one.get(key) if isinstance(one, Mapping) else None for one in ordered]

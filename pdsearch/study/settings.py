@@ -367,7 +367,8 @@ class StudyFile(Section):
         horizon, epochs = self.study.horizon, self.trial.epochs
         if self.study.groups:
             # The settings of a study that has begun hold `only` as it was set above.
-            every = tuple(itertools.chain(*self.study.layers.values()))
+            layers = self.study.layers
+            every = tuple(itertools.chain(*(layers[name] for name in sorted(layers))))
             for key, ours in (("skip", ()), ("only", every)):
                 if getattr(self.trial, key) != ours:
                     raise ValueError(

@@ -296,7 +296,7 @@ def read(study: optuna.Study, url: str) -> StoredStudy:
         settings = StudyFile.model_validate(with_storage(attrs.settings or {}, url))
         part = "families"
         families = {key: Family.from_dict(data) for key, data in (attrs.families or {}).items()}
-        if list(attrs.groups or ()) != list(settings.study.groups):
+        if set(attrs.groups or ()) != set(settings.study.groups):
             raise ValueError("its groups are not those of its settings")
     except ValueError as error:
         raise StorageError(
