@@ -288,7 +288,7 @@ def write(
     ],
 )
 def test_what_is_wrong_is_told_before_any_trial(
-    workdir: Path, change: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
+    workdir: Path, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(workdir, **change)
     with pytest.raises(InputError, match=message):

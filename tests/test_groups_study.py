@@ -19,6 +19,7 @@ from test_groups import BOTH, ELU, write
 from pdsearch import Candidate, Grouped, open_study
 from pdsearch.cli import main
 from pdsearch.confirm import confirm
+from pdsearch.data import load_dataset
 from pdsearch.errors import InputError, StorageError
 from pdsearch.export import export_all
 from pdsearch.insight import learned_criteria
@@ -54,7 +55,7 @@ def test_each_trial_draws_a_candidate_for_each_group(stored: StoredStudy) -> Non
     for row in drawn:
         assert isinstance(row.candidate, Grouped)
         assert dict(row.candidate.layers) == {"first": ("[:2]",), "last": ("6",)}
-        wanted = {}
+        wanted: dict[str, Any] = {}
         for group, part in row.candidate.parts.items():
             wanted[f"{group}:family"] = part.family.name
             name = f"{group}:{part.family.name}"
@@ -73,7 +74,6 @@ def test_each_trial_draws_a_candidate_for_each_group(stored: StoredStudy) -> Non
 
 def test_values_are_those_of_runs_outside(stored: StoredStudy, folder: Path) -> None:
     """ReLU, the reference and the best, each layer by layer; only the grouped layers differ."""
-    from pdsearch.data import load_dataset
 
     plain = load_study_file(folder / "s.toml").trial.model_copy(update={"only": ()})
     for row in (*stored.trials()[:2], stored.best()):
@@ -178,7 +178,8 @@ def test_exports(stored: StoredStudy, workdir: Path, folder: Path) -> None:
 def test_exports_that_are_refused(
     stored: StoredStudy, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export_all(stored.best().candidate, Path("best.json"), force=True)
+    best: Any = stored.best().candidate
+    export_all(best, Path("best.json"), force=True)
     words = ["best.json" if word.endswith("best.json") else word for word in words]
     assert main(["export", *words, "-o", "refused.py"]) == 2
     assert message in capsys.readouterr().err
@@ -234,10 +235,10 @@ def test_confirm(stored: StoredStudy, capsys: pytest.CaptureFixture[str]) -> Non
     assert outcome.pick.name == stored.best().candidate.name
     assert outcome.protocol == "mlp ([:2], 6) on digits, test set, 1 epochs"
     # One run of it outside: the same accuracy to the bit.
-    from pdsearch.data import load_dataset
 
+    best: Any = stored.best().candidate
     found = run_trial(
-        stored.best().candidate,
+        best,
         stored.settings.trial.model_copy(update={"epochs": 1, "only": ()}),
         load_dataset("digits"), seed=1000, split="test", device="cpu", threads=1,
     )  # fmt: skip
