@@ -50,7 +50,11 @@ def made(folder: Path, *, trials: int, epochs: int = 8, name: str = "made-up") -
     families = {family: load_family(family) for family in FAMILIES}
     references = {"b_silu": load_family("b_silu")}
     plan = Plan(
-        settings=settings, named=Named(families, references), device="cpu", threads=1, content={}
+        settings=settings,
+        named=Named({"": families}, references),
+        device="cpu",
+        threads=1,
+        content={},
     )
     stored = begin(plan)
     random.seed(trials)

@@ -68,10 +68,44 @@ validation loss is among the best quarter of those that reached that point, and 
 later.
 
 **Layers.** With `only` or `skip` in `[trial]`, a candidate's derivative goes to some of the
-network's ReLUs alone; the others keep ReLU's. To see whether the first layers want another shape
-than the classifier, search both: two study files that differ in `study.name` and `only`, such as
-`only = ["features.*"]` and `only = ["classifier.*"]`, or by depth `["[:5]"]` and `["[5:]"]`.
-`pdsearch confirm` retrains with the same ReLUs, its controls included.
+network's ReLUs alone; the others keep ReLU's. `pdsearch confirm` retrains with the same ReLUs, its
+controls included.
+
+**Groups.** To see whether the first layers want another shape than the last ones, search groups of
+layers. Each trial then draws one candidate for each group:
+
+```toml
+[study]
+name = "digits-groups"
+families = ["exp_tail", "leaky"]      # for groups that name none
+trials = 30
+pruner = "none"
+
+[study.groups]
+first = {{ layers = ["[:2]"] }}         # by depth: the first two ReLUs of a forward pass
+last = {{ layers = ["6"], families = ["gaussian_tail", "rational_tail"] }}   # by name
+
+[trial]
+model = "mlp"                         # its three ReLUs are called 2, 4 and 6
+dataset = "digits"
+epochs = 4
+batch_size = 64
+learning_rate = 0.1
+```
+
+`layers` are patterns as in `convert` ([op.md](op.md#names-and-patterns)). A ReLU in two groups, and
+a pattern that matches none, are errors before the first trial. ReLUs in no group keep their own
+derivative. The baseline is ReLU everywhere; a reference serves the layers of all groups. Every
+group's candidate must meet the criteria, and the reason of a trial that is ruled out names the
+group, as in `last:consistent`. So `relu` as a group's family needs `alive_below_zero = 1` in
+`[criteria]`, which admits dead shapes in every group. Optuna's parameters begin with the group:
+`last:family`, `last:gaussian_tail.alpha`.
+
+The best candidate is a `pdsearch.Grouped`, which `convert` takes. `pdsearch export` writes a Python
+file for each group (`pd_relu_first.py`, `pd_relu_last.py`), and with `--group` one group's
+candidate alone. `pdsearch confirm` retrains the best as they are, and each `--candidate` in the
+layers of all groups. Groups exclude `only` and `skip`, the samplers `cmaes`, `gp` and `grid`, a
+`train` function, the controls of `confirm` and `pdsearch criteria`.
 
 **Security.** `pdsearch worker` and `pdsearch confirm` take the study file or the study's name.
 With the file, its settings must match those that the study began with, including `--set` and a

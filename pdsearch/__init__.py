@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pdsearch.criteria import check
     from pdsearch.errors import InputError, PdsearchError
     from pdsearch.expression import t, x
-    from pdsearch.family import Candidate, Family, fade, library, load_family, plot
+    from pdsearch.family import Candidate, Family, Grouped, fade, library, load_family, plot
     from pdsearch.study import open_study, search
 
 _NAMES = {
@@ -31,7 +31,7 @@ _NAMES = {
     "criteria": ("check",),
     "errors": ("InputError", "PdsearchError"),
     "expression": ("t", "x"),
-    "family": ("Candidate", "Family", "fade", "library", "load_family", "plot"),
+    "family": ("Candidate", "Family", "Grouped", "fade", "library", "load_family", "plot"),
     "study": ("open_study", "search"),
 }
 _OWNERS = {name: module for module, names in _NAMES.items() for name in names}
@@ -39,6 +39,7 @@ _OWNERS = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "Candidate",
     "Family",
+    "Grouped",
     "InputError",
     "PDReLU",
     "PdsearchError",

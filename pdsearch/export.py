@@ -1,4 +1,6 @@
-"""A candidate as a file that stands on its own: a torch module, JSON, or LaTeX.
+"""A candidate, or one for each group of layers, as files that stand on their own.
+
+They are torch modules, JSON or LaTeX.
 
 The Python file holds the text that `pdsearch.codegen` prints for the op, so that it computes the
 same bits as the op's formula route, and imports nothing but torch.
@@ -15,15 +17,24 @@ import jinja2
 
 from pdsearch import __version__
 from pdsearch.errors import InputError
-from pdsearch.files import write_text
+from pdsearch.family import Candidate, Grouped
+from pdsearch.files import check_place, write_text
 from pdsearch.plain import plain
 from pdsearch.text import escaped
 
 if TYPE_CHECKING:
-    from pdsearch.family import Candidate
+    from pdsearch.family import Drawn
     from pdsearch.study import StoredStudy, TrialRow
 
-__all__ = ["environment", "export", "provenance", "to_latex", "to_python"]
+__all__ = [
+    "environment",
+    "export",
+    "export_all",
+    "part_of",
+    "provenance",
+    "to_latex",
+    "to_python",
+]
 
 
 def export(
@@ -50,13 +61,65 @@ def export(
         InputError: an unknown suffix, or a place that cannot be written to.
     """
     path = Path(path)
-    form = FORMS.get(path.suffix.lower())
-    if form is None:
+    form = FORMS[_suffix(path)]
+    return write_text(form(candidate, _origin(provenance)), path, force=force)
+
+
+def export_all(
+    drawn: "Drawn",
+    path: Path | str,
+    *,
+    force: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write a candidate as `export` does, or the candidates of groups of layers.
+
+    With groups, `name.py` becomes a file for each of them, `name_<group>.py`. A `.json` file (read
+    back by `Grouped.from_json`) and a `.tex` file hold all groups.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        InputError: as for `export`; no file is written then.
+    """
+    if isinstance(drawn, Candidate):
+        return [export(drawn, path, force=force, provenance=provenance)]
+    path = Path(path)
+    suffix, origin = _suffix(path), _origin(provenance)
+    parts = {
+        group: (part, {**origin, **part_of(drawn, group)}) for group, part in drawn.parts.items()
+    }
+    if suffix == ".py":
+        texts = {
+            path.with_stem(f"{path.stem}_{group}"): to_python(part, own)
+            for group, (part, own) in parts.items()
+        }
+    elif suffix == ".tex":
+        texts = {path: "\n".join(to_latex(part, own) for part, own in parts.values())}
+    else:
+        texts = {path: _document({**drawn.to_dict(), "provenance": origin})}
+    for place in texts:
+        check_place(place, force=force)
+    return [write_text(text, place, force=force) for place, text in texts.items()]
+
+
+def part_of(grouped: "Grouped", group: str) -> dict[str, Any]:
+    """Return what the file of a group's candidate says of its place: the group and its layers."""
+    return {"group": group, "layers": ", ".join(grouped.layers[group])}
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in FORMS:
         raise InputError(
             f"{path.name or path} has no suffix that says what to write: use {', '.join(FORMS)}"
         )
-    origin = {"pdsearch": __version__, **plain(dict(provenance or {}))}
-    return write_text(form(candidate, origin), path, force=force)
+    return suffix
+
+
+def _origin(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"pdsearch": __version__, **plain(dict(provenance or {}))}
 
 
 def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
@@ -69,11 +132,12 @@ def provenance(stored: "StoredStudy", row: "TrialRow") -> dict[str, Any]:
         return {**found, "value": row.value, "train": by}
     trial = stored.settings.trial
     tasks = {} if trial.stream is None else {"tasks": trial.stream.tasks}
+    sites = () if isinstance(row.candidate, Grouped) else ("only", "skip")
     return {
         **found,
         stored.settings.measure: row.value,
         "model": trial.model,
-        **{key: ", ".join(found) for key in ("only", "skip") if (found := getattr(trial, key))},
+        **{key: ", ".join(found) for key in sites if (found := getattr(trial, key))},
         "dataset": trial.dataset,
         "epochs": trial.epochs,
         **tasks,
@@ -111,7 +175,10 @@ def _facts(candidate: "Candidate", origin: Mapping[str, Any]) -> dict[str, objec
 
 
 def _json(candidate: "Candidate", origin: Mapping[str, Any]) -> str:
-    document = {**candidate.to_dict(), "provenance": dict(origin)}
+    return _document({**candidate.to_dict(), "provenance": dict(origin)})
+
+
+def _document(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 

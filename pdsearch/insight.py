@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pdsearch.criteria import CRITERIA, PROFILES, RECORDS, gate
-from pdsearch.errors import StorageError
+from pdsearch.errors import InputError, StorageError
+from pdsearch.family import Grouped
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
 from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
@@ -182,9 +183,17 @@ def learned_criteria(
         rows: The study's trials, if already read.
         decide: The most candidates without stored values to decide now; a note counts the rest.
             None: all.
+
+    Raises:
+        InputError: The study has groups of layers.
     """
-    rows = stored.trials() if rows is None else rows
     settings = stored.settings.study
+    if settings.groups:
+        raise InputError(
+            f"study {stored.name!r} has groups of layers: a trial has a verdict on a criterion for "
+            "each group, but one accuracy, so criteria cannot be related to it"
+        )
+    rows = stored.trials() if rows is None else rows
     place = settings.objectives.index("accuracy")
     complete = [row for row in rows if row.status == "complete" and len(row.values) > place]
     epochs = stored.settings.trial.epochs
@@ -235,13 +244,14 @@ def _tables(
     for row in rows:
         entries = {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
         valued = {name for name, entry in entries.items() if entry.get("value") is not None}
-        if row.candidate is not None and not valued >= PROFILES["strict"]:
-            key = row.candidate.formula + suffix
+        candidate = None if isinstance(row.candidate, Grouped) else row.candidate
+        if candidate is not None and not valued >= PROFILES["strict"]:
+            key = candidate.formula + suffix
             if key not in kept and decide is not None and new >= decide:
                 undecided += 1
             elif key not in kept:
                 new += 1
-                report = gate(row.candidate, profile="strict", thresholds=thresholds)
+                report = gate(candidate, profile="strict", thresholds=thresholds)
                 kept[key] = [
                     {k: entry[k] for k in ("name", "statement", "verdict", "value", "passed")}
                     for entry in report.to_dict()["criteria"]

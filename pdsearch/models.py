@@ -12,7 +12,7 @@ from torch import nn
 
 from pdsearch.autograd import convert, relu_sites
 from pdsearch.errors import InputError, one_line
-from pdsearch.family import load_family
+from pdsearch.family import Drawn, load_family
 from pdsearch.networks import MLP, RGB_32, AlexNet, Shape
 from pdsearch.userfile import UserFile, read_python
 
@@ -122,17 +122,19 @@ def check_network(
     shape: Shape,
     sites: Mapping[str, Any],
     directory: Path | None,
+    candidate: Drawn | None = None,
 ) -> None:
     """Check that a model can be built by these arguments, converted and trained.
 
-    `sites` are arguments of `convert`.
+    `sites` are arguments of `convert`, and `candidate` is what it is converted to; default: ReLU.
 
     Raises:
         InputError: it cannot be built or trained.
         UnsupportedError: its ReLUs cannot be replaced.
     """
     model = build_model(classes=classes, shape=shape, directory=directory, **network)
-    model = convert(model, load_family("relu").default, example=example_images(shape), **sites)
+    candidate = candidate or load_family("relu").default
+    model = convert(model, candidate, example=example_images(shape), **sites)
     check_trains(model, network["spec"], shape)
 
 

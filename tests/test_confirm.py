@@ -61,7 +61,9 @@ def stored_study(
 ) -> Any:
     known = {name: SimpleNamespace(candidate=load_family(name).default) for name in references}
     settings = SimpleNamespace(
-        study=SimpleNamespace(seed=0, objectives=list(objectives), horizon=None),
+        study=SimpleNamespace(
+            seed=0, objectives=list(objectives), horizon=None, groups={}, everywhere=lambda one: one
+        ),
         trial=TrialSettings(
             epochs=2,
             learning_rates=learning_rates,

@@ -56,7 +56,7 @@ def row(
 
 def study(rows: list[Any], *, sampler: str = "random", objectives: list[str] | None = None) -> Any:
     settings = SimpleNamespace(
-        study=SimpleNamespace(sampler=sampler, objectives=objectives or ["accuracy"]),
+        study=SimpleNamespace(sampler=sampler, objectives=objectives or ["accuracy"], groups={}),
         trial=SimpleNamespace(epochs=3),
         criteria=SimpleNamespace(bounds=lambda: {"consistent": 0.4}),
     )

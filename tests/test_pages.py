@@ -71,10 +71,12 @@ def test_every_composition_is_in_the_table() -> None:
 
 
 def test_the_study_file_is_valid(workdir: Path) -> None:
-    (block,) = blocks_of("docs/study.md", "toml")
-    (workdir / "example.toml").write_text(block)
-    study = load_study_file(workdir / "example.toml")
-    assert study.study.name == tomllib.loads(block)["study"]["name"] == "example"
+    for block, name in zip(
+        blocks_of("docs/study.md", "toml"), ("example", "digits-groups"), strict=True
+    ):
+        (workdir / "example.toml").write_text(block)
+        study = load_study_file(workdir / "example.toml")
+        assert study.study.name == tomllib.loads(block)["study"]["name"] == name
 
 
 # ------------------------------------------------------------------------------------ the site

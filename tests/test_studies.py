@@ -9,7 +9,7 @@ import pytest
 from pdsearch.family import library
 from pdsearch.models import build_model
 from pdsearch.study import load_study_file
-from pdsearch.study.families import resolve_families
+from pdsearch.study.families import all_families, resolve_families
 from pdsearch.trial import learning_rate_at
 
 STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.toml"))
@@ -33,7 +33,8 @@ def test_it_opens_with_its_command(path: Path) -> None:
 
 def test_it_is_valid_and_its_families_are_there(path: Path) -> None:
     settings = load_study_file(path)
-    searched, references = resolve_families(settings.study, directory=settings.directory)
+    groups, references = resolve_families(settings.study, directory=settings.directory)
+    searched = all_families(groups)
     assert set(searched) | set(references) <= set(library())
     assert settings.trial.dataset in ("digits", "cifar10", "cifar100")
     assert settings.study.trials > 1 + len(references), "nothing is left to search"

@@ -18,6 +18,7 @@ from pdsearch import Candidate, Family, InputError, load_family
 from pdsearch.criteria import FamilyGate, check
 from pdsearch.errors import PdsearchError
 from pdsearch.expression import parse
+from pdsearch.family import Drawn
 from pdsearch.insight import learned_criteria
 from pdsearch.report import study_report
 from pdsearch.study import attempt, load_study_file, open_study, search, status
@@ -34,8 +35,8 @@ from pdsearch.study.twins import Curve
 KIND = "pdsearch:kind"
 
 
-def at_minus_one(candidate: Candidate | None) -> float:
-    assert candidate is not None
+def at_minus_one(candidate: Drawn | None) -> float:
+    assert isinstance(candidate, Candidate)
     return float(candidate(torch.tensor([-1.0]))[0])
 
 
@@ -175,7 +176,8 @@ def test_ruled_out_candidates_are_never_trained(tmp_path: Path) -> None:
     assert len(trained) == 2
     for row in rows[2:]:
         assert "consistent" in row.reason
-        assert row.candidate is not None and not check(row.candidate)["consistent"].passed
+        assert isinstance(row.candidate, Candidate)
+        assert not check(row.candidate)["consistent"].passed
         assert row.criteria["passed"] is False
         assert row.value is None
     assert result.to_dict()["best"] is None
@@ -389,7 +391,7 @@ def test_own_criteria_gate_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pruner", ["hyperband", "median", "halving"])
 def test_pruners_stop_the_worse_ones(tmp_path: Path, pruner: str) -> None:
-    steps: list[tuple[Candidate | None, int]] = []
+    steps: list[tuple[Drawn | None, int]] = []
 
     def count(candidate: Candidate) -> Iterator[float]:
         for epoch, value in enumerate(train(candidate, 0), start=1):

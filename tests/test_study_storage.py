@@ -22,6 +22,7 @@ from torch import nn
 from pdsearch import Candidate, InputError, search
 from pdsearch.confirm import confirm
 from pdsearch.errors import StorageError
+from pdsearch.family import Drawn
 from pdsearch.study import StoredStudy, open_study, worker
 from pdsearch.study.api import SearchResult
 from pdsearch.study.rows import TrialRow
@@ -296,7 +297,7 @@ def tiny(workdir: Path) -> Path:
     return write_tiny(workdir / "here", FILE)
 
 
-def trained_alone(stored: StoredStudy, candidate: Candidate | None) -> TrialResult:
+def trained_alone(stored: StoredStudy, candidate: Drawn | None) -> TrialResult:
     """A run of a study's settings outside of any study."""
     from pdsearch.data import load_dataset
     from pdsearch.trial import run_trial

@@ -16,7 +16,7 @@ from pdsearch.autograd.patterns import Choice, Patterns
 from pdsearch.autograd.sites import Entry, Survey, survey
 from pdsearch.autograd.trace import Seen, Trace, run, same_bits
 from pdsearch.errors import InputError, UnsupportedError
-from pdsearch.family import Candidate, load_family
+from pdsearch.family import Candidate, Grouped, load_family
 
 __all__ = ["convert", "replace_relus"]
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("pdsearch")
 
 def convert(
     model: nn.Module,
-    candidate: Candidate | Mapping[str, Candidate],
+    candidate: Candidate | Grouped | Mapping[str, Candidate],
     *,
     save: str = "auto",
     exact: bool = False,
@@ -58,7 +58,8 @@ def convert(
             (`{"features.*": a, "*": b}`): the first that matches counts. Sites that none
             matches stay ReLU. A pattern is one of names, or a slice `[first:end]` of the sites in
             the order in which a forward pass on the example first reaches them
-            (`{"[:3]": a, "[3:]": b}`).
+            (`{"[:3]": a, "[3:]": b}`). Of a `Grouped`, each group's candidate goes to its layers;
+            a site in two groups is an error.
         save: As for `pd_relu`.
         exact: As for `pd_relu`.
         only: A pattern, or several: other sites stay as they are.
@@ -76,7 +77,13 @@ def convert(
         UnsupportedError: There is no ReLU, one cannot be reached, or an output changed. The model
             is left as it was.
     """
-    chosen = candidate if isinstance(candidate, Mapping) else {"*": candidate}
+    grouped = isinstance(candidate, Grouped)
+    chosen: Mapping[str, Candidate]
+    if isinstance(candidate, Grouped):
+        chosen, alternatives = candidate.parts, dict(candidate.layers)
+    else:
+        chosen = candidate if isinstance(candidate, Mapping) else {"*": candidate}
+        alternatives = {pattern: (pattern,) for pattern in chosen}
     for pattern, one in chosen.items():
         if not isinstance(one, Candidate) or not isinstance(pattern, str):
             raise InputError(
@@ -88,12 +95,13 @@ def convert(
     if save not in kernels.SAVE_MODES:
         raise InputError(f"save must be one of {', '.join(kernels.SAVE_MODES)}, got {save!r}")
 
-    def make(entry: Entry, pattern: str) -> nn.Module:
+    def make(entry: Entry, alternative: str) -> nn.Module:
         zero = "threshold" in entry.how.lower() and entry.kind != "call"
         inplace = in_place(entry)
-        return PDReLU(chosen[pattern], save=save, exact=exact, inplace=inplace, zero=zero)
+        return PDReLU(chosen[alternative], save=save, exact=exact, inplace=inplace, zero=zero)
 
-    return _replace(model, make, list(chosen), only, skip, example, clamp=clamp)
+    choose = Choice(alternatives, only, skip, groups=grouped)
+    return _replace(model, make, choose, example, clamp=clamp)
 
 
 def replace_relus(
@@ -114,18 +122,17 @@ def replace_relus(
         example: As for `convert`; outputs may differ here.
     """
 
-    def made(entry: Entry, pattern: str) -> nn.Module:
+    def made(entry: Entry, alternative: str) -> nn.Module:
         return make()
 
-    return _replace(model, made, ["*"], only, skip, example, clamp=False, same=False)
+    choose = Choice({"*": ("*",)}, only, skip)
+    return _replace(model, made, choose, example, clamp=False, same=False)
 
 
 def _replace(
     model: nn.Module,
     make: Make,
-    patterns: list[str],
-    only: Patterns,
-    skip: Patterns,
+    choose: Choice,
     example: Any,
     *,
     clamp: bool,
@@ -133,7 +140,6 @@ def _replace(
 ) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"convert needs a torch.nn.Module, got {type(model).__name__}")
-    choose = Choice(patterns, only, skip)
     before = None if example is None else run(model, example, clamp=clamp)
     found = survey(model, before, clamp=clamp)
     if not found.entries and (before is not None or not found.callers):
@@ -143,7 +149,7 @@ def _replace(
         )
     if choose.by_depth:
         choose.order = _forward_order(model, found, example, clamp=clamp)
-    choose.check([name for entry in found.entries for name in entry.names])
+    choose.check([entry.names for entry in found.entries])
     _check_reach(model, found, choose)
     with ExitStack() as undo:
         installer = Installer(model, make, choose, undo, clamp=clamp, tried=before is not None)
@@ -156,9 +162,7 @@ def _replace(
                 if differs is not None:
                     undo.close()
                     _explain_difference(model, example, before, differs, clamp=clamp)
-                    return _replace(
-                        model, make, patterns, only, skip, example, clamp=clamp, same=False
-                    )
+                    return _replace(model, make, choose, example, clamp=clamp, same=False)
         undo.pop_all()
     return result
 

@@ -19,14 +19,15 @@ from pdsearch.cli.output import note
 from pdsearch.errors import InputError, PdsearchError
 
 if TYPE_CHECKING:
-    from pdsearch.family import Candidate
+    from pdsearch.family import Drawn
     from pdsearch.study import StoredStudy
 
 SUMMARY = "write a candidate as a standalone torch file or package, JSON or LaTeX"
 ABOUT = f"""\
 {STUDY}
 A study's best candidate is exported, or that of --trial. If a built-in family has the study's name,
-the family is exported.
+the family is exported. Of a study with groups of layers, FILE.py becomes FILE_<group>.py for each
+group; JSON and LaTeX hold all groups.
 
 {TARGET.replace("--set or --param", "--set")}"""
 EXAMPLES = """\
@@ -44,6 +45,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_variant(command)
     add_storage(command)
     command.add_argument("--trial", type=natural, metavar="N", help="export this trial's candidate")
+    command.add_argument(
+        "--group", metavar="NAME", help="of a study with groups: this group's candidate alone"
+    )
     command.add_argument("-o", "--output", required=True, metavar="FILE.py|.json|.tex|FOLDER")
     command.add_argument(
         "--native",
@@ -55,8 +59,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a candidate as a file or a package."""
-    from pdsearch.export import export
-    from pdsearch.family import varied
+    from pdsearch.export import export_all, part_of
+    from pdsearch.family import Grouped, varied
     from pdsearch.files import check_place
 
     path, settings = Path(arguments.output), settings_of(arguments)
@@ -64,17 +68,39 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.native:
         check_place(path, force=arguments.force)
     candidate, origin = _source(arguments, settings, variant)
+    group, place = arguments.group, {}
+    if group is not None:
+        if not isinstance(candidate, Grouped):
+            raise InputError(f"--group {group}: {candidate.name} is one candidate, without groups")
+        if group not in candidate.parts:
+            raise InputError(
+                f"--group: no group {group!r}; valid are: {', '.join(candidate.parts)}"
+            )
+        place = part_of(candidate, group)
+        candidate = candidate.parts[group]
     if origin is not None and (settings or any(variant.values())):
+        if isinstance(candidate, Grouped):
+            raise InputError(
+                "--set, --fade and --direction change one candidate, and the study has several: "
+                f"choose --group {' | '.join(candidate.parts)}"
+            )
         candidate = varied(candidate, settings, **variant)
         # The changed candidate was not trained.
         origin = {"study": origin["study"], "changed from trial": origin["trial"]}
+    origin = None if origin is None else {**origin, **place}
     if arguments.native:
         from pdsearch.native import export_native
 
+        if isinstance(candidate, Grouped):
+            raise InputError(
+                "--native writes one candidate, and the study has several: choose --group "
+                f"{' | '.join(candidate.parts)}"
+            )
         export_native(candidate, path, force=arguments.force, provenance=origin)
+        files = [path]
     else:
-        export(candidate, path, force=arguments.force, provenance=origin)
-    note(f"wrote {path}: {candidate.name}")
+        files = export_all(candidate, path, force=arguments.force, provenance=origin)
+    note(f"wrote {', '.join(map(str, files))}: {candidate.name}")
     return 0
 
 
@@ -84,7 +110,7 @@ _STUDY_NAME = re.compile(r"[\w][\w .-]*\Z")
 
 def _source(
     arguments: argparse.Namespace, settings: dict[str, float], variant: dict[str, Any]
-) -> tuple["Candidate", dict[str, Any] | None]:
+) -> tuple["Drawn", dict[str, Any] | None]:
     """Return the candidate and its provenance; a name is tried as a family, then as a study."""
     from pdsearch.family import is_library_name, load_target
 
@@ -104,7 +130,7 @@ def _source(
     return _of_study(stored, None)
 
 
-def _of_study(stored: "StoredStudy", trial: int | None) -> tuple["Candidate", dict[str, Any]]:
+def _of_study(stored: "StoredStudy", trial: int | None) -> tuple["Drawn", dict[str, Any]]:
     from pdsearch.export import provenance
 
     if trial is None:

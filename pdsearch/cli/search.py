@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write_results(stored: "StoredStudy") -> list[str]:
     """Write the report and the best candidate; return a message about each."""
-    from pdsearch.export import export, provenance
+    from pdsearch.export import export_all, provenance
     from pdsearch.report import study_report, write_html
 
     folder = stored.output
@@ -93,9 +93,13 @@ def _write_results(stored: "StoredStudy") -> list[str]:
     best = stored.best()
     if best is not None and best.candidate is not None:
         origin = provenance(stored, best)
-        for name in ("best.py", "best.json"):
-            export(best.candidate, folder / name, force=True, provenance=origin)
-        written.append(f"best candidate: {folder / 'best.py'} (and best.json)")
+        files = [
+            path
+            for name in ("best.py", "best.json")
+            for path in export_all(best.candidate, folder / name, force=True, provenance=origin)
+        ]
+        others = ", ".join(path.name for path in files[1:])
+        written.append(f"best candidate: {files[0]} (and {others})")
     return written
 
 
@@ -118,10 +122,12 @@ def search_text(
     rows += [(f"reference: {name}", value(found)) for name, found in data["references"].items()]
     lines = [f"study {data['study']}: {counts}", "", columns(rows, right=(1,), indent="  "), ""]
     if best:
-        values = ", ".join(f"{name} = {number(v)}" for name, v in best["parameters"].items())
-        shown = rounded(best["formula"])
-        lines.append(best["family"] + (f" with {values}" if values else ""))
-        lines += wrapped(f"g(x) {'=' if shown == best['formula'] else '≈'} {shown}")
+        for group, part in best.get("groups", {}).items():
+            lines.append(f"{group} ({', '.join(part['layers'])}): {_title(part)}")
+            lines += wrapped(_equation(part))
+        if "groups" not in best:
+            lines.append(_title(best))
+            lines += wrapped(_equation(best))
     else:
         lines.append("no candidate finished")
     if by_function:
@@ -129,6 +135,16 @@ def search_text(
     else:
         lines.append(f"One seed's {measure} picked the best; `pdsearch confirm` tests it.")
     return "\n".join(lines)
+
+
+def _title(part: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{name} = {number(v)}" for name, v in part["parameters"].items())
+    return part["family"] + (f" with {values}" if values else "")
+
+
+def _equation(part: Mapping[str, Any]) -> str:
+    shown = rounded(part["formula"])
+    return f"g(x) {'=' if shown == part['formula'] else '≈'} {shown}"
 
 
 def rounded(formula: str) -> str:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
 from pdsearch.errors import InputError, UnsupportedError, shortened
-from pdsearch.family import Candidate, fading, load_family
-from pdsearch.study.twins import Curve
+from pdsearch.family import Candidate, Drawn, Grouped, fading, load_family
+from pdsearch.study.twins import Curves, curves_of, same
 
 if TYPE_CHECKING:
     from pdsearch.study import StoredStudy
@@ -53,7 +53,7 @@ class Contender:
         kind: One of `KINDS`.
         how: See `how_of`; `forward…`: the formula is its true derivative; `activation`.
         formula: Of g; of the forward function for an activation.
-        candidate: The pseudo-derivative.
+        candidate: The pseudo-derivative, or one for each group of layers.
         module: Makes an activation that replaces ReLU instead.
         place: Its place among the rows of its confirmation.
         changes: Settings of `[trial]` that replace the study's.
@@ -63,7 +63,7 @@ class Contender:
     kind: str
     how: str
     formula: str
-    candidate: Candidate
+    candidate: Drawn
     module: Callable[[], Any] | None = None
     place: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -106,20 +106,20 @@ def choose_contenders(
             f"study {stored.name!r} has no finished candidate to confirm yet; "
             "finish its search, or name one with --candidate"
         )
-    curves: list[Curve] = []
+    curves: list[Curves] = []
     found: list[Contender] = []
 
-    def add(candidate: Candidate, kind: str) -> bool:
+    def add(candidate: Drawn, kind: str) -> bool:
         """Add a new shape; one that is not new adds its name to the row it equals."""
-        curve = Curve(candidate)
+        mine = curves_of(candidate)
         for index, other in enumerate(curves):
-            if curve.same(other):
+            if same(mine, other):
                 # The study's own near-duplicates are many.
                 if kind != "candidate" and _name(candidate) not in found[index].name:
                     name = f"{found[index].name} = {_name(candidate)}"
                     found[index] = replace(found[index], name=name)
                 return False
-        curves.append(curve)
+        curves.append(mine)
         found.append(
             Contender(_name(candidate), kind, how_of(candidate), candidate.formula, candidate)
         )
@@ -136,6 +136,8 @@ def choose_contenders(
         if row.candidate is not None:
             add(row.candidate, "reference")
     for candidate in given:
+        if not isinstance(candidate, Candidate):
+            raise InputError(f"candidates must be Candidates, got {type(candidate).__name__}")
         add(candidate, "given")
     controls: list[Contender | str] = []
     best = best_of(found)
@@ -183,20 +185,27 @@ def _forward_control(best: Contender) -> Contender | str:
     """The forward control of the best candidate; or a note why there is none."""
     from pdsearch.autograd import forward_control
 
-    make = functools.partial(forward_control, best.candidate)
+    candidate = _single(best)
+    make = functools.partial(forward_control, candidate)
     try:
         make()
     except UnsupportedError as error:
         return f"No forward control of {best.name}: {error}."
     name = f"forward control of {best.name}"
     # Runs of earlier versions, whose control of an upward candidate was upward too, do not count.
-    how = "forward" if best.candidate.direction == "both" else "forward, in both directions"
-    return Contender(name, "forward_control", how, best.formula, best.candidate, make)
+    how = "forward" if candidate.direction == "both" else "forward, in both directions"
+    return Contender(name, "forward_control", how, best.formula, candidate, make)
 
 
-def _name(candidate: Candidate) -> str:
+def _single(contender: Contender) -> Candidate:
+    """Return its candidate; `confirm` has refused controls of groups."""
+    assert isinstance(contender.candidate, Candidate)
+    return contender.candidate
+
+
+def _name(candidate: Drawn) -> str:
     """Its name; of a typed formula the formula itself, because all of those have one name."""
-    if candidate.family.name != "formula":
+    if isinstance(candidate, Grouped) or candidate.family.name != "formula":
         return candidate.name
     text = re.sub(r"\d*\.\d{7,}", lambda found: f"{float(found[0]):.6g}", candidate.identity)
     return shortened(text, 80)
@@ -211,8 +220,9 @@ def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str
     mean of the candidate's ratios ‖pseudo-gradient‖ / ‖exact gradient‖ after each epoch or task, to
     three digits. `run` is the record of a test run of the candidate, with diagnostics.
     """
-    faded = fading(contender.candidate.family)
-    until = 1.0 if faded is None else faded.end_of(contender.candidate)
+    candidate = _single(contender)
+    faded = fading(candidate.family)
+    until = 1.0 if faded is None else faded.end_of(candidate)
     entries = run["epochs"]
     ratios = []
     for entry in entries:

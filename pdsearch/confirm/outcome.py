@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from pdsearch.confirm.reaching import Reaching, reaching
+from pdsearch.family import Grouped
 from pdsearch.plain import plain
 from pdsearch.statistics import (
     PairedDifference,
@@ -20,7 +21,7 @@ from pdsearch.text import ends, p_value, points
 from pdsearch.trial import length_of, where_in
 
 if TYPE_CHECKING:
-    from pdsearch.family import Candidate
+    from pdsearch.family import Drawn
 
 LEVEL = 0.05  # a difference is significant if its adjusted p-value is below
 KINDS = get_args(RunKind)  # in the order of the table
@@ -206,8 +207,11 @@ def identity_of(formula: str, *, how: str) -> str:
     return f"{how}: {formula}"
 
 
-def how_of(candidate: "Candidate") -> str:
+def how_of(candidate: "Drawn") -> str:
     """Return how a candidate's g is used: in the backward pass, perhaps in one direction."""
+    if isinstance(candidate, Grouped):
+        up = [group for group, part in candidate.parts.items() if part.direction == "up"]
+        return "pseudo-derivative by group" + (f", direction up in {', '.join(up)}" if up else "")
     directed = "" if candidate.direction == "both" else f", direction {candidate.direction}"
     return f"pseudo-derivative{directed}"
 

@@ -14,7 +14,7 @@ from pdsearch.confirm.outcome import Confirmation, how_of, identity_of
 from pdsearch.confirm.runs import Setting, assemble_all, hardware, trials_of, versions
 from pdsearch.confirm.session import Run, Session, Stage
 from pdsearch.errors import InputError
-from pdsearch.family import Candidate
+from pdsearch.family import Candidate, load_family
 from pdsearch.processes import end_all, parent_alive
 from pdsearch.study.attributes import StudyAttrs, clean
 from pdsearch.study.begin import other_versions
@@ -91,6 +91,7 @@ def confirm(
             f"study {stored.name!r} trains by a Python function, which has no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
+    _check_controls(stored, asked=controls or forward_control)
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
     check_output(stored.output)
     defaults, trial = stored.settings.confirm, stored.settings.trial
@@ -196,6 +197,16 @@ class Asked:
                 raise InputError(f"{name} must be at least {least}, got {number}")
 
 
+def _check_controls(stored: "StoredStudy", *, asked: bool) -> None:
+    """Raise `InputError` if controls are asked for that a study with groups does not have."""
+    if asked and stored.settings.study.groups:
+        raise InputError(
+            f"study {stored.name!r} has groups of layers: no one activation has the shapes of all "
+            "groups as its derivative, so there are no controls; omit --controls and "
+            "--forward-control (--candidate TARGET adds one shape for all groups)"
+        )
+
+
 def _stages(
     stored: "StoredStudy", contenders: Sequence[Contender], asked: Asked
 ) -> tuple[list[Stage], list[str]]:
@@ -218,7 +229,7 @@ def _stages(
     for trial in trials:
         check_room(trial, data[trial.dataset])
     for trial in trials[1:]:
-        _check_transfer(trial, data[trial.dataset], directory=directory)
+        _check_transfer(trial, data[trial.dataset], stored)
     same = asked.rate_epochs == settings.trial.epochs and settings.study.horizon is None
     searched = _searched_rates(stored) if same else {}
     with storage_errors(stored.url):
@@ -260,7 +271,7 @@ def _of_other_versions(records: Iterable[Mapping[str, Any]], stages: Sequence[St
     return [f"{count} finished {runs} left out: other versions made them."] if count else []
 
 
-def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Path) -> None:
+def _check_transfer(trial: "TrialSettings", dataset: "Dataset", stored: "StoredStudy") -> None:
     """Check that a batch can be filled there, and that the model can be built and trained."""
     from pdsearch.models import check_network
 
@@ -275,7 +286,8 @@ def _check_transfer(trial: "TrialSettings", dataset: "Dataset", *, directory: Pa
         classes=len(dataset.classes),
         shape=dataset.shape,
         sites=trial.sites,
-        directory=directory,
+        directory=stored.directory,
+        candidate=stored.settings.study.everywhere(load_family("relu").default),
     )
 
 

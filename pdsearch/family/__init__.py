@@ -4,8 +4,10 @@ A family is data: one sympy expression in `x` (and optionally `t`), with a range
 The kernels, criteria, plots, LaTeX and exported files are all generated from that expression.
 """
 
-from pdsearch.family.definition import DIRECTIONS, SCHEMA, Candidate, Family
+from pdsearch.family.definition import DIRECTIONS, Candidate, Family
+from pdsearch.family.documents import SCHEMA
 from pdsearch.family.fades import FADES, Fading, fade, fading, side
+from pdsearch.family.grouped import Drawn, Grouped, check_group, drawn_from, parts_of
 from pdsearch.family.loading import (
     find_families,
     is_library_name,
@@ -29,11 +31,15 @@ __all__ = [
     "FADES",
     "SCHEMA",
     "Candidate",
+    "Drawn",
     "Fading",
     "Family",
+    "Grouped",
     "Range",
     "at_share",
+    "check_group",
     "distribution_from",
+    "drawn_from",
     "fade",
     "fading",
     "find_families",
@@ -44,6 +50,7 @@ __all__ = [
     "load_family",
     "load_target",
     "parameters_in",
+    "parts_of",
     "plot",
     "side",
     "varied",

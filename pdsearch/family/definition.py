@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from pdsearch import codegen
 from pdsearch import expression as _expression
 from pdsearch.errors import FormulaError, InputError, short
+from pdsearch.family.documents import SCHEMA, check_schema, read_object
 from pdsearch.family.notebook import ShownCandidate, ShownFamily
 from pdsearch.family.ranges import (
     Range,
@@ -26,15 +27,9 @@ from pdsearch.family.ranges import (
 if TYPE_CHECKING:
     import torch
 
-SCHEMA = 2
-"""Version of the JSON of families and candidates; older versions stay readable.
-
-Version 2 added directions. JSON without them is still written as version 1."""
-
 DIRECTIONS = ("both", "up")
 """Which gradients pass below zero: all, or only those that would raise the unit."""
 
-JSON_LIMIT = 1_000_000  # bytes; a candidate is about 500
 FAMILY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 
 
@@ -219,7 +214,7 @@ class Family(ShownFamily):
         Raises:
             InputError: a field is missing, of the wrong type, or of a newer schema.
         """
-        _check_schema(data, "family")
+        check_schema(data, "family")
         for key, kind in _FIELDS.items():
             if not isinstance(data.get(key, kind()), kind):
                 raise InputError(f"a family's JSON holds a wrong {key!r}: {short(data[key])}")
@@ -393,7 +388,12 @@ class Candidate(ShownCandidate):
         Raises:
             InputError: a field is missing, of the wrong type, or of a newer schema.
         """
-        _check_schema(data, "candidate")
+        if isinstance(data, Mapping) and "groups" in data:
+            raise InputError(
+                "this JSON holds a candidate for each of several groups: read it with "
+                "Grouped.from_json, or export one group's candidate (pdsearch export --group NAME)"
+            )
+        check_schema(data, "candidate")
         family, parameters = data.get("family"), data.get("parameters")
         if not isinstance(family, Mapping) or not isinstance(parameters, Mapping):
             raise InputError("a candidate's JSON needs the objects 'family' and 'parameters'")
@@ -411,15 +411,7 @@ class Candidate(ShownCandidate):
         Raises:
             InputError: the text is not JSON, or not a candidate.
         """
-        if len(text) > JSON_LIMIT:
-            raise InputError(f"a candidate's JSON has {len(text):,} characters: too long")
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"not JSON ({error})") from None
-        if not isinstance(data, dict):
-            raise InputError("a candidate's JSON must be an object")
-        return cls.from_dict(data)
+        return cls.from_dict(read_object(text, "candidate"))
 
     def __hash__(self) -> int:
         return hash((self.family, frozenset(self.parameters.items()), self.direction))
@@ -432,16 +424,3 @@ class Candidate(ShownCandidate):
 
     def __deepcopy__(self, memo: Any) -> "Candidate":
         return self
-
-
-def _check_schema(data: Mapping[str, Any], what: str) -> None:
-    if not isinstance(data, Mapping):
-        raise InputError(f"a {what}'s JSON must be an object")
-    schema = data.get("schema")
-    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise InputError(f"a {what}'s JSON lacks its schema version")
-    if schema > SCHEMA:
-        raise InputError(
-            f"this {what} was written by a newer pdsearch (schema {schema}, this version reads up "
-            f"to {SCHEMA}): update pdsearch"
-        )

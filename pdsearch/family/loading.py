@@ -13,7 +13,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from pdsearch import expression as _expression
 from pdsearch.errors import InputError, short
-from pdsearch.family.definition import FAMILY_NAME, JSON_LIMIT, Candidate, Family
+from pdsearch.family.definition import FAMILY_NAME, Candidate, Family
+from pdsearch.family.documents import JSON_LIMIT
 from pdsearch.family.fades import fade
 from pdsearch.family.ranges import Range, distribution_from
 from pdsearch.userfile import read_bytes, run_file

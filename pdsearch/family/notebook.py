@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from pdsearch.family.definition import Candidate, Family
+    from pdsearch.family.grouped import Grouped
     from pdsearch.family.ranges import Range
 
 
@@ -58,14 +59,40 @@ class ShownCandidate:
         return _shown(candidate.name, candidate, equation(candidate.expression))
 
 
+class ShownGrouped:
+    """What a notebook calls on a candidate for each group of layers."""
+
+    def plot(self, *, low: float = LOW, high: float = HIGH) -> "go.Figure":
+        """Draw the shape of each group, as `pdsearch.plot` does."""
+        _check_ends(low, high)
+        parts = cast("Grouped", self).parts
+        labels = [f"{group}: {part.name}" for group, part in parts.items()]
+        return shapes_figure(list(parts.values()), labels=labels, low=low, high=high)
+
+    def _repr_html_(self) -> str:
+        grouped = cast("Grouped", self)
+        return "".join(
+            _shown(
+                f"{group} ({', '.join(grouped.layers[group])}): {part.name}",
+                part,
+                equation(part.expression),
+            )
+            for group, part in grouped.parts.items()
+        )
+
+
 def plot(
-    target: "Candidate | Family | Sequence[Candidate]", *, low: float = LOW, high: float = HIGH
+    target: "Candidate | Grouped | Family | Sequence[Candidate]",
+    *,
+    low: float = LOW,
+    high: float = HIGH,
 ) -> "go.Figure":
     """Draw the shape of a pseudo-derivative next to the step, ReLU's own derivative.
 
     Args:
-        target: A candidate; several candidates, drawn together; or a family, drawn as a fan of
-            curves over the range of each of its parameters, one parameter at a time.
+        target: A candidate; several candidates, drawn together; a candidate for each group of
+            layers, likewise; or a family, drawn as a fan of curves over the range of each of its
+            parameters, one parameter at a time.
         low: Left end of the x axis.
         high: Right end of the x axis.
 
@@ -76,7 +103,7 @@ def plot(
         InputError: The target is none of these, or low ≥ high.
     """
     _check_ends(low, high)
-    if isinstance(target, ShownFamily):
+    if isinstance(target, ShownFamily | ShownGrouped):
         return target.plot(low=low, high=high)
     several: list[Any] = list(target) if isinstance(target, list | tuple) else [target]
     if several and all(isinstance(one, ShownCandidate) for one in several):

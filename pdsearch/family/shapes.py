@@ -144,15 +144,19 @@ STEP = _path([(_across(x), _down(g)) for x, g in zip(*step(_LOW, _HIGH), strict=
 """The step in the same picture."""
 
 
-def picture(candidate: "Candidate", *, colours: tuple[str, str] = ("#2f7ed8", "#7d8590")) -> str:
+_FURTHER = ("#e67828", "#3a9a5b", "#9669c8")
+"""The colours of the second g in a picture, and of those after it in turn."""
+
+
+def picture(*candidates: "Candidate", colours: tuple[str, str] = ("#2f7ed8", "#7d8590")) -> str:
     """Return an SVG of g next to the dotted step, for x from −5 to 3; it needs no script.
 
     Args:
-        candidate: Taken at t = 0.
-        colours: Of g, and of the step and the axes.
+        *candidates: One, or several in one picture, each taken at t = 0.
+        colours: Of the first g, and of the step and the axes.
     """
-    xs, ys = curve(candidate, _LOW, _HIGH, count=161)
-    bottom, top = span(ys)
+    curves = [curve(candidate, _LOW, _HIGH, count=161) for candidate in candidates]
+    bottom, top = span([y for _, ys in curves for y in ys])
 
     def path(across: list[float], up: list[float], look: str) -> str:
         points = zip(across, up, strict=True)
@@ -165,7 +169,10 @@ def picture(candidate: "Candidate", *, colours: tuple[str, str] = ("#2f7ed8", "#
         path([_LOW, _HIGH], [0.0, 0.0], f'{grey} stroke-width="0.2"'),
         path([0.0, 0.0], [bottom, top], f'{grey} stroke-width="0.2"'),
         path(*step(_LOW, _HIGH), f'{grey} stroke-width="0.6" stroke-dasharray="1.5 1"'),
-        path(xs, ys, f'stroke="{colours[0]}" stroke-width="0.9" stroke-linejoin="round"'),
+        *(
+            path(xs, ys, f'stroke="{tone}" stroke-width="0.9" stroke-linejoin="round"')
+            for (xs, ys), tone in zip(curves, itertools.cycle((colours[0], *_FURTHER)))
+        ),
     )
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{3 * WIDTH}" height="{3 * HEIGHT}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(lines)}</svg>'

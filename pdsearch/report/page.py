@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from pdsearch import __version__, text
 from pdsearch.expression.mathml import equation, symbol
-from pdsearch.family import shapes
+from pdsearch.family import parts_of, shapes
 from pdsearch.files import write_text
 from pdsearch.plain import plain
 
@@ -79,6 +79,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals |= {name: getattr(text, name) for name in text.__all__}
     environment.globals |= {"equation": equation, "symbol": symbol, "shapes": shapes}
+    environment.globals["parts_of"] = parts_of
     environment.globals["version"] = __version__
     return environment
 

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from pdsearch.confirm import Confirmation, read_runs
 from pdsearch.criteria import CRITERIA, PROFILES, check, gate
 from pdsearch.criteria.figures import criteria_figure
+from pdsearch.family import Candidate, Grouped, parts_of
 from pdsearch.family.figures import shapes_figure
 from pdsearch.insight import learned_criteria
 from pdsearch.report import confirm_figures, curve_figures, trial_figures
@@ -18,7 +19,8 @@ from pdsearch.report.trial_figures import name_of, short_name
 from pdsearch.report.view import View
 from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
-from pdsearch.study.rows import counts_of
+from pdsearch.study.families import prefix_of
+from pdsearch.study.rows import counts_of, of_group
 from pdsearch.text import interval
 from pdsearch.trial import length_of, where_in
 
@@ -90,15 +92,27 @@ def confirmed(found: Confirmation) -> dict[str, Any]:
 
 
 def shapes(view: View) -> Record:
-    """Return the best candidates and references next to the step, and the best candidate."""
-    top = {row.candidate: row for row in view.ranked[:SHOWN] if row.candidate is not None}
-    candidates = list(top)
-    others = [row.candidate for row in view.references if row.candidate is not None]
-    if not candidates and not others:
+    """Return the best candidates and references next to the step, and the best candidate.
+
+    With groups, those are the shapes of the best candidate in each group.
+    """
+    best = view.best.candidate if view.best is not None else None
+    parts = {} if best is None else parts_of(best)
+    if isinstance(best, Grouped):
+        drawn = [(part, f"{group}: {part.name}") for group, part in parts.items()]
+    else:
+        drawn = [
+            (row.candidate, f"{name_of(row)}, {view.value(row.value)}")
+            for row in view.ranked[:SHOWN]
+            if isinstance(row.candidate, Candidate)
+        ]
+    others = [row.candidate for row in view.references if isinstance(row.candidate, Candidate)]
+    if not drawn and not others:
         return None
-    labels = [f"{name_of(row)}, {view.value(row.value)}" for row in top.values()]
+    candidates, labels = [part for part, _ in drawn], [name for _, name in drawn]
     figure = shapes_figure(candidates, labels=labels, dashed=others)
-    return {"figure": figure, "best": candidates[0] if candidates else None}
+    layers = best.layers if isinstance(best, Grouped) else {}
+    return {"figure": figure, "best": parts, "layers": layers}
 
 
 # ----------------------------------------------------------------------------------- criteria
@@ -110,23 +124,31 @@ def criteria(view: View) -> Record:
         "ruled_out": _ruled_out(view),
         "families": _families(view),
         "own": view.stored.own_criteria,
-        "candidate": None,
+        "parts": [],
     }
-    if view.best is None or view.best.candidate is None:
-        return record if any(record.values()) else None
-    candidate = view.best.candidate
+    if view.best is not None and view.best.candidate is not None:
+        record["parts"] = [_of_best(view, group, view.best) for group in view.groups]
+    if not any(record.values()):
+        return None
+    return {**record, "profile": view.stored.settings.criteria.profile}
+
+
+def _of_best(view: View, group: str, best: TrialRow) -> dict[str, Any]:
+    """Return the criteria of the best candidate in a group, compared with others."""
+    row = of_group(best, group)
+    candidate = row.candidate
+    assert isinstance(candidate, Candidate)
     asked = view.stored.settings.criteria
     report = check(candidate, profile=asked.profile, thresholds=asked.bounds())
     # The results of a study's own criteria are only in its trials.
-    entries = [*report.to_dict()["criteria"], *_own(view.best)]
+    entries = [*report.to_dict()["criteria"], *_own(row)]
     figure = criteria_figure(candidate, entries)
     return {
-        **record,
+        "group": group,
         "candidate": candidate,
-        "profile": asked.profile,
         "entries": entries,
         "figure": figure if len(figure.data) > 2 else None,  # more than the shape and the step
-        **_compared(view),
+        **_compared(view, group),
     }
 
 
@@ -165,13 +187,14 @@ def _families(view: View) -> list[dict[str, Any]]:
     return found
 
 
-def _compared(view: View) -> dict[str, Any]:
+def _compared(view: View, group: str) -> dict[str, Any]:
     """Return the certified criteria of the best, the baseline and the references, by name."""
     bounds = view.stored.settings.criteria.bounds()
     baseline = [view.baseline] if view.baseline else []
     columns: dict[str, dict[str, Any]] = {}
-    for row in [*view.ranked[: SHOWN - 1], *baseline, *view.references]:
-        if row.candidate is not None:
+    for whole in [*view.ranked[: SHOWN - 1], *baseline, *view.references]:
+        row = of_group(whole, group)
+        if isinstance(row.candidate, Candidate):
             certified = gate(row.candidate, profile="strict", thresholds=bounds).to_dict()
             entries = [*certified["criteria"], *_own(row)]
             columns[short_name(row)] = {entry["name"]: entry for entry in entries}
@@ -262,23 +285,33 @@ def inside(view: View) -> Record:
 
 
 def parameters(view: View) -> Record:
-    """Return value by family and along each parameter, and importances."""
+    """Return value by family and along each parameter, and importances, for each group."""
     shown: dict[str, Any] = {"percent": view.percent, "title": view.title}
-    by_family = trial_figures.by_family(view.stored, view.rows, **shown)
-    if by_family is None:
-        return None
-    importances, notes = trial_figures.importances(view.stored, view.rows)
-    return {
-        "by_family": by_family,
-        "importances": importances,
-        "notes": notes,
-        "title": view.title,
-        "slices": trial_figures.slices(view.stored, view.rows, percent=view.percent),
-    }
+    parts = []
+    for group in view.groups:
+        rows = [of_group(row, group) for row in view.rows]
+        by_family = trial_figures.by_family(view.stored, rows, **shown)
+        if by_family is None:
+            return None
+        prefix = prefix_of(group)
+        importances, notes = trial_figures.importances(view.stored, rows, prefix=prefix)
+        slices = trial_figures.slices(view.stored, rows, percent=view.percent)
+        parts.append(
+            {
+                "group": group,
+                "by_family": by_family,
+                "importances": importances,
+                "notes": notes,
+                "slices": slices,
+            }
+        )
+    return {"parts": parts, "title": view.title}
 
 
 def learned(view: View) -> Record:
     """Return the learned criteria, and a figure for each that has a correlation."""
+    if view.stored.settings.study.groups:
+        return None  # a trial has a verdict for each group
     insight = learned_criteria(view.stored, rows=view.rows, decide=view.decide)
     if not insight.criteria:
         return None

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import plotly.graph_objects as go
 
+from pdsearch.family import Candidate, Grouped
 from pdsearch.insight import Insight, Learned
 from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.style import INK, axis, chart, colour, label, scatter
@@ -27,7 +28,9 @@ def family_colours(stored: StoredStudy) -> dict[str, str]:
 
 
 def family_of(row: TrialRow) -> str:
-    """Return the name of a trial's family."""
+    """Return the name of a trial's family; of one with groups, a word for all such trials."""
+    if isinstance(row.candidate, Grouped):
+        return "candidates"
     return row.candidate.family.name if row.candidate is not None else "?"
 
 
@@ -87,7 +90,7 @@ def history(
     colours = family_colours(stored)
     drawn = _with_value(rows)
     for family, own in _grouped(drawn).items():
-        tone = colours.get(family, colour(0))
+        tone = colours.get(family, colour(1))
         named = False
         for status in _SYMBOLS:
             if chosen := [row for row in own if row.status == status]:
@@ -200,7 +203,8 @@ def slices(stored: StoredStudy, rows: Sequence[TrialRow], *, percent: bool) -> d
     found = {}
     for family in _grouped(_with_value(rows, complete=True)):
         own = valued[family]
-        space: Any = own[0].candidate.family.space if own[0].candidate else {}
+        first = own[0].candidate
+        space: Any = first.family.space if isinstance(first, Candidate) else {}
         for name, distribution in space.items():
             if distribution.low != distribution.high:
                 figure = _slice(own, name, distribution, colours.get(family, INK), percent)
@@ -241,12 +245,13 @@ def _slice(
 
 
 def importances(
-    stored: StoredStudy, rows: Sequence[TrialRow]
+    stored: StoredStudy, rows: Sequence[TrialRow], *, prefix: str = ""
 ) -> tuple[go.Figure | None, list[str]]:
     """Return Optuna's parameter importances within each family, and a note about each family.
 
     Importances across families cannot be computed, because parameters of different families never
-    occur in one trial. Within a family they add up to 1.
+    occur in one trial. Within a family they add up to 1. With groups, the rows are of one of them,
+    and `prefix` is what the names of its parameters begin with.
     """
     complete = _with_value(rows, complete=True)
     if not complete:
@@ -257,7 +262,7 @@ def importances(
     bars: list[tuple[str, float, str]] = []
     for family, own in sorted(_grouped(complete).items()):
         trials = [frozen[row.number] for row in own if row.number in frozen]
-        shares, why = _importances(stored, family, trials)
+        shares, why = _importances(stored, f"{prefix}{family}", trials)
         bars += [(name, share, colours.get(family, INK)) for name, share in shares.items()]
         notes.append(f"{family}: {why}.")
     if not bars:

@@ -66,6 +66,11 @@ class View:
         return list(found.values())
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of layers with candidates of their own; without any, one named ""."""
+        return tuple(self.stored.settings.study.groups) or ("",)
+
+    @property
     def rates(self) -> tuple[float, ...]:
         """The grid of learning rates; empty if there is none."""
         return () if self.by_function else tuple(self.stored.settings.trial.learning_rates)

@@ -16,6 +16,7 @@ from pdsearch.study.attempt import Context
 from pdsearch.study.begin import begin, other_versions
 from pdsearch.study.families import settle_families
 from pdsearch.study.file import validate
+from pdsearch.study.groups import FamilySpec
 from pdsearch.study.launched import run_launched
 from pdsearch.study.machine import WORTH, share_out
 from pdsearch.study.patience import STORAGE_WAIT
@@ -33,7 +34,7 @@ from pdsearch.study.progress import Display
 from pdsearch.study.queue import fail_dead_trials, tally
 from pdsearch.study.rows import TrialRow
 from pdsearch.study.run import Session
-from pdsearch.study.settings import FamilySpec, StudyFile
+from pdsearch.study.settings import StudyFile
 from pdsearch.study.sources import content_of, other_content
 from pdsearch.study.storage import close, optunas_errors_only, storage_errors, waiting
 from pdsearch.study.stored import StoredStudy, open_named, open_study, summary

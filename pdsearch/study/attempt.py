@@ -14,17 +14,18 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from pdsearch import interrupt
-from pdsearch.criteria import FamilyGate, gate
-from pdsearch.family import Candidate, Family, Range
+from pdsearch.criteria import FamilyGate, Report, gate
+from pdsearch.family import Drawn, Grouped, Range, parts_of
 from pdsearch.study.attributes import TrialAttrs
-from pdsearch.study.families import offered, refusal, suggest
+from pdsearch.study.families import Groups, all_families, offered, refusal, suggest
 from pdsearch.study.innards import ENQUEUED, StoredTrial
 from pdsearch.study.progress import Display
 from pdsearch.study.pruning import earns, leads, rung_steps
 from pdsearch.study.queue import current, is_surplus
+from pdsearch.study.rows import gated
 from pdsearch.study.stored import StoredStudy
 from pdsearch.study.trainer import Reached, Trainer
-from pdsearch.study.twins import Curve, pruned, share, twin_of
+from pdsearch.study.twins import Curves, pruned, share, twin_of
 
 
 class Dropped(Exception):
@@ -50,12 +51,15 @@ class Context:
     wanted: Callable[[], bool]  # False once the process that started this one has ended
     progressed: Callable[[float, int, int], None]
     extra_criteria: tuple[Callable[..., Any], ...]  # custom ones, in addition to the required ones
-    curves: dict[int, Curve] = field(default_factory=dict)  # compared before, by trial number
+    curves: dict[int, Curves] = field(default_factory=dict)  # compared before, by trial number
 
     @functools.cached_property
-    def searched(self) -> dict[str, Family]:
-        """The families that candidates are drawn from, by name."""
-        return {name: self.stored.families[name] for name in self.stored.attrs.searched or ()}
+    def groups(self) -> Groups:
+        """The families that candidates are drawn from, for each group of layers."""
+        attrs = self.stored.attrs
+        named = attrs.groups or {"": attrs.searched or []}
+        families = self.stored.families
+        return {group: {name: families[name] for name in own} for group, own in named.items()}
 
     @functools.cached_property
     def gates(self) -> dict[str, FamilyGate]:
@@ -66,7 +70,8 @@ class Context:
     def spaces(self) -> dict[str, dict[str, Range]]:
         """The distributions that candidates are drawn from, by family."""
         return {
-            name: offered(family, self.gates.get(name)) for name, family in self.searched.items()
+            name: offered(family, self.gates.get(name))
+            for name, family in all_families(self.groups).items()
         }
 
     @functools.cached_property
@@ -80,11 +85,12 @@ class Context:
         if not self.wanted():
             raise KeyboardInterrupt
 
-    def checkpoint_for(self, candidate: Candidate, *, seed: int) -> Path:
+    def checkpoint_for(self, candidate: Drawn, *, seed: int) -> Path:
         """Return where a candidate's training at a seed is kept until it is finished."""
         text = json.dumps(candidate.to_dict(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        name = f"{candidate.family.name}-{digest}-{seed}.safetensors"
+        stem = "groups" if isinstance(candidate, Grouped) else candidate.family.name
+        name = f"{stem}-{digest}-{seed}.safetensors"
         return self.stored.output / "checkpoints" / name
 
     def best(self) -> float | None:
@@ -145,15 +151,16 @@ class Attempt:
                 return share(self._trial, twin)
         return self._train(candidate)
 
-    def _draw(self) -> Candidate:
-        searched = self._context.searched
+    def _draw(self) -> Drawn:
+        groups = self._context.groups
         enqueued = StoredTrial(self._study, self._trial).read().system_attrs.get(ENQUEUED)
-        if enqueued is not None and (why := refusal(enqueued, searched)):
+        if enqueued is not None and (why := refusal(enqueued, groups)):
             self._attrs.reason = why
             raise Dropped
         candidate = suggest(
             self._trial,
-            searched,
+            groups,
+            self._settings.layers,
             self._context.spaces,
             flat=self._settings.sampler == "nsga2",
             enqueued=enqueued or {},
@@ -161,19 +168,24 @@ class Attempt:
         self._attrs.candidate = candidate.to_dict()
         return candidate
 
-    def _gate(self, candidate: Candidate) -> None:
-        """End the trial of a candidate that fails a required criterion, before it is trained."""
+    def _gate(self, candidate: Drawn) -> None:
+        """End the trial of a candidate that fails a required criterion, before it is trained.
+
+        With groups, that is one that any group's candidate fails.
+        """
         criteria = self._context.stored.settings.criteria
+        reports: dict[str, Report] = {}
         with interrupt.exposed():
-            report = gate(
-                candidate,
-                profile=criteria.profile,
-                thresholds=criteria.bounds(),
-                extra=self._context.extra_criteria,
-                known=self._context.gates.get(candidate.family.name, FamilyGate()).known,
-            )
-        self._attrs.criteria = report.to_dict()
-        failed = [entry.name for entry in report.criteria if entry.required and not entry.passed]
+            for group, part in parts_of(candidate).items():
+                reports[group] = gate(
+                    part,
+                    profile=criteria.profile,
+                    thresholds=criteria.bounds(),
+                    extra=self._context.extra_criteria,
+                    known=self._context.gates.get(part.family.name, FamilyGate()).known,
+                )
+        self._attrs.criteria = found = gated(candidate, reports)
+        failed = [one["name"] for one in found["criteria"] if one["required"] and not one["passed"]]
         if self._settings.sampler in ("tpe", "nsga2"):
             # They tell "not allowed" from "not good"; CMA-ES warns, GP never sees these trials.
             self._trial.set_constraint("criteria", float(len(failed)))
@@ -182,7 +194,7 @@ class Attempt:
 
     # ----------------------------------------------------------------------------------- training
 
-    def _train(self, candidate: Candidate) -> tuple[float, ...]:
+    def _train(self, candidate: Drawn) -> tuple[float, ...]:
         trainer, display = self._trainer, self._context.display
         self.checkpoint = self._context.checkpoint_for(candidate, seed=self._settings.seed)
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)

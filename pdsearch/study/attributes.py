@@ -8,6 +8,7 @@ All of the study file is stored except the storage's URL, which may contain a pa
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_type_hints, overload
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import first_line, short
-from pdsearch.family import Candidate, Family
+from pdsearch.family import Drawn, Family, drawn_from
 from pdsearch.study.settings import StudyFile
 from pdsearch.study.storage import damaged
 from pdsearch.study.url import shown_url
@@ -224,6 +225,7 @@ class StudyAttrs(_Attrs):
     settings: Kept[_Data] = Kept()  # the study file without its storage
     families: Kept[dict[str, _Data]] = Kept()  # every family by name, as `Family.to_dict()`
     searched: Kept[list[str]] = Kept()  # names of the families that candidates are drawn from
+    groups: Kept[dict[str, list[str]]] = Kept()  # the same by group of layers, if there are groups
     references: Kept[list[str]] = Kept()  # names of the families that run at their defaults
     directory: Kept[str] = Kept()  # the base of relative paths in the settings
     versions: Kept[dict[str, str]] = Kept()  # of the packages that affect a trial's numbers
@@ -253,7 +255,7 @@ class TrialAttrs(_Attrs):
     """What a trial keeps."""
 
     kind: Kept[Kind] = Kept()
-    candidate: Kept[_Data] = Kept()  # as `Candidate.to_dict()`
+    candidate: Kept[_Data] = Kept()  # as `to_dict()` of a candidate or of groups
     epochs: Kept[list[_Data]] = Kept(list[_Epoch])  # an entry per epoch, with its value
     looks: Kept[list[_Data]] = Kept(list[_Look])  # the same for the looks within the first epoch
     criteria: Kept[_Data | None] = Kept(_Report | None)  # the gate's `Report.to_dict()`
@@ -272,14 +274,12 @@ class TrialAttrs(_Attrs):
         """Whether it is the baseline or a reference."""
         return self.kind in FIXED
 
-    def drawn(self) -> Candidate | None:
-        """Return the candidate; None until one was drawn."""
+    def drawn(self) -> Drawn | None:
+        """Return the candidate, or that of each group; None until it was drawn."""
         if (data := self.candidate) is None:
             return None
         # Each family's formula is parsed once, not once per trial.
-        return Candidate.from_dict(
-            data, read=lambda family: _family(json.dumps(family, sort_keys=True))
-        )
+        return drawn_from(data, read=lambda family: _family(json.dumps(family, sort_keys=True)))
 
 
 @functools.lru_cache(maxsize=256)
@@ -321,8 +321,9 @@ def check_study(name: str, url: str, attributes: dict[str, Any], *, whole: bool 
             known = None if newer else _RUN
         if known is not None and (wrong := _problem(known, value)):
             raise damaged(name, url, f"its {key!r} {wrong}")
-    for key in ("searched", "references") if whole else ():
-        for family in attributes[_PREFIX + key]:
+    for key in ("searched", "references", "groups") if whole else ():
+        kept = attributes.get(_PREFIX + key) or ()
+        for family in itertools.chain(*kept.values()) if isinstance(kept, dict) else kept:
             if family not in (attrs.families or {}):
                 said = f"its {_PREFIX + key!r} names {family!r}, which is not one of its families"
                 raise damaged(name, url, said)

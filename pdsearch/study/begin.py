@@ -83,7 +83,14 @@ class Plan:
             "direction": self.direction,
             "own_criteria": dict(self.named.texts),
             "content": dict(self.content),
+            **self._of_groups(),
         }
+
+    def _of_groups(self) -> dict[str, Any]:
+        """Return the names of each group's families; nothing without groups, as before them."""
+        if not self.settings.study.groups:
+            return {}
+        return {"groups": {name: list(found) for name, found in self.named.groups.items()}}
 
 
 def begin(
@@ -234,6 +241,8 @@ def changes_of(stored: StoredStudy, file: StudyFile, named: Named) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if _decisive(old.get(key)) != _decisive(new.get(key)) and key not in FREE
     ]
+    if old.get("study.groups") != new.get("study.groups"):  # `trial.only` follows from them
+        changes = [change for change in changes if not change.startswith("trial.only ")]
     for key, family in named.families.items():
         before, now = (attrs.families or {}).get(key), family.to_dict()
         if before is not None and _decisive(before) != _decisive(now):

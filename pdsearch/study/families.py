@@ -1,6 +1,7 @@
 """A study's families as one conditional search space of Optuna: loading, gating, drawing.
 
-Its parameters are named `family`, `<family>.<parameter>` and `<family>.direction`.
+Its parameters are named `family`, `<family>.<parameter>` and `<family>.direction`; for a group of
+layers, each after `<group>:`.
 """
 
 import itertools
@@ -26,7 +27,9 @@ from pdsearch.expression import parse
 from pdsearch.family import (
     FADES,
     Candidate,
+    Drawn,
     Family,
+    Grouped,
     Range,
     at_share,
     distribution_from,
@@ -35,34 +38,58 @@ from pdsearch.family import (
     load_family,
 )
 from pdsearch.study.attributes import TrialAttrs
+from pdsearch.study.groups import FamilySpec
 from pdsearch.study.innards import contains
 from pdsearch.study.problems import Problems
-from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, FamilySpec, StudySection
+from pdsearch.study.settings import ONE_FAMILY, CriteriaSection, StudySection
 
 BASELINE = "relu"
+
+Groups = Mapping[str, Mapping[str, Family]]
+"""The families that each group of layers is searched over, by name. Without groups, those for all
+layers have the group ""."""
+
+
+def all_families(groups: Groups) -> dict[str, Family]:
+    """Return the families of all groups by name: one name stands for one family."""
+    return {name: family for families in groups.values() for name, family in families.items()}
 
 
 def resolve_families(
     settings: StudySection, *, directory: Path
-) -> tuple[dict[str, Family], dict[str, Family]]:
-    """Return the families to search and the references of a study, by name.
+) -> tuple[Groups, dict[str, Family]]:
+    """Return the families to search by group, and the references, of a study, by name.
 
     Raises:
         InputError: some are wrong: all problems, one per line.
     """
     problems = Problems()
 
-    def resolve(key: str, specs: Sequence[FamilySpec]) -> dict[str, Family]:
+    def resolve(key: str, specs: Sequence[FamilySpec], *, label: str = "") -> dict[str, Family]:
         found: dict[str, Family] = {}
         for index, spec in enumerate(specs):
             with problems.at(f"study.{key}.{index}: "):
-                family = _family(spec, number=index + 1, directory=directory)
+                family = _family(spec, label=f"{label}{index + 1}", directory=directory)
                 if family.name in found:
                     raise InputError(f"family {family.name!r} is there twice")
                 found[family.name] = family
         return found
 
-    families = resolve("families", settings.families)
+    groups: dict[str, dict[str, Family]] = {}
+    needed = not settings.groups or any(one.families is None for one in settings.groups.values())
+    default = resolve("families", settings.families) if needed else {}
+    for name, group in settings.groups.items():
+        key = f"groups.{name}.families"
+        own = group.families
+        groups[name] = default if own is None else resolve(key, own, label=f"{name}_")
+    groups = groups or {"": default}
+    families = all_families(groups)
+    named = [pair for found in groups.values() for pair in found.items()]
+    for name in sorted({name for name, family in named if family != families[name]}):
+        problems.append(
+            f"study.groups: {name!r} names different families in two groups: give one of them "
+            "another name (name = …)"
+        )
     references = resolve("references", settings.references)
     if BASELINE in references:
         problems.append(f"study.references: {BASELINE!r} is the baseline, which always runs")
@@ -90,27 +117,27 @@ def resolve_families(
                 f"{only.name!r} has fewer; use tpe or gp"
             )
     problems.check()
-    return families, references
+    return groups, references
 
 
-def _family(spec: FamilySpec, *, number: int, directory: Path) -> Family:
+def _family(spec: FamilySpec, *, label: str, directory: Path) -> Family:
     if isinstance(spec, str):
         return load_family(spec, directory=directory)
-    return _of_table(spec, number=number, directory=directory)
+    return _of_table(spec, label=label, directory=directory)
 
 
 _ANY = ("name", "fade", "end", "direction")
 _OF_FORMULA = ("space", "defaults", "reference")
 
 
-def _of_table(table: Mapping[str, Any], *, number: int, directory: Path) -> Family:
+def _of_table(table: Mapping[str, Any], *, label: str, directory: Path) -> Family:
     if ("formula" in table) == ("family" in table):
         raise InputError('a family\'s table needs formula = "…" or family = "…", but not both')
     allowed = (*(("formula", *_OF_FORMULA) if "formula" in table else ("family",)), *_ANY)
     if unknown := sorted(set(table) - set(allowed)):
         raise InputError(f"unknown key {unknown[0]!r}; valid are: {', '.join(allowed)}")
     if "formula" in table:
-        family = _of_formula(table, number=number)
+        family = _of_formula(table, label=label)
     elif isinstance(table["family"], str):
         family = load_family(table["family"], directory=directory)
     else:
@@ -129,7 +156,7 @@ def _of_table(table: Mapping[str, Any], *, number: int, directory: Path) -> Fami
     return replace(family, name=str(table.get("name", default)), directions=directions)
 
 
-def _of_formula(table: Mapping[str, Any], *, number: int) -> Family:
+def _of_formula(table: Mapping[str, Any], *, label: str) -> Family:
     formula, space = table["formula"], table.get("space", {})
     if not isinstance(formula, str):
         raise InputError(f"formula must be text, got {formula!r}")
@@ -139,7 +166,7 @@ def _of_formula(table: Mapping[str, Any], *, number: int) -> Family:
         name: distribution_from(entry, str(name)) for name, entry in space.items()
     }
     return Family(
-        f"formula_{number}",
+        f"formula_{label}",
         parse(formula, parameters=ranges),
         space=ranges,
         defaults=dict(table.get("defaults", {})),
@@ -197,36 +224,51 @@ def offered(family: Family, gate: FamilyGate | None = None) -> dict[str, Range]:
 
 def suggest(
     trial: optuna.Trial,
-    families: Mapping[str, Family],
+    groups: Groups,
+    layers: Mapping[str, tuple[str, ...]],
     spaces: Mapping[str, Mapping[str, Range]],
     *,
     flat: bool,
     enqueued: Mapping[str, Any],
-) -> Candidate:
-    """Draw a candidate: `family`, then its `<family>.<parameter>` and `<family>.direction`.
+) -> Drawn:
+    """Draw a candidate, or one for each group: `family`, then its parameters and its direction.
 
     Args:
         trial: Optuna's.
-        families: by name.
+        groups: the families.
+        layers: the patterns of each group's ReLUs; empty without groups.
         spaces: the distributions by family; see `offered`.
         flat: draw the parameters of every family: the crossover of a genetic algorithm needs
             parameters that all parents have.
         enqueued: parameters that the user has fixed, which may be outside of `spaces`.
     """
-    name = str(trial.suggest_categorical("family", list(families)))
-    drawn: dict[str, dict[str, Any]] = {name: {}}
-    for other, family in families.items() if flat else [(name, families[name])]:
-        found = drawn.setdefault(other, {})
-        for parameter, d in spaces[other].items():
-            key = f"{other}.{parameter}"
-            if key in enqueued and not contains(d, enqueued[key]):
-                d = offered(family)[parameter]
-            draw = trial.suggest_int if isinstance(d, IntDistribution) else trial.suggest_float
-            found[parameter] = draw(key, d.low, d.high, step=d.step, log=d.log)  # type: ignore
-        if len(family.directions) > 1:
-            choices = list(family.directions)
-            found["direction"] = trial.suggest_categorical(f"{other}.direction", choices)
-    return families[name].bind(**drawn[name])
+
+    def draw_one(families: Mapping[str, Family], prefix: str) -> Candidate:
+        name = str(trial.suggest_categorical(f"{prefix}family", list(families)))
+        drawn: dict[str, dict[str, Any]] = {name: {}}
+        for other, family in families.items() if flat else [(name, families[name])]:
+            found = drawn.setdefault(other, {})
+            for parameter, d in spaces[other].items():
+                key = f"{prefix}{other}.{parameter}"
+                if key in enqueued and not contains(d, enqueued[key]):
+                    d = offered(family)[parameter]
+                draw = trial.suggest_int if isinstance(d, IntDistribution) else trial.suggest_float
+                found[parameter] = draw(key, d.low, d.high, step=d.step, log=d.log)  # type: ignore
+            if len(family.directions) > 1:
+                choices = list(family.directions)
+                key = f"{prefix}{other}.direction"
+                found["direction"] = trial.suggest_categorical(key, choices)
+        return families[name].bind(**drawn[name])
+
+    if not layers:
+        return draw_one(groups[""], "")
+    parts = {name: draw_one(families, prefix_of(name)) for name, families in groups.items()}
+    return Grouped(parts, layers)
+
+
+def prefix_of(group: str) -> str:
+    """Return what stands before the Optuna parameters of a group, and before its criteria."""
+    return f"{group}:" if group else ""
 
 
 def grid(
@@ -277,21 +319,25 @@ def _steps(d: Range, count: int) -> list[float]:
 # --------------------------------------------------------------- trials that pdsearch did not add
 
 
-def space_of(families: Mapping[str, Family]) -> dict[str, BaseDistribution]:
+def space_of(groups: Groups) -> dict[str, BaseDistribution]:
     """Return every parameter of a search over families, by its name."""
-    space: dict[str, BaseDistribution] = {"family": CategoricalDistribution(list(families))}
-    for name, family in families.items():
-        if len(family.directions) > 1:
-            space[f"{name}.direction"] = CategoricalDistribution(list(family.directions))
-        space |= {f"{name}.{parameter}": d for parameter, d in family.space.items()}
+    space: dict[str, BaseDistribution] = {}
+    for group, families in groups.items():
+        prefix = prefix_of(group)
+        space[f"{prefix}family"] = CategoricalDistribution(list(families))
+        for name, family in families.items():
+            if len(family.directions) > 1:
+                directions = list(family.directions)
+                space[f"{prefix}{name}.direction"] = CategoricalDistribution(directions)
+            space |= {f"{prefix}{name}.{parameter}": d for parameter, d in family.space.items()}
     return space
 
 
-def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
+def refusal(fixed: Any, groups: Groups) -> str | None:
     """Return why the parameters of an enqueued trial are invalid; None if they are valid."""
     if not isinstance(fixed, Mapping):
         return f"enqueued with no parameters: {short(fixed, 80)}"
-    space = space_of(families)
+    space = space_of(groups)
     for name, value in fixed.items():
         if name not in space:
             return (
@@ -309,13 +355,13 @@ def refusal(fixed: Any, families: Mapping[str, Family]) -> str | None:
     return None
 
 
-def check_added(trials: Iterable[FrozenTrial], families: Mapping[str, Family]) -> None:
+def check_added(trials: Iterable[FrozenTrial], groups: Groups) -> None:
     """Check that the parameters of trials added by hand do not conflict with the study's own.
 
     Raises:
         InputError: Optuna refuses the study's parameter because of one of the same name.
     """
-    space = space_of(families)
+    space = space_of(groups)
     for trial in trials:
         if "candidate" in TrialAttrs(trial):
             continue

@@ -12,7 +12,7 @@ import torch
 
 import pdsearch.trial
 from pdsearch.data import Dataset
-from pdsearch.family import Candidate
+from pdsearch.family import Drawn
 from pdsearch.models import source_digest
 from pdsearch.plain import plain
 from pdsearch.study.horizon import noise, weights
@@ -68,7 +68,7 @@ class ImageTrainer:
 
     def __call__(
         self,
-        candidate: Candidate,
+        candidate: Drawn,
         *,
         seed: int,
         on_step: OnStep,
@@ -181,7 +181,7 @@ class _Leg:
         self._accuracies: dict[float, list[float]] = {}  # after each epoch, by rate
         self._best: dict[float, tuple[int, float, float]] = {}  # epochs, value, standing by rate
 
-    def train(self, candidate: Candidate, dataset: Dataset, **options: Any) -> RateSearch:
+    def train(self, candidate: Drawn, dataset: Dataset, **options: Any) -> RateSearch:
         """Train at each rate, and report each step; see `run_over_learning_rates`."""
         found = pdsearch.trial.run_over_learning_rates(
             candidate,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pdsearch.errors import InputError
+from pdsearch.family import Candidate, Grouped
 from pdsearch.family.figures import shapes_figure
 from pdsearch.study.rows import TrialRow, baseline_of, counts_of, ranked, references_of
 from pdsearch.text import html_table, number, printable
@@ -40,7 +41,7 @@ def ranking_html(name: str, rows: Sequence[TrialRow], *, minimize: bool) -> str:
 
 
 def best_figure(rows: Sequence[TrialRow], *, minimize: bool) -> "go.Figure":
-    """Draw the best candidates, and the references dashed.
+    """Draw the best candidates, and the references dashed; with groups, the shapes of the best one.
 
     Raises:
         InputError: No candidate is complete.
@@ -49,4 +50,10 @@ def best_figure(rows: Sequence[TrialRow], *, minimize: bool) -> "go.Figure":
     if not best:
         raise InputError("the study has no complete candidate yet: there is nothing to plot")
     compared = [row.candidate for row in references_of(rows).values()]
-    return shapes_figure(best[:DRAWN], dashed=[one for one in compared if one is not None])
+    dashed = [one for one in compared if isinstance(one, Candidate)]
+    if isinstance(best[0], Grouped):
+        parts = best[0].parts
+        labels = [f"{group}: {part.name}" for group, part in parts.items()]
+        return shapes_figure(list(parts.values()), labels=labels, dashed=dashed)
+    single = [one for one in best[:DRAWN] if isinstance(one, Candidate)]
+    return shapes_figure(single, dashed=dashed)

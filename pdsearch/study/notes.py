@@ -13,6 +13,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial
 
 from pdsearch.errors import UnsupportedError
+from pdsearch.family import parts_of
 from pdsearch.family.shapes import picture
 from pdsearch.study.innards import OverlaidStorage, study_id, trial_id
 from pdsearch.study.rows import TrialRow
@@ -77,7 +78,9 @@ def _note(row: TrialRow, address: str) -> str:
     candidate = row.candidate
     assert candidate is not None
     lines = [f"**{_plain(candidate.name)}** ({row.kind}, {row.status})", f"![shape]({address})"]
-    lines.append(f"`g(x) = {printable(candidate.formula)}`")
+    for group, part in parts_of(candidate).items():
+        begin = f"{_plain(group)}: " if group else ""
+        lines.append(f"{begin}`g(x) = {printable(part.formula)}`")
     if row.reason:
         lines.append(_plain(row.reason))
     if criteria := (row.criteria or {}).get("criteria"):
@@ -121,7 +124,7 @@ class Pictures:
         numbers = {t.number for t in trials if artifact_id == _identifier(trial_id(t))}
         for row in self._stored.trials():
             if row.number in numbers and row.candidate is not None:
-                return io.BytesIO(picture(row.candidate).encode())
+                return io.BytesIO(picture(*parts_of(row.candidate).values()).encode())
         raise ArtifactNotFound(f"no picture {artifact_id!r}")
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:

@@ -12,11 +12,11 @@ import pdsearch.trial
 from pdsearch.criteria import UserCriterion
 from pdsearch.data import Dataset, stratified_split
 from pdsearch.errors import InputError
-from pdsearch.family import Family
+from pdsearch.family import Family, load_family
 from pdsearch.models import check_network
 from pdsearch.statistics import beyond_guessing, guessing
 from pdsearch.study.begin import Direction, Plan
-from pdsearch.study.families import as_spec
+from pdsearch.study.families import BASELINE, as_spec
 from pdsearch.study.file import load_study_file, validate
 from pdsearch.study.image_trainer import ImageTrainer
 from pdsearch.study.launched import check_launched, device_of_workers
@@ -91,6 +91,11 @@ class Call:
             raise InputError(
                 f"workers must be 1 with a train function, got {study.workers}: other processes "
                 "cannot run the function; call search in each of them on one storage"
+            )
+        if study.groups:
+            raise InputError(
+                "study.groups is for pdsearch's own training: with a train function, search one "
+                "group, and convert(model, {pattern: candidate, …}) in the function"
             )
         if len(study.objectives) > 1:
             raise InputError("a train function has one objective: its value")
@@ -242,6 +247,7 @@ def check_first_trial(settings: StudyFile, dataset: Dataset) -> None:
             shape=dataset.shape,
             sites=trial.sites,
             directory=settings.directory,
+            candidate=settings.study.everywhere(load_family(BASELINE).default),
         )
 
 

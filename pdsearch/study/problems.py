@@ -35,9 +35,15 @@ class Problems(list[str]):
 def fields_of(root: type[BaseModel], location: Iterable[Any]) -> dict[str, FieldInfo]:
     """Return the fields of the table at a location below a model, such as `["trial", "stream"]`."""
     model: type[BaseModel] | None = root
+    by_name: type[BaseModel] | None = None  # of a table of tables, each by a name of the user's
     for part in location:
+        if by_name is not None:
+            model, by_name = by_name, None
+            continue
         field = model.model_fields.get(part) if model is not None else None
         model = _table(field.annotation) if field is not None else None
+        if field is not None and typing.get_origin(field.annotation) is dict:
+            by_name = _table(typing.get_args(field.annotation)[1])
     return dict(model.model_fields) if model is not None else {}
 
 

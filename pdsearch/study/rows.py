@@ -1,12 +1,14 @@
 """The trials of a study as rows: the purpose and the outcome of each, and which are the best."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from pdsearch.family import Candidate
+from pdsearch.criteria import Report
+from pdsearch.errors import InputError
+from pdsearch.family import Candidate, Drawn, Grouped
 from pdsearch.study.attributes import Kind
 
 Status = Literal["complete", "pruned", "diverged", "ruled_out", "failed", "running", "waiting"]
@@ -20,14 +22,16 @@ class TrialRow:
         number: Optuna's number of the trial.
         kind: its purpose; only a `candidate` can be the study's best.
         status: how it ended, or that it has not ended.
-        candidate: None until one was drawn.
+        candidate: of a study with groups, a `Grouped`, except for ReLU and the references; None
+            until one was drawn.
         value: the value that counts, usually the last epoch's validation accuracy (a fraction);
             for a pruned trial the last one it reached, even within its first epoch.
         epochs: an entry per epoch, as `pdsearch.trial.EpochRecord`.
-        criteria: the gate's findings, as `Report.to_dict()`; None if nothing was checked.
+        criteria: the gate's findings, as `Report.to_dict()`; with groups, a criterion is named
+            `<group>:<criterion>`; None if nothing was checked.
         reason: why it was ruled out, stopped or failed.
         seconds: its duration without waiting.
-        parameters: the candidate's, by their names in the family.
+        parameters: the candidate's, by their names in the family, with groups `<group>:<name>`.
         values: one per objective; empty until complete.
         duplicate_of: the number of the earlier trial of the same g whose result it shares.
         learning_rate: the one that counts, if each candidate tried several.
@@ -39,7 +43,7 @@ class TrialRow:
     number: int
     kind: Kind
     status: Status
-    candidate: Candidate | None
+    candidate: Drawn | None
     value: float | None
     epochs: tuple[dict[str, Any], ...] = ()
     criteria: dict[str, Any] | None = None
@@ -52,6 +56,54 @@ class TrialRow:
     seeds: dict[int, float | None] = field(default_factory=dict)
     owner: dict[str, Any] | None = None
     started: datetime | None = None
+
+
+def check_drawn(row: TrialRow, groups: Collection[str]) -> None:
+    """Check that a trial has a candidate for each of the study's groups, or one for all layers.
+
+    Raises:
+        InputError: it has those of other groups, or is ReLU's or a reference's and has several.
+    """
+    if isinstance(row.candidate, Grouped):
+        given = list(row.candidate.parts)
+        if row.kind != "candidate" or set(given) != set(groups):
+            raise InputError(f"a {row.kind} for the groups {', '.join(given)}, not the study's")
+
+
+def gated(drawn: Drawn, reports: Mapping[str, Report]) -> dict[str, Any]:
+    """Return the gate's findings on a candidate, or on that of each group, as they are stored."""
+    if not isinstance(drawn, Grouped):
+        return reports[""].to_dict()
+    found = {group: report.to_dict() for group, report in reports.items()}
+    return {
+        "target": drawn.name,
+        "profile": next(iter(found.values()))["profile"],
+        "passed": all(report["passed"] for report in found.values()),
+        "criteria": [
+            {**entry, "name": f"{group}:{entry['name']}"}
+            for group, report in found.items()
+            for entry in report["criteria"]
+        ],
+    }
+
+
+def of_group(row: TrialRow, group: str) -> TrialRow:
+    """Return a trial with one group's candidate, parameters and criteria.
+
+    ReLU's trial and the references', which have one candidate for all groups, stay as they are.
+    """
+    if not isinstance(row.candidate, Grouped):
+        return row
+    part, prefix = row.candidate.parts[group], f"{group}:"
+    criteria = row.criteria
+    if criteria is not None:
+        own = [
+            {**entry, "name": entry["name"].removeprefix(prefix)}
+            for entry in criteria["criteria"]
+            if entry["name"].startswith(prefix)
+        ]
+        criteria = {**criteria, "criteria": own}
+    return replace(row, candidate=part, parameters=dict(part.parameters), criteria=criteria)
 
 
 def _latest(rows: list[TrialRow]) -> TrialRow:
@@ -69,7 +121,7 @@ def references_of(rows: Iterable[TrialRow]) -> dict[str, TrialRow]:
     """Return the references' trials by family name."""
     attempts: dict[str, list[TrialRow]] = {}
     for row in rows:
-        if row.kind == "reference" and row.candidate is not None:
+        if row.kind == "reference" and isinstance(row.candidate, Candidate):
             attempts.setdefault(row.candidate.family.name, []).append(row)
     return {name: _latest(some) for name, some in attempts.items()}
 

@@ -62,7 +62,7 @@ class Session:
         With `until_total`, wait for trials that other processes run, and take over those that die.
         """
         total = self._settings.trials
-        check_added(self._study.get_trials(deepcopy=False), self._context.searched)
+        check_added(self._study.get_trials(deepcopy=False), self._context.groups)
         fail_dead_trials(self._study, note=self._display.note)
         waited = False
         while True:

@@ -1,5 +1,6 @@
 """The sections and keys of a study file."""
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -8,15 +9,24 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from pdsearch.criteria import CRITERIA, SETTINGS, demands
 from pdsearch.errors import InputError
+from pdsearch.family import Candidate, Drawn, Grouped
+from pdsearch.study.groups import (
+    FamilySpec,
+    GroupSettings,
+    Section,
+    check_groups,
+    families_of,
+    layers_of,
+)
 from pdsearch.study.horizon import lengths
 from pdsearch.study.problems import Problems, close, shown_value
 from pdsearch.trial import TrialSettings
@@ -34,8 +44,6 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
 
 THRESHOLDS = (*CRITERIA, *SETTINGS)
 """The keys of bounds in `[criteria]`."""
-
-FamilySpec = str | dict[str, Any]
 
 
 def check_name(name: str) -> str:
@@ -57,11 +65,7 @@ def check_name(name: str) -> str:
     return name
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class StudySection(_Section):
+class StudySection(Section):
     """`[study]`: what is searched, how, and where it is stored."""
 
     name: Annotated[str, AfterValidator(check_name)] = Field(
@@ -74,6 +78,12 @@ class StudySection(_Section):
         'formula and space (`{a = [0.01, 1.0]}`, `[low, high, "log"]`), optionally name, defaults '
         "and reference; or family (a name or path.py:name). Either may add fade (linear, cosine or "
         "switch) with end (a number or range), and direction (up, both, or a list to search)",
+    )
+    groups: dict[str, GroupSettings] = Field(
+        {},
+        min_length=1,
+        description="groups of the network's ReLUs by name; each trial draws a candidate for each "
+        "of them (Groups, above)",
     )
     references: list[FamilySpec] = Field(
         ["leaky", "b_silu"],
@@ -157,6 +167,8 @@ class StudySection(_Section):
         objectives = data.get("objectives")
         if isinstance(objectives, list) and len(objectives) > 1:
             data = {"pruner": "none", **data}
+        if "families" not in data and (named := families_of(data.get("groups"))):
+            data = {**data, "families": named}
         return data if data.get("storage") else {**data, "storage": default_storage()}
 
     @field_validator("workers", mode="before")
@@ -167,8 +179,34 @@ class StudySection(_Section):
             raise ValueError(f"must be a whole number from 1 to 256, or auto, got {value!r}")
         return value
 
+    @field_validator("groups")
+    @classmethod
+    def _valid_groups(cls, value: dict[str, GroupSettings]) -> dict[str, GroupSettings]:
+        check_groups(value)
+        return value
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out groups where there are none, as in studies of earlier versions."""
+        return {key: value for key, value in dump(self).items() if key != "groups" or value}
+
+    @property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """The patterns of each group's ReLUs; empty without groups."""
+        return {name: tuple(group.layers) for name, group in self.groups.items()}
+
+    def everywhere(self, candidate: Candidate) -> Drawn:
+        """Return a candidate for every ReLU that the study's candidates serve."""
+        layers = self.layers
+        return Grouped(dict.fromkeys(layers, candidate), layers) if layers else candidate
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if self.sampler in ONE_FAMILY and self.groups:
+            raise ValueError(
+                f"sampler {self.sampler!r} searches one family for all layers, not study.groups; "
+                "use tpe, random or nsga2"
+            )
         if self.sampler in ONE_FAMILY and len(self.families) > 1:
             raise ValueError(
                 f"sampler {self.sampler!r} searches one family only (it cannot handle parameters "
@@ -211,7 +249,7 @@ class StudySection(_Section):
         return self.prune_by or ("loss" if self.pruner == "halving" else "accuracy")
 
 
-class CriteriaSection(_Section):
+class CriteriaSection(Section):
     """`[criteria]`: the criteria that a candidate must meet, and their bounds."""
 
     profile: Literal["paper", "strict"] = Field(
@@ -278,7 +316,7 @@ def _bound(bound: float | list[float]) -> Any:
     return tuple(bound) if isinstance(bound, list) else bound
 
 
-class ConfirmSection(_Section):
+class ConfirmSection(Section):
     """`[confirm]`: how `pdsearch confirm` retrains."""
 
     seeds: int = Field(8, ge=1, le=10_000, description="seeds over which each row is trained")
@@ -292,7 +330,7 @@ class ConfirmSection(_Section):
     )
 
 
-class StudyFile(_Section):
+class StudyFile(Section):
     """A whole, valid study file."""
 
     study: StudySection
@@ -312,9 +350,31 @@ class StudyFile(_Section):
         epochs = trial.get("epochs", TrialSettings.model_fields["epochs"].default)
         return {**data, "confirm": {"epochs": epochs, **confirm}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _groups_choose_the_layers(cls, data: Any) -> Any:
+        """Let `trial.only` name the layers of all groups, for ReLU, references and controls."""
+        study, trial = data.get("study"), data.get("trial", {})
+        if not isinstance(study, Mapping) or not isinstance(trial, Mapping):
+            return data
+        layers = layers_of(study.get("groups"))
+        if not layers or trial.get("only") or trial.get("skip"):
+            return data
+        return {**data, "trial": {**trial, "only": layers}}
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         horizon, epochs = self.study.horizon, self.trial.epochs
+        if self.study.groups:
+            # The settings of a study that has begun hold `only` as it was set above.
+            layers = self.study.layers
+            every = tuple(itertools.chain(*(layers[name] for name in sorted(layers))))
+            for key, ours in (("skip", ()), ("only", every)):
+                if getattr(self.trial, key) != ours:
+                    raise ValueError(
+                        f"trial.{key}: conflicts with study.groups, whose layers choose the ReLUs "
+                        "that get a candidate: omit one of the two"
+                    )
         if self.trial.stream is not None:
             if self.study.looks is not None:
                 raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdsearch.criteria import UserCriterion, read_criterion
 from pdsearch.family import Family, load_family
-from pdsearch.study.families import BASELINE, resolve_families
+from pdsearch.study.families import BASELINE, Groups, all_families, resolve_families
 from pdsearch.study.problems import Problems
 from pdsearch.study.settings import CriteriaSection, StudyFile
 
@@ -22,12 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Named:
-    """The families of a study file by name, and its own criteria with their files' texts."""
+    """The families of a study file by name, and its own criteria with their files' texts.
 
-    searched: Mapping[str, Family]
+    The families to search are those of each group of layers.
+    """
+
+    groups: Groups
     references: Mapping[str, Family]
     criteria: tuple[UserCriterion, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def searched(self) -> dict[str, Family]:
+        """Every family that candidates are drawn from, by name."""
+        return all_families(self.groups)
 
     @property
     def families(self) -> dict[str, Family]:
@@ -42,7 +50,7 @@ def resolved(settings: StudyFile) -> Named:
         InputError: some cannot be loaded: all of them, one per line.
     """
     problems = Problems()
-    families: tuple[dict[str, Family], dict[str, Family]] = {}, {}
+    families: tuple[Groups, dict[str, Family]] = {}, {}
     own: tuple[tuple[UserCriterion, ...], dict[str, str]] = (), {}
     with problems.at():
         families = resolve_families(settings.study, directory=settings.directory)

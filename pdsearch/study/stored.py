@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pdsearch.criteria import FamilyGate
 from pdsearch.errors import InputError, StorageError, first_line, one_line
-from pdsearch.family import Family
+from pdsearch.family import Drawn, Family, Grouped
 from pdsearch.study.attributes import (
     SCHEMA,
     StudyAttrs,
@@ -31,6 +31,7 @@ from pdsearch.study.rows import (
     TrialRow,
     baseline_of,
     best_of,
+    check_drawn,
     counts_of,
     finite,
     ranked,
@@ -114,6 +115,7 @@ class StoredStudy:
         for trial in current(frozen):
             try:
                 rows.append(_row(trial, seeds.get(str(trial.number), {})))
+                check_drawn(rows[-1], self.settings.study.groups)
             except InputError as error:  # of the candidate
                 about = f"trial {trial.number}'s {TrialAttrs.candidate.key!r}: {first_line(error)}"
                 raise damaged(self.name, self.url, about) from error
@@ -203,17 +205,28 @@ def summary(stored: StoredStudy, rows: list[TrialRow] | None = None) -> dict[str
         "trials": {key: counts[key] for key in shown},
         "best": None
         if best is None or best.candidate is None
-        else {
-            "trial": best.number,
-            "family": best.candidate.family.name,
-            "parameters": dict(best.candidate.parameters),
-            "formula": best.candidate.formula,
-            "value": finite(best.value),
-        },
+        else {"trial": best.number, **_described(best.candidate), "value": finite(best.value)},
         "baseline": {"value": _reached(baseline) if baseline else None},
         "references": {
             name: _reached(row) for name, row in references.items() if row.status != "failed"
         },
+    }
+
+
+def _described(drawn: Drawn) -> dict[str, Any]:
+    """Return a candidate's family, parameters and formula; those of each group if it has groups."""
+    if isinstance(drawn, Grouped):
+        parts = drawn.parts.items()
+        return {
+            "groups": {
+                group: {"layers": list(drawn.layers[group]), **_described(part)}
+                for group, part in parts
+            }
+        }
+    return {
+        "family": drawn.family.name,
+        "parameters": dict(drawn.parameters),
+        "formula": drawn.formula,
     }
 
 
@@ -283,6 +296,8 @@ def read(study: optuna.Study, url: str) -> StoredStudy:
         settings = StudyFile.model_validate(with_storage(attrs.settings or {}, url))
         part = "families"
         families = {key: Family.from_dict(data) for key, data in (attrs.families or {}).items()}
+        if set(attrs.groups or ()) != set(settings.study.groups):
+            raise ValueError("its groups are not those of its settings")
     except ValueError as error:
         raise StorageError(
             f"the {part} of study {name!r} in {shown_url(url)} cannot be read: "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pdsearch.errors import InputError, one_line, shortened
-from pdsearch.family import Candidate
+from pdsearch.family import Drawn
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Trainer(Protocol):
 
     def __call__(
         self,
-        candidate: Candidate,
+        candidate: Drawn,
         *,
         seed: int,
         on_step: OnStep,
@@ -92,7 +92,7 @@ class FunctionTrainer:
 
     def __call__(
         self,
-        candidate: Candidate,
+        candidate: Drawn,
         *,
         seed: int,
         on_step: OnStep,

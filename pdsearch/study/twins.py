@@ -1,7 +1,7 @@
 """Twins: candidates with the same g wherever training evaluates it; they share one result."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pdsearch import interrupt
 from pdsearch.enclosure import cut
 from pdsearch.expression import exact, t
-from pdsearch.family import Candidate, fading
+from pdsearch.family import Candidate, Drawn, fading, parts_of
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.queue import ENDED
 
@@ -27,6 +27,28 @@ GRID = 960  # points of the first grid
 
 TIMES = (0.0, 0.5, 1.0)
 """The progress of training at which an annealed g is compared."""
+
+
+Curves = Mapping[str, "Curve"]
+"""The g of each group of layers; that of a candidate for all of them has the group ""."""
+
+
+def curves_of(drawn: Drawn) -> Curves:
+    """Return the g of a candidate, or of each group, as they are compared with others."""
+    return {group: Curve(part) for group, part in parts_of(drawn).items()}
+
+
+def same(one: Curves, other: Curves) -> bool:
+    """Whether two candidates have the same g in every layer; all are of one study.
+
+    A candidate for all layers is compared with the one of each group.
+    """
+    groups = one if "" in other else other
+    return all(_of(one, group).same(_of(other, group)) for group in groups)
+
+
+def _of(curves: Curves, group: str) -> "Curve":
+    return curves[group] if group in curves else curves[""]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +120,9 @@ class Curve:
 
 
 def twin_of(
-    candidate: Candidate,
+    candidate: Drawn,
     trials: Iterable[FrozenTrial],
-    curves: dict[int, Curve],
+    curves: dict[int, Curves],
     *,
     finished: bool,
 ) -> FrozenTrial | None:
@@ -114,14 +136,14 @@ def twin_of(
     """
     states = (TrialState.COMPLETE,) if finished else ENDED
     with interrupt.exposed():
-        curve = Curve(candidate)
+        mine = curves_of(candidate)
         for other in trials:
             attrs = TrialAttrs(other)
             if other.state not in states or attrs.status == "ruled_out":
                 continue
             if other.number not in curves and (drawn := attrs.drawn()) is not None:
-                curves[other.number] = Curve(drawn)
-            if other.number in curves and curve.same(curves[other.number]):
+                curves[other.number] = curves_of(drawn)
+            if other.number in curves and same(mine, curves[other.number]):
                 return other
     return None
 

@@ -16,7 +16,7 @@ from torch import nn
 from pdsearch.autograd import convert, relu_sites, replace_relus
 from pdsearch.data import Dataset
 from pdsearch.errors import InputError
-from pdsearch.family import Candidate
+from pdsearch.family import Drawn
 from pdsearch.models import build_model, example_images
 from pdsearch.networks import Shape
 from pdsearch.trial.checkpoint import Checkpoint, read_checkpoint, restore, write_checkpoint
@@ -53,7 +53,7 @@ OnLook = Callable[[Look], None]
 
 
 def run_trial(
-    candidate: Candidate,
+    candidate: Drawn,
     settings: TrialSettings,
     dataset: Dataset,
     *,
@@ -87,7 +87,7 @@ def run_trial(
     whole run, so a family that anneals to the step ends with the step.
 
     Args:
-        candidate: the pseudo-derivative.
+        candidate: the pseudo-derivative, or one for each group of ReLUs.
         settings: of the run; `learning_rates` is ignored (see `run_over_learning_rates`).
         dataset: the data; `settings.dataset` is ignored.
         seed: of everything random.
@@ -190,7 +190,7 @@ def _remedies(
 
 def _converted(
     model: nn.Module,
-    candidate: Candidate,
+    candidate: Drawn,
     module: Callable[[], nn.Module] | None,
     settings: TrialSettings,
     *,
@@ -343,7 +343,7 @@ class _Run:
 
 
 def run_over_learning_rates(
-    candidate: Candidate,
+    candidate: Drawn,
     settings: TrialSettings,
     dataset: Dataset,
     *,
@@ -404,7 +404,7 @@ def _optimizer(model: nn.Module, settings: TrialSettings) -> torch.optim.Optimiz
 
 
 def _identity(
-    candidate: Candidate,
+    candidate: Drawn,
     settings: TrialSettings,
     dataset: Dataset,
     seed: int,
