@@ -159,7 +159,9 @@ def _device() -> Iterator[Finding]:
         yield Finding("GPU", "ok", ", ".join(names))
         yield from _gpu_kernels(len(names))
     elif torch.backends.mps.is_available():
-        yield Finding("GPU", "info", "Apple MPS, which trials do not use: they run on the CPU")
+        yield Finding(
+            "GPU", "info", "Apple MPS: trials run on the CPU, or with --device mps on the GPU"
+        )
     else:
         yield Finding("GPU", "info", "none that torch can use: trials run on the CPU")
     cores = available_cores()

@@ -819,9 +819,10 @@ def test_relu_called_as_a_function(models: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "gpu"}, "no device 'gpu': valid are auto, cpu, cuda and cuda:N"),
+        ({"device": "gpu"}, "no device 'gpu': valid are auto, cpu, cuda, cuda:N and mps"),
         ({"device": "meta"}, "device 'meta' is not supported"),
         ({"device": "cuda:97"}, "device 'cuda:97' is not there: torch sees"),
+        ({"device": "mps"}, "device 'mps' is not there: torch sees no Apple GPU"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"split": "train"}, "split must be 'validation' or 'test', got 'train'"),
     ],
@@ -829,6 +830,22 @@ def test_relu_called_as_a_function(models: Path) -> None:
 def test_wrong_options(models: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         trial(models, **options)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_apple_gpu_keeps_its_random_state(
+    failing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for what torch calls there: no such machine is at hand."""
+    state = ["before"]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda new: state.append(new))
+    with contextlib.suppress(KeyError), speed.surroundings(resolve_device("mps"), threads=1):
+        state[0] = "during"
+        if failing:
+            raise KeyError
+    assert state == ["during", "before"]
 
 
 # --- speed ----------------------------------------------------------------------------------------

@@ -216,7 +216,8 @@ def add_training(command: argparse.ArgumentParser, *, seed: str) -> None:
     command.add_argument(
         "--device",
         default="auto",
-        help="cpu, cuda, cuda:N or auto; default: auto, which takes a CUDA device if there is one",
+        help="cpu, cuda, cuda:N, mps (Apple; not measured) or auto; default: auto, which takes a "
+        "CUDA device if there is one, else the CPU",
     )
     command.add_argument(
         "--threads",

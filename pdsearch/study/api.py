@@ -118,7 +118,8 @@ def search(
         trials: The study's total.
         storage: An SQLAlchemy URL.
         workers: Processes side by side on this machine, or `auto`; with a function only one.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        device: `auto` (a CUDA device if there is one, else the CPU), `cpu`, `cuda`, `cuda:1` or
+            `mps`.
         threads: CPU threads per trial. They are stored with the study, and a later call with
             another number is refused, because the order of a sum depends on them. Default: those of
             the study, else a number that depends on the machine, but not on `workers`.

@@ -91,7 +91,7 @@ def run_trial(
         settings: of the run; `learning_rates` is ignored (see `run_over_learning_rates`).
         dataset: the data; `settings.dataset` is ignored.
         seed: of everything random.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         threads: CPU threads during the run; default: torch's setting.
         split: `validation`: train on the training set without the part held back, and evaluate on
             that part. `test`: train on the whole training set and evaluate on the test set, for a

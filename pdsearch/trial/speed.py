@@ -15,6 +15,7 @@ from pdsearch.trial.convolution import hasten
 from pdsearch.trial.settings import TrialSettings
 
 PROBE_IMAGES = 1024  # for each choice, but at least 3 batches and at most 20
+DEVICES = "auto, cpu, cuda, cuda:N and mps"
 BEHIND = 1.3  # a choice that takes this much longer than the best is not timed again
 MARGIN = 1.05  # bfloat16 must win by this factor: otherwise float32 is the safer choice
 
@@ -30,9 +31,11 @@ def resolve_device(text: str) -> torch.device:
     try:
         device = torch.device(text)
     except RuntimeError as error:
-        raise InputError(f"no device {text!r}: valid are auto, cpu, cuda and cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device {text!r} is not supported: valid are auto, cpu, cuda and cuda:N")
+        raise InputError(f"no device {text!r}: valid are {DEVICES}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {text!r} is not supported: valid are {DEVICES}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"device {text!r} is not there: torch sees no Apple GPU")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -80,7 +83,7 @@ def probe_precision(
     images = dataset.train_images[:size].to(device).float() / 64 - 2
     labels = dataset.train_labels[:size].to(device)
     fastest: dict[tuple[str, str], float] = {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _random_state(device):
         setups = {}
         for precision, layout in choices:
             torch.manual_seed(0)
@@ -100,8 +103,8 @@ def probe_precision(
                     loss = F.cross_entropy(model(batch), labels)
                 loss.backward()
                 model.zero_grad(set_to_none=True)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
+                if device.type != "cpu":
+                    torch.accelerator.synchronize(device)
                 spent = time.perf_counter() - begin
                 if turn:  # the first warms up
                     fastest[choice] = min(spent, fastest.get(choice, spent))
@@ -118,7 +121,9 @@ def _choices(settings: TrialSettings, device: torch.device) -> list[tuple[str, s
     """The precisions and memory formats that settings and device leave open."""
     precisions = [str(settings.precision)]
     if settings.precision == "auto":
-        able = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        able = device.type == "cpu" or (
+            device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        )
         precisions = ["float32", "bfloat16"] if able else ["float32"]
     layout = str(settings.memory_format)
     if settings.model == "mlp" and layout == "auto":
@@ -151,15 +156,28 @@ def surroundings(device: torch.device, *, threads: int | None) -> Iterator[None]
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     before = torch.get_num_threads()
-    devices = [device] if device.type == "cuda" else []
     try:
         if threads is not None:
             torch.set_num_threads(threads)
         with (
-            torch.random.fork_rng(devices=devices),
+            _random_state(device),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         ):
             yield
     finally:
         if threads is not None:
             torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    """Restore torch's random state afterwards, on the CPU and on the device."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if device.type != "mps":
+            yield
+            return
+        before = torch.mps.get_rng_state()  # which fork_rng cannot read
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(before)
