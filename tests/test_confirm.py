@@ -113,6 +113,7 @@ class Lab:
     stop_after: int | None = None
     diverging: tuple[tuple[str, int], ...] = ()
     diverging_at: float | None = None  # a learning rate
+    pace: float | None = None  # seconds an epoch
 
     def run_trial(self, candidate: Candidate, settings: Any, dataset: Any, **keys: Any) -> Any:
         if self.stop_after is not None and len(self.calls) == self.stop_after:
@@ -131,7 +132,7 @@ class Lab:
                 if keys["diagnostics"]
                 else EpochRecord(1, math.nan, 0.5, {}, 1.0, rate),
             ),
-            seconds=1.5,
+            seconds=1.5 if self.pace is None else self.pace * settings.epochs,
         )
 
 
@@ -254,6 +255,18 @@ def test_an_interruption_loses_no_finished_run_and_the_next_call_goes_on(
     again = confirm(stored_study(tmp_path, rows, storage=url), device="cpu")
     assert len(lab.calls) == 12
     assert again == whole == load_confirmation(stored_study(tmp_path, rows, storage=url))
+
+
+def test_the_time_left_counts_epochs(tmp_path: Path, lab: Lab) -> None:
+    """Runs that choose a rate are shorter: 4 of 1 epoch, then 4 of 10, a minute an epoch."""
+    stored = stored_study(
+        tmp_path, [finished(3, 0.5, 0.9)], references=(), learning_rates=(0.1, 0.2)
+    )
+    lab.pace = 60.0
+    lines: list[str] = []
+    confirm(stored, seeds=2, epochs=10, rate_epochs=1, device="cpu", progress=lines.append)
+    told = [line.partition("about ")[2] for line in lines]
+    assert told == [f"{left} min left)" for left in (43, 42, 41, 40, 30, 20, 10, 0)]
 
 
 def test_keys_in_the_storage_are_the_documented_ones(tmp_path: Path, lab: Lab) -> None:

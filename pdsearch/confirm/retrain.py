@@ -303,10 +303,16 @@ def _session(
     """Return the runs of a call, with the finished ones."""
     from pdsearch.trial import resolve_device
 
-    rows = sum(len(stage.contenders) for stage in stages)
-    chosen = sum(one.identity in stages[0].known for one in stages[0].contenders)
-    further = 0 if raised is None else len(stages)
+    further = 0 if raised is None else 1
     grid = len(stored.settings.trial.learning_rates)
+    planned = passes = 0
+    for stage in stages:
+        rows = len(stage.contenders) + further
+        chosen = sum(one.identity in stage.known for one in stage.contenders)
+        tests, choices = rows * asked.seeds, (rows - chosen) * grid
+        planned += tests + choices
+        passes += tests * stage.setting.trial.passes
+        passes += choices * stage.setting.of_rates().trial.passes
     place = str(resolve_device(asked.device))
     with storage_errors(stored.url):
         threads = asked.threads or StudyAttrs(stored.study).threads
@@ -324,8 +330,7 @@ def _session(
             "progress": progress is not None,
         }
 
-    planned = (rows + further) * asked.seeds + (rows - chosen + further) * grid
-    session = Session(stored, place, share, workers == "auto", request, planned, progress)
+    session = Session(stored, place, share, workers == "auto", request, planned, passes, progress)
     session.finished()
     return session
 

@@ -99,7 +99,8 @@ class Session:
     """The runs of one call: those that are stored already, and how to train the others.
 
     `share` has the number of processes and the threads of each; with `auto` further processes start
-    only if that saves time. `request` returns what they need.
+    only if that saves time. `request` returns what they need. `planned` counts the runs, and
+    `passes` the epochs of them all.
     """
 
     stored: "StoredStudy"
@@ -108,11 +109,12 @@ class Session:
     auto: bool
     request: Callable[[], Mapping[str, Any]]
     planned: int
+    passes: int
     progress: Callable[[str], None] | None
     helpers: "list[subprocess.Popen[str]]" = field(default_factory=list)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    wanted: set[str] = field(default_factory=set)
-    trained: int = 0
+    wanted: dict[str, int] = field(default_factory=dict)  # the epochs of runs, by their keys
+    trained: int = 0  # epochs
     seconds: float = 0.0
 
     def recruit(self, seconds: float, count: int) -> None:
@@ -130,7 +132,13 @@ class Session:
     @property
     def left(self) -> int:
         """Number of planned runs that are not finished."""
-        return self.planned - len(self.wanted & self.records.keys())
+        return self.planned - len(self.wanted.keys() & self.records.keys())
+
+    @property
+    def passes_left(self) -> int:
+        """Number of epochs of the planned runs that are not finished."""
+        done = self.wanted.keys() & self.records.keys()
+        return self.passes - sum(self.wanted[key] for key in done)
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """Update and return the records in the storage, by their keys."""
@@ -140,7 +148,7 @@ class Session:
     def all_of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """Return the records of runs, training here or in further processes what is missing."""
         keyed = {run.key: run for run in runs}
-        self.wanted.update(keyed)
+        self.wanted.update({key: run.setting.trial.passes for key, run in keyed.items()})
         take_turns(
             list(keyed), lambda key: self._do(keyed[key]), done=self.finished, folder=self.folder
         )
@@ -184,7 +192,7 @@ class Session:
             # Not before: if the storage refuses, the next call resumes the run from here.
             checkpoint.unlink(missing_ok=True)
             self.records[run.key] = record
-        self.trained += 1
+        self.trained += run.setting.trial.passes
         self.seconds += result.seconds
         self._tell(run, record)
 
@@ -192,11 +200,11 @@ class Session:
         from pdsearch import trial as training
 
         setting, contender, alive = run.setting, run.contender, parent_alive()
-        rounds = setting.trial.rounds
+        of_round = setting.trial.epochs_a_round
 
         def on_epoch(record: "EpochRecord") -> None:
-            runs = self.left - 1 + (rounds - record.epoch) / rounds
-            self.recruit(record.seconds * rounds * runs, self.left - 1)
+            passes = self.passes_left - record.epoch * of_round
+            self.recruit(record.seconds / of_round * passes, self.left - 1)
 
         def on_batch(done: int, total: int) -> None:
             interrupt.check()
@@ -225,12 +233,13 @@ class Session:
     def _tell(self, run: Run, record: Mapping[str, Any]) -> None:
         if self.progress is None:
             return
-        minutes = self.left * self.seconds / self.trained / 60 / (1 + len(self.helpers))
+        # Runs that choose a rate may be shorter than the others.
+        seconds = self.passes_left * self.seconds / self.trained / (1 + len(self.helpers))
         self.progress(
             f"{self.planned - self.left}/{self.planned} {run.setting.trial.model} on "
             f"{run.setting.trial.dataset}: {run.contender.name}, seed {run.seed}: {run.split} "
             f"accuracy {100 * record['accuracy']:.2f} % ({record['seconds']:.0f} s"
-            f"{', diverged' if record['diverged'] else ''}; at most {minutes:.0f} min left)"
+            f"{', diverged' if record['diverged'] else ''}; about {seconds / 60:.0f} min left)"
         )
 
 
