@@ -52,7 +52,7 @@ def forest(confirmation: Confirmation) -> go.Figure | None:
         annotations=[
             {
                 "x": 0, "xref": "paper", "xanchor": "left", "y": i + 0.32, "showarrow": False,
-                "text": label(shortened(row.name, 44)), "font": {"size": 12},
+                "text": label(shortened(row.name, 60)), "font": {"size": 12},
             }
             for i, row in enumerate(compared)
         ],
