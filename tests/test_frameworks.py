@@ -396,3 +396,59 @@ def test_the_trainer_of_transformers(workdir: Path) -> None:
     assert list(read.state_dict()) == keys
     for name, value in read.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
+
+
+ARCHITECTURES = (
+    "densenet121",
+    "dla34",
+    "dpn48b",
+    "ese_vovnet19b_dw",
+    "fbnetc_100",
+    "gernet_s",
+    "ghostnet_050",
+    "hardcorenas_a",
+    "hrnet_w18_small",
+    "inception_v3",
+    "lcnet_035",
+    "legacy_seresnet18",
+    "mnasnet_small",
+    "mobilenetv3_small_050",
+    "resnet10t",
+    "regnetx_002",
+    "regnety_002",
+    "repvgg_a0",
+    "res2net50_14w_8s",
+    "resnest14d",
+    "resnet18",
+    "resnet26d",
+    "resnetblur50",
+    "rexnet_100",
+    "selecsls42",
+    "semnasnet_050",
+    "seresnet18",
+    "skresnet18",
+    "vgg11",
+    "xception41",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_thirty_architectures_of_timm(name: str) -> None:
+    """The output stays, and with g = 1 above zero and 0 below so does every gradient."""
+    size = 96 if name == "inception_v3" else 64
+    batch = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    plain = timm.create_model(name, num_classes=4).eval()
+    converted = convert(copy.deepcopy(plain), library()["exp_tail"].default, example=batch)
+    exact = convert(copy.deepcopy(plain), library()["relu"].default, example=batch)
+    assert torch.equal(converted(batch), plain(batch))
+
+    def slopes(model: nn.Module) -> tuple[torch.Tensor, ...]:
+        loss = model(batch)[:, 0].sum()
+        return torch.autograd.grad(
+            loss, list(model.parameters()), allow_unused=True, materialize_grads=True
+        )
+
+    wanted = slopes(plain)
+    assert all(map(torch.equal, slopes(exact), wanted))
+    assert not all(map(torch.equal, slopes(converted), wanted))
