@@ -40,7 +40,7 @@ PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where a text that depends on t is compared."""
 
 
-class Float32Text:
+class FamilyText:
     """The text of an expression in x, t and parameters.
 
     Args:
@@ -52,6 +52,7 @@ class Float32Text:
             keeps most digits.
         numbers: The numbers, functions of any 0-d tensor, t and the parameters.
         rounding: Of each number: "down" or "up" where it bounds x.
+        moving: Which numbers change with t, by their places.
     """
 
     def __init__(self, expression: sympy.Expr, parameters: tuple[str, ...]) -> None:
@@ -62,19 +63,18 @@ class Float32Text:
         ]
         self.numbers = tuple(torch_function(number, parameters) for number, _ in taken)
         self.rounding = tuple(way for _, way in taken)
+        self.moving = tuple(place for place, (number, _) in enumerate(taken) if number.has(t))
         names = [symbol.name for symbol in taken.values()]
         self.functions = tuple(
             compiled(written(one, names, "g", guard=False), "g") for one in forms
         )
 
-    def values(self, candidate: Candidate, progress: float) -> list[float]:
-        """The numbers, each of which float32 holds."""
+    def value(self, place: int, candidate: Candidate, progress: float) -> float:
+        """The number at a place, which is next to be rounded to the nearest float32."""
         like = torch.zeros((), dtype=torch.float64, device="cpu")
-        given = candidate.parameters.values()
-        return [
-            _to_float32(number(like, progress, *given).item(), way)
-            for number, way in zip(self.numbers, self.rounding, strict=True)
-        ]
+        value = self.numbers[place](like, progress, *candidate.parameters.values()).item()
+        way = self.rounding[place]
+        return value if way == "nearest" else _to_float32(value, way)
 
 
 def _without_mirrors(form: sympy.Expr) -> sympy.Expr:
@@ -132,13 +132,13 @@ def _without_numbers(node: Any, taken: dict[tuple[sympy.Expr, str], sympy.Symbol
 
 
 @functools.lru_cache(maxsize=1_024)
-def float32_text(family: Family, order: int) -> Float32Text | None:
+def family_text(family: Family, order: int) -> FamilyText | None:
     """The text of one order; None where the derivative is too large."""
     try:
         expression = codegen.derivative(family.expression, order)
     except UnsupportedError:
         return None
-    return Float32Text(expression, family.parameters)
+    return FamilyText(expression, family.parameters)
 
 
 class Float32Part:
@@ -153,7 +153,7 @@ class Float32Part:
     """
 
     def __init__(
-        self, text: Float32Text, start: int, reach: float, *, keep_nan: bool, choice: int
+        self, text: FamilyText, start: int, reach: float, *, keep_nan: bool, choice: int
     ) -> None:
         self.text, self.function = text, text.functions[choice]
         self.variant = (reach, keep_nan, choice)
@@ -177,9 +177,9 @@ class Float32Part:
 
 @functools.lru_cache(maxsize=4_096)
 def _part(family: Family, order: int, choice: int, reach: float, keep_nan: bool) -> Float32Part:
-    texts = [float32_text(family, number) for number in range(order + 1)]
+    texts = [family_text(family, number) for number in range(order + 1)]
     start = sum(len(text.numbers) for text in texts[:order] if text is not None)
-    text = cast(Float32Text, texts[order])
+    text = cast(FamilyText, texts[order])
     return Float32Part(text, start, reach, keep_nan=keep_nan, choice=choice)
 
 
@@ -200,7 +200,7 @@ class Checked:
 def _checked(candidate: Candidate, order: int) -> Checked | None:
     """The part whose float32 values have been compared with float64's; None where they differ."""
     family = candidate.family
-    text = float32_text(family, order)
+    text = family_text(family, order)
     if text is None or codegen.kernel(family).part(order).trouble:
         return None
     try:
@@ -230,29 +230,54 @@ EVERY = 8
 check runs for each candidate of a search."""
 
 
+Place = tuple[int, FamilyText, int]
+"""Of a number: its place among those of all orders, the text it belongs to, and its place there."""
+
+
 @functools.lru_cache(maxsize=1_024)
 @apart()
-def _numbers(candidate: Candidate, progress: float) -> torch.Tensor:
-    """The numbers of all orders, then t and the parameters as sums of two float32 numbers."""
+def _at_start(candidate: Candidate) -> tuple[list[float], list[Place]]:
+    """The numbers of all orders at t = 0, and the places of those that change with t.
+
+    At the end are the parameters and t as sums of two float32 numbers.
+    """
     found: list[float] = []
+    moving: list[Place] = []
     for order in range(KEPT_ORDERS):
-        text = float32_text(candidate.family, order)
+        text = family_text(candidate.family, order)
         if text is not None:
-            found += text.values(candidate, progress)
-    given = [*candidate.parameters.values(), progress]
+            moving += [(len(found) + place, text, place) for place in text.moving]
+            found += [text.value(place, candidate, 0.0) for place in range(len(text.numbers))]
+    given = [*candidate.parameters.values(), 0.0]
     high = [_to_float32(value, "nearest") for value in given]
-    low = [_to_float32(value - near, "nearest") for value, near in zip(given, high, strict=True)]
+    low = [value - near for value, near in zip(given, high, strict=True)]
     # Of equal length for most families: `torch.func.stack_module_state` stacks modules of several
     # families before the module can refuse them.
     spare = [0.0] * (-len(found) % 32)
-    return torch.tensor([*found, *spare, *high, *low], dtype=torch.float32, device="cpu")
+    return [*found, *spare, *high, *low], moving
+
+
+@functools.lru_cache(maxsize=1_024)
+@apart()
+def _numbers(candidate: Candidate, progress: float) -> torch.Tensor:
+    """`_at_start` at a training progress, in float32.
+
+    Training asks for them once a step: only what changes with t is computed again.
+    """
+    start, moving = _at_start(candidate)
+    found = list(start)
+    for at, text, place in moving:
+        found[at] = text.value(place, candidate, progress)
+    high = _to_float32(progress, "nearest")
+    found[-len(candidate.parameters) - 2], found[-1] = high, progress - high
+    return torch.tensor(found, dtype=torch.float32, device="cpu")
 
 
 @functools.lru_cache(maxsize=256)
 @apart()
 def float32_function(expression: sympy.Expr) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """A function of float32 x for an expression in x alone; None where float32 loses its digits."""
-    text = Float32Text(expression, ())
+    text = FamilyText(expression, ())
     points = points_near([], every=EVERY)
     points = points[points.isfinite()]
     exact = torch_function(expression)(points.double(), 0.0)
@@ -298,6 +323,7 @@ class Formula:
 
     def __init__(self, candidate: Candidate, *, exact: bool = False) -> None:
         self.candidate, self.is_exact = candidate, exact
+        self.annealed = candidate.annealed  # kept: it looks through the expression
         self.exact = codegen.kernel(candidate.family)
 
     def part(self, order: int) -> Float32Part | None:
@@ -328,7 +354,7 @@ class Formula:
         if wide:
             given = [*self.candidate.parameters.values(), progress]
             return torch.tensor(given, dtype=torch.float64, device="cpu")
-        return _numbers(self.candidate, progress if self.candidate.annealed else 0.0)
+        return _numbers(self.candidate, progress if self.annealed else 0.0)
 
     def __call__(self, input: torch.Tensor, numbers: torch.Tensor, order: int = 0) -> torch.Tensor:
         """The derivative of g of some order at each element: same shape and dtype as `input`."""

@@ -78,11 +78,12 @@ class PDReLU(nn.Module):
         # float64 numbers as their bits: not every device has float64, and `model.half()` casts what
         # is floating.
         given = [*self.candidate.parameters.values(), self.progress]
-        bits = [int.from_bytes(struct.pack("<d", one), "little", signed=True) for one in given]
         numbers = self.rule.formula.numbers(self.progress, wide=False)
         return {
             "numbers": numbers.to(device, copy=True),
-            "exact_numbers": torch.tensor(bits, dtype=torch.int64, device=device),
+            "exact_numbers": torch.tensor(
+                [_bits(one) for one in given], dtype=torch.int64, device=device
+            ),
             "shape_key": torch.full((), self.key, dtype=torch.int64, device=device),
         }
 
@@ -96,9 +97,9 @@ class PDReLU(nn.Module):
         check_progress(t)
         if t != self.progress:
             self.progress = float(t)
-            if self.candidate.annealed:
-                for name, buffer in self._buffers_on(torch.device("cpu")).items():
-                    self.get_buffer(name).copy_(buffer)
+            if self.in_graph.annealed:
+                self.numbers.copy_(self.rule.formula.numbers(t, wide=False))
+                self.exact_numbers[-1] = _bits(t)
 
     def error_bound(
         self, dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu"
@@ -262,6 +263,11 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
 def relu_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every ReLU and PDReLU module of a model with its qualified name, each module once."""
     return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ReLU | PDReLU)]
+
+
+def _bits(value: float) -> int:
+    """The bits of a float64 number, as an int64 one."""
+    return int.from_bytes(struct.pack("<d", value), "little", signed=True)
 
 
 def _key(candidate: Candidate, part: Float32Part | None) -> int:
