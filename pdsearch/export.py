@@ -113,7 +113,7 @@ def _suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in FORMS:
         raise InputError(
-            f"{path.name or path} has no suffix that says what to write: use {', '.join(FORMS)}"
+            f"{path.name or path}: the suffix chooses the format; use {', '.join(FORMS)}"
         )
     return suffix
 

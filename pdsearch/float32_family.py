@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import sympy
 import torch
 
@@ -32,12 +33,16 @@ from pdsearch.family import Candidate, Family
 from pdsearch.float32_source import BOUND, REACHES, SECONDS, keeps_digits, points_near
 from pdsearch.saturating import saturating
 from pdsearch.scaled import finite_form
-from pdsearch.torch_source import written
+from pdsearch.torch_source import scalar_source, written
 
 __all__ = ["Float32Part", "Formula", "Traceable", "float32_function", "formula"]
 
 PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where a text that depends on t is compared."""
+
+
+_LIKE = torch.zeros((), dtype=torch.float64, device="cpu")
+"""What a number's text takes the dtype and device of its tensors from."""
 
 
 class FamilyText:
@@ -50,7 +55,8 @@ class FamilyText:
     Attributes:
         functions: The compiled texts, of x and the numbers: the cheapest first, then the one that
             keeps most digits.
-        numbers: The numbers, functions of any 0-d tensor, t and the parameters.
+        numbers: The numbers, functions of a 0-d tensor, t and the parameters, which may be numbers
+            or 0-d tensors. The value is either.
         rounding: Of each number: "down" or "up" where it bounds x.
         moving: Which numbers change with t, by their places.
     """
@@ -61,7 +67,10 @@ class FamilyText:
         forms = [
             _without_numbers(one, taken) for one in dict.fromkeys((_without_mirrors(form), form))
         ]
-        self.numbers = tuple(torch_function(number, parameters) for number, _ in taken)
+        self.numbers = tuple(
+            compiled(scalar_source(number, parameters=parameters, name="number"), "number")
+            for number, _ in taken
+        )
         self.rounding = tuple(way for _, way in taken)
         self.moving = tuple(place for place, (number, _) in enumerate(taken) if number.has(t))
         names = [symbol.name for symbol in taken.values()]
@@ -69,10 +78,14 @@ class FamilyText:
             compiled(written(one, names, "g", guard=False), "g") for one in forms
         )
 
-    def value(self, place: int, candidate: Candidate, progress: float) -> float:
-        """The number at a place, which is next to be rounded to the nearest float32."""
-        like = torch.zeros((), dtype=torch.float64, device="cpu")
-        value = self.numbers[place](like, progress, *candidate.parameters.values()).item()
+    def value(self, place: int, *given: np.float64) -> float:
+        """The number at a place, which is next to be rounded to the nearest float32.
+
+        Args:
+            place: Among the numbers.
+            given: t and the parameters. NumPy's numbers have infinities where Python's raise.
+        """
+        value = float(self.numbers[place](_LIKE, *given))
         way = self.rounding[place]
         return value if way == "nearest" else _to_float32(value, way)
 
@@ -230,6 +243,10 @@ EVERY = 8
 check runs for each candidate of a search."""
 
 
+def _float64(progress: float, candidate: Candidate) -> list[np.float64]:
+    return [np.float64(value) for value in (progress, *candidate.parameters.values())]
+
+
 Place = tuple[int, FamilyText, int]
 """Of a number: its place among those of all orders, the text it belongs to, and its place there."""
 
@@ -243,11 +260,13 @@ def _at_start(candidate: Candidate) -> tuple[list[float], list[Place]]:
     """
     found: list[float] = []
     moving: list[Place] = []
+    begin = _float64(0.0, candidate)
     for order in range(KEPT_ORDERS):
         text = family_text(candidate.family, order)
         if text is not None:
             moving += [(len(found) + place, text, place) for place in text.moving]
-            found += [text.value(place, candidate, 0.0) for place in range(len(text.numbers))]
+            with np.errstate(all="ignore"):
+                found += [text.value(place, *begin) for place in range(len(text.numbers))]
     given = [*candidate.parameters.values(), 0.0]
     high = [_to_float32(value, "nearest") for value in given]
     low = [value - near for value, near in zip(given, high, strict=True)]
@@ -265,9 +284,10 @@ def _numbers(candidate: Candidate, progress: float) -> torch.Tensor:
     Training asks for them once a step: only what changes with t is computed again.
     """
     start, moving = _at_start(candidate)
-    found = list(start)
-    for at, text, place in moving:
-        found[at] = text.value(place, candidate, progress)
+    found, given = list(start), _float64(progress, candidate)
+    with np.errstate(all="ignore"):
+        for at, text, place in moving:
+            found[at] = text.value(place, *given)
     high = _to_float32(progress, "nearest")
     found[-len(candidate.parameters) - 2], found[-1] = high, progress - high
     return torch.tensor(found, dtype=torch.float32, device="cpu")
@@ -305,7 +325,8 @@ class Traceable:
         if given.dtype == torch.float64 or self.part is None:
             return torch.cat([given, torch.tensor([t], dtype=given.dtype)])
         like, parameters = torch.zeros(()), given.unbind()
-        return torch.stack([number(like, t, *parameters) for number in self.part.text.numbers])
+        numbers = self.part.text.numbers
+        return torch.stack([like + number(like, t, *parameters) for number in numbers])
 
 
 @functools.lru_cache(maxsize=1_024)

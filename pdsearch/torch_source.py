@@ -24,7 +24,7 @@ from pdsearch.errors import InputError
 from pdsearch.saturating import saturating
 from pdsearch.scaled import finite_form
 
-__all__ = ["SCALAR_HELPER", "printed", "torch_source", "written"]
+__all__ = ["SCALAR_HELPER", "printed", "scalar_source", "torch_source", "written"]
 
 
 class _TorchPrinter(StrPrinter):
@@ -128,7 +128,7 @@ class _TorchPrinter(StrPrinter):
             return self._unary("sqrt", cast(sympy.Expr, base))
         if exponent.could_extract_minus_sign():
             return f"1.0/{self.parenthesize(base**-exponent, PRECEDENCE['Pow'])}"
-        if exponent == 2:
+        if exponent == 2 and _is_tensor(base):
             return self._unary("square", cast(sympy.Expr, base))
         if exponent.is_Integer:
             # An integer exponent as such: pow with a float one is slower.
@@ -272,14 +272,15 @@ class _Writer:
         replacements = {node: self.piecewise(node) for node in _outermost_piecewise(expr)}
         return expr.xreplace(replacements) if replacements else expr
 
-    def text(self, expr: sympy.Expr) -> str:
+    def text(self, expr: sympy.Expr, *, scalar: bool = False) -> str:
+        """The text of an expression; with `scalar`, what has no x may stay a number."""
         shared, (body,) = sympy.cse([expr], symbols=iter(self.fresh, None), order="none")
         for name, value in shared:
             shown = self.printer.doprint(value)
             # A shared scalar becomes a tensor here: every name _v… is one.
             self.lines.append(f"{name.name} = {shown if _is_tensor(value) else f'_s({shown}, x)'}")
         printed = self.printer.doprint(body)
-        return printed if _is_tensor(body) else f"_s({printed}, x)"
+        return printed if scalar or _is_tensor(body) else f"_s({printed}, x)"
 
     def piecewise(self, node: sympy.Piecewise) -> sympy.Symbol:
         arms = []
@@ -349,13 +350,38 @@ def torch_source(expression: sympy.Expr, *, parameters: Sequence[str] = (), name
         Source of `def <name>(x, t, ...)` and of its helper `_s`; it needs only `torch`. x is a
         floating-point tensor, t and the parameters are numbers or 0-d tensors.
     """
+    form, arguments = _for_text(expression, parameters)
+    return written(form, arguments, name)
+
+
+def scalar_source(expression: sympy.Expr, *, parameters: Sequence[str], name: str) -> str:
+    """As `torch_source`, for an expression without x: the value may be a number.
+
+    It is one if t and the parameters are numbers and the expression needs none of torch's
+    functions, which is several times faster than 0-d tensors.
+    """
+    form, arguments = _for_text(expression, parameters)
+    return written(form, arguments, name, scalar=True)
+
+
+def _for_text(
+    expression: sympy.Expr, parameters: Sequence[str]
+) -> tuple[sympy.Expr, tuple[str, ...]]:
+    """What `written` takes: the form that is evaluated, and the arguments after x."""
     # Symbols of the text never clash with torch's or Python's names: parameters are p_<name>.
     renamed = {_expression.symbol(p): sympy.Symbol(f"p_{p}", real=True) for p in parameters}
     form = finite_form(saturating(expression)).xreplace(renamed)
-    return written(form, ("t", *(f"p_{p}" for p in parameters)), name)
+    return form, ("t", *(f"p_{p}" for p in parameters))
 
 
-def written(form: sympy.Expr, arguments: Sequence[str], name: str, *, guard: bool = True) -> str:
+def written(
+    form: sympy.Expr,
+    arguments: Sequence[str],
+    name: str,
+    *,
+    guard: bool = True,
+    scalar: bool = False,
+) -> str:
     """The text of a function of x and further arguments that computes an expression as it stands.
 
     Args:
@@ -364,11 +390,12 @@ def written(form: sympy.Expr, arguments: Sequence[str], name: str, *, guard: boo
         name: of the function.
         guard: whether an arm sees 0 in the place of x where it is not taken. Without, arms can
             share what they compute; what overflows in one is dropped by `torch.where`.
+        scalar: whether a value without x may be a number instead of a tensor.
     """
     if not name.isidentifier():
         raise InputError(f"{name!r} is no identifier")
     writer = _Writer(guard=guard)
-    body = writer.text(writer.write(form))
+    body = writer.text(writer.write(form), scalar=scalar)
     given = ", ".join(("x", *arguments))
     lines = "".join(f"    {line}\n" for line in writer.lines)
     return f"{SCALAR_HELPER}\n\ndef {name}({given}):\n{lines}    return {body}\n"

@@ -192,7 +192,7 @@ def test_no_file_is_written_unless_all_can_be(workdir: Path) -> None:
     with pytest.raises(InputError, match=r"g_last\.py exists already"):
         export_all(BOTH, workdir / "g.py")
     assert not (workdir / "g_first.py").exists()
-    with pytest.raises(InputError, match="has no suffix that says what to write"):
+    with pytest.raises(InputError, match="the suffix chooses the format"):
         export_all(BOTH, workdir / "g.txt")
 
 

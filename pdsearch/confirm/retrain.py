@@ -86,12 +86,7 @@ def confirm(
         InputError: A number is below 1, a model or data set is unknown, or the study has nothing to
             confirm.
     """
-    if trained_by(stored) is not None:
-        raise InputError(
-            f"study {stored.name!r} trains by a Python function, which has no test set to "
-            "confirm on: call the function over several seeds, for the candidate and for ReLU"
-        )
-    _check_controls(stored, asked=controls or forward_control)
+    _check_study(stored, controls=controls or forward_control)
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
     check_output(stored.output)
     defaults, trial = stored.settings.confirm, stored.settings.trial
@@ -197,9 +192,14 @@ class Asked:
                 raise InputError(f"{name} must be at least {least}, got {number}")
 
 
-def _check_controls(stored: "StoredStudy", *, asked: bool) -> None:
-    """Raise `InputError` if controls are asked for that a study with groups does not have."""
-    if asked and stored.settings.study.groups:
+def _check_study(stored: "StoredStudy", *, controls: bool) -> None:
+    """Raise `InputError` if the study cannot be confirmed, or not with controls."""
+    if trained_by(stored) is not None:
+        raise InputError(
+            f"study {stored.name!r} trains by a Python function, which has no test set to "
+            "confirm on: call the function over several seeds, for the candidate and for ReLU"
+        )
+    if controls and stored.settings.study.groups:
         raise InputError(
             f"study {stored.name!r} has groups of layers: no one activation has the shapes of all "
             "groups as its derivative, so there are no controls; omit --controls and "
