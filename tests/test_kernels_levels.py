@@ -47,9 +47,9 @@ def with_direction(name: str, direction: str) -> Candidate:
 
 
 def within_chords() -> torch.Tensor:
-    """Ends of chords of all sizes of x, and four places within each chord."""
+    """Ends of chords of all sizes of x, and places within each chord and each quarter of one."""
     upper = np.arange(0x7F80, dtype=np.uint32)[::3] << 16
-    lower = np.array([0, 0x3000, 0x8000, 0xC123, 0xFFFF], dtype=np.uint32)
+    lower = np.array([0, 0x2000, 0x3000, 0x6000, 0x8000, 0xC123, 0xE000, 0xFFFF], dtype=np.uint32)
     bits = (upper[:, None] | lower).ravel()
     return torch.from_numpy(np.concatenate([bits, bits | 0x80000000]).view(np.float32).copy())
 
@@ -76,8 +76,10 @@ def test_chords_keep_their_proved_error(name: str, level: str) -> None:
 
 def test_chords_serve_smooth_shapes_only() -> None:
     """A jump or a sharp bend within a chord needs a table that knows where it is."""
-    smooth = ("exp_tail", "gelu", "silu", "knots_cubic")
-    assert all(chords(library()[name].default) is not None for name in smooth)
+    sizes = {"exp_tail": 16, "gelu": 16, "silu": 16, "knots_cubic": 16, "log_tailed": 18}
+    for name, bits in sizes.items():
+        found = chords(library()[name].default)
+        assert found is not None and len(found.values) == 2**bits + 2
     for text in (
         "Piecewise((1, x > 1/3), (0, True))",
         "max(0, 1 - abs(x - 0.1)*300)",

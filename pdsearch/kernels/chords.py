@@ -1,8 +1,8 @@
-"""Straight lines between 65 536 values of g, for processors that have no AVX-512.
+"""Straight lines between many values of g, for processors that have no AVX-512.
 
 A float32 number's upper half is a bfloat16 number. Between neighbours of these, no wider than 1/128
-of x, most shapes are straight enough. A look-up by the upper half is cheaper than a
-polynomial, unless the polynomial's coefficients stay in registers.
+of x, most shapes are straight enough; a quarter of that serves almost all others. A look-up by the
+highest bits is cheaper than a polynomial, unless the polynomial's coefficients stay in registers.
 """
 
 import functools
@@ -18,8 +18,8 @@ from pdsearch.kernels.table import fitted
 
 __all__ = ["Chords", "chords"]
 
-HALVES = 1 << 16  # upper halves of float32 numbers
-NEGATIVE, INFINITE = 0x8000, 0x7F80  # the upper halves of -0 and of infinity
+FREE = (16, 14)
+"""Lowest bits of a float32 number that say where in its chord it lies: the first that suffices."""
 FEWEST = 8
 """Straight stretches that stay in registers even with AVX2; chords are no faster than these."""
 ROUNDING = 4 * 2.0**-24
@@ -31,7 +31,7 @@ class Chords:
     """A table of chords.
 
     Attributes:
-        values: float32 (65 538,), as `on_chords` of fused.h reads it.
+        values: float32 (2^(32 − free) + 2,), as `on_chords` of fused.h reads it.
         error: proved bound on abs(chord − g) at every float32 number, arithmetic included.
     """
 
@@ -39,7 +39,7 @@ class Chords:
     error: float
 
 
-@functools.lru_cache(maxsize=128)  # 256 KiB each
+@functools.lru_cache(maxsize=128)  # 256 KiB or 1 MiB each
 def chords(candidate: Candidate) -> Chords | None:
     """Return the chords of a candidate; None where they serve it badly.
 
@@ -54,21 +54,33 @@ def chords(candidate: Candidate) -> Chords | None:
     assert isinstance(layout, Tree)  # the only one that is fitted finely
     if len(layout.centres) <= FEWEST and not layout.coefficients[:, 2:].any():
         return None
-    values = _values(layout)
-    error = proof.error + _distance(layout, values)
-    return Chords(torch.from_numpy(values), error) if error <= LIMIT else None
+    for free in FREE:
+        values = _values(layout, free)
+        error = proof.error + _distance(layout, values, free)
+        if error <= LIMIT:
+            return Chords(torch.from_numpy(values), error)
+    return None
 
 
-def _values(layout: Tree) -> Array:
-    points = _points()
+def _values(layout: Tree, free: int) -> Array:
+    points = _points(free)
     tiny = np.float32(1e-45)
-    points[0], points[NEGATIVE] = tiny, -tiny
+    points[0], points[_place(-0.0, free)] = tiny, -tiny
     values = layout.evaluate(points).astype(np.float64)
-    for start in (0, NEGATIVE):
-        own = values[start : start + INFINITE]
-        own[1:-1] -= _halfway(own)
+    for signed in _finite(free):
+        values[signed][1:-1] -= _halfway(values[signed])
     at_zero = layout.evaluate(np.zeros(1, dtype=np.float32))
     return np.concatenate([values, values[-1:], at_zero]).astype(np.float32)
+
+
+def _place(x: float, free: int) -> int:
+    return int(np.float32(x).view(np.uint32)) >> free
+
+
+def _finite(free: int) -> tuple[slice, slice]:
+    """Return where the finite numbers of each sign begin a chord."""
+    zero, infinite = _place(-0.0, free), _place(np.inf, free)
+    return slice(0, infinite), slice(zero, zero + infinite)
 
 
 def _halfway(values: Array) -> Array:
@@ -83,27 +95,25 @@ def _halfway(values: Array) -> Array:
     return np.where(bent, 0.0, second / 16)
 
 
-def _points() -> Array:
-    """Return the numbers with each upper half; the largest ones for what is not finite."""
-    bits = np.arange(HALVES, dtype=np.uint32) << 16
+def _points(free: int) -> Array:
+    """Return the numbers that begin a chord; the largest ones for what is not finite."""
+    bits = np.arange(1 << (32 - free), dtype=np.uint32) << free
     points = bits.view(np.float32).copy()
-    points[INFINITE:NEGATIVE], points[NEGATIVE + INFINITE :] = TOP, -TOP
+    infinite, negative = _place(np.inf, free), _place(-0.0, free)
+    points[infinite:negative], points[negative + infinite :] = TOP, -TOP
     return points
 
 
-def _distance(layout: Tree, values: Array) -> float:
+def _distance(layout: Tree, values: Array, free: int) -> float:
     """Bound how far the chords are from the polynomials, over all stretches."""
-    points = _points().astype(np.float64)
+    points = _points(free).astype(np.float64)
     ends = values.astype(np.float64)
     worst = 0.0
     for stretch in layout.stretches():
-        for start in (0, NEGATIVE):
-            inner, outer = (
-                points[start : start + INFINITE],
-                points[start + 1 : start + INFINITE + 1],
-            )
+        for signed in _finite(free):
+            inner, outer = points[signed], points[signed.start + 1 : signed.stop + 1]
             low, high = np.minimum(inner, outer), np.maximum(inner, outer)
-            at = start + np.flatnonzero((low < stretch.last) & (high > stretch.first))
+            at = signed.start + np.flatnonzero((low < stretch.last) & (high > stretch.first))
             if len(at):
                 x = np.stack([points[at], points[at + 1]])
                 given = np.stack([ends[at], ends[at + 1]])

@@ -5,8 +5,8 @@
 //
 //   float32             polynomials of degree 1 to 5 on up to 32 stretches of the line, in one of three
 //                       layouts (`Header` in fused.h); with AVX-512 all of it stays in registers. Without,
-//                       straight lines between 65 536 values (`Chords` in fused.h), where these are close
-//                       enough.
+//                       straight lines between 65 536 or 262 144 values (`Chords` in fused.h), where
+//                       these are close enough.
 //   bfloat16, float16   the value of g at each of the 65 536 inputs; for bfloat16 with AVX-512 also
 //                       polynomials as for float32, checked to round to those values except in a band
 //                       of sizes of x, in which the values are looked up.
@@ -84,12 +84,13 @@ void scale_float(const float* g_out, const float* x, float* out, int64_t n, cons
   }
 }
 
+template <int Free>
 void scale_chords(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
   ON(level() >= Level::avx2, with_rule(rule, [&](auto plain) {
-       avx2::scale_chords<plain()>(g_out, x, out, n, table, rule);
+       avx2::scale_chords<Free, plain()>(g_out, x, out, n, table, rule);
      }));
   const auto at = [&](int64_t i) { return x[i]; };
-  each(g_out, out, n, rule, [&](int64_t i) { return on_chords(table, x[i]); }, at);
+  each(g_out, out, n, rule, [&](int64_t i) { return on_chords<Free>(table, x[i]); }, at);
 }
 
 template <typename T>
@@ -239,11 +240,15 @@ at::Tensor scale_chords_op(const at::Tensor& grad_output, const at::Tensor& inpu
   for (const at::Tensor& tensor : {grad_output, input, chords}) {
     TORCH_CHECK(tensor.scalar_type() == at::kFloat, "pdsearch::scale_chords: not float32");
   }
-  TORCH_CHECK(chords.is_contiguous() && chords.numel() == kChords, "pdsearch: not a table of chords");
   const float* table = chords.const_data_ptr<float>();
-  return over<float, float, float>(grad_output, input, [&](const float* g, const float* x, float* out, int64_t n) {
-    scale_chords(g, x, out, n, table, rule);
+  at::Tensor result;
+  const bool known = chords.is_contiguous() && with_chords(chords.numel(), [&](auto free) {
+    result = over<float, float, float>(grad_output, input, [&](const float* g, const float* x, float* out, int64_t n) {
+      scale_chords<free()>(g, x, out, n, table, rule);
+    });
   });
+  TORCH_CHECK(known, "pdsearch: not a table of chords");
+  return result;
 }
 
 at::Tensor scale_rounded_op(const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& table,

@@ -140,17 +140,25 @@ INLINE void evaluate_block(const float* table, const float* x, float* g, int64_t
   complete(h, x, g, n);
 }
 
-// Chords: g on straight lines between its values at the 65 536 float32 numbers whose lower half is zero. The
-// table is these values, by the number's upper half; 0 and 0x8000 hold the limits at zero from each side.
-// pdsearch/kernels/chords.py makes it.
-constexpr int64_t kAtZero = 65537;  // place of g at zero; before it, one number that fills a load
-constexpr int64_t kChords = 65538;
+// Chords: g on straight lines between its values at the float32 numbers whose lowest Free bits are zero. The
+// table is these values, by the number's other bits; those of 0 and -0 hold the limits at zero from each
+// side. Then come one number that fills a load, and g at zero. pdsearch/kernels/chords.py makes it.
+constexpr int64_t at_zero(int free) { return (int64_t{1} << (32 - free)) + 1; }
 
+template <int Free>
 INLINE float on_chords(const float* table, float x) {
-  const uint32_t bits = c10::bit_cast<uint32_t>(x);
-  const float near = table[bits >> 16], far = table[(bits >> 16) + 1];
-  const float g = near + static_cast<float>(bits & 0xffff) * 0x1p-16f * (far - near);
-  return x != 0 && x == x ? g : x + table[kAtZero];
+  const uint32_t bits = c10::bit_cast<uint32_t>(x), lower = (1u << Free) - 1;
+  const float near = table[bits >> Free], far = table[(bits >> Free) + 1];
+  const float g = near + static_cast<float>(bits & lower) / (1u << Free) * (far - near);
+  return x != 0 && x == x ? g : x + table[at_zero(Free)];
+}
+
+// Calls f with the table's Free, as a type; false for a table of another size.
+template <typename F>
+bool with_chords(int64_t size, const F& f) {
+  if (size == at_zero(16) + 1) return f(std::integral_constant<int, 16>()), true;
+  if (size == at_zero(14) + 1) return f(std::integral_constant<int, 14>()), true;
+  return false;
 }
 
 // The codes of g at x (pdsearch/kernels/table.py).

@@ -115,6 +115,7 @@ struct Product {
 // ------------------------------------------------------------------------------------- float32
 
 typedef uint16_t __attribute__((may_alias)) Half16;  // half of a float32 number
+typedef uint32_t __attribute__((may_alias)) Bits32;
 
 // Two ends of two chords: both are next to each other in the table.
 AVX2 INLINE __m128 two_chords(const float* one, const float* other) {
@@ -123,28 +124,32 @@ AVX2 INLINE __m128 two_chords(const float* one, const float* other) {
 }
 
 // `Chords` in fused.h. Loads bound it, two a cycle: each index is read from the tensor itself.
+template <int Free>
 AVX2 INLINE __m256 on_chords(const float* table, __m256 at_zero, const float* from) {
   const __m256 x = _mm256_loadu_ps(from);
   // Not by memcpy, which the compiler makes a copy: a load from it waits for its store.
-  const auto* upper = reinterpret_cast<const Half16*>(from);
-  const auto chord = [&](int i) AVX2_INLINE { return table + upper[2 * i + 1]; };
+  const auto chord = [&](int i) AVX2_INLINE {
+    if constexpr (Free == 16) return table + reinterpret_cast<const Half16*>(from)[2 * i + 1];
+    else return table + (reinterpret_cast<const Bits32*>(from)[i] >> Free);
+  };
   const __m256 p = _mm256_set_m128(two_chords(chord(4), chord(5)), two_chords(chord(0), chord(1)));
   const __m256 q = _mm256_set_m128(two_chords(chord(6), chord(7)), two_chords(chord(2), chord(3)));
   const __m256 near = _mm256_shuffle_ps(p, q, 0x88), far = _mm256_shuffle_ps(p, q, 0xdd);
-  // The lower half of x as a fraction: 128 has a unit in the last place of 2^-16.
-  const __m256 lower = _mm256_and_ps(x, as_float(all(0xffff)));
-  const __m256 part = _mm256_sub_ps(_mm256_or_ps(lower, all(128.0f)), all(128.0f));
+  // The lowest bits of x as a fraction: `unit` has a unit in the last place of 2^-Free.
+  constexpr float unit = 1 << (23 - Free);
+  const __m256 lower = _mm256_and_ps(x, as_float(all((1 << Free) - 1)));
+  const __m256 part = _mm256_sub_ps(_mm256_or_ps(lower, all(unit)), all(unit));
   const __m256 g = _mm256_fmadd_ps(part, _mm256_sub_ps(far, near), near);
   const __m256 special = _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_EQ_UQ);  // zero or NaN
   return _mm256_blendv_ps(g, _mm256_add_ps(x, at_zero), special);
 }
 
-template <bool Plain>
+template <int Free, bool Plain>
 AVX2 void scale_chords(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
   const Product<Plain> product(rule);
-  const __m256 at_zero = all(table[kAtZero]);
+  const __m256 zero = all(table[at_zero(Free)]);
   steps(g_out, x, out, n, [&](const float* given, const float* at, float* to) AVX2_INLINE {
-    write(to, product(read(given), {on_chords(table, at_zero, at), on_chords(table, at_zero, at + 8)}, read(at)));
+    write(to, product(read(given), {on_chords<Free>(table, zero, at), on_chords<Free>(table, zero, at + 8)}, read(at)));
   });
 }
 
