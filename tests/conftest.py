@@ -53,6 +53,29 @@ def families_are_settled_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def migrations_are_read_once() -> Iterator[None]:
+    """Read Optuna's migration scripts once a process instead of twice for each new storage.
+
+    alembic compiles them anew each time: 30 ms, half of what a new storage takes.
+    """
+    storage = sys.modules.get("optuna.storages._rdb.storage")  # imported where a test may search
+    if storage is None:
+        yield
+        return
+    manager, made = storage._VersionManager, []
+    read = manager._create_alembic_script
+
+    def once(self: Any) -> Any:
+        if not made:
+            made.append(read(self))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manager, "_create_alembic_script", once)
+        yield
+
+
 @pytest.fixture
 def fresh_plans() -> Iterator[None]:
     """Forget how each candidate's backward pass runs, before and after.

@@ -60,7 +60,7 @@ def check_finite(candidate: Candidate, numbers: list[float], dtype: torch.dtype,
 
 
 @pytest.mark.parametrize(
-    "examples", [pytest.param(3, id="few"), pytest.param(80, id="many", marks=pytest.mark.slow)]
+    "examples", [pytest.param(2, id="few"), pytest.param(80, id="many", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("name", sorted(library()))
 def test_gradients_are_finite(name: str, examples: int) -> None:
@@ -71,7 +71,9 @@ def test_gradients_are_finite(name: str, examples: int) -> None:
     def check(data: st.DataObject) -> None:
         candidate = data.draw(anywhere(family))
         progress = data.draw(st.sampled_from([0.0, 0.5, 1.0])) if family.annealed else 0.0
-        for dtype in DTYPES:
+        # The tables of a 16-bit dtype take most of the time: both only where it is slow.
+        some = DTYPES if examples > 3 else [*DTYPES[:2], data.draw(st.sampled_from(DTYPES[2:]))]
+        for dtype in some:
             numbers = data.draw(st.lists(finite(dtype), min_size=8, max_size=32))
             check_finite(candidate, numbers, dtype, progress)
 
@@ -152,7 +154,7 @@ def test_a_growing_power_is_no_reason_to_look_nearer() -> None:
 def test_an_arm_that_is_not_taken_lets_nothing_through(text: str) -> None:
     _, candidate = load_target(text)
 
-    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data: st.DataObject) -> None:
         for dtype in DTYPES:

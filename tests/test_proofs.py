@@ -247,7 +247,7 @@ HARD = [
 @pytest.mark.parametrize("text", HARD, ids=range(len(HARD)))
 def test_no_decision_goes_far_beyond_its_time(text: str) -> None:
     """That none takes twice its time is measured by benchmarks/fuzz_criteria.py."""
-    shape = Shape(parse(text), budget=Budget(boxes=100_000, seconds=0.5))
+    shape = Shape(parse(text), budget=Budget(boxes=100_000, seconds=0.2))
     for name, criterion in CERTIFIED.items():
         begun = time.process_time()
         assert criterion.check(shape, STRICT).verdict in ("proved", "refuted", "undecided")
