@@ -6,19 +6,21 @@ adjustment. This shows an association among the shapes that were tried. It shows
 anything about other shapes.
 """
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pdsearch.criteria import CRITERIA, PROFILES, RECORDS, gate
-from pdsearch.errors import InputError, StorageError
-from pdsearch.family import Grouped
+from pdsearch.errors import StorageError
+from pdsearch.family import Candidate
 from pdsearch.statistics import RankCorrelation, holm, rank_correlation
 from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
+from pdsearch.study.rows import of_group
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import trained_by
 from pdsearch.text import columns, ends, p_value, signed
@@ -176,23 +178,16 @@ def learned_criteria(
 
     An enclosure counts as its midpoint. A criterion without values counts as met or not. Trials
     with the same g count once. The baseline and the references are among the points, because they
-    got the same budget.
+    got the same budget. With groups of layers, each group's criteria are compared separately:
+    `last:consistent` is the criterion `consistent` of the candidates of the group `last`.
 
     Args:
         stored: The study.
         rows: The study's trials, if already read.
         decide: The most candidates without stored values to decide now; a note counts the rest.
             None: all.
-
-    Raises:
-        InputError: The study has groups of layers.
     """
     settings = stored.settings.study
-    if settings.groups:
-        raise InputError(
-            f"study {stored.name!r} has groups of layers: a trial has a verdict on a criterion for "
-            "each group, but one accuracy, so criteria cannot be related to it"
-        )
     rows = stored.trials() if rows is None else rows
     place = settings.objectives.index("accuracy")
     complete = [row for row in rows if row.status == "complete" and len(row.values) > place]
@@ -209,7 +204,8 @@ def learned_criteria(
             points.append(Point(row.number, candidate.name, row.kind, accuracy))
     tables, undecided = _tables(stored, list(used.values()), decide=decide)
     names = list(dict.fromkeys(name for table in tables for name in table))
-    judged = [_learn(name, tables, [point.accuracy for point in points]) for name in names]
+    accuracies = [point.accuracy for point in points]
+    judged = [_learn(name, tables, accuracies, settings.groups) for name in names]
     adjusted = holm([one.correlation.p_value if one.correlation else None for one in judged])
     notes = _notes(stored, rows, compared=len(used))
     if undecided:
@@ -233,32 +229,37 @@ def _tables(
 ) -> tuple[list[dict[str, Mapping[str, Any]]], int]:
     """Return the verdicts on each trial by criterion, and the number of incomplete candidates.
 
-    A study's gate decides only what its profile requires, and omits the value if the whole family
-    was proved. The rest is decided here (about 0.1 s a candidate) and stored with the study.
+    With groups of layers, a criterion's name begins with the group's, and a colon. A study's gate
+    decides only what its profile requires, and omits the value if the whole family was proved. The
+    rest is decided here (about 0.1 s a candidate) and stored with the study.
     """
     with storage_errors(stored.storage):
         kept: dict[str, Any] = dict(StudyAttrs(stored.study).insight or {})
     thresholds = stored.settings.criteria.bounds()
     suffix = f" | {sorted(thresholds.items())}"  # some values depend on the thresholds
-    tables, new, undecided = [], 0, 0
-    for row in rows:
-        entries = {entry["name"]: entry for entry in (row.criteria or {}).get("criteria", ())}
+    groups: Sequence[str | None] = list(stored.settings.study.groups) or [None]
+    tables: list[dict[str, Mapping[str, Any]]] = [{} for _ in rows]
+    new = undecided = 0
+    for (row, table), group in itertools.product(zip(rows, tables, strict=True), groups):
+        own, prefix = (row, "") if group is None else (of_group(row, group), f"{group}:")
+        entries = {entry["name"]: entry for entry in (own.criteria or {}).get("criteria", ())}
         valued = {name for name, entry in entries.items() if entry.get("value") is not None}
-        candidate = None if isinstance(row.candidate, Grouped) else row.candidate
-        if candidate is not None and not valued >= PROFILES["strict"]:
-            key = candidate.formula + suffix
+        if isinstance(own.candidate, Candidate) and not valued >= PROFILES["strict"]:
+            key = own.candidate.formula + suffix
             if key not in kept and decide is not None and new >= decide:
                 undecided += 1
             elif key not in kept:
                 new += 1
-                report = gate(candidate, profile="strict", thresholds=thresholds)
+                report = gate(own.candidate, profile="strict", thresholds=thresholds)
                 kept[key] = [
                     {k: entry[k] for k in ("name", "statement", "verdict", "value", "passed")}
                     for entry in report.to_dict()["criteria"]
                 ]
             entries |= {e["name"]: e for e in kept.get(key, ()) if e["name"] not in valued}
         ours = {name: entries[name] for name in CRITERIA if name in entries}
-        tables.append({**ours, **entries, **_early(row)})
+        table |= {prefix + name: entry for name, entry in (ours | entries).items()}
+    for row, table in zip(rows, tables, strict=True):
+        table |= _early(row)
     if new:
         # Storing only saves the next call work, so a read-only storage is no error.
         with suppress(StorageError), storage_errors(stored.storage):
@@ -283,14 +284,17 @@ def _early(row: TrialRow) -> dict[str, dict[str, Any]]:
 
 
 def _learn(
-    name: str, tables: Sequence[Mapping[str, Mapping[str, Any]]], accuracies: Sequence[float]
+    name: str,
+    tables: Sequence[Mapping[str, Mapping[str, Any]]],
+    accuracies: Sequence[float],
+    groups: Container[str],
 ) -> Learned:
+    group, _, rest = name.partition(":")
+    own = rest if group in groups else name
     entries = [table.get(name) for table in tables]
     numbers = [None if entry is None else _number(entry.get("value")) for entry in entries]
-    if name in EARLY:
-        measure = EARLY[name][1]
-    else:
-        measure = RECORDS[name].meaning if name in RECORDS else "value"
+    meaning = RECORDS[own].meaning if own in RECORDS else "value"
+    measure = EARLY[own][1] if own in EARLY else meaning
     if not measure or all(number is None for number in numbers):
         measure = MET
         numbers = [

@@ -16,12 +16,14 @@ import torch
 from pages import blocks_of
 from test_groups import BOTH, ELU, write
 
-from pdsearch import Candidate, Grouped, open_study
+from pdsearch import Candidate, Grouped, library, open_study
 from pdsearch.cli import main
 from pdsearch.confirm import confirm
+from pdsearch.criteria import gate
 from pdsearch.data import load_dataset
 from pdsearch.errors import InputError, StorageError
 from pdsearch.export import export_all
+from pdsearch.family import parts_of
 from pdsearch.insight import learned_criteria
 from pdsearch.report import study_report
 from pdsearch.study import StoredStudy, load_study_file, search, worker
@@ -120,11 +122,30 @@ def test_the_command_line_shows_them(
         "formula": part.formula,
     }  # fmt: skip
     assert main(["status", "s.toml"]) == 0
-    assert main(["criteria", "s.toml"]) == 2
+    assert main(["criteria", "s.toml"]) == 0
     told = capsys.readouterr()
-    assert "has groups of layers: a trial has a verdict on a criterion for each group" in told.err
-    with pytest.raises(InputError, match="has groups of layers"):
-        learned_criteria(stored)
+    assert "first:consistent" in told.out and "last:consistent" in told.out
+
+
+def test_learned_criteria_of_each_group(stored: StoredStudy) -> None:
+    """Each group's values by hand: the gate of that group's candidate, ReLU's for both groups."""
+    insight = learned_criteria(stored)
+    rows = {row.number: row for row in stored.trials()}
+    assert {one.name.partition(":")[0] for one in insight.criteria} >= {"first", "last"}
+    values = {one.name: one.values for one in insight.criteria}
+    for place, point in enumerate(insight.points):
+        for group, part in parts_of(rows[point.trial].candidate).items():
+            for one in gate(part, profile="strict").to_dict()["criteria"]:
+                if one["name"] == "consistent":
+                    for name in (
+                        [f"{group}:consistent"]
+                        if group
+                        else ["first:consistent", "last:consistent"]
+                    ):
+                        middle = sum(one["value"]) / 2
+                        assert values[name][place] == pytest.approx(middle, abs=1e-5)
+    means = [one for one in insight.criteria if one.name.endswith(":consistent")]
+    assert len(means) == 2 and means[0].measure == means[1].measure != "value"
 
 
 def test_a_progress_line_names_each_group(
@@ -207,7 +228,7 @@ def test_the_report(stored: StoredStudy) -> None:
         assert f'"name":"{group}: {part.name}"' in page  # a curve in the figure
     assert "mlp ([:2], 6) on digits" in page
     assert "last:alive_below_zero" in page  # of what ruled trials out
-    assert 'id="learned"' not in page
+    assert "<code>first:consistent</code>" in page and "<code>last:consistent</code>" in page
 
 
 def test_a_notebook_and_a_dashboard(stored: StoredStudy) -> None:
@@ -246,14 +267,33 @@ def test_confirm(stored: StoredStudy, capsys: pytest.CaptureFixture[str]) -> Non
     assert found.value == outcome.pick.accuracy[0]
     again = confirm(stored, top=2, candidates=[ELU], device="cpu", workers=1)
     assert again.to_dict()["rows"] == outcome.to_dict()["rows"]
-    for flag in ("--controls", "--forward-control"):
-        assert main(["confirm", "s.toml", flag, "--device", "cpu"]) == 2
-        assert "has groups of layers: no one activation has the shapes" in capsys.readouterr().err
+    assert main(["confirm", "s.toml", "--forward-control", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "has groups of layers: no one activation has the shapes" in said and "--controls" in said
     with pytest.raises(InputError, match="candidates must be Candidates, got Grouped"):
         confirm(stored, candidates=[BOTH], device="cpu", workers=1)  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"group 'last': no ReLU's name matches '6'"):
         confirm(stored, transfer=["resnet18@digits"], device="cpu", workers=1)
     assert "mlp ([:2], 6) on digits" in study_report(open_study("s.toml"))
+
+
+def test_controls(stored: StoredStudy) -> None:
+    """Ordinary activations everywhere, and ReLU at the rate that all groups together ask for."""
+    outcome = confirm(stored, top=1, controls=True, device="cpu", workers=1)
+    names = {row.name: row for row in outcome.rows if row.kind in ("activation", "remedy")}
+    assert list(names)[:3] == ["LeakyReLU", "GELU", "SiLU"]
+    (raised,) = (name for name in names if name.startswith("ReLU at "))
+    ratios = [epoch["diagnostics"]["norm_ratio"] for epoch in outcome.pick.runs[0]]
+    assert raised == f"ReLU at {float(f'{ratios[0]:.3g}'):g}× its rate"
+    assert any(note.startswith("No forward control of") for note in outcome.notes)
+    # LeakyReLU at the same sites, by hand.
+    settings = stored.settings.trial.model_copy(update={"epochs": 1})
+    relu = library()["relu"].default
+    found = run_trial(
+        relu, settings, load_dataset("digits"), seed=1000, split="test", device="cpu", threads=1,
+        module=torch.nn.LeakyReLU,
+    )  # fmt: skip
+    assert found.value == names["LeakyReLU"].accuracy[0]
 
 
 def test_it_is_resumed_and_joined(workdir: Path) -> None:

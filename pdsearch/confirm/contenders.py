@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pdsearch.confirm.outcome import KINDS, how_of, identity_of
 from pdsearch.errors import InputError, UnsupportedError, shortened
-from pdsearch.family import Candidate, Drawn, Grouped, fading, load_family
+from pdsearch.family import Candidate, Drawn, Grouped, fading, load_family, parts_of
 from pdsearch.study.twins import Curves, curves_of, same
 
 if TYPE_CHECKING:
@@ -185,7 +185,12 @@ def _forward_control(best: Contender) -> Contender | str:
     """The forward control of the best candidate; or a note why there is none."""
     from pdsearch.autograd import forward_control
 
-    candidate = _single(best)
+    candidate = best.candidate
+    if isinstance(candidate, Grouped):
+        return (
+            f"No forward control of {best.name}: no one activation has the shapes of all groups as "
+            "its derivative."
+        )
     make = functools.partial(forward_control, candidate)
     try:
         make()
@@ -197,12 +202,6 @@ def _forward_control(best: Contender) -> Contender | str:
     return Contender(name, "forward_control", how, best.formula, candidate, make)
 
 
-def _single(contender: Contender) -> Candidate:
-    """Return its candidate; `confirm` has refused controls of groups."""
-    assert isinstance(contender.candidate, Candidate)
-    return contender.candidate
-
-
 def _name(candidate: Drawn) -> str:
     """Its name; of a typed formula the formula itself, because all of those have one name."""
     if isinstance(candidate, Grouped) or candidate.family.name != "formula":
@@ -211,18 +210,23 @@ def _name(candidate: Drawn) -> str:
     return shortened(text, 80)
 
 
+def _faded_out(candidate: Candidate) -> float:
+    """Return the t from which its g is ReLU's derivative; 1 if it does not fade."""
+    faded = fading(candidate.family)
+    return 1.0 if faded is None else faded.end_of(candidate)
+
+
 def raised_rate(contender: Contender, run: Mapping[str, Any]) -> Contender | str:
     """Return the control that trains ReLU at a raised early rate, or in a sentence why not.
 
     Is a pseudo-derivative more than a larger learning rate? For quantisers, gradient estimators
     differ at small learning rates by initialisation and rate alone (arXiv:2405.05171). The control
-    has ReLU's own gradient. Until the candidate has faded out, its rate is raised by the geometric
+    has ReLU's own gradient. Until the candidate has faded out (with groups: each group's), its rate
+    is raised by the geometric
     mean of the candidate's ratios ‖pseudo-gradient‖ / ‖exact gradient‖ after each epoch or task, to
     three digits. `run` is the record of a test run of the candidate, with diagnostics.
     """
-    candidate = _single(contender)
-    faded = fading(candidate.family)
-    until = 1.0 if faded is None else faded.end_of(candidate)
+    until = max(_faded_out(part) for part in parts_of(contender.candidate).values())
     entries = run["epochs"]
     ratios = []
     for entry in entries:

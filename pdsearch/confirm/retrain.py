@@ -86,7 +86,7 @@ def confirm(
         InputError: A number is below 1, a model or data set is unknown, or the study has nothing to
             confirm.
     """
-    _check_study(stored, controls=controls or forward_control)
+    _check_study(stored, forward_only=forward_control and not controls)
     stored = runnable(stored, trust=trust_study_code, gates=False, say=progress)
     check_output(stored.output)
     defaults, trial = stored.settings.confirm, stored.settings.trial
@@ -192,18 +192,17 @@ class Asked:
                 raise InputError(f"{name} must be at least {least}, got {number}")
 
 
-def _check_study(stored: "StoredStudy", *, controls: bool) -> None:
-    """Raise `InputError` if the study cannot be confirmed, or not with controls."""
+def _check_study(stored: "StoredStudy", *, forward_only: bool) -> None:
+    """Raise `InputError` if the study, or with groups its forward control, cannot be trained."""
     if trained_by(stored) is not None:
         raise InputError(
             f"study {stored.name!r} trains by a Python function, which has no test set to "
             "confirm on: call the function over several seeds, for the candidate and for ReLU"
         )
-    if controls and stored.settings.study.groups:
+    if forward_only and stored.settings.study.groups:
         raise InputError(
             f"study {stored.name!r} has groups of layers: no one activation has the shapes of all "
-            "groups as its derivative, so there are no controls; omit --controls and "
-            "--forward-control (--candidate TARGET adds one shape for all groups)"
+            "groups as its derivative, so there is no forward control; --controls adds the others"
         )
 
 

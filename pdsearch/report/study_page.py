@@ -310,8 +310,6 @@ def parameters(view: View) -> Record:
 
 def learned(view: View) -> Record:
     """Return the learned criteria, and a figure for each that has a correlation."""
-    if view.stored.settings.study.groups:
-        return None  # a trial has a verdict for each group
     insight = learned_criteria(view.stored, rows=view.rows, decide=view.decide)
     if not insight.criteria:
         return None
