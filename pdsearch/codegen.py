@@ -25,6 +25,7 @@ __all__ = [
     "FAR",
     "SCALAR_HELPER",
     "Kernel",
+    "check_progress",
     "compiled",
     "derivative",
     "evaluate",
@@ -216,6 +217,16 @@ def kernel(family: "Family") -> Kernel:
     return Kernel(family.expression, ranges)
 
 
+def check_progress(t: float) -> None:
+    """Refuse a training progress that is no number in [0, 1]."""
+    try:
+        inside = 0.0 <= t <= 1.0
+    except TypeError:  # text, None
+        inside = False
+    if not inside:
+        raise InputError(f"t must be in [0, 1], got {t!r}")
+
+
 def evaluate(
     candidate: "Candidate", input: "torch.Tensor", *, t: float = 0.0, order: int = 0
 ) -> "torch.Tensor":
@@ -229,8 +240,7 @@ def evaluate(
     if not isinstance(input, torch.Tensor) or not input.is_floating_point():
         kind = str(input.dtype) if isinstance(input, torch.Tensor) else type(input).__name__
         raise InputError(f"a floating-point tensor is needed, got {kind}")
-    if not 0.0 <= t <= 1.0:
-        raise InputError(f"t must be in [0, 1], got {t!r}")
+    check_progress(t)
     device = input.device
     progress = torch.tensor(t, dtype=torch.float64, device=device)
     return kernel(candidate.family)(

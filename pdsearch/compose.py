@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.nodes import derivative as slope
-from pdsearch.errors import FormulaError, InputError
+from pdsearch.errors import FormulaError, InputError, short
 from pdsearch.expression import canonical, check_parameters_used, parse, symbol, x
 from pdsearch.family import Family, parameters_in, side
 
@@ -82,7 +82,11 @@ def below(negative: Family, positive: Family, *, name: str | None = None) -> Fam
         negative: the family below zero.
         positive: the family above zero.
         name: of the result.
+
+    Raises:
+        InputError: one is no family.
     """
+    _check_families("below", negative, positive)
     left = side(negative.expression, positive=False)
     right = side(positive.expression, positive=True)
     right, parameters = _joined(negative, left, positive, right)
@@ -111,8 +115,10 @@ def mixture(
         name: of the mixture.
 
     Raises:
-        InputError: the weight is outside [0, 1].
+        InputError: one is no family, or the weight is outside [0, 1].
     """
+    _check_families("mixture", first, second)
+    _check_range("weight", weight)
     expression, parameters = _joined(first, first.expression, second, second.expression)
     weight = FloatDistribution(0.0, 1.0) if weight is None else weight
     factor = _parameter("weight", weight, 0.5, parameters)
@@ -146,6 +152,9 @@ def scale(
     Raises:
         InputError: neither is given, or the width is not positive.
     """
+    _check_families("scale", family)
+    _check_range("width", width)
+    _check_range("height", height)
     if width is None and height is None:
         raise InputError("scale needs a width or a height")
     lowest = width.low if isinstance(width, FloatDistribution) else width
@@ -176,7 +185,12 @@ def shift(
         family: the shape to move.
         by: a number, or a range for a parameter `shift`; by default [-1, 1].
         name: of the result.
+
+    Raises:
+        InputError: `family` is no family, or `by` no number.
     """
+    _check_families("shift", family)
+    _check_range("by", by)
     parameters = _parameters(family, family.expression)
     by = FloatDistribution(-1.0, 1.0) if by is None else by
     moved = _parameter("shift", by, 0.0, parameters)
@@ -187,6 +201,22 @@ def shift(
         parameters,
         reference=f"{family.name}, shifted",
     )
+
+
+def _check_families(function: str, *given: object) -> None:
+    for one in given:
+        if not isinstance(one, Family):
+            raise InputError(
+                f"compose.{function} needs a Family, as load_family returns it by name, got "
+                f"{short(one)}"
+            )
+
+
+def _check_range(name: str, given: object) -> None:
+    if given is None or isinstance(given, FloatDistribution):
+        return
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InputError(f"{name} must be a number or a FloatDistribution, got {short(given)}")
 
 
 def _composed(

@@ -63,7 +63,8 @@ def migrations_are_read_once() -> Iterator[None]:
     if storage is None:
         yield
         return
-    manager, made = storage._VersionManager, []
+    manager = storage._VersionManager
+    made: list[Any] = []
     read = manager._create_alembic_script
 
     def once(self: Any) -> Any:

@@ -308,6 +308,18 @@ def test_torchvision(candidate: Candidate) -> None:
 def test_set_progress_checks(candidate: Candidate) -> None:
     with pytest.raises(InputError, match=r"t must be in \[0, 1\], got -1"):
         set_progress(nn.Sequential(PDReLU(candidate)), -1)
+    for t in ("half", None, [0.5]):
+        with pytest.raises(InputError, match=r"t must be in \[0, 1\], got"):
+            set_progress(nn.Sequential(PDReLU(candidate)), t)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"t must be in \[0, 1\], got"):
+            pd_relu(torch.zeros(1), candidate, t=t)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"set_progress needs a torch\.nn\.Module, got Candidate"):
+        set_progress(candidate, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="error_bound needs a floating-point dtype, got 'float32'"):
+        PDReLU(candidate).error_bound("float32")  # type: ignore[arg-type]
+    for patterns in (1, [1], 2.5):
+        with pytest.raises(InputError, match="skip must be patterns of names, got"):
+            convert(nn.ReLU(), candidate, skip=patterns)  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------- forward control

@@ -237,6 +237,35 @@ def test_a_terminal_that_knows_ascii_only() -> None:
     assert done.returncode == 0 and done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["search", "s.toml", "--trails", "4"],
+            "did you mean --trials? see pdsearch search --help",
+        ),
+        (["confirm", "s.toml", "--controlls"], "did you mean --controls? see pdsearch confirm"),
+        (["confirm", "s.toml", "--sedes=3"], "did you mean --seeds? see pdsearch confirm --help"),
+        (["families", "--jsn"], "did you mean --json? see pdsearch families --help"),
+        (["-q", "worker", "s", "--until"], "did you mean --until-total? see pdsearch worker"),
+        (["check", "exp_tail", "--zzz"], "--zzz (see pdsearch check --help)"),
+        (["check", "exp_tail", "further", "words"], "further words (see pdsearch check --help)"),
+        (["export", "a", "-o", "b.py", "--verbos"], "did you mean --verbose? see pdsearch export"),
+    ],
+)
+def test_a_misspelt_flag(words: list[str], said: str, run: Any) -> None:
+    outcome = run(*words)
+    assert outcome.status == 2 and outcome.out == "" and said in outcome.err
+    assert outcome.err.startswith("pdsearch: error: unrecognized arguments: ")
+
+
+@pytest.mark.parametrize("text", ["best.jsn", "a/b.toml", "./x.txt", "my.pyy", "x.diff", "f.py.x"])
+def test_a_mistyped_file_is_no_formula(text: str, run: Any) -> None:
+    outcome = run("check", text)
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert f"{text!r} is no target: a file must end in .py or .json" in outcome.err
+
+
 @pytest.mark.parametrize(("words", "limit"), [(["--help"], 0.7), (["families"], 3.0)])
 def test_starts_quickly(words: list[str], limit: float) -> None:
     """In seconds of processor time: on a busy machine the clock tells of its other work too."""

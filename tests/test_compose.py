@@ -1,5 +1,7 @@
 """Families made from activations and from other families, against their parts' own values."""
 
+from typing import Any
+
 import pytest
 import sympy
 import torch
@@ -221,3 +223,21 @@ def test_relu_is_a_family_of() -> None:
     points = POINTS[POINTS != 0].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(functional.relu(points).sum(), points)
     torch.testing.assert_close(family_of("Max(x, 0)").default(points.detach()), gradient)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: below("relu", EXP), "compose.below needs a Family"),
+        (lambda: below(EXP, EXP.default), "compose.below needs a Family.*exp_tail"),
+        (lambda: mixture(STEP, None), "compose.mixture needs a Family"),
+        (lambda: mixture(STEP, EXP, weight=(0, 1)), "weight must be a number or"),
+        (lambda: scale("exp_tail", width=2.0), "compose.scale needs a Family"),
+        (lambda: scale(EXP, width="2"), "width must be a number or"),
+        (lambda: scale(EXP, height=True), "height must be a number or"),
+        (lambda: shift(EXP, by="a"), "by must be a number or"),
+    ],
+)
+def test_other_types_are_refused(call: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call()

@@ -404,3 +404,18 @@ def test_lazy_layers() -> None:
     with pytest.raises(InputError, match="has lazy layers that hold no weights yet"):
         convert(model, LEAKY, example=torch.randn(2, 4))
     assert isinstance(convert(model, LEAKY)[1], PDReLU)
+
+
+@pytest.mark.parametrize(
+    "make", [nn.ReLU, lambda: nn.ReLU(inplace=True), lambda: nn.Threshold(0, 0)]
+)
+def test_a_model_that_is_itself_a_relu(make: Any) -> None:
+    candidate = load_family("leaky").bind(alpha=0.25)
+    example = torch.linspace(-2, 2, 7)
+    for given in (None, example):
+        found = convert(make(), candidate, example=given)
+        assert isinstance(found, PDReLU)
+        again = convert(found, candidate, example=given)  # its own buffers do not count
+        leaf = example.clone().requires_grad_()
+        again(leaf * 1).sum().backward()
+        torch.testing.assert_close(leaf.grad, candidate(example))

@@ -134,7 +134,9 @@ def test_learned_criteria_of_each_group(stored: StoredStudy) -> None:
     assert {one.name.partition(":")[0] for one in insight.criteria} >= {"first", "last"}
     values = {one.name: one.values for one in insight.criteria}
     for place, point in enumerate(insight.points):
-        for group, part in parts_of(rows[point.trial].candidate).items():
+        drawn = rows[point.trial].candidate
+        assert drawn is not None
+        for group, part in parts_of(drawn).items():
             for one in gate(part, profile="strict").to_dict()["criteria"]:
                 if one["name"] == "consistent":
                     for name in (

@@ -856,7 +856,7 @@ def test_smaller_can_be_better(tmp_path: Path) -> None:
     ("function", "message"),
     [
         (lambda candidate: "good", "must yield numbers, got 'good'"),
-        (lambda candidate: None, "must yield a number an epoch or return one"),
+        (lambda candidate: None, "must yield one number per epoch, or return one"),
         (lambda candidate: iter(()), "yielded no value"),
     ],
 )

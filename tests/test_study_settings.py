@@ -103,6 +103,11 @@ def test_overrides(
     assert found(load_study_file(write(GOOD), overrides={key: text}))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(write: Callable[..., Path]) -> None:
+    """Windows' Notepad begins its files with one."""
+    assert load_study_file(write(b"\xef\xbb\xbf" + GOOD.encode())) == load_study_file(write(GOOD))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -3,6 +3,7 @@
 import asyncio
 import decimal
 import fractions
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -14,7 +15,8 @@ import pytest
 import sympy
 import torch
 
-from pdsearch import Candidate, InputError, search
+from pdsearch import Candidate, InputError, load_family, search
+from pdsearch.study.sources import code_of
 from pdsearch.study.trainer import as_number, values_of
 
 NUMBERS = {
@@ -52,7 +54,7 @@ REFUSED = {
     "text": ("0.9", "got '0.9'"),
     "bytes": (b"\x01\x02", "got b'"),
     "numpy text": (numpy.array("0.9"), "got array"),
-    "complex": (0.5 + 1j, "a number an epoch or return one, got a complex"),
+    "complex": (0.5 + 1j, "one number per epoch, or return one, got a complex"),
     "numpy.complex": (numpy.complex64(0.5), "got"),
     "complex tensor": (torch.tensor(0.5 + 0j), "got tensor"),
     "tuple": ((0.9, 2.1), "got a tuple of 2: return one number"),
@@ -198,3 +200,131 @@ def test_a_value_that_is_not_finite_is_divergence(workdir: Path) -> None:
     rows = search(train=train, **keys).stored.trials()
     assert [row.status for row in rows if row.kind == "reference"] == ["diverged"]
     assert "train gave nan at epoch 2" in str([row.reason for row in rows])
+
+
+# ----------------------------------------------------------------------------- the function itself
+
+
+def versions_of_train() -> dict[str, tuple[Any, Any, bool]]:
+    """Pairs of functions, and whether they do the same."""
+
+    def plain(candidate, seed):  # type: ignore[no-untyped-def]
+        return 0.1 * seed
+
+    first = plain
+
+    def plain(candidate, seed):  # type: ignore[no-untyped-def, no-redef]
+        # A comment, and another layout.
+        return (
+            0.1 * seed
+        )  # fmt: skip
+
+    relaid = plain
+
+    def plain(candidate, seed):  # type: ignore[no-untyped-def, no-redef]
+        return 0.2 * seed
+
+    other_number = plain
+
+    def plain(candidate, seed):  # type: ignore[no-untyped-def, no-redef]
+        def inner(x):  # type: ignore[no-untyped-def]
+            return x + 1
+
+        return inner(seed)
+
+    nested = plain
+
+    def plain(candidate, seed):  # type: ignore[no-untyped-def, no-redef]
+        def inner(x):  # type: ignore[no-untyped-def]
+            return x + 2
+
+        return inner(seed)
+
+    other_nested = plain
+
+    class One:
+        def __call__(self, candidate: Any) -> float:
+            return 0.1
+
+        def method(self, candidate: Any) -> float:
+            return 0.3
+
+    class Two:
+        def __call__(self, candidate: Any) -> float:
+            return 0.2
+
+        def method(self, candidate: Any) -> float:
+            return 0.4
+
+    return {
+        "layout": (first, relaid, True),
+        "a number": (first, other_number, False),
+        "a function within": (nested, other_nested, False),
+        "partial": (functools.partial(first, seed=1), functools.partial(other_number), False),
+        "an object": (One(), Two(), False),
+        "an object again": (One(), One(), True),
+        "a method": (One().method, Two().method, False),
+        "lambda": (lambda c: math.sin(1), lambda c: math.cos(1), False),
+        "a set": (
+            lambda c: c in {"a", "b", "c"},
+            lambda c: c in {"c", "b", "a"},
+            True,
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", versions_of_train())
+def test_a_functions_digest_is_that_of_what_it_does(kind: str) -> None:
+    first, second, same = versions_of_train()[kind]
+    assert code_of(first) and (code_of(first) == code_of(second)) == same
+
+
+def test_a_changed_function_is_another_study(workdir: Path) -> None:
+    """Else the old values would come back in silence."""
+
+    def run(train: Any) -> Any:
+        train.__qualname__ = "train"
+        return search(
+            train=train, families=["leaky"], references=[], trials=2, progress=False
+        ).stored.best()
+
+    assert run(lambda candidate: 0.25).value == 0.25
+    assert run(lambda candidate: 0.25).value == 0.25
+    with pytest.raises(InputError, match=r"other settings: train \(.*\): its content") as caught:
+        run(lambda candidate: 0.75)
+    assert "\n" not in str(caught.value)
+    assert code_of(None) == code_of(len) == {}  # nothing is known, and nothing refused
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (lambda candidate, s: 0.5, "missing a required argument: 's'"),
+        (lambda: 0.5, "too many positional arguments"),
+        (lambda *, candidate: 0.5, "too many positional arguments"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused_at_once(
+    train: Any, said: str, workdir: Path
+) -> None:
+    with pytest.raises(InputError, match=f"train is called as train.candidate.*{said}"):
+        search(train=train, families=["leaky"], trials=4, progress=False)
+    assert not list(workdir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"families": "exp_tail"}, "families must be a list, got 'exp_tail'"),
+        ({"families": {"family": "leaky"}}, "families must be a list"),
+        ({"families": load_family("leaky")}, "families must be a list"),
+        ({"families": ["leaky"], "references": "elu"}, "references must be a list, got 'elu'"),
+        ({"families": ["leaky"], "criteria": ["x.py:f"]}, "a criterion is a function of a cand"),
+        ({"families": ["leaky"], "criteria": "x.py:f"}, "criteria must be a list of functions"),
+        ({"families": ["leaky"], "criteria": len}, "criteria must be a list of functions"),
+    ],
+)
+def test_arguments_of_a_wrong_kind(given: dict[str, Any], said: str, workdir: Path) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        search(train=lambda candidate: 0.5, trials=4, progress=False, **given)
+    assert "\n" not in str(caught.value) and not list(workdir.iterdir())

@@ -87,8 +87,8 @@ def convert(
     for pattern, one in chosen.items():
         if not isinstance(one, Candidate) or not isinstance(pattern, str):
             raise InputError(
-                "convert needs a Candidate or a dict from name patterns to Candidates, got "
-                f"{type(one).__name__} (bind a family first)"
+                "convert needs a Candidate, a Grouped, or a dict from name patterns to Candidates, "
+                f"got {type(one).__name__} (bind a family first)"
             )
     if not chosen:
         raise InputError("convert needs a Candidate or a dict from name patterns to them, got {}")

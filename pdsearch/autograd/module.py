@@ -13,7 +13,8 @@ from torch import fx, nn
 from pdsearch import kernels
 from pdsearch.apart import apart
 from pdsearch.autograd import eager_only
-from pdsearch.autograd.op import InGraph, Rule, check_progress, is_transformed
+from pdsearch.autograd.op import InGraph, Rule, is_transformed
+from pdsearch.codegen import check_progress
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, load_family
 from pdsearch.float32_family import Float32Part
@@ -117,8 +118,8 @@ class PDReLU(nn.Module):
             dtype: of the input, floating-point.
             device: of the input.
         """
-        if not dtype.is_floating_point:
-            raise InputError(f"error_bound needs a floating-point dtype, got {dtype}")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise InputError(f"error_bound needs a floating-point dtype, got {dtype!r}")
         return self.rule.plan(torch.empty(0, dtype=dtype, device=device)).error
 
     def forward(
@@ -238,9 +239,11 @@ def set_progress(model: nn.Module, t: float) -> None:
         t: in [0, 1]; annealed families become the step at t = 1.
 
     Raises:
-        InputError: t is outside of [0, 1].
+        InputError: t is no number in [0, 1], or the model is no module.
     """
     check_progress(t)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"set_progress needs a torch.nn.Module, got {type(model).__name__}")
     for module in model.modules():
         if isinstance(module, PDReLU):
             module.set_progress(t)

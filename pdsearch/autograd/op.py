@@ -23,11 +23,12 @@ from pdsearch import kernels
 from pdsearch.apart import apart
 from pdsearch.autograd import eager_only
 from pdsearch.autograd.slopes import Push, Slope
+from pdsearch.codegen import check_progress
 from pdsearch.errors import InputError, UnsupportedError
 from pdsearch.family import Candidate, fading
 from pdsearch.float32_family import Formula, Traceable, formula
 
-__all__ = ["InGraph", "Rule", "check_progress", "is_transformed", "pd_relu"]
+__all__ = ["InGraph", "Rule", "is_transformed", "pd_relu"]
 
 # Not torch.relu: a function mode, `convert`'s own among them, would see that as another call.
 _relu, _relu_ = torch.ops.aten.relu.default, torch.ops.aten.relu_.default
@@ -352,9 +353,3 @@ def pd_relu(
     if not hasattr(candidate, "_traceable"):
         object.__setattr__(candidate, "_traceable", InGraph(candidate, save="auto", exact=False))
     return rule(candidate, save, exact)(input, float(t))
-
-
-def check_progress(t: float) -> None:
-    """Refuse a training progress outside of [0, 1]."""
-    if not 0.0 <= t <= 1.0:
-        raise InputError(f"t must be in [0, 1], got {t!r}")

@@ -107,8 +107,8 @@ class Choice:
 
 
 def _listed(patterns: Patterns, what: str) -> list[str]:
-    listed = [patterns] if isinstance(patterns, str) else list(patterns or ())
-    for pattern in listed:
+    listed = [patterns] if isinstance(patterns, str) else patterns or ()
+    for pattern in listed if isinstance(listed, Iterable) else (listed,):
         if not isinstance(pattern, str):
             raise InputError(f"{what} must be patterns of names, got {type(pattern).__name__}")
-    return listed
+    return list(listed)

@@ -93,14 +93,9 @@ def run(model: nn.Module, example: Any, *, clamp: bool) -> Trace:
             ) from error
         with recorder:
             left = recorder.left(output)
-        # Our own modules have buffers too: of the others, by their owners' names.
-        ours = {
-            f"{n}.{b}"
-            for n, m in model.named_modules()
-            if isinstance(m, PDReLU)
-            for b in m._buffers
-        }
-        others = {n: b for n, b in model.named_buffers() if n not in ours}
+        # Our own modules have buffers too, the model itself among them.
+        ours = {id(b) for m in model.modules() if isinstance(m, PDReLU) for b in m.buffers()}
+        others = {n: b for n, b in model.named_buffers() if id(b) not in ours}
         kept = {f"output {i + 1}": value for i, value in enumerate(_leaves(output))}
         kept.update({f"input {i + 1} after it": value for i, value in enumerate(inputs)})
         kept.update({f"buffer {name} after it": value for name, value in others.items()})

@@ -34,6 +34,11 @@ class Parser(argparse.ArgumentParser):
         """Raise the message as an `InputError`."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
+    @property
+    def flags(self) -> list[str]:
+        """Every long flag."""
+        return [flag for flag in self._option_string_actions if flag.startswith("--")]
+
 
 # -------------------------------------------------------------------------------------- values
 

@@ -1,6 +1,7 @@
 """The table of commands, and the parser of the command line."""
 
 import argparse
+import difflib
 import re
 from collections.abc import Sequence
 from types import ModuleType
@@ -21,6 +22,7 @@ from pdsearch.cli import (
     worker,
 )
 from pdsearch.cli.options import Parser
+from pdsearch.errors import InputError
 
 # In the order of `pdsearch --help`. Each module has SUMMARY, ABOUT and EXAMPLES for its help text,
 # `add_arguments`, and `run`, which returns the exit status.
@@ -56,7 +58,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             if word == "--candidate" and _study_comes_first(argv[:i]):
                 pattern = re.compile(r"[^-]")
         words.append(word)
-    return _parser().parse_args(words)
+    arguments, unknown = _parser().parse_known_args(words)
+    if unknown:
+        raise InputError(_unrecognized(unknown, arguments.command))
+    return arguments
+
+
+def _unrecognized(words: Sequence[str], command: str) -> str:
+    """Return the message for words that a command does not take."""
+    flag = next((word for word in words if word.startswith("--")), "").partition("=")[0]
+    sub = Parser(add_help=False, parents=[_shared()])
+    COMMANDS[command].add_arguments(sub)
+    near = difflib.get_close_matches(flag, sub.flags, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unrecognized arguments: {' '.join(words)} ({hint}see pdsearch {command} --help)"
 
 
 def _study_comes_first(words: Sequence[str]) -> bool:

@@ -121,19 +121,22 @@ def search_text(
     rows.append(("baseline: ReLU", value(data["baseline"]["value"])))
     rows += [(f"reference: {name}", value(found)) for name, found in data["references"].items()]
     lines = [f"study {data['study']}: {counts}", "", columns(rows, right=(1,), indent="  "), ""]
-    if best:
-        for group, part in best.get("groups", {}).items():
-            lines.append(f"{group} ({', '.join(part['layers'])}): {_title(part)}")
-            lines += wrapped(_equation(part))
-        if "groups" not in best:
-            lines.append(_title(best))
-            lines += wrapped(_equation(best))
-    else:
-        lines.append("no candidate finished")
+    if not best:
+        return "\n".join([*lines, "no candidate finished"])
+    for group, part in best.get("groups", {}).items():
+        lines.append(f"{group} ({', '.join(part['layers'])}): {_title(part)}")
+        lines += wrapped(_equation(part))
+    if "groups" not in best:
+        lines.append(_title(best))
+        lines += wrapped(_equation(best))
     if by_function:
         lines.append("One seed's value picked the best: compare it with ReLU over several seeds.")
-    else:
-        lines.append(f"One seed's {measure} picked the best; `pdsearch confirm` tests it.")
+        return "\n".join(lines)
+    fixed = {"ReLU": data["baseline"]["value"], **data["references"]}
+    level = [name for name, found in fixed.items() if found is not None and found >= best["value"]]
+    if level:
+        lines.append(f"It is not ahead of {', '.join(level)}.")
+    lines.append(f"One seed's {measure} picked the best; `pdsearch confirm` tests it.")
     return "\n".join(lines)
 
 

@@ -233,6 +233,7 @@ class Session:
     def _tell(self, run: Run, record: Mapping[str, Any]) -> None:
         if self.progress is None:
             return
+        self.finished()  # other processes' runs count too
         # Runs that choose a rate may be shorter than the others.
         seconds = self.passes_left * self.seconds / self.trained / (1 + len(self.helpers))
         self.progress(

@@ -16,7 +16,13 @@ from pdsearch.criteria.api import (
     settle,
 )
 from pdsearch.criteria.family import FamilyGate, FamilyMap, Part
-from pdsearch.criteria.own import UserCriterion, criterion_name, load_criterion, read_criterion
+from pdsearch.criteria.own import (
+    UserCriterion,
+    criterion_name,
+    functions_of,
+    load_criterion,
+    read_criterion,
+)
 from pdsearch.criteria.records import (
     CERTIFIED,
     CRITERIA,
@@ -51,6 +57,7 @@ __all__ = [
     "decide_family",
     "demands",
     "family_map",
+    "functions_of",
     "gate",
     "load_criterion",
     "proof_boxes",

@@ -17,7 +17,7 @@ from pdsearch.criteria.family import (
     family_gate,
     map_criterion,
 )
-from pdsearch.criteria.own import UserCriterion, own_results, worst_of
+from pdsearch.criteria.own import UserCriterion, functions_of, own_results, worst_of
 from pdsearch.criteria.records import (
     CERTIFIED,
     CRITERIA,
@@ -79,7 +79,7 @@ def check(
         InputError: An unknown profile or threshold, an extra criterion that returns neither, or a
             target of another type.
     """
-    wanted = demands(profile, thresholds)
+    wanted, extra = demands(profile, thresholds), functions_of(extra, "extra")
     if isinstance(target, Family):
         results, candidates = _family_results(target, wanted, budget)
     elif isinstance(target, Candidate):

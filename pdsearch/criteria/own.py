@@ -11,12 +11,26 @@ import numpy as np
 
 from pdsearch.criteria.records import CRITERIA
 from pdsearch.criteria.result import MEASURED, PROVED, VERDICTS, Result
-from pdsearch.errors import InputError, PdsearchError, first_line
+from pdsearch.errors import InputError, PdsearchError, first_line, short
 from pdsearch.family import Candidate
 from pdsearch.userfile import read_python
 
 UserCriterion = Callable[[Candidate], Any]
 """Your own criterion: candidate → `Result`, or → (value, passed)."""
+
+
+def functions_of(given: Any, name: str) -> tuple[UserCriterion, ...]:
+    """Return the criteria that the user gave as an argument of that name.
+
+    Raises:
+        InputError: They are not functions in a list.
+    """
+    if callable(given) or isinstance(given, str):
+        raise InputError(f"{name} must be a list of functions, got {short(given)}")
+    for one in given:
+        if not callable(one):
+            raise InputError(f"{name}: a criterion is a function of a candidate, got {short(one)}")
+    return tuple(given)
 
 
 def own_results(extra: Sequence[UserCriterion], candidates: Sequence[Candidate]) -> list[Result]:

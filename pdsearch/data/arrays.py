@@ -92,7 +92,7 @@ def load_arrays(
 def _mapped(path: Path, spec: str) -> Array:
     if not path.is_file():
         raise InputError(
-            f"data set {spec!r}: there is no file {path}; the folder holds "
+            f"data set {spec!r}: there is no file {path}; the folder must hold "
             f"{', '.join(f'{part}.npy' for part in PARTS)}, as numpy.save writes them"
         )
     try:

@@ -65,6 +65,7 @@ def check_assumptions(expression: sympy.Expr, ranges: Mapping[str, Values]) -> N
 def check_constant(expression: sympy.Expr) -> None:
     """Refuse a formula without x if the caller has a variable x with wrong assumptions.
 
+    Only for one without undeclared parameters, whose error says more.
     With ``x = Symbol("x", positive=True)``, ``Piecewise((1, x > 0), (0.3, True))`` is the number 1
     by the time it arrives here. Only the callers' variables still show why.
 

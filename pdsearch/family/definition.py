@@ -140,7 +140,8 @@ class Family(ShownFamily):
                 for name, d in space.items()
             }
             _expression.check_assumptions(self.expression, ranges)
-            _expression.check_constant(self.expression)
+            if all(symbol.name in space for symbol in self.expression.free_symbols):
+                _expression.check_constant(self.expression)
 
     @property
     def parameters(self) -> tuple[str, ...]:

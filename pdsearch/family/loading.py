@@ -3,6 +3,7 @@
 import difflib
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from pdsearch.family.documents import JSON_LIMIT
 from pdsearch.family.fades import fade
 from pdsearch.family.ranges import Range, distribution_from
 from pdsearch.userfile import read_bytes, run_file
+
+_FILE_NAME = re.compile(r"[\w./\\~:-]*\.[A-Za-z_]\w*(:\w*)?")
 
 
 def library_directory() -> Path:
@@ -188,6 +191,11 @@ def _plain_target(text: str, settings: dict[str, float], ranges: dict[str, Range
     # A bare word is a family's name, unless it is a constant or --set declares it.
     if is_file or (is_name and text not in ("pi", "E") and text not in settings):
         return load_family(text).bind(**settings)
+    if _FILE_NAME.fullmatch(text):  # a dot before a name is in no formula
+        raise InputError(
+            f"{short(text)} is no target: a file must end in .py or .json (in .py:NAME, if it "
+            "defines several families); else give a family's name or a formula in x"
+        )
     space: dict[str, BaseDistribution] = dict(ranges)
     for name, value in settings.items():
         if name not in space:

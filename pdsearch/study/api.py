@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pdsearch import interrupt
+from pdsearch.criteria import functions_of
 from pdsearch.errors import InputError
 from pdsearch.family import Family
 from pdsearch.launchers import connected
@@ -155,7 +156,7 @@ def search(
     )
     call = Call(
         train=train,
-        criteria=tuple(criteria),
+        criteria=functions_of(criteria, "criteria"),
         direction=direction,
         device=device,
         threads=threads,

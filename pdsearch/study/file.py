@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
     content = read_bytes(path, limit=_SIZE_LIMIT, what="study file")
     try:
         # As `open` reads text, because tomllib rejects a lone carriage return.
-        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
     if not text.strip():

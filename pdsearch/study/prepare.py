@@ -1,6 +1,6 @@
 """What a search loads and checks before its first trial: settings, families, images, the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pdsearch.data
 import pdsearch.trial
 from pdsearch.criteria import UserCriterion
 from pdsearch.data import Dataset, stratified_split
-from pdsearch.errors import InputError
+from pdsearch.errors import InputError, short
 from pdsearch.family import Family, load_family
 from pdsearch.models import check_network
 from pdsearch.statistics import beyond_guessing, guessing
@@ -23,7 +23,7 @@ from pdsearch.study.launched import check_launched, device_of_workers
 from pdsearch.study.machine import share_out, threads_wanted
 from pdsearch.study.sampler import check_installed
 from pdsearch.study.settings import StudyFile, StudySection
-from pdsearch.study.sources import changed_texts, content_of, load_own, resolved
+from pdsearch.study.sources import changed_texts, code_of, content_of, load_own, resolved
 from pdsearch.study.stored import StoredStudy
 from pdsearch.study.trainer import FunctionTrainer, Trainer
 from pdsearch.study.trust import check_output
@@ -32,7 +32,9 @@ from pdsearch.study.trust import check_output
 def settings_of(study: StudyFile | str | Path | None, **given: Any) -> StudyFile:
     """Return the study file of a call, with the values of `[study]` that the call gives."""
     changes = {key: value for key, value in given.items() if value is not None}
-    for key in changes.keys() & {"families", "references"}:
+    for key in sorted(changes.keys() & {"families", "references"}):
+        if isinstance(changes[key], str | Family | Mapping):
+            raise InputError(f"{key} must be a list, got {short(changes[key])}: put it in brackets")
         changes[key] = [as_spec(one) if isinstance(one, Family) else one for one in changes[key]]
     if study is None:
         if "families" not in changes:
@@ -188,7 +190,8 @@ def prepare(settings: StudyFile, call: Call) -> Prepared:
         train=train,
         criteria=[_name_of(one) for one in call.criteria] or None,
         direction=call.direction,
-        content=content_of(settings.trial, dataset, directory=settings.directory),
+        content=content_of(settings.trial, dataset, directory=settings.directory)
+        | code_of(call.train),
     )
     return Prepared(plan, call, dataset, function)
 

@@ -4,9 +4,13 @@ A study keeps the text of each criterion's file, and digests of its images and i
 """
 
 import ast
-from collections.abc import Mapping
+import functools
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from pdsearch.criteria import UserCriterion, read_criterion
@@ -103,6 +107,35 @@ def content_of(
     if source is not None:
         found[f"trial.model {trial.model!r}"] = source
     return found
+
+
+def code_of(function: Callable[..., Any] | None) -> dict[str, str]:
+    """Return a digest of a train function's bytecode, which comments and layout do not change.
+
+    By the version of Python, whose bytecodes differ. What the function calls is not included, and
+    nothing is known of a builtin.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if function is not None and not hasattr(function, "__code__"):
+        function = type(function).__call__  # of an object that is callable
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    digest = hashlib.sha256(repr(_parts(code, getattr(function, "__doc__", None))).encode())
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {f"train (as Python {version} compiles it)": digest.hexdigest()}
+
+
+def _parts(code: CodeType, doc: str | None) -> list[Any]:
+    def shown(constant: Any) -> Any:
+        if isinstance(constant, CodeType):
+            return _parts(constant, None)
+        # The order of a set of texts differs between processes.
+        return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+
+    constants = [shown(constant) for constant in code.co_consts if constant != doc]
+    return [code.co_code.hex(), code.co_names, code.co_varnames, constants]
 
 
 def other_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

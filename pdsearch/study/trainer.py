@@ -89,6 +89,7 @@ class FunctionTrainer:
             raise InputError(f"train must be callable, got {function!r}")
         self._function = function
         self.takes_seed = _takes(function, "seed")
+        _check_call(function, seed=self.takes_seed)
 
     def __call__(
         self,
@@ -113,6 +114,21 @@ class FunctionTrainer:
         return abs(best) / 100
 
 
+def _check_call(function: Callable[..., Any], *, seed: bool) -> None:
+    """Refuse a function that cannot be called as it will be."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin without a signature
+        return
+    try:
+        signature.bind(None, **({"seed": 0} if seed else {}))
+    except TypeError as error:
+        raise InputError(
+            f"train is called as train(candidate), or train(candidate, seed=…) if it takes a seed, "
+            f"but its parameters are {signature} ({error})"
+        ) from None
+
+
 def _takes(function: Callable[..., Any], name: str) -> bool:
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -123,7 +139,7 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
 
 # ------------------------------------------------------------------------------ a function's values
 
-HOW = "return one number, or yield one an epoch (return the accuracy alone, or the negated loss)"
+HOW = "return one number, or yield one per epoch (return the accuracy alone, or the negated loss)"
 
 
 def as_number(value: Any, where: str = "") -> float:
@@ -176,12 +192,12 @@ def values_of(result: Any) -> Iterator[float]:
     if not isinstance(result, Iterator):
         if isinstance(result, tuple | list | dict | set | frozenset):
             raise InputError(
-                f"train must yield a number an epoch or return one, got a {type(result).__name__} "
-                f"of {len(result)}: {HOW}"
+                f"train must yield one number per epoch, or return one, got a "
+                f"{type(result).__name__} of {len(result)}: {HOW}"
             )
         if result is None or not (hasattr(result, "__float__") or isinstance(result, str | bytes)):
             got = "None (is a return missing?)" if result is None else _kind(result)
-            raise InputError(f"train must yield a number an epoch or return one, got {got}")
+            raise InputError(f"train must yield one number per epoch, or return one, got {got}")
         yield as_number(result)
         return
     step = 0
