@@ -14,7 +14,7 @@ def apart() -> Iterator[None]:
     """Leave transforms, inference mode and modes such as FakeTensorMode while the block runs.
 
     Tables and numbers are made at the first call that needs them, and serve every later one. The
-    first call may be inside of vmap, whose tensors have no storage, or inside of
+    first call may be inside vmap, whose tensors have no storage, or inside
     `torch.inference_mode`, whose tensors no backward pass takes. The ambient default device does
     not count either.
     """

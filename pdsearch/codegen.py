@@ -233,7 +233,7 @@ def evaluate(
     """Values of a candidate's g, or of its derivative of some order.
 
     Raises:
-        InputError: the input is not floating-point, or t is outside of [0, 1].
+        InputError: the input is not floating-point, or t is outside [0, 1].
     """
     import torch
 

@@ -23,7 +23,7 @@ from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.rows import of_group
 from pdsearch.study.storage import storage_errors
 from pdsearch.study.stored import trained_by
-from pdsearch.text import columns, ends, p_value, signed
+from pdsearch.text import columns, counted, ends, p_value, signed
 
 __all__ = ["Insight", "Learned", "Point", "insight_table", "learned_criteria"]
 
@@ -150,13 +150,14 @@ class Insight:
         n = len(self.points)
         if found:
             names = ", ".join(found)
-            return f"Among {n} trials of {self.epochs} epochs, accuracy is related to {names}."
+            length = counted(self.epochs, "epoch")
+            return f"Among {n} trials of {length}, accuracy is related to {names}."
         if any(learned.correlation for learned in self.criteria):
             return (
-                f"No evidence among {n} trials of {self.epochs} epochs that any criterion is "
-                "related to accuracy."
+                f"No evidence among {n} trials of {counted(self.epochs, 'epoch')} that any "
+                "criterion is related to accuracy."
             )
-        return f"{n} trials of equal budget say nothing about the criteria yet."
+        return f"{counted(n, 'trial')} with the same budget: too few for a statement."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of `criteria --json`."""
@@ -341,11 +342,12 @@ def _notes(stored: StoredStudy, rows: Sequence[TrialRow], *, compared: int) -> l
     counts = Counter[str](row.status for row in rows)
     for status, why in _EXCLUDED.items():
         if counts[status]:
-            notes.append(f"{counts[status]} {status.replace('_', ' ')} trials are left out: {why}.")
+            kind = f"{status.replace('_', ' ')} trial"
+            notes.append(f"Left out: {counted(counts[status], kind)}, {why}.")
     if counts["complete"] > compared:
         notes.append(
-            f"{counts['complete'] - compared} complete trials are left out: the same g as another, "
-            "or no finite accuracy."
+            f"Left out: {counted(counts['complete'] - compared, 'complete trial')} with the same g "
+            "as another, or without a finite accuracy."
         )
     return notes
 

@@ -10,6 +10,7 @@ from typing import Any
 __all__ = [
     "bound",
     "columns",
+    "counted",
     "duration",
     "ends",
     "escaped",
@@ -73,6 +74,11 @@ def place(witness: Any) -> str:
 def percent(fraction: float | None) -> str:
     """Return a fraction in percent with two decimals."""
     return "" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def counted(number: int, word: str) -> str:
+    """Return `1 epoch`, `2 epochs`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def points(difference: float | None) -> str:

@@ -47,7 +47,9 @@ def read_bytes(path: Path, *, limit: int, what: str) -> bytes:
                 raise InputError(f"{shown} is a device or a pipe: give a {what}")
             data = file.read(limit + 1)  # a file of /proc has no size
     except FileNotFoundError:
-        raise InputError(f"{shown} cannot be read: No such file (there is no such {what})") from None
+        raise InputError(
+            f"{shown} cannot be read: No such file (there is no such {what})"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{shown} cannot be read: {reason}") from None

@@ -41,7 +41,7 @@ def values(candidate: Candidate, points: Sequence[float], *, progress: float = 0
 
 
 def at_random(family: Family, fraction: float) -> Candidate:
-    """A candidate inside of the family's box, by a fraction that differs from name to name."""
+    """A candidate inside the family's box, by a fraction that differs from name to name."""
     chosen, space = {}, cast("dict[str, FloatDistribution]", family.space)
     for position, (name, d) in enumerate(space.items()):
         share = (fraction * (position + 1) * 0.6180339887) % 1.0

@@ -225,19 +225,19 @@ def test_relu_is_a_family_of() -> None:
     torch.testing.assert_close(family_of("Max(x, 0)").default(points.detach()), gradient)
 
 
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (lambda: below("relu", EXP), "compose.below needs a Family"),
-        (lambda: below(EXP, EXP.default), "compose.below needs a Family.*exp_tail"),
-        (lambda: mixture(STEP, None), "compose.mixture needs a Family"),
-        (lambda: mixture(STEP, EXP, weight=(0, 1)), "weight must be a number or"),
-        (lambda: scale("exp_tail", width=2.0), "compose.scale needs a Family"),
-        (lambda: scale(EXP, width="2"), "width must be a number or"),
-        (lambda: scale(EXP, height=True), "height must be a number or"),
-        (lambda: shift(EXP, by="a"), "by must be a number or"),
-    ],
-)
-def test_other_types_are_refused(call: Any, said: str) -> None:
+OTHER_TYPES: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
+    (below, ("relu", EXP), {}, "compose.below needs a Family"),
+    (below, (EXP, EXP.default), {}, "compose.below needs a Family.*exp_tail"),
+    (mixture, (STEP, None), {}, "compose.mixture needs a Family"),
+    (mixture, (STEP, EXP), {"weight": (0, 1)}, "weight must be a number or"),
+    (scale, ("exp_tail",), {"width": 2.0}, "compose.scale needs a Family"),
+    (scale, (EXP,), {"width": "2"}, "width must be a number or"),
+    (scale, (EXP,), {"height": True}, "height must be a number or"),
+    (shift, (EXP,), {"by": "a"}, "by must be a number or"),
+]
+
+
+@pytest.mark.parametrize(("function", "given", "named", "said"), OTHER_TYPES)
+def test_other_types_are_refused(function: Any, given: Any, named: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        call()
+        function(*given, **named)

@@ -234,7 +234,7 @@ def test_what_cannot_be_converted_is_left_as_it_was(
 
 def test_skip_leaves_what_cannot_be_reached() -> None:
     model = convert(Recurrent(), LEAKY, skip="rnn", example=torch.randn(5, 4))
-    assert names_of(model) == {"rnn": "its ReLU is inside of a kernel", "act": "leaky"}
+    assert names_of(model) == {"rnn": "its ReLU is inside a kernel", "act": "leaky"}
 
 
 def test_scripted_code_is_named() -> None:

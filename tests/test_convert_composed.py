@@ -103,7 +103,7 @@ def test_wrapped_before_it_is_converted(
 
 
 class Hooked(nn.Module):
-    """A ReLU in a hook, which runs outside of `forward`."""
+    """A ReLU in a hook, which runs outside `forward`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -130,7 +130,7 @@ REFUSED = [
     ("[x]", "a list is not allowed"),
     ("{x}", "a set is not allowed"),
     ("{1: x}", "a dictionary is not allowed"),
-    ("(1, x)", "a tuple outside of Piecewise is not allowed"),
+    ("(1, x)", "a tuple outside Piecewise is not allowed"),
     ("exp(*x)", "a starred argument is not allowed"),
     ("exp(x=1)", "exp takes no keyword arguments"),
     ("exp(**x)", "exp takes no keyword arguments"),
@@ -508,7 +508,7 @@ def test_means_what_python_means(text: str, point: float) -> None:
         try:
             got = evaluate(parse(text), values)
         except FormulaError as error:
-            # log(2 + cos(...)) inside of two functions: sympy cannot tell that it is real.
+            # log(2 + cos(...)) inside two functions: sympy cannot tell that it is real.
             assert "nested too deeply around" in str(error) or "more than 8 deep" in str(error)
             assume(False)
         got = mpmath.mpf(got.numerator) / got.denominator if isinstance(got, Fraction) else got

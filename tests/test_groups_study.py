@@ -1,6 +1,6 @@
 """A study of groups of layers: each trial, what shows it, what is exported, retrained and refused.
 
-The oracle is a run outside of the study, with each layer named by hand: values are equal bit for
+The oracle is a run outside the study, with each layer named by hand: values are equal bit for
 bit. The record, `convert` and study files are in `test_groups.py`.
 """
 
@@ -257,7 +257,7 @@ def test_confirm(stored: StoredStudy, capsys: pytest.CaptureFixture[str]) -> Non
     kinds = [row.kind for row in outcome.rows]
     assert kinds == ["baseline", "reference", "candidate", "candidate", "given"]
     assert outcome.pick.name == stored.best().candidate.name
-    assert outcome.protocol == "mlp ([:2], 6) on digits, test set, 1 epochs"
+    assert outcome.protocol == "mlp ([:2], 6) on digits, test set, 1 epoch"
     # One run of it outside: the same accuracy to the bit.
 
     best: Any = stored.best().candidate

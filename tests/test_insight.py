@@ -155,15 +155,15 @@ def test_only_trials_of_the_full_budget_count_and_each_shape_once() -> None:
     insight = learned_criteria(study(rows))
     assert [point.trial for point in insight.points] == list(range(8))
     text = " ".join(insight.notes)
-    assert "1 pruned trials are left out" in text
-    assert "1 ruled out trials are left out" in text
-    assert "3 complete trials are left out" in text
+    assert "Left out: 1 pruned trial," in text
+    assert "Left out: 1 ruled out trial," in text
+    assert "Left out: 3 complete trials with" in text
 
 
 def test_too_few_trials_make_no_statement() -> None:
     insight = learned_criteria(study(mixed(FEWEST - 1)))
     assert {learned.verdict for learned in insight.criteria} == {"too few trials"}
-    assert "say nothing" in insight.headline
+    assert "too few for a statement" in insight.headline
 
 
 @pytest.mark.parametrize(("sampler", "word"), [("tpe", "adaptive"), ("random", "without looking")])

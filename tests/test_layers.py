@@ -99,7 +99,7 @@ def test_depth_in_each_argument() -> None:
 
 
 def test_depth_needs_an_example() -> None:
-    with pytest.raises(InputError, match="a pattern by depth needs an example"):
+    with pytest.raises(InputError, match=r"a pattern by depth .a slice. needs an example"):
         convert(late(), {"[:1]": ELU})
 
 
@@ -273,7 +273,7 @@ def test_a_study_of_the_first_layer(workdir: Path, monkeypatch: pytest.MonkeyPat
     assert len(trained) == len(kinds) and {second for _, second in trained} == {"ReLU"}
     firsts = [first for first, _ in trained]
     assert {"PDReLU", "LeakyReLU", "GELU", "SiLU"} <= set(firsts) and "ReLU" not in firsts
-    assert outcome.protocol == "mlp ([:1]) on digits, test set, 1 epochs"
+    assert outcome.protocol == "mlp ([:1]) on digits, test set, 1 epoch"
     assert json.loads(json.dumps(outcome.to_dict()))["only"] == ["[:1]"]
     assert "mlp ([:1]) on digits" in study_report(open_study("s.toml"))
     with pytest.raises(InputError, match=r"trial\.only \['\[:1\]'\] → \['\[1:\]'\]"):

@@ -690,6 +690,18 @@ def test_the_confirmations_table_has_no_column_of_dashes(study: StoredStudy) -> 
     column = "95 % (bootstrap)"
     assert column in confirmation_page(found)
     assert column not in confirmation_page(few)
+    slow = dataclasses.replace(
+        found, rows=tuple(dataclasses.replace(row, reaching=None) for row in found.rows)
+    )
+    column = "epochs to ReLU's"
+    assert html.escape(column, quote=True) not in confirmation_page(slow)
+    shown = html.unescape(confirmation_page(found))
+    assert column in shown and "until the mean of ReLU's final accuracies is first" in shown
+    for row in found.rows:
+        assert row.reaching is not None
+        reached = [epochs for epochs in row.reaching.epochs if epochs is not None]
+        mean = f"{sum(reached) / len(reached):.1f}" if reached else "never"
+        assert f'data-label="{column}">{mean}' in shown
 
 
 def confirmation_page(found: Any) -> str:

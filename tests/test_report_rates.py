@@ -1,4 +1,4 @@
-"""Accuracy by learning rate: against the trials run again outside of any study."""
+"""Accuracy by learning rate: against the trials run again outside any study."""
 
 import html
 from pathlib import Path

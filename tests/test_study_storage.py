@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -298,7 +299,7 @@ def tiny(workdir: Path) -> Path:
 
 
 def trained_alone(stored: StoredStudy, candidate: Drawn | None) -> TrialResult:
-    """A run of a study's settings outside of any study."""
+    """A run of a study's settings outside any study."""
     from pdsearch.data import load_dataset
     from pdsearch.trial import run_trial
 
@@ -630,10 +631,14 @@ def test_guessing_is_the_share_of_the_largest_class(
     assert not Path("study.db-wal").exists()  # one plain file again
 
 
-def test_workers_share_the_work(tiny: Path) -> None:
+def test_workers_share_the_work(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tiny.write_text(tiny.read_text().replace("trials = 5", "trials = 10"))
-    result = search(tiny, workers=2, threads=1, device="cpu", progress=False)
+    result = search(tiny, workers=2, threads=1, device="cpu")
     rows = result.stored.trials()
+    # Every trial is shown once, whichever process ran it, and the count misses none.
+    shown = re.findall(r"^\[(\d+)/10\] trial (\d+) ", capfd.readouterr().err, flags=re.MULTILINE)
+    assert sorted(int(number) for _, number in shown) == [row.number for row in rows]
+    assert [int(count) for count, _ in shown] == list(range(1, 11))
     assert result.stored.counts()["total"] == 10
     assert all(row.status != "running" for row in rows)
     # Nothing is left for one that joins now.

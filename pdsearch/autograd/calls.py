@@ -217,7 +217,7 @@ class _Redirect(TorchFunctionMode):
         if self.hooks != _saving_hooks() and _in_checkpoint():
             raise UnsupportedError(
                 f"{type(self.owner).__name__} calls ReLU in a local function that "
-                "torch.utils.checkpoint runs a second time, outside of the module: make it a "
+                "torch.utils.checkpoint runs a second time, outside the module: make it a "
                 "method or a module"
             )
         frame = user_frame(sys._getframe(1))

@@ -145,7 +145,7 @@ def _primitive(candidate: Candidate) -> sympy.Expr | None:
         del wanted
         values = codegen.torch_function(found)(torch.from_numpy(_probes()), 0.0)
     except (FormulaError, InputError, TypeError, ValueError):
-        return None  # a function outside of what formulas may hold: tabulated instead
+        return None  # a function outside what formulas may hold: tabulated instead
     reference = _interpolate(candidate, torch.from_numpy(_probes()))
     close = (values - reference).abs() <= ACCURACY * reference.abs().clamp(min=1.0)
     return found if bool(close.all()) else None
@@ -180,7 +180,7 @@ def _grid(candidate: Candidate) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     parts = (g(middle[:, None] + half[:, None] * nodes) * weights).sum(axis=1) * half
     total = np.concatenate([[0.0], np.cumsum(parts)])
     total -= total[np.searchsorted(knots, 0.0)]
-    # One-sided limits of g: just inside of each interval.
+    # One-sided limits of g: just inside each interval.
     inside = np.stack([g(knots[:-1] + 1e-9 * half), g(knots[1:] - 1e-9 * half)])
     return torch.from_numpy(knots), torch.from_numpy(total), torch.from_numpy(inside)
 

@@ -92,8 +92,7 @@ def convert(
             )
     if not chosen:
         raise InputError("convert needs a Candidate or a dict from name patterns to them, got {}")
-    if save not in kernels.SAVE_MODES:
-        raise InputError(f"save must be one of {', '.join(kernels.SAVE_MODES)}, got {save!r}")
+    kernels.check_save(save, exact=exact)
 
     def make(entry: Entry, alternative: str) -> nn.Module:
         zero = "threshold" in entry.how.lower() and entry.kind != "call"
@@ -173,7 +172,7 @@ def _forward_order(model: nn.Module, found: Survey, example: Any, *, clamp: bool
     A copy of the model is converted for this, in which each site is a module of its own.
     """
     if example is None:
-        raise InputError("a pattern by depth needs an example, on which the model is run")
+        raise InputError("a pattern by depth (a slice) needs an example, on which the model is run")
     beyond = [glob.escape(e.names[0]) for e in found.entries if e.kind == "fused"]
     twin = convert(
         copy.deepcopy(model), load_family("relu").default, skip=beyond, example=example, clamp=clamp
@@ -237,7 +236,7 @@ def _check_graph(
 
 
 def _told(seen: Seen) -> str:
-    owner = "outside of any module" if seen.owner is None else f"in {seen.owner or 'the model'!r}"
+    owner = "outside any module" if seen.owner is None else f"in {seen.owner or 'the model'!r}"
     return f"{seen.how} {owner}" + (f" ({seen.where})" if seen.where else "")
 
 

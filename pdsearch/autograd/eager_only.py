@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 EAGER_ONLY = (
-    "pd_relu inside of torch.func transforms and forward-mode AD runs in eager mode only: "
+    "pd_relu inside torch.func transforms and forward-mode AD runs in eager mode only: "
     "torch.compile would differentiate ReLU itself there. Leave fullgraph=True out"
 )
 

@@ -62,8 +62,7 @@ class PDReLU(nn.Module):
             raise InputError(
                 f"PDReLU needs a Candidate, got {type(candidate).__name__} (bind a family first)"
             )
-        if save not in kernels.SAVE_MODES:
-            raise InputError(f"save must be one of {', '.join(kernels.SAVE_MODES)}, got {save!r}")
+        kernels.check_save(save, exact=exact)
         self.candidate, self.save, self.exact = candidate, save, exact
         self.inplace, self.zero = inplace, zero
         self.progress = 0.0

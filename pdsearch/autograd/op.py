@@ -5,10 +5,10 @@ forward-mode AD of a custom op silently gives zero tangents; Dynamo traces a Fun
 that Inductor fuses it with its neighbours, and treats a custom op as a wall; and its double
 backward needs no second op. There are three because no single one is right everywhere:
 
-* `_Eager`: plain tensors outside of any transform. The fused kernels, the least bookkeeping.
+* `_Eager`: plain tensors outside any transform. The fused kernels, the least bookkeeping.
 * `_Transformed`: inside torch.func transforms, with forward-mode AD and for tensor subclasses. The
   formula; it has a `jvp`.
-* `_Traced`: under torch.compile, outside of transforms. The formula; no `jvp`, because Dynamo
+* `_Traced`: under torch.compile, outside transforms. The formula; no `jvp`, because Dynamo
   ignores it.
 """
 
@@ -203,7 +203,7 @@ class Rule:
         return cast(torch.Tensor, _Eager.apply(input, self.plan(input), progress))
 
     def in_place(self, input: torch.Tensor, progress: float) -> torch.Tensor:
-        """The op written over a plain input, outside of transforms, as `torch.relu_` is."""
+        """The op written over a plain input, outside transforms, as `torch.relu_` is."""
         if progress >= self._end or not (input.requires_grad and torch.is_grad_enabled()):
             return _relu_(input)
         plan = self.plan(input)
@@ -347,7 +347,7 @@ def pd_relu(
         if not hasattr(candidate, "_traceable"):
             raise UnsupportedError(
                 "torch.compile cannot make a candidate's kernel while it traces: use PDReLU, or "
-                "call pd_relu with this candidate once outside of what is compiled"
+                "call pd_relu with this candidate once outside what is compiled"
             )
         return candidate._traceable(input, t, exact)
     if not hasattr(candidate, "_traceable"):

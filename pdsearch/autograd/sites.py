@@ -48,7 +48,7 @@ class Entry:
 
     Attributes:
         kind: "module": replaced in its parents. "attribute": a function in an attribute of one of
-            torch's own modules. "node": of an fx graph. "call": in Python code. "fused": inside of
+            torch's own modules. "node": of an fx graph. "call": in Python code. "fused": inside
             a kernel, out of reach.
         names: The site's name; a module's other ones after it.
         owner: The module itself, or the one with the attribute, node or calling code.
@@ -204,7 +204,7 @@ def _of_module(module: nn.Module, names: list[str]) -> Entry | None:
             return None
     if isinstance(module, nn.RNN | nn.RNNCell) and module.nonlinearity == "relu":
         how = f"nn.{kind.__name__}(nonlinearity='relu')"
-        return Entry("fused", paths, module, None, how, note="its ReLU is inside of a kernel")
+        return Entry("fused", paths, module, None, how, note="its ReLU is inside a kernel")
     if isinstance(module, torch.jit.ScriptModule):
         graph = str(getattr(module, "inlined_graph", ""))
         if "aten::relu" in graph or "aten::threshold" in graph:
@@ -336,7 +336,7 @@ def _walks(module: nn.Module) -> bool:
 
 
 def _out_of_reach(model: nn.Module, trace: Trace, found: Survey) -> Iterator[Entry]:
-    """Of what ran: fused kernels, and calls outside of any module's code."""
+    """Of what ran: fused kernels, and calls outside any module's code."""
     fused = {name for entry in found.entries if entry.kind == "fused" for name in entry.names}
     for seen in trace.seen:
         if seen.place is not None and seen.owner is not None:
@@ -348,7 +348,7 @@ def _out_of_reach(model: nn.Module, trace: Trace, found: Survey) -> Iterator[Ent
 
 def _unreachable(model: nn.Module, seen: Seen) -> Entry:
     owner = seen.owner or ""
-    note = "its ReLU is inside of a kernel" if seen.place is None else "outside of any module"
+    note = "its ReLU is inside a kernel" if seen.place is None else "outside any module"
     return Entry(
         "fused", (owner,), model.get_submodule(owner), None, seen.how, seen.where, None, note
     )

@@ -46,7 +46,7 @@ class Slope(torch.autograd.Function):
 class Push(torch.autograd.Function):
     """The product of some tangents and g⁽ᵒʳᵈᵉʳ⁾(input): what every `jvp` returns.
 
-    Torch switches forward-mode AD off inside of a Function's jvp for all levels of it, so that the
+    Torch switches forward-mode AD off inside a Function's jvp for all levels of it, so that the
     next outer level silently treats torch's own products and sums as constants (torch 2.14). A
     Function sees all levels, so the product and the sum are Functions.
     """

@@ -34,11 +34,11 @@ class Seen:
     """A ReLU that ran.
 
     Attributes:
-        owner: The innermost registered module whose code was running; None outside of any.
+        owner: The innermost registered module whose code was running; None outside any.
         place: Where the call is; None where no Python code made it.
         how: The function, such as `F.relu`.
         where: file:line.
-        in_call: It ran outside of the owner's `forward`, in a hook for one.
+        in_call: It ran outside the owner's `forward`, in a hook for one.
     """
 
     owner: str | None

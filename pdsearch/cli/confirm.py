@@ -62,8 +62,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--controls",
         action="store_true",
         help="add rows for the ordinary activation whose true derivative is the best candidate's "
-        "g, and for LeakyReLU, GELU and SiLU; on a stream of tasks for LeakyReLU (0.01 and 0.1), "
-        "ELU, CReLU, LayerNorm, L2 towards the initial weights and continual backprop",
+        "g, for ReLU at a raised early rate, and for LeakyReLU, GELU and SiLU; on a stream of "
+        "tasks instead of these three for LeakyReLU (0.01 and 0.1), ELU, CReLU, LayerNorm, L2 "
+        "towards the initial weights and continual backprop",
     )
     command.add_argument(
         "--forward-control", action="store_true", help="add only the first of these controls"

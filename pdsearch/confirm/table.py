@@ -30,12 +30,12 @@ def _cells(row: Row, *, rate: bool) -> tuple[str, ...]:
         p_value(row.p_value),
         p_value(row.p_adjusted) + ("*" if row.significant else ""),
         "" if row.seeds_needed is None else str(row.seeds_needed),
-        *_reaching_cells(row),
+        *reaching_cells(row),
         f"{row.learning_rate:g}" if rate else "",
     )
 
 
-def _reaching_cells(row: Row) -> tuple[str, str]:
+def reaching_cells(row: Row) -> tuple[str, str]:
     """When the row reaches ReLU's final mean accuracy, and how much later than ReLU itself."""
     found = row.reaching
     if found is None:
@@ -60,10 +60,10 @@ def _legend(confirmation: Confirmation) -> str:
         text += (
             "; seeds needed: for 80 % power at the observed effect, at level 0.05 / rows compared"
         )
-    return f"{text}." + (_REACHING if any(row.reaching for row in rows) else "")
+    return f"{text}." + (REACHING if any(row.reaching for row in rows) else "")
 
 
-_REACHING = (
+REACHING = (
     " Epochs to ReLU's: until the mean of ReLU's final accuracies is first reached, linear between "
     "epochs, over the seeds that reach it (how many, if not all do); next to it the paired "
     "difference to ReLU over the seeds (how many) at which both do."

@@ -292,7 +292,7 @@ class FamilyGate:
 
     Attributes:
         proved: Required criteria that hold for every point of the space.
-        ranges: Low and high of the parameters whose range can be narrowed: outside of it a
+        ranges: Low and high of the parameters whose range can be narrowed: outside it a
             required criterion fails.
         hopeless: Why no candidate can pass; empty if some may.
     """

@@ -84,13 +84,13 @@ def alive_in_half(candidate: "Candidate", demands: "Demands") -> Outcome:
         alive = values[(slope != 0) & torch.isfinite(slope)]
         reach.append(float(alive.min()) if alive.numel() else None)
     shown = ", ".join(
-        f"{'none' if at is None else f'{at:g}'} in {kind}"
+        f"{'zero throughout' if at is None else f'non-zero from {at:g}'} in {kind}"
         for at, kind in zip(reach, ("float16", "bfloat16"), strict=True)
     )
     known = [at for at in reach if at is not None]
     value = max(known) if len(known) == len(reach) else None
     passed = value is not None and value <= demands.number("alive_in_half")
-    return Outcome(MEASURED, passed=passed, value=value, detail=f"non-zero from {shown}")
+    return Outcome(MEASURED, passed=passed, value=value, detail=shown)
 
 
 def cheap(candidate: "Candidate", demands: "Demands") -> Outcome:

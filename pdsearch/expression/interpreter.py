@@ -438,7 +438,7 @@ _KINDS = {
     "TemplateStr": "a t-string",
     "NamedExpr": "an assignment (:=)",
     "IfExp": "if/else (use Piecewise)",
-    "Tuple": "a tuple outside of Piecewise",
+    "Tuple": "a tuple outside Piecewise",
     "List": "a list",
     "Dict": "a dictionary",
     "Set": "a set",

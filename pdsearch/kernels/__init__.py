@@ -8,6 +8,6 @@ float64.
 """
 
 from pdsearch.kernels.build import load as available
-from pdsearch.kernels.plans import SAVE_MODES, TABLE_FROM, Plan, passing, plan
+from pdsearch.kernels.plans import TABLE_FROM, Plan, check_save, passing, plan
 
-__all__ = ["SAVE_MODES", "TABLE_FROM", "Plan", "available", "passing", "plan"]
+__all__ = ["TABLE_FROM", "Plan", "available", "check_save", "passing", "plan"]

@@ -23,7 +23,7 @@ from pdsearch.kernels.pieces import sides
 from pdsearch.kernels.rounded import rounded
 from pdsearch.kernels.table import Codes, codes, every_value, segments
 
-__all__ = ["SAVE_MODES", "TABLE_FROM", "Plan", "passing", "plan"]
+__all__ = ["TABLE_FROM", "Plan", "check_save", "passing", "plan"]
 
 SAVE_MODES = ("auto", "input", "uint8")
 
@@ -285,6 +285,14 @@ def passing(product: torch.Tensor, grad_output: torch.Tensor, kept: torch.Tensor
     return product.masked_fill((kept <= 0) & (grad_output >= 0), 0.0)
 
 
+def check_save(save: str, *, exact: bool) -> None:
+    """Refuse an unknown `save`, and "uint8" together with `exact`."""
+    if save not in SAVE_MODES:
+        raise InputError(f"save must be one of {', '.join(SAVE_MODES)}, got {save!r}")
+    if save == "uint8" and exact:
+        raise InputError('save="uint8" keeps rounded values of g: not with exact=True')
+
+
 @apart()
 def plan(
     candidate: Candidate,
@@ -300,15 +308,12 @@ def plan(
         InputError: an unknown `save`, or "uint8" together with `exact`.
         UnsupportedError: "uint8" where no fused kernel serves the candidate.
     """
-    if save not in SAVE_MODES:
-        raise InputError(f"save must be one of {', '.join(SAVE_MODES)}, got {save!r}")
+    check_save(save, exact=exact)
     found = Plan(candidate, "input", dtype, device, exact)
     shape = found.shape
     if save != "input" and not shape.annealed and sides(shape) is not None:
         found.keeps = "output"
     elif save == "uint8":
-        if exact:
-            raise InputError('save="uint8" keeps rounded values of g: not with exact=True')
         if reason := found.unfit():
             raise UnsupportedError(f'save="uint8" needs the fused kernels: {reason}')
         if segments(shape, gpu=found.on_gpu) is None:

@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from pdsearch.confirm import Confirmation, read_runs
+from pdsearch.confirm.table import REACHING, reaching_cells
 from pdsearch.criteria import CRITERIA, PROFILES, check, gate
 from pdsearch.criteria.figures import criteria_figure
 from pdsearch.family import Candidate, Grouped, parts_of
@@ -21,7 +22,7 @@ from pdsearch.study import StoredStudy, TrialRow
 from pdsearch.study.attributes import StudyAttrs
 from pdsearch.study.families import prefix_of
 from pdsearch.study.rows import counts_of, of_group
-from pdsearch.text import interval
+from pdsearch.text import counted, interval
 from pdsearch.trial import length_of, where_in
 
 Record = dict[str, Any] | None
@@ -61,9 +62,8 @@ def _trained(view: View) -> str:
     if view.by_function:
         return "trained by a Python function"
     trial = view.stored.settings.trial
-    length = f"{trial.epochs} epochs a trial"
-    if view.stream:
-        length = f"a trial is {length_of(trial.model_dump(mode='json'))}"
+    length = length_of(trial.model_dump(mode="json"))
+    length = f"a trial is {length}" if view.stream else f"{length} per trial"
     return f"{where_in(trial.model_dump(mode='json'))}, {length}"
 
 
@@ -84,6 +84,8 @@ def confirmed(found: Confirmation) -> dict[str, Any]:
         "found": found,
         "unit": unit,
         "bootstrapped": any(row.ci95_bootstrap is not None for row in found.rows),
+        "reaching": REACHING if any(row.reaching for row in found.rows) else "",
+        "reaching_cells": reaching_cells,
         "forest": confirm_figures.forest(found),
         "curves": confirm_figures.row_curves(found),
         "layers": curve_figures.by_layer(pick.runs, unit=unit) if pick is not None else {},
@@ -237,7 +239,7 @@ def rates(view: View) -> Record:
         rates=view.rates,
         title=view.measured,
     )
-    length = "One stream of tasks" if view.stream else f"After {trial.epochs} epochs"
+    length = "One stream of tasks" if view.stream else f"After {counted(trial.epochs, 'epoch')}"
     return None if figure is None else {"figure": figure, "length": length}
 
 

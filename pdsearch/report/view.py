@@ -96,6 +96,11 @@ class View:
         return self.stored.settings.trial.measure if self.percent else "value"
 
     @property
+    def predicted(self) -> bool:
+        """Whether values are predictions at a horizon."""
+        return self.stored.settings.study.horizon is not None
+
+    @property
     def stream(self) -> bool:
         """Whether trials train on a stream of tasks."""
         return not self.by_function and self.stored.settings.trial.stream is not None

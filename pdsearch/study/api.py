@@ -348,7 +348,7 @@ def _run(
             progressed=progressed,
             extra_criteria=criteria,
         )
-        session = Session(context)
+        session = Session(context, follows=side_by_side is not None)
         display.say(f"study {stored.name}: {stored.storage}")
         if not is_helper():
             _remark(stored, display, device=device)

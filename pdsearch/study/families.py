@@ -240,7 +240,7 @@ def suggest(
         spaces: the distributions by family; see `offered`.
         flat: draw the parameters of every family: the crossover of a genetic algorithm needs
             parameters that all parents have.
-        enqueued: parameters that the user has fixed, which may be outside of `spaces`.
+        enqueued: parameters that the user has fixed, which may be outside `spaces`.
     """
 
     def draw_one(families: Mapping[str, Family], prefix: str) -> Candidate:

@@ -1,7 +1,7 @@
 """Everything that uses private names or tables of Optuna; read in 5.0.0.
 
 Optuna's public interface reaches neither the storage below its cache nor the trial that a process
-runs, and has no heartbeats outside of `Study.optimize`. That method is not used: it asks, trains
+runs, and has no heartbeats outside `Study.optimize`. That method is not used: it asks, trains
 and tells in one call, hides a storage error behind an `UnboundLocalError`, and at the end of a
 trial waits for a heartbeat that hangs.
 """

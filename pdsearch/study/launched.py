@@ -10,9 +10,8 @@ from pdsearch.errors import InputError, PdsearchError
 from pdsearch.launchers import LAUNCHERS, Cluster, Job, Seen
 from pdsearch.study.attributes import kept_settings
 from pdsearch.study.innards import expire
-from pdsearch.study.progress import Display
+from pdsearch.study.progress import Display, Ends
 from pdsearch.study.queue import check_fixed, fail_dead_trials, requeue, tally
-from pdsearch.study.rows import best_of, counts_of
 from pdsearch.study.settings import StudySection
 from pdsearch.study.storage import close, storage_errors, waiting
 from pdsearch.study.stored import StoredStudy
@@ -142,7 +141,7 @@ class _Watch:
         self._stored, self._cluster, self._display = stored, cluster, display
         self._total = stored.settings.study.trials
         self._halving = stored.settings.study.pruner == "halving"
-        self._shown = {row.number for row in stored.trials() if _is_over(row.status)}
+        self._ends = Ends(stored, display, of_others=True)
         self._reasons: dict[str, int] = {}  # why workers ended, and how many
         self._told = ""  # the last line about workers
         self._waiting_since, self._why = math.inf, ""
@@ -158,7 +157,7 @@ class _Watch:
                 expire(study, retry=requeue)
             seen = self._cluster.look()
             self._show_workers(seen)
-            self._show_trials()
+            self._ends.show()
             check_fixed(study, wait=POLL)
             counted, running, queued = tally(study)
             # With halving, the last result may let stopped trials continue.
@@ -170,17 +169,6 @@ class _Watch:
             elif not seen.running or time.monotonic() - left > LEISURE:
                 return
             interrupt.pause(POLL)
-
-    def _show_trials(self) -> None:
-        """Show the trials that have ended since the last time."""
-        rows = self._stored.trials()
-        best = best_of(rows, minimize=self._stored.minimize)
-        value, done = best.value if best else None, counts_of(rows)["total"]
-        for row in rows:
-            if row.number not in self._shown and _is_over(row.status):
-                self._shown.add(row.number)
-                self._display.end(row, done=done, best=value)
-        self._display.study(min(done, self._total), best=value)
 
     def _show_workers(self, seen: Seen) -> None:
         """Show how many workers run, why some have ended, and what keeps others from starting."""
@@ -215,7 +203,3 @@ class _Watch:
             f"({reasons or 'all ended'}). Finished trials are kept: run the same command again to "
             "resume"
         )
-
-
-def _is_over(status: str) -> bool:
-    return status not in ("running", "waiting")

@@ -2,11 +2,14 @@
 
 import sys
 import time
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from pdsearch.study.rows import TrialRow
+from pdsearch.study.rows import TrialRow, best_of, counts_of
+
+if TYPE_CHECKING:
+    from pdsearch.study.stored import StoredStudy
 
 QUIET = 20.0  # seconds between plain lines about epochs: short trials get one line each
 
@@ -50,7 +53,7 @@ class Display:
     def study(self, done: int, *, best: float | None) -> None:
         """Show the count of finished trials in the storage, whichever process ran them."""
         if self._study is not None:
-            self._study.n = done
+            self._study.n = min(done, self._total)
             if best is not None:
                 self._study.set_postfix_str(f"best {best:.4f}", refresh=False)
             self._study.refresh()
@@ -109,3 +112,25 @@ class Display:
         elif row.status == "failed":
             self.note(line)
         self.study(done, best=best)
+
+
+class Ends:
+    """Shows the trials of a study that end, each once, of all processes or only of this one."""
+
+    def __init__(self, stored: "StoredStudy", display: Display, *, of_others: bool) -> None:
+        self._stored, self._display, self._of_others = stored, display, of_others
+        self._shown = {row.number for row in stored.trials() if row.ended}
+
+    def show(self, mine: int | None = None) -> None:
+        """Show what has ended since the last call; `mine` is this process's last trial."""
+        rows = self._stored.trials()
+        best = best_of(rows, minimize=self._stored.minimize)
+        value, done = best.value if best else None, counts_of(rows)["total"]
+        new = [row for row in rows if row.ended and row.number not in self._shown]
+        done -= sum(row.counts for row in new)
+        for row in sorted(new, key=lambda row: row.number == mine):
+            done += row.counts
+            self._shown.add(row.number)
+            if self._of_others or row.number == mine:
+                self._display.end(row, done=done, best=value)
+        self._display.study(done, best=value)

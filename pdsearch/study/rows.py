@@ -57,6 +57,16 @@ class TrialRow:
     owner: dict[str, Any] | None = None
     started: datetime | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it neither runs nor waits."""
+        return self.status not in ("running", "waiting")
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts towards the study's total."""
+        return self.ended and self.status != "failed"
+
 
 def check_drawn(row: TrialRow, groups: Collection[str]) -> None:
     """Check that a trial has a candidate for each of the study's groups, or one for all layers.
@@ -138,7 +148,7 @@ def counts_of(rows: Sequence[TrialRow]) -> dict[str, int]:
     """
     by = {status: sum(row.status == status for row in rows) for status in get_args(Status)}
     by["pruned"] += by["diverged"]
-    by["total"] = by["complete"] + by["pruned"] + by["ruled_out"]
+    by["total"] = sum(row.counts for row in rows)
     return by
 
 

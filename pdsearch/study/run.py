@@ -16,6 +16,7 @@ from pdsearch.study.families import check_added
 from pdsearch.study.innards import StoredTrial, ask, beating, expire, trial_id
 from pdsearch.study.machine import Owner
 from pdsearch.study.patience import STORAGE_ERRORS
+from pdsearch.study.progress import Ends
 from pdsearch.study.pruning import make_pruner, next_to_continue
 from pdsearch.study.queue import (
     ENDED,
@@ -28,7 +29,6 @@ from pdsearch.study.queue import (
     requeue,
     tally,
 )
-from pdsearch.study.rows import best_of, counts_of
 from pdsearch.study.sampler import CandidateSampler
 from pdsearch.study.trainer import drop_checkpoints
 
@@ -42,7 +42,8 @@ Machine = (OSError, RuntimeError, MemoryError)
 class Session:
     """One process's part in a study."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, follows: bool) -> None:
+        """Prepare to run trials; with `follows`, those of other processes are shown too."""
         self._context = context
         self._stored, self._study = context.stored, context.stored.study
         self._settings = context.stored.settings.study
@@ -51,6 +52,7 @@ class Session:
         self._attempt: Attempt | None = None
         self._given_up = 0
         self._epochs_seen: int | None = None
+        self._ends = Ends(context.stored, context.display, of_others=follows)
         self._owner = Owner.here()
         self._study.sampler = CandidateSampler(self._settings, self._sign)
 
@@ -81,6 +83,7 @@ class Session:
                 self._display.say(f"waiting for {running} trial(s) that other processes run")
             waited = True
             interrupt.pause(POLL)
+            self._ends.show()
             fail_dead_trials(self._study, note=self._display.note)
             expire(self._study, retry=requeue)
         if counted >= total:
@@ -91,7 +94,7 @@ class Session:
                 if candidate is not None:
                     seed = self._settings.seed
                     drop_checkpoints(self._context.checkpoint_for(candidate, seed=seed))
-        self._display.study(min(counted, total), best=self._context.best())
+        self._ends.show()
 
     def _continue_one(self, *, finish: bool) -> bool:
         """Queue a stopped trial that may continue; return whether there was one. See `pruning`.
@@ -212,12 +215,7 @@ class Session:
             self._given_up += 1
             if attrs.fixed or self._given_up >= GIVEN_UP:
                 raise hopeless(trial)
-        rows = self._stored.trials()
-        row = next((row for row in rows if row.number == trial.number), None)
-        if row is not None:
-            best = best_of(rows, minimize=self._stored.minimize)
-            done = counts_of(rows)["total"]
-            self._display.end(row, done=done, best=best.value if best else None)
+        self._ends.show(trial.number)
 
     def _release(self) -> None:
         """Put an interrupted trial back into the queue, whatever its state."""

@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from pdsearch.text import counted
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0)]
 
@@ -130,7 +132,7 @@ class TrialSettings(_Section):
     batch_size: int = Field(
         256,
         ge=1,
-        description="images a step; the last, incomplete batch of an epoch is dropped",
+        description="images per step; the last, incomplete batch of an epoch is dropped",
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="torch's optimiser of that name"
@@ -339,9 +341,9 @@ def length_of(trial: Mapping[str, Any]) -> str:
     """Return a run's length in words, from its dumped settings: `8 epochs`, or a stream's tasks."""
     stream, epochs = trial.get("stream"), trial["epochs"]
     if not stream:
-        return f"{epochs} epochs"
+        return counted(epochs, "epoch")
     drawn = "labels drawn anew" if stream["change"] == "labels" else "pixels permuted anew"
-    return f"a stream of {stream['tasks']} tasks ({drawn}) of {epochs} epochs each"
+    return f"a stream of {stream['tasks']} tasks ({drawn}) of {counted(epochs, 'epoch')} each"
 
 
 def where_in(trial: Mapping[str, Any]) -> str:
