@@ -691,6 +691,7 @@ if way == "compiled":
 run(given[4 * rank : 4 * rank + 4]).mean().backward()
 found = [p.grad for p in model.parameters()]
 torch.save({"given": given, "state": model.state_dict(), "found": found}, f"{out}/{rank}.pt")
+dist.barrier()  # else the first to leave may cut off what the other still reads
 dist.destroy_process_group()
 """
 

@@ -1,5 +1,6 @@
 """One trial: draw a candidate, gate it, share a twin's result or train it, and stop it early."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -108,7 +109,8 @@ class Attempt:
         self._trainer = context.trainer
         self._minimize = context.stored.minimize
         self._fixed, self._past = self._attrs.fixed, self._attrs.past or 0
-        self._reported = set(StoredTrial(self._study, trial).read().intermediate_values)
+        self._given = StoredTrial(self._study, trial).read()  # as it was queued
+        self._reported = set(self._given.intermediate_values)
         self._epochs, looks = epochs, self._trainer.looks
         self._last = None if epochs is None else epochs * looks
         self._rungs: tuple[int, ...] = ()
@@ -132,7 +134,7 @@ class Attempt:
             try:
                 return self._values()
             finally:
-                if not lost(self._study, self._trial):
+                with contextlib.suppress(UpdateFinishedTrialError):  # another process has it
                     self._attrs.seconds = time.monotonic() - self._began
         except UpdateFinishedTrialError:
             raise Dropped from None
@@ -153,7 +155,7 @@ class Attempt:
 
     def _draw(self) -> Drawn:
         groups = self._context.groups
-        enqueued = StoredTrial(self._study, self._trial).read().system_attrs.get(ENQUEUED)
+        enqueued = self._given.system_attrs.get(ENQUEUED)
         if enqueued is not None and (why := refusal(enqueued, groups)):
             self._attrs.reason = why
             raise Dropped

@@ -187,13 +187,12 @@ class Session:
         That happens if this process was stopped or cut off for longer than the grace period. The
         other one continues from the trial's checkpoint.
         """
-        if not lost(self._study, trial):
-            try:
-                self._study.tell(trial, values, state=state)
-                return
-            except (ValueError, UpdateFinishedTrialError):
-                if not lost(self._study, trial):
-                    raise
+        try:
+            self._study.tell(trial, values, state=state)
+            return
+        except (ValueError, UpdateFinishedTrialError):
+            if not lost(self._study, trial):
+                raise
         if state != TrialState.FAIL:
             self._display.note(f"trial {trial.number} was given to another process meanwhile")
         self._current = None
