@@ -83,12 +83,12 @@ def counted(number: int, word: str) -> str:
 
 def points(difference: float | None) -> str:
     """Return a difference of two fractions in signed percentage points."""
-    return "" if difference is None else f"{100 * difference:+.2f}"
+    return "" if difference is None else f"{100 * difference:+z.2f}"
 
 
 def signed(value: float | None) -> str:
     """Return a signed number with two decimals."""
-    return "" if value is None else f"{value:+.2f}"
+    return "" if value is None else f"{value:+z.2f}"
 
 
 def ends(

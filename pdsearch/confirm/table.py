@@ -46,8 +46,8 @@ def reaching_cells(row: Row) -> tuple[str, str]:
     paired = found.paired
     if paired is None or not paired.n:
         return f"{found.mean:.1f}{of}", ""
-    span = ends(paired.interval, "{:+.1f}".format, form=" [{}, {}]")
-    return f"{found.mean:.1f}{of}", f"{paired.difference:+.1f}{span} ({paired.n})"
+    span = ends(paired.interval, "{:+z.1f}".format, form=" [{}, {}]")
+    return f"{found.mean:.1f}{of}", f"{paired.difference:+z.1f}{span} ({paired.n})"
 
 
 def _legend(confirmation: Confirmation) -> str:
