@@ -103,6 +103,21 @@ def test_overrides(
     assert found(load_study_file(write(GOOD), overrides={key: text}))
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("trials", "; did you mean study.trials?"),
+        ("epochs", "; did you mean trial.epochs or confirm.epochs?"),
+        ("nosuch", "confirm"),
+        ("stduy.trials", "confirm"),
+    ],
+)
+def test_an_override_without_its_section(write: Callable[..., Path], key: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"--set {key}: must be section\.key=value") as caught:
+        load_study_file(write(GOOD), overrides={key: "4"})
+    assert str(caught.value).endswith(meant)
+
+
 def test_a_byte_order_mark_is_no_part_of_the_text(write: Callable[..., Path]) -> None:
     """Windows' Notepad begins its files with one."""
     assert load_study_file(write(b"\xef\xbb\xbf" + GOOD.encode())) == load_study_file(write(GOOD))

@@ -121,7 +121,11 @@ def _override(data: dict[str, Any], key: str, text: str) -> None:
     *within, name = name.split(".")
     sections = list(StudyFile.model_fields)
     if not dot or not name or section not in sections:
-        raise InputError(f"must be section.key=value with a section of {' | '.join(sections)}")
+        meant = " or ".join(f"{one}.{key}" for one in sections if key in _keys([one]))
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise InputError(
+            f"must be section.key=value with a section of {' | '.join(sections)}{hint}"
+        )
     if any(ord(c) < 32 or c == "\x7f" for c in text):
         raise InputError(f"contains a line break or a control character, got {shown_value(text)}")
     try:
