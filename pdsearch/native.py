@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,7 +60,7 @@ def export_native(
     """
     folder = Path(folder)
     _check_folder(folder, force=force)
-    tables, bounds, found = _tables(candidate)
+    found = _tables(candidate)
     faded = fading(candidate.family)
     facts = {
         "title": escaped(f"{candidate.name}, written by pdsearch {__version__}"),
@@ -68,8 +68,9 @@ def export_native(
         "folder": folder.name,
         "sources": repr(tuple(source.name for source in SOURCES)),
         "flags": repr(CODE_FLAGS),
-        "sides": "" if found is None else repr(found),
-        "bounds": repr(bounds),
+        "sides": repr(found.sides) if found.sides else "",
+        "bounds": repr(found.bounds),
+        "slow": found.slow,
         "up": candidate.direction == "up",
         "annealed": candidate.annealed,
         "t_doc": "; t is training progress in [0, 1]" if candidate.annealed else "",
@@ -85,14 +86,23 @@ def export_native(
         (partial / "formula.py").write_text(formula, encoding="utf-8", newline="\n")
         for source in SOURCES:
             shutil.copyfile(source, partial / source.name)
-        torch.save(tables, partial / "tables.pt")
+        torch.save(found.values, partial / "tables.pt")
     return folder
 
 
-def _tables(
-    candidate: Candidate,
-) -> tuple[dict[str, torch.Tensor], dict[str, float], tuple[float, float] | None]:
-    """Return the tables by name, the bounds of the float32 ones, and g if it is two numbers."""
+class _Tables(NamedTuple):
+    """Tables by name, the bounds of the float32 ones; or g, if it is two numbers.
+
+    If the polynomials are `slow`, every processor uses the chords.
+    """
+
+    values: dict[str, torch.Tensor]
+    bounds: dict[str, float]
+    sides: tuple[float, float] | None = None
+    slow: bool = False
+
+
+def _tables(candidate: Candidate) -> _Tables:
     found = kernels.plan(
         candidate, dtype=torch.float32, device=torch.device("cpu"), save="input", exact=False
     )
@@ -100,7 +110,7 @@ def _tables(
     if shape.annealed:
         raise UnsupportedError(f"{candidate.name}: {found.unfit()}, so no table serves every t")
     if (two := sides(shape)) is not None:
-        return {}, {}, two
+        return _Tables({}, {}, sides=two)
     polynomials = segments(shape)
     if polynomials is None:
         raise UnsupportedError(
@@ -120,7 +130,7 @@ def _tables(
     wide = kernels.available() is None and torch.ops.pdsearch.level() == "avx512"
     if wide and (bent := rounded(shape)) is not None:
         tables["rounded"] = bent.values
-    return tables, bounds, None
+    return _Tables(tables, bounds, slow=polynomials.slow)
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:

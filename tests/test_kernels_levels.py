@@ -147,6 +147,15 @@ def test_a_level_that_does_not_exist() -> None:
         torch.ops.pdsearch.limit("neon")
 
 
+def test_chords_are_used_wherever_they_are_faster() -> None:
+    """With AVX-512 too, for log_tailed: the search among 32 ends takes longer than look-ups."""
+    lines = chords(library()["log_tailed"].default)
+    assert lines is not None
+    for level in levels():
+        torch.ops.pdsearch.limit(level)
+        assert make(library()["log_tailed"].default).error == lines.error
+
+
 def test_error_of_chords_is_stated() -> None:
     candidate = library()["gelu"].default
     found = segments(candidate)

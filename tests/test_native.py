@@ -34,6 +34,7 @@ CANDIDATES = {
     "b_silu": library()["b_silu"].default,
     "leaky": library()["leaky"].default,
     "knots_linear": library()["knots_linear"].default,
+    "log_tailed": library()["log_tailed"].default,
     "switch": fade(EXP_TAIL, "switch").bind(alpha=0.3, beta=1.0, end=0.5, direction="up"),
     "cosine": fade(EXP_TAIL, "cosine").bind(alpha=0.3, beta=1.0, end=0.5),
 }

@@ -223,7 +223,8 @@ class Plan:
             return _Route("sides", self._sides(values))
         if self.dtype == torch.float32:
             # Polynomials whose coefficients do not stay in registers are slower than look-ups.
-            if ops.level() != "avx512" and (lines := chords(shape)):
+            found = segments(shape) if ops.level() == "avx512" else None
+            if (found is None or found.slow) and (lines := chords(shape)):
                 scale = _with_tables(ops.scale_chords.default, lines.values, up=up)
                 return _Route("table", scale, lines.error, TABLE_FROM)
             found = segments(shape)

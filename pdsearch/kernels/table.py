@@ -33,6 +33,12 @@ class Segments:
     values: torch.Tensor
     proof: Certificate
 
+    @property
+    def slow(self) -> bool:
+        """Whether AVX-512 takes longer than chords: a search among 32 ends, then polynomials."""
+        kind, size, degree = self.values[:3].tolist()
+        return kind == 2 and size == 32 and degree > 1
+
 
 @functools.lru_cache(maxsize=256)
 def segments(candidate: Candidate, *, gpu: bool = False) -> Segments | None:
