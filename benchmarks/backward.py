@@ -120,11 +120,11 @@ def measure_variants(
         kept = torch.relu(x) if plan.keeps == "output" else x
         return lambda: plan.scale(upstream, kept, progress)
 
-    leaf = x.clone().requires_grad_()
+    leaf, faded = x.clone().requires_grad_(), fading.default
     functions = [scaling(candidate, progress) for candidate, progress in made.values()]
     functions += [
         lambda: torch.autograd.grad(torch.relu(leaf), leaf, upstream),
-        lambda: torch.autograd.grad(pd_relu(leaf, fading.default, t=1.0), leaf, upstream),
+        lambda: torch.autograd.grad(pd_relu(leaf, faded, t=1.0), leaf, upstream),
     ]
     plain, *others, own, ended = medians(functions, device=device, seconds=seconds)
     ratios = {key: taken / plain for key, taken in zip(list(made)[1:], others, strict=True)}

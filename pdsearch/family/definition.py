@@ -163,7 +163,7 @@ class Family(ShownFamily):
         """Whether g changes with training progress t."""
         return _expression.t in self.expression.free_symbols
 
-    @property
+    @functools.cached_property
     def default(self) -> "Candidate":
         """The candidate with every parameter at its default."""
         return self.bind()

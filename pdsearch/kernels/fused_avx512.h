@@ -332,24 +332,6 @@ AVX512 void rounded_avx512(const c10::BFloat16* g_out, const uint16_t* x, c10::B
   }
 }
 
-// The table's loads are scalar: gathers are several times slower on some processors (Zen 5), and no
-// faster on others.
-template <typename T, bool Plain>
-AVX512 void every_avx512(const T* g_out, const uint16_t* x, T* out, int64_t n, const uint16_t* table, const Rule& rule) {
-  const Product<Plain> product(rule);
-  alignas(64) uint16_t g[kBlock];
-  for (int64_t at = 0; at < n; at += kBlock) {
-    const int64_t m = std::min(kBlock, n - at);
-    for (int64_t i = 0; i < m; ++i) g[i] = table[x[at + i]];
-    for (int64_t i = 0; i < m; i += 16) {
-      const __mmask16 some = first_of(m - i);
-      const __m512 wide = widen(_mm256_load_si256(reinterpret_cast<const __m256i*>(g + i)), T());
-      const __m512 from = Plain ? wide : load_as_float(reinterpret_cast<const T*>(x) + at + i, some);
-      store_float(out + at + i, some, product(load_as_float(g_out + at + i, some), wide, from));
-    }
-  }
-}
-
 template <typename T>
 AVX512 INLINE Pair load_32(const T* from, __mmask32 some) {
   if constexpr (std::is_same_v<T, float>) {

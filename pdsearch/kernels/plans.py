@@ -233,8 +233,7 @@ class Plan:
             scale = _with_tables(ops.scale.default, found.values, up=up)
             return _Route("table", scale, found.proof.error, TABLE_FROM)
         every = every_value(shape, self.dtype)
-        # Without AVX-512 nothing is faster than looking every value up.
-        if self.dtype == torch.bfloat16 and ops.level() == "avx512" and (bent := rounded(shape)):
+        if self.dtype == torch.bfloat16 and not ops.looks_up() and (bent := rounded(shape)):
             return _Route(
                 "table", _with_tables(ops.scale_rounded.default, bent.values, every, up=up)
             )
