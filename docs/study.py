@@ -32,7 +32,7 @@ references = ["b_silu", "leaky"]      # always run, at their defaults, next to R
 trials = 60                           # in total, including the baseline and references
 sampler = "tpe"
 pruner = "hyperband"
-storage = "sqlite:///pdsearch.db"     # relative to where you stand
+storage = "sqlite:///pdsearch.db"     # relative to the current folder
 
 [criteria]
 profile = "paper"                     # paper: from the abstract of Hu et al.; strict: ours as well
@@ -104,8 +104,10 @@ group, as in `last:consistent`. So `relu` as a group's family needs `alive_below
 The best candidate is a `pdsearch.Grouped`, which `convert` takes. `pdsearch export` writes a Python
 file for each group (`pd_relu_first.py`, `pd_relu_last.py`), and with `--group` one group's
 candidate alone. `pdsearch confirm` retrains the best as they are, and each `--candidate` in the
-layers of all groups. Groups exclude `only` and `skip`, the samplers `cmaes`, `gp` and `grid`, a
-`train` function, the controls of `confirm` and `pdsearch criteria`.
+layers of all groups. `--controls` adds all controls except the forward control, since no activation
+has several shapes as its derivative. `pdsearch criteria` compares each group's criteria separately,
+as `last:consistent`. Groups exclude `only` and `skip`, the samplers `cmaes`, `gp` and `grid`, and a
+`train` function.
 
 **Security.** `pdsearch worker` and `pdsearch confirm` take the study file or the study's name.
 With the file, its settings must match those that the study began with, including `--set` and a
