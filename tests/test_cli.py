@@ -17,7 +17,7 @@ import pytest
 from pdsearch import __version__
 from pdsearch.cli import main
 from pdsearch.cli.parser import COMMANDS, parse
-from pdsearch.cli.search import rounded
+from pdsearch.cli.search import rounded, search_text
 from pdsearch.plain import plain
 from pdsearch.text import columns
 
@@ -838,3 +838,33 @@ def test_bad_input_is_one_line(words: list[str], rubbish: Path, run: Any) -> Non
 def test_bad_input_in_a_process_of_its_own(words: list[str], workdir: Path) -> None:
     done = _process(*words, cwd=workdir)
     _is_one_line(Outcome(done.returncode, done.stdout, done.stderr))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.9, ""),
+        (0.8, "It is not ahead of ReLU, leaky."),
+        (0.85, "It is not ahead of leaky."),
+        (None, "no candidate finished"),
+    ],
+)
+def test_what_a_search_says_of_its_best(value: float | None, said: str) -> None:
+    best: dict[str, Any] = {
+        "trial": 2,
+        "value": value,
+        "family": "f",
+        "parameters": {},
+        "formula": "1",
+    }
+    text = search_text(
+        {
+            "study": "s",
+            "trials": {"complete": 3},
+            "best": None if value is None else best,
+            "baseline": {"value": 0.8},
+            "references": {"leaky": 0.85, "elu": None},
+        }
+    )
+    assert said in text and ("picked the best" in text) == (value is not None)
+    assert ("not ahead" in text) == ("not ahead" in said)

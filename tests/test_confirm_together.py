@@ -137,7 +137,7 @@ def test_side_by_side_is_bit_for_bit_what_one_process_gets(
     # The other process tells its runs itself, on standard error.
     helped = [line for line in capfd.readouterr().err.splitlines() if "accuracy" in line]
     assert helped, "the second process did nothing"
-    # Each counts the runs of both: the last one to end finds them all, but for the raised rate's.
+    # Both processes count all finished runs, so the counts only rise, up to the total.
     counts = [int(line.partition("/")[0]) for line in (*said, *helped)]
     assert max(counts) == 8 * 4 and counts[: len(said)] == sorted(counts[: len(said)])
     # (ReLU, B-SiLU, the best, its control, three activations, a raised rate) × (2 rates + 2 seeds)

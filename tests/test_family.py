@@ -694,3 +694,10 @@ def test_wrong_candidate_files(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(InputError, match=r"folder\.json cannot be read: Is a directory"):
         load_target(str(tmp_path / "folder.json"))
+
+
+def test_a_parameter_without_a_range_is_named_whatever_x_is_in_sight() -> None:
+    x = sympy.Symbol("x", positive=True)
+    with pytest.raises(InputError, match="z of the formula have no range"):
+        Family("q", sympy.exp(sympy.Symbol("z")))
+    assert x.is_positive

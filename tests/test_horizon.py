@@ -105,6 +105,7 @@ def test_a_trials_value_is_predicted_from_its_own_runs(here: Path) -> None:
     assert main(["report", "far", "-o", "page.html", "-q"]) == 0
     page = Path("page.html").read_text(encoding="utf-8")
     assert "validation accuracy predicted at 20 epochs" in page
+    assert "<dt>best, predicted</dt>" in page and "<dt>ReLU, predicted</dt>" in page
 
 
 def test_of_several_rates_one_is_followed_through_all_lengths(here: Path) -> None:

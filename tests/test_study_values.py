@@ -256,11 +256,20 @@ def versions_of_train() -> dict[str, tuple[Any, Any, bool]]:
         def method(self, candidate: Any) -> float:
             return 0.4
 
+    one, other = object(), object()
     return {
         "layout": (first, relaid, True),
         "a number": (first, other_number, False),
         "a function within": (nested, other_nested, False),
         "partial": (functools.partial(first, seed=1), functools.partial(other_number), False),
+        "a partial's number": (
+            functools.partial(first, seed=1),
+            functools.partial(first, seed=2),
+            False,
+        ),
+        "a default": (lambda c, lr=0.1: lr, lambda c, lr=0.2: lr, False),
+        "a keyword's default": (lambda c, *, lr=0.1: lr, lambda c, *, lr=0.2: lr, False),
+        "an object as default": (lambda c, o=one: o, lambda c, o=other: o, True),
         "an object": (One(), Two(), False),
         "an object again": (One(), One(), True),
         "a method": (One().method, Two().method, False),

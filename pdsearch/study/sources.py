@@ -112,19 +112,34 @@ def content_of(
 def code_of(function: Callable[..., Any] | None) -> dict[str, str]:
     """Return a digest of a train function's bytecode, which comments and layout do not change.
 
-    By the version of Python, whose bytecodes differ. What the function calls is not included, and
-    nothing is known of a builtin.
+    By the version of Python, whose bytecodes differ. Defaults and the arguments of a `partial`
+    count if they are numbers or text. What the function calls is not included, and nothing is known
+    of a builtin.
     """
+    bound: list[Any] = []
     while isinstance(function, functools.partial):
+        bound.append([_plain(function.args), _plain(function.keywords)])
         function = function.func
     if function is not None and not hasattr(function, "__code__"):
         function = type(function).__call__  # of an object that is callable
     code = getattr(function, "__code__", None)
     if code is None:
         return {}
-    digest = hashlib.sha256(repr(_parts(code, getattr(function, "__doc__", None))).encode())
+    for name in ("__defaults__", "__kwdefaults__"):
+        bound.append(_plain(getattr(function, name, None)))
+    parts = [_parts(code, getattr(function, "__doc__", None)), bound]
+    digest = hashlib.sha256(repr(parts).encode())
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {f"train (as Python {version} compiles it)": digest.hexdigest()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value, without what is printed otherwise in each process."""
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return sorted((str(key), repr(_plain(one))) for key, one in value.items())
+    return value if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _parts(code: CodeType, doc: str | None) -> list[Any]:
