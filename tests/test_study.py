@@ -1150,7 +1150,7 @@ def test_surplus_trials_of_a_race_are_no_part_of_the_study(
 ) -> None:
     """Two workers see the last place at once: the later one's trial is dropped."""
     tally = loop.tally
-    monkeypatch.setattr(loop, "tally", lambda study: (tally(study)[0], 0, 0))
+    monkeypatch.setattr(loop, "tally", lambda trials: (tally(trials)[0], 0, 0))
     extra: list[int] = []
 
     def slow(candidate: Candidate) -> Iterator[float]:

@@ -42,7 +42,8 @@ __all__ = [
 
 SWITCHED_OFF = "switched off by PDSEARCH_FUSED=0"
 SOURCE = Path(__file__).with_name("fused.cpp")
-SOURCES = (SOURCE, *(SOURCE.with_name(f"fused{part}.h") for part in ("", "_avx2", "_avx512")))
+_PARTS = ("", "_avx2", "_avx512", "_neon")
+SOURCES = (SOURCE, *(SOURCE.with_name(f"fused{part}.h") for part in _PARTS))
 PREBUILT = SOURCE.with_name("prebuilt")
 """Folder of the library that a wheel may carry."""
 

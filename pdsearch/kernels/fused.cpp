@@ -23,33 +23,54 @@
 #include <ATen/TensorIterator.h>
 #include <torch/library.h>
 
+#include <iterator>
+
 #include "fused.h"
-#ifdef __x86_64__
+#if defined(__x86_64__)
 #include <cpuid.h>
 
 #include "fused_avx2.h"
 #include "fused_avx512.h"
-#define ON(condition, ...) \
-  if (condition) return __VA_ARGS__
-#else
-#define ON(condition, ...)
+#elif defined(__aarch64__)
+#include "fused_neon.h"
 #endif
 
 namespace {
 
-// What the processor can do; each includes those before it.
-enum class Level { portable, avx2, avx512, vbmi };
+// What the processor can do; each includes those before it. ON_X86 and ON_VECTORS: what it does from a level on.
+enum class Level { portable, vectors, avx512, vbmi };
+#if defined(__x86_64__)
+namespace vectors = avx2;
 constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512"};
+constexpr const char* kLevels = "portable, avx2 or avx512";
+#define ON_X86(least, ...) \
+  if (level() >= Level::least) return __VA_ARGS__
+#define ON_VECTORS(...) ON_X86(vectors, __VA_ARGS__)
+#elif defined(__aarch64__)
+namespace vectors = neon;
+constexpr const char* kNames[] = {"portable", "neon"};
+constexpr const char* kLevels = "portable or neon";
+#define ON_X86(least, ...)
+#define ON_VECTORS(...) \
+  if (level() >= Level::vectors) return __VA_ARGS__
+#else
+constexpr const char* kNames[] = {"portable"};
+constexpr const char* kLevels = "portable";
+#define ON_X86(least, ...)
+#define ON_VECTORS(...)
+#endif
 
 Level detected() {
-#ifdef __x86_64__
+#if defined(__x86_64__)
 #define CAN(what) __builtin_cpu_supports(what)
   unsigned int a, b, features = 0, d;  // not every compiler's CAN knows F16C
   const bool half = __get_cpuid(1, &a, &b, &features, &d) && (features & bit_F16C) != 0;
   if (!(CAN("avx2") && CAN("fma") && half)) return Level::portable;
-  if (!(CAN("avx512f") && CAN("avx512bw") && CAN("avx512vl") && CAN("avx512dq"))) return Level::avx2;
+  if (!(CAN("avx512f") && CAN("avx512bw") && CAN("avx512vl") && CAN("avx512dq"))) return Level::vectors;
   return CAN("avx512vbmi") ? Level::vbmi : Level::avx512;
 #undef CAN
+#elif defined(__aarch64__)
+  return Level::vectors;
 #else
   return Level::portable;
 #endif
@@ -65,12 +86,12 @@ Level level() {
 // ------------------------------------------------------------------------ by what the processor can do
 
 void scale_float(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
-  ON(level() >= Level::avx512, with_shape(table, [&](auto type) {
+  ON_X86(avx512, with_shape(table, [&](auto type) {
        with_rule(rule, [&](auto plain) {
          scale_avx512<typename decltype(type)::type, plain()>(g_out, x, out, n, table, rule);
        });
      }));
-  ON(level() >= Level::avx2, with_rule(rule, [&](auto plain) {
+  ON_X86(vectors, with_rule(rule, [&](auto plain) {
        const bool done = avx2::with_tree(table, [&](auto type) {
          avx2::scale_shape<typename decltype(type)::type, plain()>(g_out, x, out, n, table, rule);
        });
@@ -86,9 +107,9 @@ void scale_float(const float* g_out, const float* x, float* out, int64_t n, cons
 
 template <int Free>
 void scale_chords(const float* g_out, const float* x, float* out, int64_t n, const float* table, const Rule& rule) {
-  ON(level() >= Level::avx2, with_rule(rule, [&](auto plain) {
-       avx2::scale_chords<Free, plain()>(g_out, x, out, n, table, rule);
-     }));
+  ON_VECTORS(with_rule(rule, [&](auto plain) {
+    vectors::scale_chords<Free, plain()>(g_out, x, out, n, table, rule);
+  }));
   const auto at = [&](int64_t i) { return x[i]; };
   each(g_out, out, n, rule, [&](int64_t i) { return on_chords<Free>(table, x[i]); }, at);
 }
@@ -96,15 +117,16 @@ void scale_chords(const float* g_out, const float* x, float* out, int64_t n, con
 template <typename T>
 void scale_every(const T* g_out, const uint16_t* x, T* out, int64_t n, const T* every, const Rule& rule) {
   [[maybe_unused]] const uint16_t* bits = reinterpret_cast<const uint16_t*>(every);
-  ON(level() >= Level::avx2,
-     with_rule(rule, [&](auto plain) { avx2::scale_every<T, plain()>(g_out, x, out, n, bits, rule); }));
+  ON_VECTORS(with_rule(rule, [&](auto plain) {
+    vectors::scale_every<T, plain()>(g_out, x, out, n, bits, rule);
+  }));
   each(g_out, out, n, rule, [&](int64_t i) { return static_cast<float>(every[x[i]]); },
        [&](int64_t i) { return static_cast<float>(from_bits<T>(x[i])); });
 }
 
 void scale_rounded(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16* out, int64_t n, const float* table,
                    const c10::BFloat16* every, const Rule& rule) {
-  ON(level() >= Level::avx512, with_shape(table, [&](auto type) {
+  ON_X86(avx512, with_shape(table, [&](auto type) {
        with_rule(rule, [&](auto plain) {
          rounded_avx512<typename decltype(type)::type, plain()>(g_out, x, out, n, table, every, rule);
        });
@@ -114,29 +136,28 @@ void scale_rounded(const c10::BFloat16* g_out, const uint16_t* x, c10::BFloat16*
 
 template <typename T>
 void scale_sides(const T* g_out, const T* x, T* out, int64_t n, float below, float above, const Rule& rule) {
-  ON(level() >= Level::avx512,
-     with_rule(rule, [&](auto plain) { sides_avx512<T, plain()>(g_out, x, out, n, below, above, rule); }));
-  ON(level() >= Level::avx2,
-     with_rule(rule, [&](auto plain) { avx2::scale_sides<T, plain()>(g_out, x, out, n, below, above, rule); }));
+  ON_X86(avx512, with_rule(rule, [&](auto plain) { sides_avx512<T, plain()>(g_out, x, out, n, below, above, rule); }));
+  ON_VECTORS(with_rule(rule, [&](auto plain) {
+    vectors::scale_sides<T, plain()>(g_out, x, out, n, below, above, rule);
+  }));
   const auto at = [&](int64_t i) { return static_cast<float>(x[i]); };
   each(g_out, out, n, rule, [&](int64_t i) { return std::isnan(at(i)) ? at(i) : at(i) > 0 ? above : below; }, at);
 }
 
 template <typename T>
 void scale_code(const T* g_out, const uint8_t* code, T* out, int64_t n, const float* values, const Rule& rule) {
-  ON(level() >= Level::vbmi,
-     with_rule(rule, [&](auto plain) { coded_vbmi<T, plain()>(g_out, code, out, n, values, rule); }));
-  ON(level() >= Level::avx2,
-     with_rule(rule, [&](auto plain) { avx2::scale_code<T, plain()>(g_out, code, out, n, values, rule); }));
+  ON_X86(vbmi, with_rule(rule, [&](auto plain) { coded_vbmi<T, plain()>(g_out, code, out, n, values, rule); }));
+  ON_VECTORS(with_rule(rule, [&](auto plain) {
+    vectors::scale_code<T, plain()>(g_out, code, out, n, values, rule);
+  }));
   const auto g = [&](int64_t i) { return values[code[i]]; };
   each(g_out, out, n, rule, g, [&](int64_t i) { return std::isnan(g(i)) ? g(i) : code[i] < 128 ? -1.0f : 1.0f; });
 }
 
 template <typename T>
 void encode_all(const T* x, uint8_t* out, int64_t n, const float* table) {
-  ON(level() >= Level::avx512,
-     with_shape(table, [&](auto type) { encode_avx512<typename decltype(type)::type, T>(x, out, n, table); }));
-  ON(level() >= Level::avx2, avx2::encode(x, out, n, table));
+  ON_X86(avx512, with_shape(table, [&](auto type) { encode_avx512<typename decltype(type)::type, T>(x, out, n, table); }));
+  ON_X86(vectors, avx2::encode(x, out, n, table));
   float wide[kBlock], g[kBlock];
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t m = std::min(kBlock, n - at);
@@ -315,12 +336,12 @@ std::string level_name() { return kNames[static_cast<int>(level())]; }
 
 // Use at most a level from now on. Returns the level in use, which may be lower: the processor's own.
 std::string limit(const std::string& name) {
-  for (const Level one : {Level::portable, Level::avx2, Level::vbmi}) {
-    if (name != kNames[static_cast<int>(one)]) continue;
-    most = one;
+  for (int i = std::size(kNames) - 1; i >= 0; --i) {
+    if (name != kNames[i]) continue;
+    most = static_cast<Level>(i);
     return level_name();
   }
-  TORCH_CHECK(false, "pdsearch::limit: the level must be portable, avx2 or avx512, got ", name);
+  TORCH_CHECK(false, "pdsearch::limit: the level must be ", kLevels, ", got ", name);
 }
 
 }  // namespace

@@ -184,6 +184,22 @@ void each(const T* g_out, T* out, int64_t n, const Rule& rule, const G& g, const
   });
 }
 
+// The last count < Step elements, copied to where Step may be read and written.
+template <int64_t Step, typename T, typename Kept>
+struct Last {
+  T given[Step], made[Step];
+  Kept kept[Step];
+  int64_t count;
+
+  INLINE Last(const T* g_out, const Kept* kept_, int64_t count_) : count(count_) {
+    std::memset(static_cast<void*>(given), 0, sizeof given);
+    std::memset(static_cast<void*>(kept), 0, sizeof kept);
+    std::memcpy(static_cast<void*>(given), g_out, count * sizeof(T));
+    std::memcpy(static_cast<void*>(kept), kept_, count * sizeof(Kept));
+  }
+  INLINE void write(T* out) const { std::memcpy(static_cast<void*>(out), made, count * sizeof(T)); }
+};
+
 template <typename T>
 T from_bits(uint16_t bits) {
   return T(bits, T::from_bits());

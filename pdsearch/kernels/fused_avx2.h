@@ -72,20 +72,15 @@ AVX2 INLINE void write(T* to, const Two& value) {
   }
 }
 
-// step(g_out, kept, out) for 16 elements at a time; the last ones are copied to where 16 may be read.
+// step(g_out, kept, out) for 16 elements at a time.
 template <typename T, typename Kept, typename F>
 AVX2 INLINE void steps(const T* g_out, const Kept* kept, T* out, int64_t n, const F& step) {
   int64_t i = 0;
   for (; i + kStep <= n; i += kStep) step(g_out + i, kept + i, out + i);
   if (i == n) return;
-  T given[kStep], made[kStep];
-  Kept last[kStep];
-  std::memset(static_cast<void*>(given), 0, sizeof given);
-  std::memset(static_cast<void*>(last), 0, sizeof last);
-  std::memcpy(static_cast<void*>(given), g_out + i, (n - i) * sizeof(T));
-  std::memcpy(static_cast<void*>(last), kept + i, (n - i) * sizeof(Kept));
-  step(given, last, made);
-  std::memcpy(static_cast<void*>(out + i), made, (n - i) * sizeof(T));
+  Last<kStep, T, Kept> last(g_out + i, kept + i, n - i);
+  step(last.given, last.kept, last.made);
+  last.write(out + i);
 }
 
 // The rule in vectors. `Plain`: a weight of 1 and no direction, hence one multiplication.

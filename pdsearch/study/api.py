@@ -330,7 +330,7 @@ def _run(
     def progressed(seconds: float, step: int, last: int) -> None:
         """Start the workers once the rest of the study is known to be worth it."""
         if further:
-            counted, running, _ = tally(stored.study)
+            counted, running, _ = tally(stored.study.get_trials(deepcopy=False))
             trials = settings.trials - counted - running
             if trials > 0 and seconds * (last - step + trials * last) >= WORTH:
                 recruit(trials)

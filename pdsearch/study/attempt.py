@@ -19,7 +19,7 @@ from pdsearch.criteria import FamilyGate, Report, gate
 from pdsearch.family import Drawn, Grouped, Range, parts_of
 from pdsearch.study.attributes import TrialAttrs
 from pdsearch.study.families import Groups, all_families, offered, refusal, suggest
-from pdsearch.study.innards import ENQUEUED, StoredTrial
+from pdsearch.study.innards import ENQUEUED, StoredTrial, as_asked
 from pdsearch.study.progress import Display
 from pdsearch.study.pruning import earns, leads, rung_steps
 from pdsearch.study.queue import current, is_surplus
@@ -35,7 +35,7 @@ class Dropped(Exception):
 
 def lost(study: optuna.Study, trial: optuna.Trial) -> bool:
     """Whether another process has ended a trial, because this one was silent for too long."""
-    return StoredTrial(study, trial).read().state != TrialState.RUNNING
+    return StoredTrial(study, trial).state() != TrialState.RUNNING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,8 @@ class Attempt:
         self._trainer = context.trainer
         self._minimize = context.stored.minimize
         self._fixed, self._past = self._attrs.fixed, self._attrs.past or 0
-        self._given = StoredTrial(self._study, trial).read()  # as it was queued
+        self._given = as_asked(trial)
+        self._others = self._study.get_trials(deepcopy=False)  # when this one began
         self._reported = set(self._given.intermediate_values)
         self._epochs, looks = epochs, self._trainer.looks
         self._last = None if epochs is None else epochs * looks
@@ -128,7 +129,7 @@ class Attempt:
             Dropped: it ended without a result.
         """
         try:
-            if is_surplus(self._study, self._trial, total=self._settings.trials):
+            if is_surplus(self._trial, self._others, total=self._settings.trials):
                 self._attrs.status = "surplus"
                 raise Dropped
             try:
@@ -147,7 +148,7 @@ class Attempt:
         if not self._fixed and "criteria" not in attrs:
             self._gate(candidate)
         if "continues" not in attrs:
-            trials = current(self._study.get_trials(deepcopy=False))
+            trials = current(self._others)
             twin = twin_of(candidate, trials, self._context.curves, finished=self._fixed)
             if twin is not None:
                 return share(self._trial, twin)

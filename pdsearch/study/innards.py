@@ -175,6 +175,20 @@ class StoredTrial:
         """Return the trial as it is now."""
         return self._storage.get_trial(self._id)
 
+    def state(self) -> TrialState:
+        """Return its state as it is now, at a tenth of the cost of reading all of it."""
+        backend = backend_of(self._storage)
+        assert isinstance(backend, PatientStorage)
+        return backend.patience(self._read_state)
+
+    def _read_state(self) -> TrialState:
+        query = sqlalchemy.text("SELECT state FROM trials WHERE trial_id = :trial")
+        with backend_of(self._storage).engine.connect() as connection:
+            found = connection.scalar(query, {"trial": self._id})
+        if found is None:
+            raise KeyError(NOT_FOUND)
+        return TrialState[found]
+
     @property
     def user_attrs(self) -> dict[str, Any]:
         """Its attributes as they are now."""
@@ -209,6 +223,11 @@ def ask(study: optuna.Study) -> Trial:
         return study.ask()
     finally:
         study._thread_local.in_optimize_loop = False
+
+
+def as_asked(trial: Trial) -> FrozenTrial:
+    """Return what the storage held of a trial when it was asked for."""
+    return trial._cached_frozen_trial
 
 
 @contextlib.contextmanager

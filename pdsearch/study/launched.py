@@ -102,7 +102,7 @@ def run_launched(
         waiting(stored.study, seconds=storage_wait, say=display.note),
     ):
         display.say(f"study {stored.name}: {stored.storage}")
-        counted, _, _ = tally(stored.study)
+        counted, _, _ = tally(stored.study.get_trials(deepcopy=False))
         try:
             if counted < total:
                 cluster.start(_job(stored, gpus=gpus, device=device, storage_wait=storage_wait))
@@ -157,9 +157,9 @@ class _Watch:
                 expire(study, retry=requeue)
             seen = self._cluster.look()
             self._show_workers(seen)
-            self._ends.show()
-            check_fixed(study, wait=POLL)
-            counted, running, queued = tally(study)
+            trials = check_fixed(study, wait=POLL)
+            self._ends.show(trials)
+            counted, running, queued = tally(trials)
             # With halving, the last result may let stopped trials continue.
             finished = counted >= self._total and not (self._halving and running + queued)
             if not finished:

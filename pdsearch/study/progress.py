@@ -2,8 +2,10 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from optuna.trial import FrozenTrial
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
 from pdsearch.study.rows import TrialRow, best_of, counts_of
@@ -121,9 +123,12 @@ class Ends:
         self._stored, self._display, self._of_others = stored, display, of_others
         self._shown = {row.number for row in stored.trials() if row.ended}
 
-    def show(self, mine: int | None = None) -> None:
-        """Show what has ended since the last call; `mine` is this process's last trial."""
-        rows = self._stored.trials()
+    def show(self, trials: Sequence[FrozenTrial], *, mine: int | None = None) -> None:
+        """Show what has ended since the last call; `mine` is this process's last trial.
+
+        `trials` are the study's as they are now.
+        """
+        rows = self._stored.rows(trials)
         best = best_of(rows, minimize=self._stored.minimize)
         value, done = best.value if best else None, counts_of(rows)["total"]
         new = [row for row in rows if row.ended and row.number not in self._shown]

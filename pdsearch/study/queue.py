@@ -6,7 +6,7 @@ machine is seen at once.
 
 import json
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -48,16 +48,15 @@ def current(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in found if trial.number not in continued]
 
 
-def tally(study: optuna.Study) -> tuple[int, int, int]:
-    """Return how many trials count towards the total, are running, and wait."""
-    states = [trial.state for trial in current(study.get_trials(deepcopy=False))]
+def tally(trials: Iterable[FrozenTrial]) -> tuple[int, int, int]:
+    """Return how many of a study's trials count towards the total, are running, and wait."""
+    states = [trial.state for trial in current(trials)]
     counted = sum(states.count(state) for state in ENDED)
     return counted, states.count(TrialState.RUNNING), states.count(TrialState.WAITING)
 
 
-def is_surplus(study: optuna.Study, trial: optuna.Trial, *, total: int) -> bool:
+def is_surplus(trial: optuna.Trial, trials: Sequence[FrozenTrial], *, total: int) -> bool:
     """Whether earlier trials make this one superfluous: two workers may see one need at once."""
-    trials = study.get_trials(deepcopy=False)
     continues = TrialAttrs(trial).continues
     if continues is not None:
         return any(
@@ -137,22 +136,26 @@ def drop_retries(study: optuna.Study) -> None:
 # ---------------------------------------------------------------------------------------- given up
 
 
-def check_fixed(study: optuna.Study, *, wait: float) -> None:
-    """Check that neither the baseline nor a reference was given up: every comparison needs them.
+def check_fixed(study: optuna.Study, *, wait: float) -> list[FrozenTrial]:
+    """Read a study's trials; none of the baseline and the references may be given up.
 
-    Such a trial may have been killed at each attempt, which only its last process has seen. After
-    `wait` seconds it is looked at again, because a process that has just failed it may requeue it.
+    Every comparison needs them. Such a trial may have been killed at each attempt, which only its
+    last process has seen. After `wait` seconds it is looked at again, because a process that has
+    just failed it may requeue it.
 
     Raises:
         PdsearchError: one was given up.
     """
-    first = _given_up(study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    first = _given_up(trials)
     if first is None:
-        return
+        return trials
     time.sleep(wait)
-    again = _given_up(study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    again = _given_up(trials)
     if again is not None and again.number == first.number:
         raise hopeless(again)
+    return trials
 
 
 def hopeless(trial: FrozenTrial) -> PdsearchError:

@@ -50,6 +50,7 @@ class Session:
         self._trainer, self._display = context.trainer, context.display
         self._current: int | None = None
         self._attempt: Attempt | None = None
+        self._mine: int | None = None  # the last trial that ended here
         self._given_up = 0
         self._epochs_seen: int | None = None
         self._ends = Ends(context.stored, context.display, of_others=follows)
@@ -68,9 +69,10 @@ class Session:
         fail_dead_trials(self._study, note=self._display.note)
         waited = False
         while True:
+            trials = check_fixed(self._study, wait=POLL)
+            self._ends.show(trials, mine=self._mine)
             self._context.check_wanted()
-            check_fixed(self._study, wait=POLL)
-            counted, running, waiting = tally(self._study)
+            counted, running, waiting = tally(trials)
             done = counted >= total
             enough = done or (counted + running >= total and (running or not waiting))
             if self._continue_one(finish=done and not running + waiting) or not enough:
@@ -83,7 +85,6 @@ class Session:
                 self._display.say(f"waiting for {running} trial(s) that other processes run")
             waited = True
             interrupt.pause(POLL)
-            self._ends.show()
             fail_dead_trials(self._study, note=self._display.note)
             expire(self._study, retry=requeue)
         if counted >= total:
@@ -94,7 +95,6 @@ class Session:
                 if candidate is not None:
                     seed = self._settings.seed
                     drop_checkpoints(self._context.checkpoint_for(candidate, seed=seed))
-        self._ends.show()
 
     def _continue_one(self, *, finish: bool) -> bool:
         """Queue a stopped trial that may continue; return whether there was one. See `pruning`.
@@ -202,7 +202,8 @@ class Session:
         return StoredTrial(self._study, number).read()
 
     def _after(self, trial: FrozenTrial) -> None:
-        """Retry a failed trial or give it up, drop the checkpoints of others, and show the end."""
+        """Retry a failed trial or give it up, and drop the checkpoints of others."""
+        self._mine = trial.number
         attrs = TrialAttrs(trial)
         checkpoint = None if self._attempt is None else self._attempt.checkpoint
         if trial.state in ENDED:
@@ -214,7 +215,6 @@ class Session:
             self._given_up += 1
             if attrs.fixed or self._given_up >= GIVEN_UP:
                 raise hopeless(trial)
-        self._ends.show(trial.number)
 
     def _release(self) -> None:
         """Put an interrupted trial back into the queue, whatever its state."""

@@ -1,6 +1,6 @@
 """Reading a stored study, for the command line, the report and the confirmation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -103,6 +103,11 @@ class StoredStudy:
         """Return every trial as it is stored now, by number."""
         with reading(self.name, self.url, storage_of(self.study)):
             frozen = self.study.get_trials(deepcopy=False)
+        return self.rows(frozen)
+
+    def rows(self, frozen: Sequence[FrozenTrial]) -> list[TrialRow]:
+        """Return the study's trials, read before as Optuna has them, by number."""
+        with reading(self.name, self.url, storage_of(self.study)):
             kept = StudyAttrs(self.study).only("seeds")
         check_study(self.name, self.url, kept, whole=False)
         seeds = StudyAttrs(kept).seeds or {}
