@@ -23,7 +23,7 @@
 #include <ATen/TensorIterator.h>
 #include <torch/library.h>
 
-#include <iterator>
+#include <utility>
 
 #include "fused.h"
 #if defined(__x86_64__)
@@ -42,20 +42,17 @@ enum class Level { portable, vectors, avx512, vbmi };
 #if defined(__x86_64__)
 namespace vectors = avx2;
 constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512"};
-constexpr const char* kLevels = "portable, avx2 or avx512";
 #define ON_X86(least, ...) \
   if (level() >= Level::least) return __VA_ARGS__
 #define ON_VECTORS(...) ON_X86(vectors, __VA_ARGS__)
 #elif defined(__aarch64__)
 namespace vectors = neon;
 constexpr const char* kNames[] = {"portable", "neon"};
-constexpr const char* kLevels = "portable or neon";
 #define ON_X86(least, ...)
 #define ON_VECTORS(...) \
   if (level() >= Level::vectors) return __VA_ARGS__
 #else
 constexpr const char* kNames[] = {"portable"};
-constexpr const char* kLevels = "portable";
 #define ON_X86(least, ...)
 #define ON_VECTORS(...)
 #endif
@@ -334,14 +331,17 @@ bool looks_up() {
 
 std::string level_name() { return kNames[static_cast<int>(level())]; }
 
-// Use at most a level from now on. Returns the level in use, which may be lower: the processor's own.
+// Use at most a level from now on. Returns the level in use, which may be lower: the processor's own. The
+// names are known on every processor.
 std::string limit(const std::string& name) {
-  for (int i = std::size(kNames) - 1; i >= 0; --i) {
-    if (name != kNames[i]) continue;
-    most = static_cast<Level>(i);
+  const std::pair<const char*, Level> limits[] = {
+      {"portable", Level::portable}, {"neon", Level::vectors}, {"avx2", Level::vectors}, {"avx512", Level::vbmi}};
+  for (const auto& [known, level] : limits) {
+    if (name != known) continue;
+    most = level;
     return level_name();
   }
-  TORCH_CHECK(false, "pdsearch::limit: the level must be ", kLevels, ", got ", name);
+  TORCH_CHECK(false, "pdsearch::limit: the level must be portable, neon, avx2 or avx512, got ", name);
 }
 
 }  // namespace
