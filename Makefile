@@ -34,6 +34,9 @@ $(STAMP): pyproject.toml
 search: $(STAMP)
 	$(BIN)/pdsearch search $(STUDY)
 
+# Hundreds of processes start in the tests; without kept bytecode, each compiles the package anew.
+test slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -126,31 +126,22 @@ def table(found: dict[str, Any]) -> str:
 
 
 def figure(found: dict[str, Any]) -> Any:
-    """Plot accuracy at each row's best rate, and the largest rate that trains, over the depth."""
-    from plotly.subplots import make_subplots
+    """Plot the accuracy at each row's best rate over the depth."""
+    import plotly.graph_objects as go
 
-    drawn = make_subplots(
-        rows=1, cols=2, horizontal_spacing=0.12,
-        subplot_titles=("test accuracy at the row's best rate, %", "largest rate that trains"),
-    )  # fmt: skip
+    drawn = go.Figure()
     palette = ("#444", "#999", "#f0a868", "#e0701a", "#8ab6e8", "#2f7ed8", "#1a9c78")
     for name, tone in zip(rows(), palette, strict=True):
         entries = sorted((e for e in found["rows"] if e["row"] == name), key=lambda e: e["depth"])
-        for column, values in (
-            (1, [100 * entry["accuracy"] for entry in entries]),
-            (2, [entry["largest_rate"] for entry in entries]),
-        ):
-            drawn.add_scatter(
-                x=[entry["depth"] for entry in entries], y=values, name=name, row=1, col=column,
-                mode="lines+markers", line={"color": tone}, showlegend=column == 1,
-            )  # fmt: skip
-    drawn.update_xaxes(title="hidden layers")
-    drawn.update_yaxes(type="log", row=1, col=2)
-    drawn.update_layout(
-        template="plotly_white", width=1000, height=420,
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
-        margin={"t": 40, "r": 20},
-    )  # fmt: skip
+        drawn.add_scatter(
+            x=[entry["depth"] for entry in entries],
+            y=[100 * entry["accuracy"] for entry in entries],
+            name=name, mode="lines+markers", line={"color": tone, "width": 3}, marker={"size": 9},
+        )  # fmt: skip
+    depths = sorted({entry["depth"] for entry in found["rows"]})
+    drawn.update_xaxes(title="hidden layers", tickvals=depths)
+    drawn.update_yaxes(title="test accuracy at the row's best rate, %")
+    drawn.update_layout(template="plotly_white", margin={"t": 20, "r": 20})
     return drawn
 
 
