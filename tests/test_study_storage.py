@@ -48,6 +48,29 @@ def find(storage: str = "sqlite:///study.db", **keys: Any) -> SearchResult:
     )
 
 
+def test_a_trial_sends_few_statements() -> None:
+    """A server's time is what limits the number of workers: see docs/scale.md."""
+    sent = {"in all": 0}
+
+    def count(*_: Any) -> None:
+        sent["in all"] += 1
+
+    def train(candidate: Candidate) -> Iterator[float]:
+        yield from [0.5] * 8
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
+    try:
+        totals = []
+        for trials in (3, 13):
+            sent["in all"] = 0
+            storage = f"sqlite:///of-{trials}.db"
+            find(storage, train=train, trials=trials, sampler="random", pruner="none")
+            totals.append(sent["in all"])
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", count)
+    assert 80 < (totals[1] - totals[0]) / 10 < 190
+
+
 # ------------------------------------------------------------------------------------------ URLs
 
 
