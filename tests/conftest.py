@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import platform
 import signal
 import sys
 import threading
@@ -91,7 +92,10 @@ def fresh_plans() -> Iterator[None]:
     rule.cache_clear()
 
 
-@pytest.fixture(params=["avx512", "avx2", "portable"])
+ARM = platform.machine() in ("aarch64", "arm64")
+
+
+@pytest.fixture(params=["neon", "portable"] if ARM else ["avx512", "avx2", "portable"])
 def build_kind(request: pytest.FixtureRequest, fresh_plans: None) -> Iterator[str]:
     """What the kernels may use of the processor: each level that it has."""
     import torch

@@ -1,6 +1,7 @@
 """The kernels at every level that the processor has: chords, short lengths, one result for all."""
 
 import math
+import platform
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,8 @@ from pdsearch.kernels.chords import chords
 from pdsearch.kernels.table import segments
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-LEVELS = ("portable", "avx2", "avx512")
+VECTORS = "neon" if platform.machine() in ("aarch64", "arm64") else "avx2"
+LEVELS = ("portable", VECTORS, "avx512")
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,7 @@ def within_chords() -> torch.Tensor:
     return torch.from_numpy(np.concatenate([bits, bits | 0x80000000]).view(np.float32).copy())
 
 
-@pytest.mark.parametrize("level", ["portable", "avx2"])
+@pytest.mark.parametrize("level", ["portable", VECTORS])
 @pytest.mark.parametrize(
     "name", ["b_silu", "gelu", "log_tailed", "selu", "softsign", "two_sided_exp"]
 )
