@@ -28,7 +28,7 @@ from pdsearch import Candidate, fade, kernels, library, pd_relu
 from pdsearch.kernels import gpu
 
 SIZES = {"64Ki": 1 << 16, "512Ki": 1 << 19, "4Mi": 1 << 22}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tensors of 32 MiB and more cause page faults at every allocation; 4 Mi float32 values take 16 MiB.
 
 
@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--families", default="")
-    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    parser.add_argument("--dtypes", default="float32,bfloat16", help="of these and float16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=0.4, help="per family, dtype and size")
     parser.add_argument(

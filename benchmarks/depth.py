@@ -11,7 +11,8 @@ script prints the mean accuracy at the row's best rate, and the largest rate at 
 which every seed gets at least half of the accuracy above chance that the best of all rows, depths
 and rates has on average.
 
-Each finished run goes into FOLDER/runs.jsonl, and the same command resumes where it stopped.
+Each finished run goes into FOLDER/runs.jsonl, with the loss and the cosines to the exact gradient
+after each epoch, and the same command resumes where it stopped.
 Several processes with `--part 0/2` and `--part 1/2` share the runs.
 """
 
@@ -28,7 +29,7 @@ from torch import nn
 
 from pdsearch import Candidate, fade, load_family
 from pdsearch.data import load_dataset
-from pdsearch.trial import TrialSettings, run_trial
+from pdsearch.trial import EpochRecord, TrialSettings, run_trial
 
 TAIL = {"alpha": 0.355, "beta": 2.39}
 LEAKY = functools.partial(nn.LeakyReLU, 0.1)
@@ -59,7 +60,7 @@ def one(key: Key, dataset: Any, arguments: argparse.Namespace) -> dict[str, Any]
     )  # fmt: skip
     result = run_trial(
         rows()[row], settings, dataset, seed=seed, threads=1, device="cpu", split="test",
-        module=LEAKY if row == "LeakyReLU" else None,
+        module=LEAKY if row == "LeakyReLU" else None, diagnostics=True,
     )  # fmt: skip
     last = result.epochs[-1] if result.epochs else None
     return {
@@ -69,7 +70,16 @@ def one(key: Key, dataset: Any, arguments: argparse.Namespace) -> dict[str, Any]
         "diverged": result.diverged,
         "dead": None if last is None else float(np.mean(list(last.dead.values()))),
         "seconds": result.seconds,
+        "epochs": [looked(epoch) for epoch in result.epochs],
     }  # fmt: skip
+
+
+def looked(epoch: EpochRecord) -> dict[str, float | None]:
+    """Return an epoch's loss and the cosines to the exact gradient: of all layers, of the first."""
+    found = epoch.diagnostics
+    assert found is not None
+    first = next(iter(found.layers.values()), (None, None))  # ReLU's own gradient has no layers
+    return {"loss": epoch.loss, "cosine": found.cosine, "cosine of the first layer": first[0]}
 
 
 def summary(runs: dict[Key, dict[str, Any]], chance: float) -> dict[str, Any]:
@@ -78,7 +88,6 @@ def summary(runs: dict[Key, dict[str, Any]], chance: float) -> dict[str, Any]:
     cells: dict[tuple[str, int, float], list[float]] = {}
     for (row, depth, rate, _), run in runs.items():
         cells.setdefault((row, depth, rate), []).append(run["accuracy"])
-    cells = {cell: values for cell, values in cells.items() if len(values) == len(seeds)}
     trained = chance + (max(map(np.mean, cells.values())) - chance) / 2
     found: dict[str, Any] = {"n": len(seeds), "trained": float(trained), "rows": []}
     for row, depth in dict.fromkeys((row, depth) for row, depth, _ in cells):

@@ -3,7 +3,6 @@
 import functools
 import http.server
 import os
-import platform
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from processor import LEVELS
 
 # Two processes of a study on two cores otherwise fight over the threads of both: the README's
 # commands took 143 s with two threads each, and 105 with one.
@@ -92,10 +92,7 @@ def fresh_plans() -> Iterator[None]:
     rule.cache_clear()
 
 
-ARM = platform.machine() in ("aarch64", "arm64")
-
-
-@pytest.fixture(params=["neon", "portable"] if ARM else ["avx512", "avx2", "portable"])
+@pytest.fixture(params=reversed(LEVELS))
 def build_kind(request: pytest.FixtureRequest, fresh_plans: None) -> Iterator[str]:
     """What the kernels may use of the processor: each level that it has."""
     import torch

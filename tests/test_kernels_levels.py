@@ -1,13 +1,13 @@
 """The kernels at every level that the processor has: chords, short lengths, one result for all."""
 
 import math
-import platform
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from oracle import at_random
+from processor import LEVELS
 
 from pdsearch import Candidate, library
 from pdsearch.codegen import evaluate
@@ -17,8 +17,6 @@ from pdsearch.kernels.chords import chords
 from pdsearch.kernels.table import segments
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-VECTORS = "neon" if platform.machine() in ("aarch64", "arm64") else "avx2"
-LEVELS = ("portable", VECTORS, "avx512")
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +54,7 @@ def within_chords() -> torch.Tensor:
     return torch.from_numpy(np.concatenate([bits, bits | 0x80000000]).view(np.float32).copy())
 
 
-@pytest.mark.parametrize("level", ["portable", VECTORS])
+@pytest.mark.parametrize("level", LEVELS[:2])
 @pytest.mark.parametrize(
     "name", ["b_silu", "gelu", "log_tailed", "selu", "softsign", "two_sided_exp"]
 )

@@ -184,7 +184,8 @@ void each(const T* g_out, T* out, int64_t n, const Rule& rule, const G& g, const
   });
 }
 
-// The last count < Step elements, copied to where Step may be read and written.
+// The last count < Step elements, copied to where Step may be read and written. The loop over the others
+// stands with each instruction set: what a shared one calls could not be inlined into it.
 template <int64_t Step, typename T, typename Kept>
 struct Last {
   T given[Step], made[Step];

@@ -176,7 +176,7 @@ class StoredTrial:
         return self._storage.get_trial(self._id)
 
     def state(self) -> TrialState:
-        """Return its state as it is now, at a tenth of the cost of reading all of it."""
+        """Return its state as it is now, in one query instead of one for each kind of attribute."""
         backend = backend_of(self._storage)
         assert isinstance(backend, PatientStorage)
         return backend.patience(self._read_state)
