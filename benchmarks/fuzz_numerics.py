@@ -1,10 +1,12 @@
 """Evaluate random finite formulas, written the way users write them, against ball arithmetic.
 
-    python benchmarks/fuzz_numerics.py --formulas 20000 --seed 0
+    python benchmarks/fuzz_numerics.py --formulas 20000 --seed 0 [--grammar 0.5]
 
-Styles: quotients of exponentials, activations and their derivatives by hand and by `sympy.diff`,
-mixtures of steps, nested `Piecewise`, `Min`, `Max` and `clamp` of exponentials, rational tails.
-Each formula becomes a family with one candidate. g is evaluated at finite numbers of float64,
+With --grammar, that share of the formulas comes from `fuzz_formula.py`'s grammar, in which every
+operator and function meets every other one. The others are in these styles: quotients of
+exponentials, activations and their derivatives by hand and by `sympy.diff`, mixtures of steps,
+nested `Piecewise`, `Min`, `Max` and `clamp` of exponentials, rational tails, x in exponents. Each
+formula becomes a family with one candidate. g is evaluated at finite numbers of float64,
 float32, bfloat16 and float16, including the largest, and compared with Arb. For every `--slopes`-th
 formula, g′ and g″ are checked for finiteness. Every `--routes`-th formula also goes through the
 backward pass (tables) and its exported file.
@@ -24,6 +26,7 @@ import math
 import os
 import platform
 import random
+import re
 import sys
 import time
 import warnings
@@ -37,6 +40,7 @@ from typing import Any
 import sympy
 import torch
 from flint import arb, ctx, fmpq
+from fuzz_formula import Grammar
 from optuna.distributions import FloatDistribution
 from written_formulas import Writer, slope
 
@@ -201,7 +205,9 @@ def breaks(expression: sympy.Expr) -> set[float]:
     """Return the inexact numbers of the text, where a breakpoint may be rounded."""
     found: set[float] = set()
     for node in sympy.preorder_traversal(expression):
-        if node.is_Rational and Fraction(float(node)) != Fraction(int(node.p), int(node.q)):
+        if not node.is_Rational or abs(node) > 1e308:
+            continue
+        if Fraction(float(node)) != Fraction(int(node.p), int(node.q)):
             found |= {float(node), -float(node)}
     return found
 
@@ -327,15 +333,27 @@ def check_export(candidate: Candidate, text: str, rng: random.Random, outcome: O
             )  # fmt: skip
 
 
+def by_grammar(rng: random.Random) -> str:
+    """Return a formula in x, a and b by the grammar."""
+    text = Grammar(rng).number(rng.choice((2, 3, 3, 4))).replace("alpha", "a").replace("beta", "b")
+    return re.sub(r"\bt\b", "0.5", text)
+
+
 def run(
-    formulas: int, seed: int, *, count: int = 24, slopes: int = 4, routes: int = 100
+    formulas: int,
+    seed: int,
+    *,
+    count: int = 24,
+    slopes: int = 4,
+    routes: int = 100,
+    grammar: float = 0.0,
 ) -> Outcome:
     """Check that many formulas."""
     rng = random.Random(seed)
     writer, outcome = Writer(rng), Outcome()
     seen: set[str] = set()
     while outcome.counts["formulas"] < formulas:
-        text = writer.any()
+        text = by_grammar(rng) if grammar and rng.random() < grammar else writer.any()
         if text in seen:
             outcome.counts["drawn again"] += 1
             if outcome.counts["drawn again"] > 50 * formulas:
@@ -366,6 +384,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=24)
     parser.add_argument("--slopes", type=int, default=4)
     parser.add_argument("--routes", type=int, default=100)
+    parser.add_argument("--grammar", type=float, default=0.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("error")
@@ -377,6 +396,7 @@ def main() -> int:
         count=options.points,
         slopes=options.slopes,
         routes=options.routes,
+        grammar=options.grammar,
     )
     result = {
         "seed": options.seed,

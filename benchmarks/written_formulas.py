@@ -39,7 +39,7 @@ class Writer:
         """Return a formula in one style, or a mixture of two."""
         rng = self.rng
         kinds = (self.quotient, self.activation, self.by_hand, self.steps, self.pieces,
-                 self.extremes, self.derived, self.tails)  # fmt: skip
+                 self.extremes, self.derived, self.tails, self.powers)  # fmt: skip
         one = rng.choice(kinds)
         if depth > 0 and rng.random() < 0.25:
             first, second = self.any(depth - 1), self.any(depth - 1)
@@ -167,6 +167,20 @@ class Writer:
         ))  # fmt: skip
         expression = parse(source, parameters=["a", "b"])
         return str(slope(expression))
+
+    def powers(self) -> str:
+        """Return a formula with x in an exponent."""
+        z, c = self.z(), self.c()
+        base = self.rng.choice(("2", "10", "0.5", "b", "pi", "(1 + x**2)", "(1 + exp(x))"))
+        return self.rng.choice((
+            f"{base}**({z})/(1 + {base}**({z}))", f"Piecewise((1, x > 0), (2**({z}), True))",
+            f"Min(1, 2**({z}))", "2**(-x**2)", f"(1 + x**2)**(-sigmoid({z}))", f"0.5**abs({z})",
+            f"sigmoid({z})**(1 + x**2)", f"Piecewise((1, x > 0), ({c}*x*3**x, True))",
+            f"(2**({z}) - 2**(-({z})))/(2**({z}) + 2**(-({z})))", f"1 - 2**(-exp({z}))",
+            f"(1 + abs({z}))**(-1 - abs(x))", f"1/(1 + 10**(-({z})))**{c}", f"tanh(2**({z}))",
+            f"exp(-abs(x)**(1 + sigmoid({z})))", f"2**({z} - exp({z}))", f"({c} + x**2)**(-x**2)",
+            f"(3**x - 2**x)*Heaviside(-x)*{c} + Heaviside(x)", f"cosh({z})**(-1 - x**2)",
+        ))  # fmt: skip
 
     def tails(self) -> str:
         c, k = self.c(), self.k()

@@ -31,7 +31,7 @@ from pdsearch.errors import UnsupportedError
 from pdsearch.expression import sigmoid, t, x
 from pdsearch.family import Candidate, Family
 from pdsearch.float32_source import BOUND, REACHES, SECONDS, keeps_digits, points_near
-from pdsearch.saturating import saturating
+from pdsearch.saturating import pd_erfc, saturating
 from pdsearch.scaled import finite_form
 from pdsearch.torch_source import scalar_source, written
 
@@ -219,7 +219,8 @@ def _checked(candidate: Candidate, order: int) -> Checked | None:
     try:
         with time_limit(SECONDS):
             expression = codegen.derivative(candidate.expression.xreplace({t: sympy.S.Zero}), order)
-            places = [finite_float(low) for low, _, _ in stretches(expression)[1:]]
+            plain = expression.replace(pd_erfc, sympy.erfc)
+            places = [finite_float(low) for low, _, _ in stretches(plain)[1:]]
     except OutOfReachError:
         return None
     points = points_near(places, every=EVERY)

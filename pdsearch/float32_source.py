@@ -296,8 +296,11 @@ def _method(
 
 
 def _has_float32_numbers(source: str) -> bool:
-    numbers = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    nodes = list(ast.walk(ast.parse(source)))
+    numbers = [node.value for node in nodes if isinstance(node, ast.Constant)]
     largest = torch.finfo(torch.float32).max
+    if any(isinstance(node, ast.Name) and node.id == "inf" for node in nodes):
+        return False  # a breakpoint or a number beyond float32
     return all(abs(number) <= largest for number in numbers if isinstance(number, float))
 
 

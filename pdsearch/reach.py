@@ -85,10 +85,16 @@ def find_reach(
     points = torch.cat([sizes, -sizes])
     with torch.no_grad():
         for values in corners(list(ranges.values())):
-            got = function(points, PROGRESS, *values)
+            named = dict(zip(ranges, values, strict=True))
+            try:
+                got = function(points, PROGRESS, *values)
+            except (OverflowError, ZeroDivisionError):  # Python's, of a number without x
+                shown = Exact(expression, named).shown
+                found.trouble = f"{shown} cannot be evaluated: a number in it overflows float64"
+                return found
             if bool(torch.isfinite(got).all()) and not (rooted and bool((got == 0).any())):
                 continue
-            real = Exact(expression, dict(zip(ranges, values, strict=True)))
+            real = Exact(expression, named)
             for sign, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
                 side = _Side(function, values, real, sign, sizes, part)
                 side.look(found)

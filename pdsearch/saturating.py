@@ -3,8 +3,9 @@
 People write the logistic function as `1/(1 + exp(-x))` and differentiate it by hand. In that form
 it overflows and cancels; as `sigmoid(x)` it does neither, and neither does its derivative.
 `saturating` finds such quotients, complements such as `1 + tanh(z)` and squares such as
-`1 - tanh(z)**2`. It walks over the tree once and compares structures: it calls no sympy function
-that may take long (`simplify`, `factor`, `cancel`) on a user's formula.
+`1 - tanh(z)**2`, after `2**x` has become `exp(x*log(2))`. It walks over the tree once and compares
+structures: it calls no sympy function that may take long (`simplify`, `factor`, `cancel`) on a
+user's formula.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 import sympy
 from sympy import Add, Mul, Pow, S
 
-from pdsearch.enclosure.nodes import rebuilt
+from pdsearch.enclosure.nodes import exponential_form, rebuilt
 from pdsearch.expression import sigmoid, softplus, x
 
 __all__ = ["pd_erfc", "saturating"]
@@ -35,7 +36,7 @@ def saturating(expression: sympy.Expr) -> sympy.Expr:
     """The same function of x, in terms of functions that saturate."""
     if not expression.args or not expression.has(x):
         return expression
-    node = rebuilt(expression, saturating)
+    node = exponential_form(rebuilt(expression, saturating))
     for kind, rule in _RULES.items():
         if isinstance(node, kind):
             return rule(node)

@@ -21,7 +21,7 @@ from sympy.core.relational import Relational
 from pdsearch.choices import MOST_SPLITS, bounded, hoisted, may_overflow
 from pdsearch.enclosure.algebra import nesting, size
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.enclosure.nodes import map_condition, rebuilt
+from pdsearch.enclosure.nodes import map_condition, moving_power, rebuilt
 from pdsearch.expression import sigmoid, softplus, x
 from pdsearch.saturating import pd_erfc
 
@@ -36,6 +36,11 @@ class pd_negative(sympy.Function):
 
 class pd_largest(sympy.Function):
     """The largest of its arguments; sympy's own compares them, which may take long."""
+
+    @classmethod
+    def eval(cls, *args: sympy.Expr) -> sympy.Expr | None:
+        """Compare numbers, which takes no time."""
+        return sympy.Max(*args) if all(arg.is_number for arg in args) else None
 
 
 class pd_expm1(sympy.Function):
@@ -206,7 +211,7 @@ class _Scaler:
     def _value(self, node: sympy.Expr) -> sympy.Expr:
         if isinstance(node, Add):
             return self._sum_of_values(node)
-        if isinstance(node, Mul | Pow | sympy.exp):
+        if isinstance(node, Mul | Pow | sympy.exp) and not moving_power(node):
             return self.scaled(node, deep=False).product
         if isinstance(node, Heaviside | sympy.sign) and may_overflow(node):
             sign = self.scaled(node.args[0], deep=False).mantissa
@@ -276,7 +281,7 @@ class _Scaler:
             return self._added([self.scaled(half, deep=deep) for half in halves])
         if isinstance(node, Mul):
             return self._multiplied(node, deep=deep)
-        if isinstance(node, Pow) and not node.exp.has(x):
+        if isinstance(node, Pow) and not moving_power(node):
             return self._raised(node, deep=deep)
         if isinstance(node, Add):
             return self._added([self.scaled(a, deep=deep) for a in node.args])

@@ -214,6 +214,11 @@ class _TorchPrinter(StrPrinter):
     def _print_Or(self, expr: Any) -> str:
         return "(" + " | ".join(self._print(a) for a in sorted(expr.args, key=str)) + ")"
 
+    def _print_ITE(self, expr: Any) -> str:
+        # sympy makes one of a comparison with a Piecewise in it.
+        condition, then, otherwise = expr.args
+        return self._print((condition & then) | (~condition & otherwise))
+
     def _print_Not(self, expr: Any) -> str:
         return f"(~{self._print(expr.args[0])})"
 
@@ -295,9 +300,7 @@ class _Writer:
             arms.append((value, here))
         result = None
         for value, here in reversed(arms):
-            if not _is_tensor(value):
-                text = self.text(value)
-            elif here is None or not (self.guard and _can_break(value)):
+            if not _is_tensor(value) or here is None or not (self.guard and _can_break(value)):
                 text = self.text(self.write(value))
             else:
                 text = self.guarded(value, here)

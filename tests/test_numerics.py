@@ -1,6 +1,7 @@
 """Formulas as people write them: finite wherever they are, and near to what Arb says they are."""
 
 import math
+import random
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import mpmath
 import pytest
 import sympy
 import torch
+from optuna.distributions import FloatDistribution
 from scripts import load_script
 
-from pdsearch import Candidate, PDReLU, check, pd_relu, x
+from pdsearch import Candidate, Family, PDReLU, check, pd_relu, x
 from pdsearch.codegen import derivative, evaluate, torch_function
 from pdsearch.errors import FormulaError
 from pdsearch.export import export
@@ -93,6 +95,13 @@ WRITTEN = [
     "(1 + exp(x))**0.3/(1 + exp(x))",
     "softplus(x)/(1 + softplus(x))*(x/(1 + exp(-25*(x + 20))))",
     "Piecewise((1, x > 0), ((1 + x**2)**(-0.01), x > -9), ((2 + x**4)**(-0.005), True))",
+    "2**x/(1 + 2**x)",
+    "(1 + x**2)**(-1 - sigmoid(x))",
+    "Piecewise((1, x > 0), ((1 + x**2)**x, True))",
+    "sigmoid(x)**(1 + x**2)",
+    "(2**x - 2**(-x))/(2**x + 2**(-x))",
+    "exp(-abs(x)**abs(x))",  # 0⁰ is 1
+    "Piecewise((1, 2**x > 1), (2**(2**x) - 1, True))",
 ]
 
 
@@ -347,9 +356,40 @@ def torch_source_of(text: str) -> str:
     return torch_source(parse(text, parameters=[]))
 
 
+# One of each kind that once went wrong although it had been accepted.
+ACCEPTED = [
+    "a**x/(1 + a**x)",
+    "(1 + x**2)**(-1 - sigmoid(b*x))",
+    "erf(Min(1/3, Piecewise((x, x < 1), (10, True))))",  # sympy compares with a Piecewise by ITE
+    "exp(-Min(1, Piecewise((b, a < 2), (x**2, True))))",
+    "atan(a)*Piecewise((1, x > 0), (Piecewise((0.5, a == 1), (0.1, True)), x > -1), (0, True))",
+    "Piecewise((1, x > 0), (Min(1e40, exp(x)), True))",  # a breakpoint beyond float32
+    "tanh((a + x)/Max(x, 0.5, 1e300))",
+    "sinh((a + x)/Max(x, 0.5, 1e300))",  # numbers alone are compared
+    "erfc(-x)*Heaviside(erfc(x) - 0.5)",
+]
+
+
+@pytest.mark.parametrize("text", ACCEPTED)
+def test_what_is_accepted_goes_through_every_route(text: str) -> None:
+    """Values, derivatives, backward pass and exported file, compared with Arb."""
+    outcome = fuzz.Outcome()
+    fuzz.check(text, random.Random(0), outcome, count=16, orders=3, routes=True)
+    assert not outcome.failures and not outcome.counts["refused"]
+    assert outcome.counts["values"] > 100_000
+
+
+def test_a_number_that_overflows_is_refused_for_its_order() -> None:
+    g = parse("cosh(max(b/0.123, 1e300*x, b*x, sqrt(b)))", parameters=["b"])
+    overflows = Family("overflows", g, space={"b": FloatDistribution(0.1, 1.0)})
+    assert evaluate(overflows.default, torch.zeros(1)).isfinite().all()
+    with pytest.raises(FormulaError, match="a number in it overflows float64"):
+        evaluate(overflows.default, torch.ones(1), order=2)
+
+
 def test_a_slice_of_the_fuzz_run() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        outcome = fuzz.run(40, 3, count=8, slopes=8, routes=0)
+        outcome = fuzz.run(40, 3, count=8, slopes=8, routes=0, grammar=0.3)
     assert not outcome.failures
     assert outcome.counts["values"] > 1_500

@@ -17,7 +17,7 @@ from sympy.core.relational import Relational
 from pdsearch.enclosure import clock
 from pdsearch.enclosure.algebra import derivative_size
 from pdsearch.enclosure.clock import OutOfReachError
-from pdsearch.expression import sigmoid, softplus
+from pdsearch.expression import sigmoid, softplus, x
 
 MOST_NODES = 6_000
 """Size of a derivative, written out: about a hundred times what the library's families need."""
@@ -101,6 +101,18 @@ def rebuilt(
     args = [function(arg) for arg in node.args]
     changed = any(a is not b for a, b in zip(args, node.args, strict=True))
     return node.func(*args) if changed else node
+
+
+def moving_power(node: sympy.Basic) -> bool:
+    """Whether a node is a power with x in its exponent."""
+    return isinstance(node, Pow) and node.exp.has(x)
+
+
+def exponential_form(node: sympy.Expr) -> sympy.Expr:
+    """exp(p·log(b)) for a power b^p with x in p, unless b may be 0; other nodes unchanged."""
+    if moving_power(node) and (node.base.is_positive or not node.base.has(x)):
+        return sympy.exp(node.exp * sympy.log(node.base))
+    return node
 
 
 def map_condition(condition: Any, function: Callable[[Any], Any], *, evaluate: bool = False) -> Any:
