@@ -254,6 +254,9 @@ class _InPlace(ast.NodeTransformer):
         return isinstance(node, ast.Call | ast.BinOp | ast.UnaryOp) and _is_tensor(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        added = self.product_added(node) if isinstance(node.op, ast.Add) else None
+        if added is not None:
+            return added
         free = [self.is_free(side) for side in (node.left, node.right)]
         self.generic_visit(node)
         method = _METHODS.get(type(node.op))
@@ -264,6 +267,20 @@ class _InPlace(ast.NodeTransformer):
         if free[1] and isinstance(node.op, ast.Add | ast.Mult):
             return _method(node.right, method, [node.left])
         return node
+
+    def product_added(self, node: ast.BinOp) -> ast.AST | None:
+        """A sum with a product of tensors as one operator; None where there is no product."""
+        for term, product in ((node.left, node.right), (node.right, node.left)):
+            number, factors = _product(product)
+            if len(factors) > 1 and _is_tensor(term):
+                free = self.is_free(term)
+                first, last = functools.reduce(_times, factors[:-1]), factors[-1]
+                given = [self.visit(part) for part in (term, first, last)]
+                words = [] if number == 1.0 else [ast.keyword("value", ast.Constant(number))]
+                if free:
+                    return _method(given[0], "addcmul_", given[1:], words)
+                return _method(ast.Name("torch", ast.Load()), "addcmul", given, words)
+        return None
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         free = self.is_free(node.operand)
@@ -284,6 +301,21 @@ class _InPlace(ast.NodeTransformer):
 def _is_tensor(node: ast.AST) -> bool:
     """Names stand for tensors, and so does what is made of them."""
     return any(isinstance(part, ast.Name) for part in ast.walk(node))
+
+
+def _product(node: ast.expr) -> tuple[float, list[ast.expr]]:
+    """The number and the tensors whose product an expression is."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number, factors = _product(node.operand)
+        return -number, factors
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        (left, before), (right, after) = _product(node.left), _product(node.right)
+        return left * right, before + after
+    return (1.0, [node]) if _is_tensor(node) else (float(ast.literal_eval(node)), [])
+
+
+def _times(left: ast.expr, right: ast.expr) -> ast.expr:
+    return ast.BinOp(left, ast.Mult(), right)
 
 
 def _method(

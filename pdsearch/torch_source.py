@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import sympy
+from sympy.core.parameters import distribute
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
@@ -71,7 +72,7 @@ class _TorchPrinter(StrPrinter):
     def _print_NumberSymbol(self, expr: sympy.Expr) -> str:
         return repr(_double(expr))
 
-    _print_Pi = _print_Exp1 = _print_NumberSymbol
+    _print_Pi = _print_Exp1 = _print_Float = _print_NumberSymbol
 
     def _print_BooleanTrue(self, expr: Any) -> str:
         return "torch.ones_like(x, dtype=torch.bool)"
@@ -245,7 +246,7 @@ _FUNCTIONS = {
 
 
 def _double(number: sympy.Expr) -> float:
-    return float(sympy.N(number, 30))
+    return float(sympy.N(number, _DIGITS))
 
 
 def _is_tensor(expr: sympy.Basic) -> bool:
@@ -414,8 +415,26 @@ def printed(expression: sympy.Expr, point: str, *, first: int) -> tuple[list[str
     """
     writer = _Writer(first=first)
     writer.printer.point = point
-    result = writer.text(writer.write(finite_form(saturating(expression))))
+    form = finite_form(saturating(expression))
+    with distribute(False):  # 0.7·(x + 1) near -1 keeps digits that 0.7·x + 0.7 does not
+        result = writer.text(writer.write(_with_one_number_a_product(form)))
     return writer.lines, result
+
+
+def _with_one_number_a_product(expression: sympy.Expr) -> sympy.Expr:
+    """Numbers such as sqrt(2)/2 as decimals, which sympy multiplies and adds up.
+
+    Each number that is left takes an operator on a whole tensor.
+    """
+
+    def to_fold(part: sympy.Basic) -> bool:
+        return isinstance(part, sympy.Expr) and part.is_number and not part.is_Rational
+
+    return expression.replace(to_fold, lambda number: sympy.N(number, _DIGITS))
+
+
+_DIGITS = 30
+"""Of numbers in a text before they are rounded to float64."""
 
 
 SCALAR_HELPER = '''def _s(value, like):

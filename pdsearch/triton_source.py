@@ -6,6 +6,7 @@ a step is a comparison: what `torch.where` costs on a CPU, it does not cost here
 """
 
 import ast
+import functools
 from collections.abc import Callable
 
 __all__ = ["triton_text"]
@@ -133,7 +134,16 @@ def _either(given: list[ast.expr], keywords: dict[str, ast.expr]) -> ast.expr:
     return _call("tl.where", taken, second, first)
 
 
+def _product_added(given: list[ast.expr], keywords: dict[str, ast.expr]) -> ast.expr:
+    term, *factors = given
+    if "value" in keywords:
+        factors.insert(0, keywords["value"])
+    product = functools.reduce(lambda left, right: ast.BinOp(left, ast.Mult(), right), factors)
+    return ast.BinOp(term, ast.Add(), product)
+
+
 _OTHERS: dict[str, Callable[[list[ast.expr], dict[str, ast.expr]], ast.expr]] = {
+    "addcmul": _product_added,
     "clamp": _clamp,
     "full_like": _filled,
     "lerp": _either,

@@ -113,13 +113,30 @@ def test_a_fade_is_the_text_before_it_fades() -> None:
     assert float32_source(fade(family, "linear").default) == float32_source(family.default)
 
 
+def test_a_sum_with_a_product_is_one_operator() -> None:
+    """And the numbers of a product are one number."""
+    source = float32_source(load_family("gelu").default)
+    assert source is not None
+    (line,) = [line for line in source.splitlines() if "addcmul_" in line]
+    assert line.endswith(
+        ".addcmul_(_v1, torch.square(_v1).mul_(-0.5).exp_(), value=0.3989422804014327)"
+    )
+    assert "torch.addcmul(_v2, " in (float32_source(load_family("b_silu").default) or "")
+
+
+def test_no_text_of_the_library_makes_a_tensor_of_a_number() -> None:
+    """`full_like` stands for an arm that is constant; `_s` would be a number among operators."""
+    texts = [float32_source(family.default) for family in library().values() if not family.annealed]
+    assert all(text is None or "_s(" not in text for text in texts)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "(x + 1)**2 - x**2 - 2*x",  # float32 loses every digit of it
         "sin(1000*x)",  # the argument's rounding shows
         "Piecewise((1, x > 0), ((1 - 20*x)**(-1/10)/2, True))",  # 20*x overflows, and g is not 0
-        "Piecewise((1, x > 0), (1e39*exp(10*x)*exp(-90), True))",  # the factor is no float32
+        "1e39/(1e39 + x**2)",  # the number is no float32
         "exp(-x**2*(1 + t))",  # depends on t, and does not fade
     ],
 )

@@ -9,7 +9,7 @@ import torch
 
 __all__ = ["by_operators"]
 
-PART = 1 << 15
+PART = 1 << 16
 """Elements that a CPU thread computes at a time, so that the steps between stay in its cache."""
 
 
