@@ -119,7 +119,7 @@ def random_expression(rng: random.Random, depth: int) -> sympy.Expr:
     if kind <= 3:
         return part() * part()
     if kind == 4:
-        exponents = [2, 3, -1, -2, S.Half, sympy.Rational(3, 2), -S.Half, a, 1 + t]
+        exponents = [2, 3, -1, -2, S.Half, sympy.Rational(3, 2), -S.Half, a, 1 + t, x]
         return part() ** rng.choice(exponents)
     if kind == 5:
         return rng.choice([sympy.Abs, sympy.sign, sympy.Heaviside])(part())
