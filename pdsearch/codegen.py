@@ -11,7 +11,8 @@ import sympy
 from pdsearch import expression as _expression
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.nodes import derivative as slope
-from pdsearch.errors import FormulaError, InputError, UnsupportedError
+from pdsearch.enclosure.program import NO_REAL_NUMBER
+from pdsearch.errors import FormulaError, InputError, UnsupportedError, shortened
 from pdsearch.reach import FAR, find_reach, trouble_at
 from pdsearch.saturating import saturating
 from pdsearch.torch_source import SCALAR_HELPER, torch_source
@@ -70,18 +71,21 @@ def derivative(expression: sympy.Expr, order: int = 1) -> sympy.Expr:
     At a breakpoint it is the derivative of the arm that is taken there.
 
     Raises:
-        UnsupportedError: it grows too large.
+        UnsupportedError: it grows too large, or is nowhere finite, as that of 0ˣ is by its formula.
     """
     if order == 0:
         return saturating(expression)
+    lower = derivative(expression, order - 1)
     try:
-        return slope(derivative(expression, order - 1), _expression.x, most=LARGEST_DERIVATIVE)
+        found = slope(lower, _expression.x, most=LARGEST_DERIVATIVE)
     except OutOfReachError:
-        shown = _expression.format_formula(expression)
-        raise UnsupportedError(
-            f"the derivative of order {order} grows too large: nest fewer functions in "
-            f"{shown if len(shown) <= 80 else shown[:77] + '...'}"
-        ) from None
+        trouble = "grows too large: nest fewer functions in"
+    else:
+        if not found.has(*NO_REAL_NUMBER):
+            return found
+        trouble = "has no finite formula: that of"
+    shown = shortened(_expression.format_formula(expression), 80)
+    raise UnsupportedError(f"the derivative of order {order} {trouble} {shown}")
 
 
 class Part:

@@ -331,8 +331,8 @@ def _has_float32_numbers(source: str) -> bool:
     nodes = list(ast.walk(ast.parse(source)))
     numbers = [node.value for node in nodes if isinstance(node, ast.Constant)]
     largest = torch.finfo(torch.float32).max
-    if any(isinstance(node, ast.Name) and node.id == "inf" for node in nodes):
-        return False  # a breakpoint or a number beyond float32
+    if any(isinstance(node, ast.Name) and node.id in ("inf", "float") for node in nodes):
+        return False  # a breakpoint beyond float32, or a number beyond float64
     return all(abs(number) <= largest for number in numbers if isinstance(number, float))
 
 

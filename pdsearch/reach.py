@@ -82,7 +82,7 @@ def find_reach(
     found = Reach()
     rooted = any(p.base.has(x) and is_root(p.exp) for p in expression.atoms(sympy.Pow))
     sizes = _sizes()
-    points = torch.cat([sizes, -sizes])
+    points = torch.cat([sizes, -sizes, torch.zeros_like(sizes[:1])])
     with torch.no_grad():
         for values in corners(list(ranges.values())):
             named = dict(zip(ranges, values, strict=True))
@@ -92,10 +92,13 @@ def find_reach(
                 shown = Exact(expression, named).shown
                 found.trouble = f"{shown} cannot be evaluated: a number in it overflows float64"
                 return found
-            if bool(torch.isfinite(got).all()) and not (rooted and bool((got == 0).any())):
+            if bool(torch.isfinite(got).all()) and not (rooted and bool((got[:-1] == 0).any())):
                 continue
             real = Exact(expression, named)
-            for sign, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) :])):
+            if not bool(torch.isfinite(got[-1])) and real.value(0.0) is not None:
+                found.trouble = real.trouble(0.0)  # a number beyond float64, times 0
+                return found
+            for sign, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) : -1])):
                 side = _Side(function, values, real, sign, sizes, part)
                 side.look(found)
                 if rooted and not found.trouble:

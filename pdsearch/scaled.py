@@ -24,51 +24,15 @@ from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.nodes import map_condition, moving_power, rebuilt
 from pdsearch.expression import sigmoid, softplus, x
 from pdsearch.saturating import pd_erfc
-
-
-class pd_positive(sympy.Function):
-    """u⁺ = max(u, 0)."""
-
-
-class pd_negative(sympy.Function):
-    """u⁻ = min(u, 0)."""
-
-
-class pd_largest(sympy.Function):
-    """The largest of its arguments; sympy's own compares them, which may take long."""
-
-    @classmethod
-    def eval(cls, *args: sympy.Expr) -> sympy.Expr | None:
-        """Compare numbers, which takes no time."""
-        return sympy.Max(*args) if all(arg.is_number for arg in args) else None
-
-
-class pd_expm1(sympy.Function):
-    """exp(u) - 1."""
-
-    nargs = 1
-
-    @classmethod
-    def eval(cls, u: sympy.Expr) -> sympy.Expr | None:
-        """Zero at zero."""
-        return S.Zero if u == 0 else None
-
-
-class pd_arccot(sympy.Function):
-    """pi/2 - atan(z)."""
-
-
-class pd_erfc_ratio(sympy.Function):
-    """erfc(z)·exp(max(z, 0)²)."""
-
-    nargs = 1
-
-
-class pd_softplus_ratio(sympy.Function):
-    """softplus(z)·exp(-min(z, 0))."""
-
-    nargs = 1
-
+from pdsearch.text_nodes import (
+    pd_arccot,
+    pd_erfc_ratio,
+    pd_expm1,
+    pd_largest,
+    pd_negative,
+    pd_positive,
+    pd_softplus_ratio,
+)
 
 LARGEST_TREE = 4_000  # nodes of an expression that is rewritten
 MOST_NESTED = 6

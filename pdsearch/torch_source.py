@@ -12,6 +12,7 @@ done that sympy's own torch printer does not do:
 * Scalars (parameters, `t`) are arguments, so one text serves every candidate of a family.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -67,12 +68,17 @@ class _TorchPrinter(StrPrinter):
         return str(int(expr)) + ".0"
 
     def _print_Rational(self, expr: sympy.Rational) -> str:
-        return repr(_double(expr))
+        return _float(expr)
 
     def _print_NumberSymbol(self, expr: sympy.Expr) -> str:
-        return repr(_double(expr))
+        return _float(expr)
 
     _print_Pi = _print_Exp1 = _print_Float = _print_NumberSymbol
+
+    def _print_ComplexInfinity(self, expr: sympy.Expr) -> str:
+        return "float('nan')"  # by it, the text is found to be of no use
+
+    _print_NaN = _print_Infinity = _print_NegativeInfinity = _print_ComplexInfinity
 
     def _print_BooleanTrue(self, expr: Any) -> str:
         return "torch.ones_like(x, dtype=torch.bool)"
@@ -92,7 +98,7 @@ class _TorchPrinter(StrPrinter):
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
         if expr.is_number:
-            return repr(_double(expr))
+            return _float(expr)
         number, rest = expr.as_coeff_Mul()
         above: list[sympy.Expr] = []
         below: list[sympy.Expr] = []
@@ -122,7 +128,7 @@ class _TorchPrinter(StrPrinter):
     def _print_Pow(self, expr: sympy.Pow, rational: bool = False) -> str:
         base, exponent = expr.args
         if expr.is_number:
-            return repr(_double(expr))
+            return _float(expr)
         if base == sympy.E:
             return self._unary("exp", cast(sympy.Expr, exponent))
         if exponent == sympy.Rational(1, 2):
@@ -245,8 +251,10 @@ _FUNCTIONS = {
 }
 
 
-def _double(number: sympy.Expr) -> float:
-    return float(sympy.N(number, _DIGITS))
+def _float(number: sympy.Expr) -> str:
+    """The text of a number; beyond float64 it is infinite."""
+    value = float(sympy.N(number, _DIGITS))
+    return repr(value) if math.isfinite(value) else f"float('{value}')"
 
 
 def _is_tensor(expr: sympy.Basic) -> bool:
@@ -433,8 +441,7 @@ def _with_one_number_a_product(expression: sympy.Expr) -> sympy.Expr:
     return expression.replace(to_fold, lambda number: sympy.N(number, _DIGITS))
 
 
-_DIGITS = 30
-"""Of numbers in a text before they are rounded to float64."""
+_DIGITS = 30  # of a number in a text, before it is rounded to float64
 
 
 SCALAR_HELPER = '''def _s(value, like):

@@ -367,6 +367,8 @@ ACCEPTED = [
     "tanh((a + x)/Max(x, 0.5, 1e300))",
     "sinh((a + x)/Max(x, 0.5, 1e300))",  # numbers alone are compared
     "erfc(-x)*Heaviside(erfc(x) - 0.5)",
+    "Piecewise((1 - 0**x, x > 0), (exp(x), True))",  # log(0) is no number
+    "Piecewise((1, x > 0), (1e400*exp(x)/(1e400 + x**2), True))",
 ]
 
 
@@ -377,6 +379,13 @@ def test_what_is_accepted_goes_through_every_route(text: str) -> None:
     fuzz.check(text, random.Random(0), outcome, count=16, orders=3, routes=True)
     assert not outcome.failures and not outcome.counts["refused"]
     assert outcome.counts["values"] > 100_000
+
+
+@pytest.mark.parametrize("text", ["tanh(1e320*x)", "exp(-x**2/1e-330)", "sigmoid(1e310*(x + 1))"])
+def test_a_factor_beyond_float64_is_refused_although_g_saturates(text: str) -> None:
+    """Infinity times 0 would be NaN at one point only."""
+    with pytest.raises(FormulaError, match="cannot be evaluated in floating point at x = 0"):
+        evaluate(candidate_of(text), torch.tensor([-1.0]))
 
 
 def test_a_number_that_overflows_is_refused_for_its_order() -> None:

@@ -109,9 +109,14 @@ def moving_power(node: sympy.Basic) -> bool:
 
 
 def exponential_form(node: sympy.Expr) -> sympy.Expr:
-    """exp(p·log(b)) for a power b^p with x in p, unless b may be 0; other nodes unchanged."""
-    if moving_power(node) and (node.base.is_positive or not node.base.has(x)):
-        return sympy.exp(node.exp * sympy.log(node.base))
+    """exp(p·log(b)) for a power b^p with x in p; other nodes unchanged.
+
+    So is a power whose base may be 0, except by a choice of parameters.
+    """
+    if moving_power(node):
+        base, power = node.args
+        if base.is_positive or (base.free_symbols and not base.has(x)):
+            return sympy.exp(power * sympy.log(base))
     return node
 
 

@@ -39,7 +39,7 @@ from pdsearch.enclosure.operations import (
     integer_power,
 )
 
-_NO_REAL_NUMBER = (sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity, S.ImaginaryUnit)
+NO_REAL_NUMBER = (sympy.nan, sympy.zoo, sympy.oo, S.NegativeInfinity, S.ImaginaryUnit)
 """What sympy makes of a division by zero or the root of a negative number."""
 
 
@@ -74,7 +74,7 @@ class _Compiler:
             return self.emit(constant(node))
         if node in (S.true, S.false):
             return self.emit(constant(bool(node)))
-        if node in _NO_REAL_NUMBER:
+        if node in NO_REAL_NUMBER:
             return self.emit(NOWHERE)
         if isinstance(node, Relational):
             left, right = node.args
