@@ -29,6 +29,7 @@ ORDER = (
     "enclosure",
     "saturating",
     "choices",
+    "text_nodes",
     "scaled",
     "torch_source",
     "reach",
