@@ -17,7 +17,7 @@ from pdsearch.enclosure.algebra import factored
 from pdsearch.enclosure.clock import OutOfReachError
 from pdsearch.enclosure.defined import is_defined
 from pdsearch.enclosure.interval import Box, to_arb
-from pdsearch.enclosure.nodes import exponential_form, moving_power, prepare
+from pdsearch.enclosure.nodes import exponentials, prepare
 from pdsearch.enclosure.numbers import as_float, at_place, ends_at, sign_at
 from pdsearch.enclosure.pieces import Domain, Piece, cut
 from pdsearch.enclosure.program import Program
@@ -62,10 +62,7 @@ class Shape:
         domain: Domain | None = None,
         budget: Budget | None = None,
     ) -> None:
-        # More is known of exp(x·log(2)) than of 2ˣ.
-        self.expression = expression.xreplace({t: S.Zero}).replace(
-            lambda part: moving_power(part) and not part.base.has(x), exponential_form
-        )
+        self.expression = exponentials(expression.xreplace({t: S.Zero}))
         self.domain = domain or Domain()
         self.budget = budget or Budget()
         self.symbols = self.domain.symbols

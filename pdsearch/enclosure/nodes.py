@@ -111,13 +111,27 @@ def moving_power(node: sympy.Basic) -> bool:
 def exponential_form(node: sympy.Expr) -> sympy.Expr:
     """exp(p·log(b)) for a power b^p with x in p; other nodes unchanged.
 
-    So is a power whose base may be 0, except by a choice of parameters.
+    A power stays as it is if b is no positive number, or may be 0 at some x.
     """
     if moving_power(node):
         base, power = node.args
         if base.is_positive or (base.free_symbols and not base.has(x)):
             return sympy.exp(power * sympy.log(base))
     return node
+
+
+def exponentials(expression: sympy.Expr) -> sympy.Expr:
+    """The expression with exp(x·log(2)) for 2ˣ, because more is known of it.
+
+    A power with x in its base as well stays as it is.
+    """
+
+    def taken(node: sympy.Basic) -> bool:
+        return moving_power(node) and not node.base.has(x)
+
+    if not any(map(taken, expression.atoms(Pow))):
+        return expression
+    return expression.replace(taken, exponential_form)
 
 
 def map_condition(condition: Any, function: Callable[[Any], Any], *, evaluate: bool = False) -> Any:
