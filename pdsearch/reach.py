@@ -95,7 +95,9 @@ def find_reach(
             if bool(torch.isfinite(got).all()) and not (rooted and bool((got[:-1] == 0).any())):
                 continue
             real = Exact(expression, named)
-            if not bool(torch.isfinite(got[-1])) and real.value(0.0) is not None:
+            here = got[-1].item()
+            wanted = None if math.isfinite(here) else real.value(0.0)
+            if wanted is not None and (math.isnan(here) or abs(wanted) <= LARGEST):
                 found.trouble = real.trouble(0.0)  # a number beyond float64, times 0
                 return found
             for sign, part in ((1.0, got[: len(sizes)]), (-1.0, got[len(sizes) : -1])):

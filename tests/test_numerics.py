@@ -388,6 +388,11 @@ def test_a_factor_beyond_float64_is_refused_although_g_saturates(text: str) -> N
         evaluate(candidate_of(text), torch.tensor([-1.0]))
 
 
+def test_what_is_beyond_float64_at_zero_is_its_largest_number() -> None:
+    top = torch.finfo(torch.float64).max
+    assert evaluate(candidate_of("sinh(Max(x, 7e22))"), torch.zeros(1).double()).item() == top
+
+
 def test_a_number_that_overflows_is_refused_for_its_order() -> None:
     g = parse("cosh(max(b/0.123, 1e300*x, b*x, sqrt(b)))", parameters=["b"])
     overflows = Family("overflows", g, space={"b": FloatDistribution(0.1, 1.0)})
