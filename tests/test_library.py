@@ -435,13 +435,14 @@ def test_exp_tail_is_the_designs() -> None:
 
 
 def test_loading_is_fast() -> None:
-    """Less than a second of processor time once optuna and sympy are there."""
+    """In processor time, it takes about as long as importing optuna and sympy does."""
     script = (
-        "import optuna, sympy, sys, time; start = time.process_time(); "
-        "from pdsearch import library; library(); print(time.process_time() - start); "
+        "import sys, time; begin = time.process_time(); import optuna, sympy; "
+        "start = time.process_time(); from pdsearch import library; library(); "
+        "print((time.process_time() - start) / (start - begin)); "
         "assert 'plotly.basedatatypes' not in sys.modules"
     )
-    seconds = [
+    ratios = [
         float(subprocess.check_output([sys.executable, "-c", script], text=True)) for _ in range(2)
     ]
-    assert min(seconds) < 1.0
+    assert min(ratios) < 1.5, ratios
