@@ -71,7 +71,7 @@ def derivative(expression: sympy.Expr, order: int = 1) -> sympy.Expr:
     At a breakpoint it is the derivative of the arm that is taken there.
 
     Raises:
-        UnsupportedError: it grows too large, or is nowhere finite, as that of 0ˣ is by its formula.
+        UnsupportedError: it grows too large, or its formula holds what is no number, as that of 0ˣ.
     """
     if order == 0:
         return saturating(expression)

@@ -38,6 +38,7 @@ __all__ = [
     "float32_text",
     "keeps_digits",
     "points_near",
+    "times",
 ]
 
 BOUND = 2e-6
@@ -274,7 +275,7 @@ class _InPlace(ast.NodeTransformer):
             number, factors = _product(product)
             if len(factors) > 1 and _is_tensor(term):
                 free = self.is_free(term)
-                first, last = functools.reduce(_times, factors[:-1]), factors[-1]
+                first, last = functools.reduce(times, factors[:-1]), factors[-1]
                 given = [self.visit(part) for part in (term, first, last)]
                 words = [] if number == 1.0 else [ast.keyword("value", ast.Constant(number))]
                 if free:
@@ -314,7 +315,8 @@ def _product(node: ast.expr) -> tuple[float, list[ast.expr]]:
     return (1.0, [node]) if _is_tensor(node) else (float(ast.literal_eval(node)), [])
 
 
-def _times(left: ast.expr, right: ast.expr) -> ast.expr:
+def times(left: ast.expr, right: ast.expr) -> ast.expr:
+    """The product of two expressions."""
     return ast.BinOp(left, ast.Mult(), right)
 
 

@@ -90,7 +90,9 @@ def find_reach(
                 got = function(points, PROGRESS, *values)
             except (OverflowError, ZeroDivisionError):  # Python's, of a number without x
                 shown = Exact(expression, named).shown
-                found.trouble = f"{shown} cannot be evaluated: a number in it overflows float64"
+                found.trouble = (
+                    f"{shown} cannot be evaluated: a number in it overflows float64 or divides by 0"
+                )
                 return found
             if bool(torch.isfinite(got).all()) and not (rooted and bool((got[:-1] == 0).any())):
                 continue

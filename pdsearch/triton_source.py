@@ -9,6 +9,8 @@ import ast
 import functools
 from collections.abc import Callable
 
+from pdsearch.float32_source import times
+
 __all__ = ["triton_text"]
 
 _HELPERS = {
@@ -138,8 +140,7 @@ def _product_added(given: list[ast.expr], keywords: dict[str, ast.expr]) -> ast.
     term, *factors = given
     if "value" in keywords:
         factors.insert(0, keywords["value"])
-    product = functools.reduce(lambda left, right: ast.BinOp(left, ast.Mult(), right), factors)
-    return ast.BinOp(term, ast.Add(), product)
+    return ast.BinOp(term, ast.Add(), functools.reduce(times, factors))
 
 
 _OTHERS: dict[str, Callable[[list[ast.expr], dict[str, ast.expr]], ast.expr]] = {
